@@ -1,0 +1,1 @@
+"""Limbeck distils language models."""
