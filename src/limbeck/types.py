@@ -15,13 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
-
-EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 DATA, STUDENT, TEACHER = -1, 0, 1
 """Values of ``Rollout.author_N``: who wrote a token."""
@@ -82,8 +79,8 @@ class Rollout:
     truncated_B: Tensor
     label_B: Tensor
     sources: tuple[str, ...] = ("main",)
-    columns_B: Mapping[str, Tensor] = EMPTY
-    columns_N: Mapping[str, Tensor] = EMPTY
+    columns_B: Mapping[str, Tensor] = field(default_factory=dict)
+    columns_N: Mapping[str, Tensor] = field(default_factory=dict)
     prompts: tuple[Prompt, ...] = ()
     feedback: tuple[str | None, ...] = ()
 
