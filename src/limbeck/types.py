@@ -215,12 +215,13 @@ def concatenate(records: Sequence[Rollout]) -> Rollout:
         tokens, turns = tokens + r.ids_L.numel(), turns + r.n_turns
         sequences, groups = sequences + r.n_sequences, groups + r.n_groups
     parts["start_B1"].append(torch.tensor([tokens], device=records[0].start_B1.device))
-    columns = {
+    columns: dict[str, Any] = {
         axis: {k: torch.cat([getattr(r, axis)[k] for r in records]) for k in getattr(records[0], axis)}
         for axis in ("columns_B", "columns_N")
     }
+    joined: dict[str, Any] = {k: torch.cat(v) for k, v in parts.items()}
     return Rollout(
-        **{k: torch.cat(v) for k, v in parts.items()},
+        **joined,
         **columns,
         sources=names,
         prompts=tuple(p for r in records for p in r.prompts),
@@ -257,7 +258,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class TopK:
-    """The reader's own k likeliest ids with log-probs normalised over the full vocabulary; the rest is one tail bucket."""
+    """The reader's own k likeliest ids, log-probs normalised over the full vocabulary; the rest is one tail bucket."""
 
     ids_NK: Tensor
     logp_NK: Tensor

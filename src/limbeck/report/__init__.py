@@ -1,1 +1,8 @@
+"""What a run did, shown: the HTML report, the README picture and the terminal's table."""
 
+from limbeck.report.data import RunData, load_run
+from limbeck.report.page import render, write_report
+from limbeck.report.picture import picture
+from limbeck.report.summary import summary_table
+
+__all__ = ["RunData", "load_run", "picture", "render", "summary_table", "write_report"]

@@ -1,0 +1,143 @@
+"""The ladder of units: token < turn < sequence < group < batch.
+
+Down is broadcast and implicit; up is a reduction and written. This file and ``reduction`` are the only ones where axes
+vanish. (The rung ``chunk``, between token and turn, joins with the methods for other tokenisers.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from ..types import Rollout
+
+
+class Rung(IntEnum):
+    """One value per what; larger is coarser."""
+
+    TOKEN = 0
+    TURN = 1
+    SEQUENCE = 2
+    GROUP = 3
+    BATCH = 4
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+HOWS = ("sum", "mean", "std", "min", "max", "any", "all")
+"""How values go up the ladder."""
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+class Ladder:
+    """The integer maps of one record, and how values move along them.
+
+    Args:
+        record: whose units are meant.
+        all_sum: adds a tensor over the processes of a distributed run, so that *batch* always means the global batch.
+    """
+
+    def __init__(self, record: Rollout, all_sum: Callable[[Tensor], Tensor] = _identity):
+        self.record = record
+        self.all_sum = all_sum
+        self._sizes = {
+            Rung.TOKEN: record.n_tokens,
+            Rung.TURN: record.n_turns,
+            Rung.SEQUENCE: record.n_sequences,
+            Rung.GROUP: record.n_groups,
+            Rung.BATCH: 1,
+        }
+
+    def size(self, rung: Rung) -> int:
+        """How many units there are."""
+        return self._sizes[rung]
+
+    def index(self, fine: Rung, coarse: Rung) -> Tensor:
+        """int64 ``[size(fine)]``: the coarse unit of each fine unit."""
+        steps = {Rung.TURN: self.record.turn_N, Rung.SEQUENCE: self.record.seq_U, Rung.GROUP: self.record.group_B}
+        if coarse == Rung.BATCH:
+            return torch.zeros(self.size(fine), dtype=torch.int64, device=self.record.pos_N.device)
+        index = torch.arange(self.size(fine), device=self.record.pos_N.device)
+        for rung in range(fine + 1, coarse + 1):
+            index = steps[Rung(rung)][index]
+        return index
+
+    def down(self, x: Tensor, coarse: Rung, fine: Rung) -> Tensor:
+        """Broadcast ``[size(coarse)]`` to ``[size(fine)]``."""
+        return x if coarse == fine else x[self.index(fine, coarse)]
+
+    def up(self, x: Tensor, fine: Rung, coarse: Rung, how: str, where: Tensor | None = None) -> Tensor:
+        """Reduce ``[size(fine)]`` to ``[size(coarse)]``; nothing reduces to 0 (``any``: False, ``all``: True).
+
+        ``std`` is the unbiased one (n - 1), as in TRL and verl, and 0 for a single value.
+        """
+        index = self.index(fine, coarse)
+        if where is not None:
+            x, index = x[where], index[where]
+        return segment(x, index, self.size(coarse), how, self.all_sum if coarse == Rung.BATCH else _identity)
+
+    def to_go(self, x_N: Tensor, gamma: float, strict: bool) -> Tensor:
+        """Discounted sum over the rest of the sequence: ``sum_{s >= t} gamma^(s-t) x_s`` (``strict``: s > t only)."""
+        place, padded = self._padded(x_N)
+        total = torch.zeros_like(padded[:, 0])
+        out = torch.zeros_like(padded)
+        for t in range(padded.shape[1] - 1, -1, -1):
+            out[:, t] = gamma * total
+            total = padded[:, t] + gamma * total
+            if not strict:
+                out[:, t] = total
+        return out[place]
+
+    def position(self) -> Tensor:
+        """1-based place of each scored token in its sequence, int64 ``[N]``."""
+        first = torch.cumsum(self.record.length_B, 0) - self.record.length_B
+        return torch.arange(self.record.n_tokens, device=first.device) - first[self.record.seq_N] + 1
+
+    def _padded(self, x_N: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """``x_N`` as ``[B, T]`` with zeros, and the places of the tokens in it; lives only inside ``to_go``."""
+        place = (self.record.seq_N, self.position() - 1)
+        longest = int(self.record.length_B.max()) if self.record.n_tokens else 1
+        padded = x_N.new_zeros(self.record.n_sequences, max(longest, 1))
+        padded[place] = x_N
+        return place, padded
+
+
+def segment(x: Tensor, index: Tensor, size: int, how: str, all_sum: Callable[[Tensor], Tensor] = _identity) -> Tensor:
+    """Reduce values that carry a segment number to ``[size]``; differentiable for ``sum`` and ``mean``.
+
+    Args:
+        x: ``[n]`` values.
+        index: int64 ``[n]``, the segment of each value.
+        size: number of segments.
+        how: one of ``HOWS``.
+        all_sum: adds over processes (only meaningful for segments that processes share).
+    """
+    if how in ("min", "max"):
+        start = torch.zeros(size, dtype=x.dtype, device=x.device)
+        return start.scatter_reduce(0, index, x, "amin" if how == "min" else "amax", include_self=False)
+    if how in ("any", "all"):
+        hits = _add(x.bool() if how == "any" else ~x.bool(), index, size, torch.int64)
+        return all_sum(hits) > 0 if how == "any" else all_sum(hits) == 0
+    out = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    # In double, so that the mean of equal numbers is that number and a group that agrees has no advantage.
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    total = all_sum(_add(x, index, size, wide))
+    if how == "sum":
+        return total.to(out)
+    count = all_sum(_add(torch.ones_like(x), index, size, wide))
+    mean = total / count.clamp(min=1)
+    if how == "mean":
+        return mean.to(out)
+    spread = all_sum(_add((x.to(wide) - mean[index]).square(), index, size, wide))
+    return (spread / (count - 1).clamp(min=1)).sqrt().to(out)
+
+
+def _add(x: Tensor, index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(size, dtype=dtype, device=x.device).index_add(0, index, x.to(dtype))

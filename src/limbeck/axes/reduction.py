@@ -1,0 +1,139 @@
+"""Reductions: how units are summed, and over which total. A denominator is a declared value, not a habit.
+
+Every term is ``coefficient / Z * sum of share * weight * loss`` over its kept units. Shares and totals come from masks,
+offsets and weights, never from losses, so they are known before the first backward; totals are sums over micro-batches
+and processes.
+
+``per`` says what counts: ``kept`` (the term's own mask; the default), ``all`` (every scored token of the record) or
+``weight`` (the sum of the weights of the kept units). Two terms share a denominator iff reduction and per, and what per
+looks at, are equal as values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import LimbeckError, nearest
+from .ladder import Ladder, Rung
+
+PERS = ("kept", "all", "weight")
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How the units of a term are summed.
+
+    Attributes:
+        name: what formulas call it.
+        unit: the rung whose units count equally.
+        average: whether a token's share is 1/|unit| (a mean inside the unit) or 1 (a sum).
+        total: a constant that divides, or None.
+        per_unit: whether the number of units divides too.
+    """
+
+    name: str
+    unit: Rung
+    average: bool = False
+    total: float | None = None
+    per_unit: bool = True
+
+    def __str__(self) -> str:
+        return self.name
+
+    def formula(self) -> str:
+        """The denominator in words."""
+        units = {Rung.TOKEN: "tokens", Rung.SEQUENCE: "sequences", Rung.GROUP: "groups", Rung.BATCH: "1"}[self.unit]
+        if self.total is None:
+            return f"Σ {units}"
+        if not self.per_unit:
+            return f"{self.total:g}"
+        return f"Σ {units} · {self.total:g}"
+
+    def shares(self, kept: Tensor, weight: Tensor, gives: Rung, per: str, ladder: Ladder) -> tuple[Tensor, Tensor]:
+        """Share of each unit that the surrogate gives, and the total Z.
+
+        Args:
+            kept: bool ``[size(gives)]``, units the term keeps.
+            weight: ``[size(gives)]``.
+            gives: the rung of the surrogate's losses.
+            per: one of ``PERS``.
+            ladder: of the whole batch (its ``all_sum`` makes totals global).
+
+        Returns:
+            share ``[size(gives)]`` and Z ``[1]`` (at least 1 where it counts units, so that an empty batch gives 0).
+        """
+        self.refuse_finer_than(gives)
+        counted = torch.ones_like(weight)
+        if per != "all":
+            counted = torch.where(kept, weight if per == "weight" else counted, torch.zeros_like(weight))
+        unit = max(self.unit, gives) if self.unit != Rung.BATCH else Rung.BATCH
+        inside = ladder.up(counted, gives, unit, "sum")
+        share = torch.ones_like(weight)
+        if self.average and unit != gives:
+            size = ladder.down(inside, unit, gives)
+            share = torch.where(
+                size > 0, 1 / torch.where(size > 0, size, torch.ones_like(size)), torch.zeros_like(size)
+            )
+        return share, self._total(inside, unit, gives, ladder)
+
+    def _total(self, inside: Tensor, unit: Rung, gives: Rung, ladder: Ladder) -> Tensor:
+        if self.total is not None and not self.per_unit:
+            return torch.full_like(inside[:1] if inside.numel() else inside.new_ones(1), self.total)
+        units = inside if unit == gives else (inside > 0).to(inside.dtype)
+        total = ladder.up(units, unit, Rung.BATCH, "sum")
+        floor = torch.where(total > 0, total, torch.ones_like(total))  # a sum of weights may lie below 1
+        return floor * (self.total if self.total is not None else 1.0)
+
+    def refuse_finer_than(self, gives: Rung) -> None:
+        """Raise where the units are finer than what the surrogate gives."""
+        if self.unit < gives:
+            raise LimbeckError(
+                f"reduction {self.name} counts every {self.unit}, but the surrogate gives one loss per {gives}; use "
+                f"{'group_mean' if gives == Rung.GROUP else 'sequence_mean'}."
+            )
+
+
+token_mean = Reduction("token_mean", Rung.TOKEN)
+"""Sum over tokens / number of tokens of the global batch (DAPO)."""
+
+sequence_mean = Reduction("sequence_mean", Rung.SEQUENCE, average=True)
+"""Mean over sequences of token means (GRPO, GSPO). The mean is over sequences with a kept token, as in verl; TRL
+counts an empty sequence as 0 in the mean over all of them."""
+
+sequence_sum = Reduction("sequence_sum", Rung.SEQUENCE)
+"""Mean over sequences (with a kept token) of token sums."""
+
+token_sum = Reduction("token_sum", Rung.BATCH, total=1.0, per_unit=False)
+"""Sum over tokens, divided by nothing (Thinking Machines)."""
+
+group_mean = Reduction("group_mean", Rung.GROUP, average=True)
+"""Mean over groups of the means inside (pairs, lists)."""
+
+
+def fixed(length: int) -> Reduction:
+    """Mean over sequences of token sums / a constant length (Dr. GRPO, arXiv:2503.20783)."""
+    return Reduction(f"fixed({length})", Rung.SEQUENCE, total=float(length))
+
+
+def budget(tokens: int) -> Reduction:
+    """Sum over tokens / a constant token budget (C3PO)."""
+    return Reduction(f"budget({tokens})", Rung.BATCH, total=float(tokens), per_unit=False)
+
+
+_NAMED = {r.name: r for r in (token_mean, sequence_mean, sequence_sum, token_sum, group_mean)}
+
+
+def as_reduction(x: Reduction | str) -> Reduction:
+    """A reduction from its name.
+
+    Raises:
+        LimbeckError: with the nearest name.
+    """
+    if isinstance(x, Reduction):
+        return x
+    if x not in _NAMED:
+        raise LimbeckError(f"reduction={x!r}: unknown{nearest(x, _NAMED)}; use one of {', '.join(_NAMED)}.")
+    return _NAMED[x]

@@ -1,0 +1,107 @@
+"""Named leaves and compositions of ``Vec``: what methods tell their units.
+
+Record fields: ``reward`` (turn), ``score`` its sum over the sequence, ``correct``, ``truncated``, ``label``, ``length``
+(sequence), ``position`` (token). Readers: ``logp``, ``entropy``, ``divergence``. The rest is one line each.
+"""
+
+from __future__ import annotations
+
+from ..math.divergence import Alpha, Divergence, Renyi
+from ..math.statistic import Distance, Entropy, LogProb
+from .ladder import Rung
+from .reader import Reader, old, student
+from .vec import Column, Const, Field, On, Read, Slope, ToGo, Vec, VecLike, op
+
+reward = Field("reward", Rung.TURN)
+correct, truncated, label, length = Field("correct"), Field("truncated"), Field("label"), Field("length")
+position = Field("position", Rung.TOKEN)
+
+
+def column(name: str, at: Rung | str = Rung.SEQUENCE) -> Vec:
+    """A named number per sequence (or per token) of the data."""
+    return Column(name, Rung[at.upper()] if isinstance(at, str) else at)
+
+
+def on(source: str) -> Vec:
+    """True on the sequences that the named source wrote."""
+    return On(source)
+
+
+def where(mask: Vec, a: VecLike, b: VecLike) -> Vec:
+    """``a`` where the mask holds, else ``b``."""
+    return op("where", mask, a, b)
+
+
+everywhere: Vec = Const(1.0)
+"""Told 1, kept everywhere, weighed 1."""
+
+
+def logp(reader: Reader) -> Vec:
+    """Log-prob of the scored token, nats, per token."""
+    return Read(reader, LogProb())
+
+
+def entropy(reader: Reader) -> Vec:
+    """Entropy of the next-token law, nats, per token."""
+    return Read(reader, Entropy())
+
+
+def divergence(row: Divergence, target: Reader, of: Reader = student) -> Vec:
+    """Full-vocabulary divergence of ``of`` to ``target``, nats, per token."""
+    return Read(of, Distance(row), target)
+
+
+def to_go(of: Vec, gamma: float, strict: bool = False, mean: bool = False) -> Vec:
+    """``sum_{s>=t} gamma^(s-t) x_s`` within the sequence."""
+    return ToGo(of, gamma, strict, mean)
+
+
+score: Vec = reward.total
+"""Reward of the whole sequence."""
+
+
+def standardise(of: Vec, rung: Rung | str, eps: float = 1e-8, scale: bool = True, where: Vec | None = None) -> Vec:
+    """(x − mean) / (std + eps) over the rung, its statistics taken where the mask holds.
+
+    The std is the unbiased one, 0 for a single value; ``scale=False`` keeps x − mean.
+    """
+    centred = of - of.over(rung, "mean", where)
+    return centred / (of.over(rung, "std", where) + eps) if scale else centred
+
+
+def group_advantage(scale: bool = True, of: Vec = score, eps: float = 1e-6) -> Vec:
+    """GRPO's advantage (arXiv:2402.03300): the score standardised in its group; Dr. GRPO's where ``scale=False``.
+
+    The unbiased std as in TRL and verl; eps 1e-6 is verl's (TRL 1e-4). A group of one, and one whose scores agree, gets
+    0 (verl keeps the raw reward of a group of one).
+    """
+    return standardise(of, Rung.GROUP, eps, scale)
+
+
+def log_ratio(target: Reader, base: Reader = old) -> Vec:
+    """log π_target − log π_base at the scored token, nats."""
+    return logp(target) - logp(base)
+
+
+def importance(a: Reader, b: Reader, cap: float | None = None) -> Vec:
+    """π_a / π_b at the scored token, detached; the log held within ±20, the ratio capped at ``cap``."""
+    ratio = (logp(a) - logp(b)).exp()
+    return ratio if cap is None else ratio.clip(hi=cap)
+
+
+def divergence_advantage(row: Divergence, target: Reader, base: Reader = old) -> Vec:
+    """The exact on-policy policy-gradient signal of a divergence: f'(1) − f'(u) at the sampled token, u = base/target.
+
+    ``Term(divergence_advantage(row, teacher), reinforce)`` has the expected gradient of the full divergence. Renyi's
+    needs its row total ``M = 1 + a(a−1) D_alpha``, so it reads both laws densely.
+    """
+    log_u = logp(base) - logp(target)
+    if isinstance(row, Renyi):
+        a = row.alpha
+        moment = 1.0 + a * (a - 1) * divergence(Alpha(a), target, base)
+        return (-a / (a - 1)) * ((a - 1) * log_u).exp() / moment
+    return Slope(row, log_u)
+
+
+all_wrong: Vec = ~correct.over(Rung.GROUP, "any")
+all_right: Vec = correct.over(Rung.GROUP, "all")

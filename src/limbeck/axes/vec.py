@@ -1,0 +1,564 @@
+"""Vec: what each unit is told, and where it counts. One detached type for signals, weights, masks, gates and bases.
+
+A Vec is an expression over what readers report and what a record holds. Values are frozen and compared by structure;
+nothing here carries gradient. Arithmetic, comparisons (``<``, ``>=`` ...) and ``& | ~`` build expressions; ``==``
+compares structure, ``.eq()`` builds one. The named leaves and compositions are in ``signal``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import LimbeckError
+from ..math.divergence import Divergence
+from ..math.statistic import Distance, LogProb, Statistic
+from .ladder import HOWS, Ladder, Rung
+from .reader import Reader, student
+from .scalar import Scalar
+
+Need = tuple[Reader, str]
+"""(reader, ability): abilities are ``sampled``, ``topk``, ``dense`` for reading and ``text`` for writing."""
+
+
+class Hearing(Protocol):
+    """Where a Vec is evaluated: a whole batch without the live student."""
+
+    ladder: Ladder
+    step: int
+
+    def read(self, reader: Reader, statistic: Statistic, target: Reader | None) -> Tensor:
+        """What a reader reports of every scored token, ``[N]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Vec:
+    """An expression with one value per unit of ``rung``."""
+
+    # ---- structure
+    @property
+    def rung(self) -> Rung:
+        """One value per what."""
+        raise NotImplementedError
+
+    @property
+    def children(self) -> tuple[Vec, ...]:
+        """The expressions it is made of."""
+        return ()
+
+    def walk(self) -> Iterator[Vec]:
+        """Itself and all below."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    @property
+    def reach(self) -> Rung:
+        """The widest rung this node itself looks at."""
+        return Rung.TOKEN
+
+    @property
+    def live_reach(self) -> Rung:
+        """The widest rung at which the live student is looked at."""
+        return max((node.reach for node in self.walk() if node.live), default=Rung.TOKEN)
+
+    @property
+    def live(self) -> bool:
+        """Whether it reads the student as it is now (detached)."""
+        return any(c.live for c in self.children)
+
+    def own_needs(self) -> frozenset[Need]:
+        """What this node itself reads."""
+        return frozenset()
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Everything it reads: the leaves of an expression are its needs."""
+        return frozenset(need for node in self.walk() for need in node.own_needs())
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Record fields it reads."""
+        return frozenset(node.name for node in self.walk() if isinstance(node, Field))
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        """``[size(rung)]`` values on a whole batch."""
+        raise NotImplementedError
+
+    # ---- arithmetic
+    def __add__(self, x: Vec | Scalar | float) -> Vec:
+        return op("+", self, x)
+
+    def __radd__(self, x: Scalar | float) -> Vec:
+        return op("+", x, self)
+
+    def __sub__(self, x: Vec | Scalar | float) -> Vec:
+        return op("−", self, x)
+
+    def __rsub__(self, x: Scalar | float) -> Vec:
+        return op("−", x, self)
+
+    def __mul__(self, x: Vec | Scalar | float) -> Vec:
+        return op("·", self, x)
+
+    def __rmul__(self, x: Scalar | float) -> Vec:
+        return op("·", x, self)
+
+    def __truediv__(self, x: Vec | Scalar | float) -> Vec:
+        return op("/", self, x)
+
+    def __rtruediv__(self, x: Scalar | float) -> Vec:
+        return op("/", x, self)
+
+    def __neg__(self) -> Vec:
+        return op("neg", self)
+
+    def __gt__(self, x: Vec | float) -> Vec:
+        return op(">", self, x)
+
+    def __ge__(self, x: Vec | float) -> Vec:
+        return op("≥", self, x)
+
+    def __lt__(self, x: Vec | float) -> Vec:
+        return op("<", self, x)
+
+    def __le__(self, x: Vec | float) -> Vec:
+        return op("≤", self, x)
+
+    def eq(self, x: Vec | float) -> Vec:
+        """Where the values are equal."""
+        return op("=", self, x)
+
+    def __and__(self, x: Vec) -> Vec:
+        return op("∧", self, x)
+
+    def __or__(self, x: Vec) -> Vec:
+        return op("∨", self, x)
+
+    def __invert__(self) -> Vec:
+        return op("¬", self)
+
+    def exp(self) -> Vec:
+        """e to the power of the log-ratio, which is held within ±20 (as verl does)."""
+        return op("exp", self)
+
+    def log(self) -> Vec:
+        """Natural logarithm."""
+        return op("log", self)
+
+    def clip(self, lo: float | None = None, hi: float | None = None) -> Vec:
+        """Held between ``lo`` and ``hi`` (None: open)."""
+        return Clip(self, lo, hi)
+
+    # ---- ladder
+    def over(self, rung: Rung | str, how: str, where: Vec | None = None) -> Vec:
+        """Up the ladder: one value per unit of ``rung``; a reduction of nothing is 0."""
+        return Over(self, Rung[rung.upper()] if isinstance(rung, str) else rung, how, where)
+
+    @property
+    def total(self) -> Vec:
+        """Sum over the sequence."""
+        return self.over(Rung.SEQUENCE, "sum")
+
+    @property
+    def mean(self) -> Vec:
+        """Mean over the group."""
+        return self.over(Rung.GROUP, "mean")
+
+
+VecLike = Vec | Scalar | float | bool
+
+
+def vec(x: VecLike) -> Vec:
+    """A number or schedule as a Vec."""
+    if isinstance(x, Vec):
+        return x
+    return Scheduled(x) if isinstance(x, Scalar) else Const(float(x))
+
+
+# ---------------------------------------------------------------- leaves
+
+
+@dataclass(frozen=True)
+class Const(Vec):
+    """A number."""
+
+    value: float
+
+    @property
+    def rung(self) -> Rung:
+        return Rung.BATCH
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        reward = hearing.ladder.record.reward_U
+        return torch.full((1,), self.value, dtype=reward.dtype, device=reward.device)
+
+    def __str__(self) -> str:
+        return f"{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Scheduled(Vec):
+    """A schedule of the step."""
+
+    scalar: Scalar
+
+    @property
+    def rung(self) -> Rung:
+        return Rung.BATCH
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        return Const(self.scalar.at(hearing.step)).evaluate(hearing)
+
+    def __str__(self) -> str:
+        return f"({self.scalar})"
+
+
+@dataclass(frozen=True)
+class Read(Vec):
+    """What a reader reports of each scored token."""
+
+    reader: Reader
+    statistic: Statistic
+    target: Reader | None = None
+
+    @property
+    def rung(self) -> Rung:
+        return Rung.TOKEN
+
+    @property
+    def live(self) -> bool:
+        return student.role in (self.reader.role, self.target.role if self.target else "")
+
+    def own_needs(self) -> frozenset[Need]:
+        if self.target is None:
+            return frozenset({(self.reader, "sampled" if isinstance(self.statistic, LogProb) else "dense")})
+        return frozenset({(self.reader, "dense"), (self.target, "dense")})
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        return hearing.read(self.reader, self.statistic, self.target)
+
+    def __str__(self) -> str:
+        if isinstance(self.statistic, Distance):
+            return f"{self.statistic.divergence.label}({self.reader} ‖ {self.target})"
+        return f"log π_{self.reader}" if isinstance(self.statistic, LogProb) else f"H(π_{self.reader})"
+
+
+@dataclass(frozen=True)
+class Field(Vec):
+    """A field of the record."""
+
+    name: str
+    at: Rung = Rung.SEQUENCE
+
+    @property
+    def rung(self) -> Rung:
+        return self.at
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        return _FIELDS[self.name](hearing.ladder)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_FIELDS: dict[str, Callable[[Ladder], Tensor]] = {
+    "reward": lambda ladder: ladder.record.reward_U,
+    "correct": lambda ladder: ladder.record.correct_B,
+    "truncated": lambda ladder: ladder.record.truncated_B,
+    "label": lambda ladder: ladder.record.label_B,
+    "length": lambda ladder: ladder.record.length_B.to(ladder.record.reward_U.dtype),
+    "position": lambda ladder: ladder.position().to(ladder.record.reward_U.dtype),
+}
+
+
+@dataclass(frozen=True)
+class Column(Vec):
+    """A named number that came with the data."""
+
+    name: str
+    at: Rung = Rung.SEQUENCE
+
+    @property
+    def rung(self) -> Rung:
+        return self.at
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        record = hearing.ladder.record
+        columns = record.columns_N if self.at == Rung.TOKEN else record.columns_B
+        if self.name not in columns:
+            raise LimbeckError(
+                f"column({self.name!r}): the data has no such {self.at} column, only {sorted(columns) or 'none'}; "
+                "add it to the data or name another."
+            )
+        return columns[self.name]
+
+    def __str__(self) -> str:
+        return f"column[{self.name}]"
+
+
+@dataclass(frozen=True)
+class On(Vec):
+    """Sequences of one named source."""
+
+    source: str
+
+    @property
+    def rung(self) -> Rung:
+        return Rung.SEQUENCE
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        record = hearing.ladder.record
+        if self.source not in record.sources:
+            return torch.zeros_like(record.correct_B)
+        return record.origin_B == record.sources.index(self.source)
+
+    def __str__(self) -> str:
+        return f"on[{self.source}]"
+
+
+# ---------------------------------------------------------------- nodes
+
+
+def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(mask.bool(), a, b)
+
+
+_OPS: dict[str, Callable[..., Tensor]] = {
+    "+": lambda a, b: a + b,
+    "−": lambda a, b: a - b,
+    "·": lambda a, b: a * b,
+    "/": lambda a, b: a / b,
+    "neg": lambda a: -a,
+    ">": lambda a, b: a > b,
+    "≥": lambda a, b: a >= b,
+    "<": lambda a, b: a < b,
+    "≤": lambda a, b: a <= b,
+    "=": lambda a, b: a == b,
+    "∧": lambda a, b: a.bool() & b.bool(),
+    "∨": lambda a, b: a.bool() | b.bool(),
+    "¬": lambda a: ~a.bool(),
+    "exp": lambda a: a.clamp(-20.0, 20.0).exp(),
+    "log": torch.log,
+    "where": _where,
+}
+_PREFIX = {"neg": "−", "¬": "¬", "exp": "exp", "log": "log"}
+
+
+def _standardised(x: Vec) -> str:
+    """The short name of (x − mean) / (std + eps) and of x − mean; empty where the expression is something else."""
+    match x:
+        case Op("/", (Op("−", (_, Over(how="mean"))) as centred, Op("+", (Over(how="std"), _)))):
+            return _standardised(centred).replace("centre", "standardise", 1)
+        case Op("−", (of, Over(of=inner, how="mean") as mean)) if inner == of:
+            return f"centre_{mean.to}({of}{'' if mean.mask is None else f' where {mean.mask}'})"
+    return ""
+
+
+@dataclass(frozen=True)
+class Op(Vec):
+    """An element-wise operation; coarser arguments are broadcast down."""
+
+    name: str
+    args: tuple[Vec, ...]
+
+    @property
+    def rung(self) -> Rung:
+        return min(a.rung for a in self.args)
+
+    @property
+    def children(self) -> tuple[Vec, ...]:
+        return self.args
+
+    def combine(self, values: list[Tensor]) -> Tensor:
+        """The operation on values of one rung."""
+        return _OPS[self.name](*values)
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        down = hearing.ladder.down
+        return self.combine([down(a.evaluate(hearing), a.rung, self.rung) for a in self.args])
+
+    def __str__(self) -> str:
+        if self.name in _PREFIX:
+            return f"{_PREFIX[self.name]}({self.args[0]})"
+        pattern = _standardised(self)
+        if pattern:
+            return pattern
+        if self.name == "where":
+            return f"[{self.args[0]} ? {self.args[1]} : {self.args[2]}]"
+        return f"({self.args[0]} {self.name} {self.args[1]})"
+
+
+def op(name: str, *args: VecLike) -> Vec:
+    return Op(name, tuple(vec(a) for a in args))
+
+
+@dataclass(frozen=True)
+class Clip(Vec):
+    """A value held within bounds."""
+
+    of: Vec
+    lo: float | None
+    hi: float | None
+
+    @property
+    def rung(self) -> Rung:
+        return self.of.rung
+
+    @property
+    def children(self) -> tuple[Vec, ...]:
+        return (self.of,)
+
+    def combine(self, values: list[Tensor]) -> Tensor:
+        """The clip on values of one rung."""
+        return values[0].clamp(self.lo, self.hi)
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        return self.combine([self.of.evaluate(hearing)])
+
+    def __str__(self) -> str:
+        return f"clip({self.of}, {self.lo}, {self.hi})"
+
+
+@dataclass(frozen=True)
+class Slope(Vec):
+    """``f'(1) − f'(u)`` with ``u = exp(log_u)``: the policy-gradient advantage of a divergence at a sampled token."""
+
+    divergence: Divergence
+    log_u: Vec
+
+    @property
+    def rung(self) -> Rung:
+        return self.log_u.rung
+
+    @property
+    def children(self) -> tuple[Vec, ...]:
+        return (self.log_u,)
+
+    def combine(self, values: list[Tensor]) -> Tensor:
+        """The slope on values of one rung."""
+        return self.divergence.advantage(values[0])
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        return self.combine([self.log_u.evaluate(hearing)])
+
+    def __str__(self) -> str:
+        return f"−{self.divergence.label}′({self.log_u})"
+
+
+@dataclass(frozen=True)
+class Over(Vec):
+    """A reduction up the ladder."""
+
+    of: Vec
+    to: Rung
+    how: str
+    mask: Vec | None = None
+
+    def __post_init__(self) -> None:
+        if self.how not in HOWS:
+            raise LimbeckError(f"over(..., how={self.how!r}): unknown reduction; use one of {', '.join(HOWS)}.")
+        if self.to < self.of.rung:
+            raise LimbeckError(
+                f"over({self.to}): {self.of} has one value per {self.of.rung}, which is coarser; going down the ladder "
+                "is implicit, so leave the call out."
+            )
+
+    @property
+    def rung(self) -> Rung:
+        return self.to
+
+    @property
+    def reach(self) -> Rung:
+        return self.to
+
+    @property
+    def children(self) -> tuple[Vec, ...]:
+        return (self.of,) if self.mask is None else (self.of, self.mask)
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        values = self.of.evaluate(hearing)
+        mask = None
+        if self.mask is not None:
+            mask = hearing.ladder.down(self.mask.evaluate(hearing), self.mask.rung, self.of.rung).bool()
+        return hearing.ladder.up(values, self.of.rung, self.to, self.how, mask)
+
+    def __str__(self) -> str:
+        condition = "" if self.mask is None else f" where {self.mask}"
+        return f"{self.how}_{self.to}({self.of}{condition})"
+
+
+@dataclass(frozen=True)
+class ToGo(Vec):
+    """Discounted rest of the sequence; ``average`` divides by the number of tokens left (MiniLLM)."""
+
+    of: Vec
+    gamma: float
+    strict: bool = False
+    average: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma <= 1:
+            raise LimbeckError(f"to_go(gamma={self.gamma:g}): a discount lies between 0 and 1; use 0 for no future.")
+
+    @property
+    def rung(self) -> Rung:
+        return Rung.TOKEN
+
+    @property
+    def reach(self) -> Rung:
+        return Rung.SEQUENCE
+
+    @property
+    def children(self) -> tuple[Vec, ...]:
+        return (self.of,)
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        ladder = hearing.ladder
+        rest = ladder.to_go(ladder.down(self.of.evaluate(hearing), self.of.rung, Rung.TOKEN), self.gamma, self.strict)
+        if not self.average:
+            return rest
+        left = ladder.record.length_B[ladder.record.seq_N] - ladder.position() + 1
+        return rest / left
+
+    def __str__(self) -> str:
+        return (
+            f"to_go({self.of}, γ={self.gamma:g}{', mean' if self.average else ''}{', strict' if self.strict else ''})"
+        )
+
+
+# ---------------------------------------------------------------- looking at expressions
+
+
+def replace_reader(of: Vec, was: Reader, now: Reader) -> Vec:
+    """The same expression with one reader in another's place (temperatures kept)."""
+
+    def swap(x: Any) -> Any:
+        if isinstance(x, Reader):
+            return now.at(x.tau) if x.role == was.role else x
+        if isinstance(x, tuple):
+            return tuple(swap(item) for item in x)
+        if isinstance(x, Vec):
+            return type(x)(**{name: swap(value) for name, value in vars(x).items()})
+        return x
+
+    swapped: Vec = swap(of)
+    return swapped
+
+
+def evaluate_rows(of: Vec, known: Callable[[Vec], Tensor | None]) -> Tensor:
+    """A live expression on some rows of tokens: ``known`` gives every leaf and every part that is not live."""
+    value = known(of)
+    if value is not None:
+        return value
+    if not isinstance(of, Op | Clip | Slope):
+        raise LimbeckError(
+            f"{of} looks at a whole {of.reach} of the live student, which a micro-batch does not hold; read old "
+            "instead of student."
+        )
+    return of.combine([evaluate_rows(child, known) for child in of.children])

@@ -1,0 +1,69 @@
+"""What a method says of itself: ``explain``, ``diff`` and ``cite``, from its value alone."""
+
+from __future__ import annotations
+
+from .axes.reader import old
+from .method import Method, Term
+
+
+def cite(method: Method) -> str:
+    """Where the method is published, as one line."""
+    return f"{method.title} ({method.paper})" if method.paper else method.title or "unpublished"
+
+
+def explain(method: Method) -> str:
+    """The formula, the axes, what is read from whom, the denominators and the citation, as plain text."""
+    lines = [f"{method.name} — {cite(method)}" if method.name else "a method", "", f"  L = {method.terms}", ""]
+    lines += [f"  {label:<13}{text}" for label, text in axes(method).items()]
+    return "\n".join(lines)
+
+
+def axes(method: Method) -> dict[str, str]:
+    """One line of text an axis; two methods differ where their lines do."""
+    out: dict[str, str] = {}
+    for name, source in method.sources.items():
+        out["source" if name == "main" else f"source {name}"] = str(source)
+    totals = denominators(method)
+    for i, (coefficient, term) in enumerate(method.parts, 1):
+        out[f"term {i}"] = f"{coefficient} · {term}"
+        out[f"  ÷ Z{i}"] = totals[i - 1]
+    out["reduction"] = str(method.reduction)
+    out["curriculum"] = str(method.curriculum)
+    out["updates"] = f"{method.updates} a batch"
+    reads = [f"{role}: {', '.join(sorted(abilities))}" for role, abilities in method.roles.items()]
+    if method.updates > 1 and method.reads(old.role):
+        reads.append("old: a pass before the first update")
+    out["reads"] = "; ".join(reads) or "nobody but the student"
+    out["evaluation"] = "separable: loss and gradient in one pass" if method.separable else "general: two passes"
+    if any(getattr(t.surrogate, "top_k", None) for _, t in method.parts):
+        out["exactness"] = "biased low: top-k and one tail bucket, a lower bound of the full divergence"
+    if method.confidence:
+        out["confidence"] = method.confidence
+    return out
+
+
+def denominators(method: Method) -> list[str]:
+    """Each term's denominator in words, saying which coincide."""
+    keys = [_denominator(term, method) for _, term in method.parts]
+    out = []
+    for i, key in enumerate(keys):
+        reduction, per, looks = key
+        same = [f"Z{j + 1}" for j, other in enumerate(keys) if other == key and j != i]
+        counts = {"kept": "kept ", "all": "all ", "weight": "weighted "}[per]
+        text = f"{reduction.formula().replace('Σ ', 'Σ ' + counts)}{f' where {looks}' if looks else ''}"
+        out.append(text + (f" (= {', '.join(same)})" if same else ""))
+    return out
+
+
+def _denominator(term: Term, method: Method) -> tuple:
+    """Two terms share a denominator iff these are equal."""
+    reduction = term.reduction or method.reduction
+    looks = {"kept": str(term.where), "all": "", "weight": f"{term.where}, weight {term.weight}"}[term.per]
+    return reduction, term.per, "" if looks == "1" else looks
+
+
+def diff(a: Method, b: Method) -> list[tuple[str, str, str]]:
+    """(axis, a's, b's) for every axis in which two methods differ; empty where they are the same objective."""
+    left, right = axes(a), axes(b)
+    keys = [*left, *(k for k in right if k not in left)]
+    return [(k, left.get(k, "—"), right.get(k, "—")) for k in keys if left.get(k) != right.get(k)]

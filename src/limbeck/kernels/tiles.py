@@ -1,0 +1,319 @@
+"""Per-token statistics in bounded memory: the full ``[N, V]`` logits never exist at once.
+
+Two ways through, one set of closed forms:
+
+* ``statistics``: *general*. Values forward, any objective on the vectors, tiles recomputed in backward. Needed where an
+  objective looks at a whole sequence, pair or group.
+* ``fused``: *separable*. The objective is a sum of per-token values over a total known beforehand, so loss and gradient
+  are formed tile by tile in the forward pass, four matrix products in all.
+
+Rows that no question asks about are never touched: a NaN there reaches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..math.statistic import Statistic, Target, with_tail
+from ..types import Carrier, Dense, Head, Hidden, TopK
+
+TILE_ELEMENTS = 1 << 22
+"""Logits per tile: 16 MiB of float32. Ours; small enough for a laptop's cache, large enough for its matrix products."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question: a statistic of the student on some rows.
+
+    Attributes:
+        statistic: what is asked.
+        rows: int64, sorted rows of the carrier, or None for all N.
+        target: the other law's payload, aligned with the carrier's rows, or None.
+        tau: temperature that divides the logits of both sides.
+    """
+
+    statistic: Statistic
+    rows: Tensor | None = None
+    target: Carrier | None = None
+    tau: float = 1.0
+
+
+Objective = Callable[[list[Tensor], list[slice]], Tensor]
+"""values of one tile (one vector an ask) and which of the ask's rows they are -> a scalar, already normalised."""
+
+
+def statistics(student: Dense | Hidden, label_N: Tensor, asks: Sequence[Ask], tile: int | None = None) -> list[Tensor]:
+    """One vector per ask, differentiable with respect to the student's carrier.
+
+    Args:
+        student: logits, or hidden states with a head.
+        label_N: int64, the token each row predicts.
+        asks: the questions; each answers ``[len(rows)]`` in the accumulation dtype (float32, or float64 if given that).
+        tile: rows a tile; derived from the vocabulary by default.
+    """
+    x, weight, bias, plan = _plan(student, label_N, asks, tile)
+    return list(_Statistics.apply(x, weight, bias, plan))
+
+
+def fused(
+    student: Dense | Hidden, label_N: Tensor, asks: Sequence[Ask], objective: Objective, tile: int | None = None
+) -> Tensor:
+    """The sum of ``objective`` over tiles, a scalar whose gradient was formed in this forward pass."""
+    x, weight, bias, plan = _plan(student, label_N, asks, tile)
+    loss: Tensor = _Fused.apply(x, weight, bias, plan, objective)
+    return loss
+
+
+# ---------------------------------------------------------------- the tile
+
+
+@dataclass
+class _Plan:
+    label_N: Tensor
+    asks: Sequence[Ask]
+    rows: list[Tensor]  # per ask, sorted
+    wanted: Tensor  # union of the asks' rows, sorted
+    tile: int
+    vocabulary: int
+    scale: float = 1.0
+    softcap: float | None = None
+    dtype: torch.dtype = torch.float32
+
+    def spans(self) -> list[Tensor]:
+        """The rows of each tile."""
+        return list(self.wanted.split(self.tile))
+
+
+def _plan(
+    student: Dense | Hidden, label_N: Tensor, asks: Sequence[Ask], tile: int | None
+) -> tuple[Tensor, Tensor | None, Tensor | None, _Plan]:
+    x = student.logits_NV if isinstance(student, Dense) else student.hidden_NH
+    head = student.head if isinstance(student, Hidden) else None
+    everything = torch.arange(x.shape[0], device=x.device)
+    rows = [everything if a.rows is None else a.rows for a in asks]
+    vocabulary = head.weight_VH.shape[0] if head else x.shape[-1]
+    plan = _Plan(
+        label_N=label_N,
+        asks=asks,
+        rows=rows,
+        wanted=torch.unique(torch.cat(rows)) if rows else everything[:0],
+        tile=tile or max(1, TILE_ELEMENTS // vocabulary),
+        vocabulary=vocabulary,
+        dtype=torch.float64 if x.dtype == torch.float64 else torch.float32,
+    )
+    if head is None:
+        return x, None, None, plan
+    plan.scale, plan.softcap = head.scale, head.softcap
+    return x, head.weight_VH, head.bias_V, plan
+
+
+def _matmul(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a @ b with a ``dtype`` result: bf16 logits would cost 3 % of gradient error (PERFORMANCE 0.3)."""
+    if a.dtype == dtype and b.dtype == dtype:
+        return a @ b
+    if a.is_cuda and a.dtype == b.dtype and dtype == torch.float32:
+        return torch.mm(a, b, out_dtype=dtype)
+    return a.to(dtype) @ b.to(dtype)
+
+
+def _logits(
+    x_nH: Tensor, weight: Tensor | None, bias: Tensor | None, scale: float, cap: float | None, dtype: Any
+) -> Tensor:
+    """Rows of logits in the accumulation dtype."""
+    if weight is None:
+        return x_nH.to(dtype)
+    z = _matmul(x_nH, weight.t(), dtype)
+    if bias is not None:
+        z = z + bias.to(dtype)
+    z = z * scale if scale != 1.0 else z
+    return z if cap is None else cap * torch.tanh(z / cap)
+
+
+_Answer = tuple[slice, Tensor | None, tuple[Tensor, Tensor, Target | None]]
+
+
+@dataclass
+class _Tile:
+    """The logits of some rows and what was derived from them."""
+
+    plan: _Plan
+    rows: Tensor
+    z_nV: Tensor
+    logq: dict[float, Tensor] = field(default_factory=dict)
+    answers: dict[int, _Answer] = field(default_factory=dict)
+
+    def answer(self, i: int) -> _Answer:
+        """For ask i: its rows' slice in its answer, their places in this tile (None = all), and statistic arguments."""
+        if i not in self.answers:
+            self.answers[i] = self._answer(i)
+        return self.answers[i]
+
+    def _answer(self, i: int) -> _Answer:
+        ask, rows = self.plan.asks[i], self.plan.rows[i]
+        edges = torch.searchsorted(rows, torch.stack([self.rows[0], self.rows[-1] + 1]))
+        span = slice(int(edges[0]), int(edges[1]))
+        mine = rows[span]
+        local = None if mine.numel() == self.rows.numel() else torch.searchsorted(self.rows, mine)
+        logq = self._logq(ask.tau)
+        target = None if ask.target is None else _target(ask.target, mine, ask.tau, self.plan)
+        return span, local, (logq if local is None else logq[local], self.plan.label_N[mine], target)
+
+    def _logq(self, tau: float) -> Tensor:
+        if tau not in self.logq:
+            self.logq[tau] = (self.z_nV / tau if tau != 1.0 else self.z_nV).log_softmax(-1)
+        return self.logq[tau]
+
+    def pull(self, cotangents: Sequence[Tensor | None]) -> Tensor:
+        """dz ``[n, V]``: the sum over asks of this tile's cotangent times the statistic's closed form."""
+        dz = torch.zeros_like(self.z_nV)
+        for i, ask in enumerate(self.plan.asks):
+            cotangent = cotangents[i]
+            if cotangent is None:
+                continue
+            _, local, arguments = self.answer(i)
+            flow = ask.statistic.flow(*arguments)
+            grad = flow - arguments[0].exp() * flow.sum(-1, keepdim=True)
+            grad = grad * (cotangent.to(grad.dtype) / ask.tau).unsqueeze(-1)
+            if local is None:
+                dz += grad
+            else:
+                dz.index_add_(0, local, grad)
+        return dz
+
+
+def _target(carrier: Carrier, rows: Tensor, tau: float, plan: _Plan) -> Target:
+    """The target law on the given rows, in the accumulation dtype."""
+    if isinstance(carrier, TopK):
+        return Target(with_tail(carrier.logp_NK[rows].to(plan.dtype), plan.vocabulary), carrier.ids_NK[rows])
+    if isinstance(carrier, Dense):
+        z = carrier.logits_NV[rows].to(plan.dtype)
+    else:
+        assert isinstance(carrier, Hidden)
+        head: Head = carrier.head
+        z = _logits(carrier.hidden_NH[rows], head.weight_VH, head.bias_V, head.scale, head.softcap, plan.dtype)
+    return Target((z / tau).log_softmax(-1))
+
+
+def _open_tile(plan: _Plan, rows: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> _Tile:
+    return _Tile(plan, rows, _logits(x[rows], weight, bias, plan.scale, plan.softcap, plan.dtype))
+
+
+class _Gradients:
+    """Gradients of the student's carrier, accumulated over tiles."""
+
+    def __init__(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, needed: Sequence[bool], plan: _Plan):
+        self.x, self.weight, self.plan = x, weight, plan
+        self.dx = torch.zeros_like(x) if needed[0] else None
+        self.dw = weight.new_zeros(weight.shape, dtype=plan.dtype) if weight is not None and needed[1] else None
+        self.db = bias.new_zeros(bias.shape, dtype=plan.dtype) if bias is not None and needed[2] else None
+
+    def add(self, tile: _Tile, dz_nV: Tensor) -> None:
+        """Send one tile's dz to the hidden states and the head."""
+        plan = self.plan
+        if self.weight is None:
+            if self.dx is not None:
+                self.dx[tile.rows] = dz_nV.to(self.dx.dtype)
+            return
+        if plan.softcap is not None:
+            dz_nV = dz_nV * (1 - (tile.z_nV / plan.softcap).square())
+        dz_nV = dz_nV * plan.scale if plan.scale != 1.0 else dz_nV
+        if self.dx is not None:
+            self.dx[tile.rows] = _matmul(dz_nV.to(self.weight.dtype), self.weight, plan.dtype).to(self.dx.dtype)
+        if self.dw is not None:
+            self.dw += _matmul(dz_nV.to(self.x.dtype).t(), self.x[tile.rows], plan.dtype)
+        if self.db is not None:
+            self.db += dz_nV.sum(0)
+
+    def result(self, scale: Tensor | float = 1.0) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients in the dtypes of their inputs, times ``scale``."""
+        dw = None if self.dw is None or self.weight is None else (self.dw * scale).to(self.weight.dtype)
+        dx = None if self.dx is None else self.dx * scale
+        return dx, dw, None if self.db is None else self.db * scale
+
+
+class _Statistics(torch.autograd.Function):
+    """Values forward; tiles recomputed in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, plan: _Plan) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, weight, bias)
+        ctx.set_materialize_grads(False)  # an answer that is only observed costs nothing in backward
+        ctx.plan = plan
+        answers = [x.new_zeros(r.shape, dtype=plan.dtype) for r in plan.rows]
+        for rows in plan.spans():
+            if not rows.numel():
+                continue
+            tile = _open_tile(plan, rows, x, weight, bias)
+            for i, ask in enumerate(plan.asks):
+                span, _, arguments = tile.answer(i)
+                answers[i][span] = ask.statistic.value(*arguments)
+        return tuple(answers)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        gradients = _Gradients(x, weight, bias, ctx.needs_input_grad, ctx.plan)
+        for rows in ctx.plan.spans():
+            if not rows.numel():
+                continue
+            tile = _open_tile(ctx.plan, rows, x, weight, bias)
+            spans = [tile.answer(i)[0] for i in range(len(cotangents))]
+            gradients.add(
+                tile, tile.pull([None if c is None else c[s] for c, s in zip(cotangents, spans, strict=True)])
+            )
+        return *gradients.result(), None
+
+
+class _Fused(torch.autograd.Function):
+    """Loss and gradients formed in the forward pass; backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, plan: _Plan, objective: Objective
+    ) -> Tensor:
+        gradients = _Gradients(x, weight, bias, ctx.needs_input_grad, plan)
+        total = x.new_zeros((), dtype=plan.dtype)
+        for rows in plan.spans():
+            if not rows.numel():
+                continue
+            tile = _open_tile(plan, rows, x, weight, bias)
+            spans, values = [], []
+            for i, ask in enumerate(plan.asks):
+                span, _, arguments = tile.answer(i)
+                spans.append(span)
+                values.append(ask.statistic.value(*arguments))
+            with torch.enable_grad():
+                leaves = [v.detach().requires_grad_() for v in values]
+                loss = objective(leaves, spans)
+                cotangents = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
+            total += loss.detach().to(total.dtype)
+            if cotangents and any(ctx.needs_input_grad[:3]):
+                gradients.add(tile, tile.pull(cotangents))
+        ctx.gradients = gradients
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return *ctx.gradients.result(upstream[0]), None, None
+
+
+def top_k_rows(carrier: Dense | Hidden, k: int, tile: int | None = None) -> tuple[Tensor, Tensor]:
+    """The k likeliest ids of each row and their log-probs over the full vocabulary, without gradient.
+
+    Returns:
+        ``ids_NK`` int64 and ``logp_NK`` in the accumulation dtype, likeliest first.
+    """
+    x, weight, bias, plan = _plan(carrier, torch.zeros(0, dtype=torch.int64), [], tile)
+    ids, logps = [], []
+    with torch.no_grad():
+        for rows in torch.arange(x.shape[0], device=x.device).split(plan.tile):
+            logq = _logits(x[rows], weight, bias, plan.scale, plan.softcap, plan.dtype).log_softmax(-1)
+            top = logq.topk(k, dim=-1)
+            ids.append(top.indices)
+            logps.append(top.values)
+    return torch.cat(ids), torch.cat(logps)

@@ -1,0 +1,114 @@
+r"""Per-token statistics of a law q over the vocabulary, each with its closed-form gradient.
+
+These are the border between the vocabulary axis and everything else: a statistic turns a row of log-probs into one
+number, and everything beyond (ratios, clips, gates, weights, sequence units) is ordinary PyTorch on vectors.
+
+A statistic gives ``value`` and ``flow``; with respect to the logits z of q (at temperature tau)
+
+.. math:: \partial\,\text{value}/\partial z = (\text{flow} - q \textstyle\sum_v \text{flow}_v) / \tau .
+
+Shapes: ``logq_nV`` log-probs of a tile of n rows, ``label_n`` the token of each row, ``target`` the other law.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .divergence import Divergence
+
+
+@dataclass(frozen=True)
+class Target:
+    """The law a row is compared with.
+
+    Attributes:
+        logp: ``[n, V]``, or ``[n, K + 1]`` with the tail bucket last (K = V columns where the head is everything).
+        ids_nK: None for full rows, else the ids of the K head entries.
+    """
+
+    logp: Tensor
+    ids_nK: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LogProb:
+    """log q(label), nats."""
+
+    def value(self, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
+        del target
+        return logq_nV.gather(-1, label_n.unsqueeze(-1)).squeeze(-1)
+
+    def flow(self, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
+        del target
+        return torch.zeros_like(logq_nV).scatter_(-1, label_n.unsqueeze(-1), 1.0)
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """-sum q log q, nats."""
+
+    def value(self, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
+        return self.flow(logq_nV, label_n, target).sum(-1)
+
+    def flow(self, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
+        del label_n, target
+        q = logq_nV.exp()
+        return torch.where(q == 0, torch.zeros_like(q), -q * logq_nV)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A divergence to the target, nats; on a top-k target, the exact divergence over its k entries and the tail."""
+
+    divergence: Divergence
+
+    def value(self, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
+        del label_n
+        assert target is not None
+        return self.divergence.value(coarsen(logq_nV, target.ids_nK), target.logp)
+
+    def flow(self, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
+        del label_n
+        assert target is not None
+        logc = coarsen(logq_nV, target.ids_nK)
+        return spread(self.divergence.flow(logc, target.logp), logc, logq_nV, target.ids_nK)
+
+
+Statistic = LogProb | Entropy | Distance
+
+
+def log_tail(logp_nK: Tensor) -> Tensor:
+    """log(1 - sum exp(logp)), ``[n, 1]``: the mass outside a head, from log-probs normalised over the full vocabulary.
+
+    The head's mass is capped just below 1, so that rounding never gives the logarithm of a negative number.
+    """
+    head = logp_nK.logsumexp(-1, keepdim=True).clamp(max=-1e-7 if logp_nK.dtype == torch.float32 else -1e-12)
+    return (-torch.expm1(head)).log()
+
+
+def with_tail(logp_nK: Tensor, vocabulary: int) -> Tensor:
+    """``[n, K + 1]`` with the tail's log-mass last; ``[n, V]`` unchanged where the head is the whole vocabulary."""
+    if logp_nK.shape[-1] == vocabulary:
+        return logp_nK
+    return torch.cat([logp_nK, log_tail(logp_nK)], dim=-1)
+
+
+def coarsen(logq_nV: Tensor, ids_nK: Tensor | None) -> Tensor:
+    """The law over (k head entries, tail) that full rows imply; full rows themselves where ``ids_nK`` is None."""
+    if ids_nK is None:
+        return logq_nV
+    return with_tail(logq_nV.gather(-1, ids_nK), logq_nV.shape[-1])
+
+
+def spread(flow_c: Tensor, logc: Tensor, logq_nV: Tensor, ids_nK: Tensor | None) -> Tensor:
+    """The flow of every vocabulary entry from the flow of its bucket: q_v g(bucket of v)."""
+    if ids_nK is None:
+        return flow_c
+    k = ids_nK.shape[-1]
+    if k == logq_nV.shape[-1]:
+        return torch.zeros_like(logq_nV).scatter_(-1, ids_nK, flow_c)
+    slope_tail = flow_c[:, k:] * (-logc[:, k:]).exp()
+    return (logq_nV.exp() * slope_tail).scatter_(-1, ids_nK, flow_c[:, :k])

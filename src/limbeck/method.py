@@ -1,0 +1,384 @@
+"""A method is a value: sources, a curriculum, a sum of terms, a reduction.
+
+``Method = {name: source} + curriculum + Σ coef · Term(signal, surrogate, where, weight, per) + reduction``
+
+Illegal points are refused when the value is built, or when it meets its models, each with the reason and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from .axes.curriculum import Curriculum, prompts
+from .axes.ladder import Rung
+from .axes.reader import Reader, old, student, writer
+from .axes.reduction import PERS, Reduction, token_mean
+from .axes.scalar import Constant, Scalar, product, scalar
+from .axes.signal import everywhere
+from .axes.source import Source
+from .axes.surrogate import Surrogate
+from .axes.vec import Need, On, Vec, replace_reader
+from .errors import LimbeckError, nearest
+
+CLOCKS = frozenset({student.role, old.role, writer.role})
+"""Roles that are the student's own weights at some time."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One addend of an objective.
+
+    Attributes:
+        signal: what each unit is told (a Vec), or the law to be pulled towards (a Reader).
+        surrogate: how it is heard.
+        where: rows that count; selected before any arithmetic.
+        weight: multiplies, and does not count (unless ``per="weight"``).
+        per: what the denominator counts: ``kept``, ``all`` or ``weight``.
+        reduction: None takes the method's.
+    """
+
+    signal: Vec | Reader
+    surrogate: Surrogate
+    where: Vec = everywhere
+    weight: Vec = everywhere
+    per: str = "kept"
+    reduction: Reduction | None = None
+
+    def __add__(self, other: Term | Sum) -> Sum:
+        return _sum(self) + other
+
+    def __mul__(self, c: Scalar | float | str) -> Sum:
+        return _sum(self) * c
+
+    __rmul__ = __mul__
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Everything it reads."""
+        own = self.signal.needs if isinstance(self.signal, Vec) else frozenset()
+        return own | self.surrogate.needs(self.signal) | self.where.needs | self.weight.needs
+
+    @property
+    def vecs(self) -> tuple[Vec, ...]:
+        """Its expressions."""
+        parts = (self.signal, self.where, self.weight, self.surrogate.base)
+        return tuple(v for v in parts if isinstance(v, Vec))
+
+    def with_reader(self, was: Reader, now: Reader) -> Term:
+        """The same term with one reader in another's place."""
+        signal = replace_reader(self.signal, was, now) if isinstance(self.signal, Vec) else self.signal
+        return replace(
+            self,
+            signal=signal,
+            surrogate=self.surrogate.with_reader(was, now),
+            where=replace_reader(self.where, was, now),
+            weight=replace_reader(self.weight, was, now),
+        )
+
+    def __str__(self) -> str:
+        extra = [] if self.where == everywhere else [f"where {self.where}"]
+        extra += [] if self.weight == everywhere else [f"weight {self.weight}"]
+        extra += [] if self.per == "kept" else [f"per {self.per}"]
+        return f"{self.surrogate}[{self.signal}{''.join(', ' + e for e in extra)}]"
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Coefficients and terms. A constant 0 removes a term and its needs."""
+
+    parts: tuple[tuple[Scalar, Term], ...]
+
+    def __add__(self, other: Term | Sum) -> Sum:
+        return Sum(self.parts + _sum(other).parts)
+
+    def __mul__(self, c: Scalar | float | str) -> Sum:
+        scaled = tuple((product(c, own), term) for own, term in self.parts)
+        return Sum(tuple((s, term) for s, term in scaled if not s.is_zero))
+
+    __rmul__ = __mul__
+
+    def __str__(self) -> str:
+        return " + ".join(f"{t}" if c == Constant(1.0) else f"{c} · {t}" for c, t in self.parts)
+
+
+def _sum(x: Term | Sum) -> Sum:
+    return x if isinstance(x, Sum) else Sum(((scalar(1.0), x),))
+
+
+def routed(mask: Vec, a: Term, b: Term) -> Sum:
+    """``a`` where the mask holds, ``b`` elsewhere, over one denominator: ``routed(z, t, t) == t`` as an objective."""
+    return replace(a, where=_and(a.where, mask), per="all") + replace(b, where=_and(b.where, ~mask), per="all")
+
+
+def _and(a: Vec, b: Vec) -> Vec:
+    return b if a == everywhere else a & b
+
+
+@dataclass(frozen=True)
+class Method:
+    """A point of the space.
+
+    Attributes:
+        source: one source, or several by name.
+        terms: a Term, or a sum of them.
+        reduction: how units are summed, unless a term says otherwise.
+        curriculum: what is asked.
+        updates: optimiser steps on each written batch; more than 1 makes ``old`` a pass of its own.
+        name, title, paper, confidence: from the registry; not part of the value.
+    """
+
+    source: Source | Mapping[str, Source] | tuple[tuple[str, Source], ...]
+    terms: Term | Sum
+    reduction: Reduction = token_mean
+    curriculum: Curriculum = prompts
+    updates: int = 1
+    name: str = field(default="", compare=False)
+    title: str = field(default="", compare=False)
+    paper: str = field(default="", compare=False)
+    confidence: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "terms", _sum(self.terms))
+        if isinstance(self.source, Mapping):  # frozen and hashable from here on
+            object.__setattr__(self, "source", tuple(self.source.items()))
+        _check(self)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Sources by name; a single one is called ``main``."""
+        return {"main": self.source} if isinstance(self.source, Source) else dict(self.source)
+
+    @property
+    def parts(self) -> tuple[tuple[Scalar, Term], ...]:
+        """Coefficients and terms."""
+        assert isinstance(self.terms, Sum)
+        return self.terms.parts
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """(reader, ability) of everything but the student's own clocks."""
+        read = frozenset(need for _, term in self.parts for need in term.needs)
+        written = frozenset(need for source in self.sources.values() for need in source.needs)
+        return frozenset((r, a) for r, a in read | written if r.role not in CLOCKS)
+
+    @property
+    def roles(self) -> dict[str, frozenset[str]]:
+        """Abilities asked of each role besides the student's own clocks."""
+        roles: dict[str, set[str]] = {}
+        for reader, ability in self.needs:
+            roles.setdefault(reader.role, set()).add(ability)
+        return {role: frozenset(abilities) for role, abilities in sorted(roles.items())}
+
+    def reads(self, role: str) -> frozenset[str]:
+        """Abilities that the terms ask of one role (the student's clocks included)."""
+        return frozenset(a for _, term in self.parts for r, a in term.needs if r.role == role)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Record fields that the terms and sources read."""
+        return frozenset(f for _, term in self.parts for v in term.vecs for f in v.fields)
+
+    @property
+    def separable(self) -> bool:
+        """Whether loss and gradient can be formed tile by tile in the forward pass."""
+        return all(term.surrogate.reach == Rung.TOKEN for _, term in self.parts)
+
+    def on_policy(self) -> Method:
+        """The same objective where one update a batch makes ``old`` the student itself, detached.
+
+        Expressions that look at more than a token keep ``old``: the engine then reads it before the first update.
+        """
+        terms = tuple((c, _alias_old(term)) for c, term in self.parts)
+        return replace(self, terms=Sum(terms))
+
+    def validate(self, **served: str | frozenset[str]) -> Method:
+        """Check the method against what its models serve, and return it.
+
+        Args:
+            **served: per role what it can do, a carrier name (``sampled``, ``topk``, ``dense``) or a set of abilities.
+
+        Raises:
+            LimbeckError: naming the role, what the method reads from it and the remedy.
+        """
+        for role, asked in self.roles.items():
+            if role not in served:
+                raise LimbeckError(
+                    f"{self.name or 'this method'} reads {role} ({', '.join(sorted(asked))}), but no {role} was given; "
+                    f"name one with {role}=... (--{role} on the command line)."
+                )
+            offer = served[role]
+            able = CARRIERS.get(offer, frozenset()) if isinstance(offer, str) else offer
+            for ability in sorted(asked - able):
+                what = offer if isinstance(offer, str) else ", ".join(sorted(offer))
+                raise LimbeckError(
+                    f"{self.name or 'this method'} reads {ability} from {role}, which serves only {what!r}: "
+                    f"{_REMEDIES[ability]}."
+                )
+        return self
+
+    def __str__(self) -> str:
+        from .explain import explain
+
+        return explain(self)
+
+
+CARRIERS: dict[str, frozenset[str]] = {
+    "text": frozenset({"text"}),
+    "sampled": frozenset({"sampled"}),
+    "topk": frozenset({"topk"}),
+    "dense": frozenset({"sampled", "topk", "dense"}),
+    "model": frozenset({"sampled", "topk", "dense", "text"}),
+}
+"""What each carrier serves. Abilities are sets, not a chain: top-k ids do not hold the sampled token's log-prob."""
+
+_REMEDIES = {
+    "dense": "use a method that reads sampled log-probs (opd instead of gkd or opd_full), pass top_k=..., or host the "
+    "model so that it serves logits or hidden states",
+    "topk": "ask the server for its top log-probs, or host the model",
+    "sampled": "have the server score the sampled tokens, or use a method that reads top-k (opd_full(top_k=...))",
+    "text": "give a model that can generate",
+}
+
+
+def _alias_old(term: Term) -> Term:
+    aliased = term.with_reader(old, student)
+    return term if any(v.live_reach > Rung.TOKEN for v in aliased.vecs) or aliased.where.live else aliased
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def _check(method: Method) -> None:
+    if not method.parts:
+        raise LimbeckError("this method has no term left: every coefficient is 0; give at least one that is not.")
+    if method.updates < 1:
+        raise LimbeckError(f"updates={method.updates}: a batch needs at least one optimiser step.")
+    for _, term in method.parts:
+        term.surrogate.check(term.signal)
+        if term.per not in PERS:
+            raise LimbeckError(f"per={term.per!r}: unknown{nearest(term.per, PERS)}; use one of {', '.join(PERS)}.")
+        (term.reduction or method.reduction).refuse_finer_than(term.surrogate.gives)
+        _check_live(term)
+        _check_record(term, method)
+
+
+def _check_live(term: Term) -> None:
+    if term.where.live:
+        raise LimbeckError(
+            f"where={term.where} reads the student as it is now, so the number of kept tokens would be known too late; "
+            "read old instead of student."
+        )
+    gives, hears = term.surrogate.gives, term.surrogate.hears
+    if gives != Rung.TOKEN and (term.weight.live or term.weight.rung < gives):
+        raise LimbeckError(
+            f"weight={term.weight} must be one value per {gives} or coarser, known before the student is read, because "
+            f"{term.surrogate} gives one loss per {gives}; reduce it with .over('{gives}', 'mean') and read old."
+        )
+    if hears != Rung.TOKEN and isinstance(term.signal, Vec) and term.signal.live:
+        raise LimbeckError(
+            f"{term.surrogate} hears a {hears}, but {term.signal} reads the student as it is now; read old instead."
+        )
+    for v in term.vecs:
+        if v.live_reach > Rung.TOKEN:
+            raise LimbeckError(
+                f"{v} looks at a whole {v.live_reach} of the student as it is now, which a micro-batch does not hold; "
+                "read old instead of student."
+            )
+
+
+def _check_record(term: Term, method: Method) -> None:
+    sources = method.sources
+    names = {node.source for v in term.vecs for node in v.walk() if isinstance(node, On)}
+    for name in sorted(names - set(sources)):
+        raise LimbeckError(f"on({name!r}): no such source{nearest(name, sources)}; the method has {sorted(sources)}.")
+    read = [sources[n] for n in names] if names else list(sources.values())
+    for name in sorted({f for v in term.vecs for f in v.fields}):
+        if name in ("reward", "correct") and not any(s.verified for s in read):
+            raise LimbeckError(
+                f"{term} reads {name!r}, but nothing verifies its source ({'; '.join(map(str, read))}); use "
+                "sample(..., check=True)."
+            )
+        if name == "label" and not any(s.labelled for s in read):
+            raise LimbeckError(
+                f"{term} reads 'label', but its source ({'; '.join(map(str, read))}) has no preferences; use pairs()."
+            )
+    if any(r.role == writer.role for r, _ in term.needs) and not any(s.sampled for s in read):
+        raise LimbeckError(
+            f"{term} takes a ratio to the writer, but its source ({'; '.join(map(str, read))}) has no writer "
+            "log-probs; use sample(...), or read old."
+        )
+
+
+# ---------------------------------------------------------------- the registry
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A registered method: a factory with its paper."""
+
+    name: str
+    factory: Callable[..., Method]
+    title: str
+    paper: str
+    confidence: str
+
+    @property
+    def doc(self) -> str:
+        """The docstring: objective, symbols, the source of each default."""
+        import inspect
+
+        return inspect.getdoc(self.factory) or ""
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """Arguments and their defaults."""
+        import inspect
+
+        return {name: p.default for name, p in inspect.signature(self.factory).parameters.items()}
+
+    def __call__(self, **arguments: object) -> Method:
+        for key in arguments:
+            if key not in self.arguments:
+                known = ", ".join(f"{k}={v}" for k, v in self.arguments.items()) or "none"
+                raise LimbeckError(
+                    f"{self.name}: unknown argument {key!r}{nearest(key, self.arguments)}; it takes {known}."
+                )
+        value = self.factory(**arguments)
+        return replace(value, name=self.name, title=self.title, paper=self.paper, confidence=self.confidence)
+
+
+REGISTRY: dict[str, Recipe] = {}
+
+
+def method(paper: str, title: str, confidence: str = "high") -> Callable[[Callable[..., Method]], Recipe]:
+    """Register a factory of methods under its own name.
+
+    Args:
+        paper: where it is published, for instance ``arXiv:2506.02208``.
+        title: what the field calls it.
+        confidence: how sure we are of it: ``high``, ``medium`` or ``low``.
+    """
+
+    def register(factory: Callable[..., Method]) -> Recipe:
+        recipe = Recipe(factory.__name__, factory, title, paper, confidence)
+        REGISTRY[recipe.name] = recipe
+        return recipe
+
+    return register
+
+
+def get(name: str) -> Recipe:
+    """The registered method of that name.
+
+    Raises:
+        LimbeckError: with the nearest name.
+    """
+    from . import methods
+
+    del methods  # importing it fills the registry
+    if name not in REGISTRY:
+        raise LimbeckError(
+            f"unknown method {name!r}{nearest(name, REGISTRY)}; `limbeck methods` lists the {len(REGISTRY)} there are."
+        )
+    return REGISTRY[name]

@@ -1,0 +1,393 @@
+"""From a method and its records to a loss: hear, count, split, loss.
+
+``Batch`` is what was written and read, without gradient. ``hear`` evaluates on the whole batch everything that does not
+look at the live student, and counts the denominators; ``micro`` cuts groups out of that; ``loss`` meets the live
+student. Nothing else crosses that border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .axes.ladder import Ladder, Rung
+from .axes.reader import Reader, writer
+from .axes.surrogate import Question, Rows
+from .axes.vec import Read, Vec, evaluate_rows
+from .errors import LimbeckError
+from .kernels.tiles import Ask, fused, statistics
+from .math.statistic import LogProb, Statistic
+from .method import Method, Term
+from .types import Carrier, Dense, Hidden, Rollout, Sampled, TopK, View
+
+Scores = Mapping[str, View]
+"""One detached View per role (``teacher``, ``ref``, ``old`` ...)."""
+
+
+def _local(x: Tensor) -> Tensor:
+    return x
+
+
+@dataclass
+class Batch:
+    """A record and what its readers reported; where whole-batch expressions are evaluated.
+
+    Attributes:
+        record: what was written.
+        scores: views by role.
+        step: for schedules.
+        all_sum: adds a tensor over processes.
+    """
+
+    record: Rollout
+    scores: Scores
+    step: int = 0
+    all_sum: Callable[[Tensor], Tensor] = _local
+    ladder: Ladder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ladder = Ladder(self.record, self.all_sum)
+        self._memo: dict[tuple[Reader, Statistic, Reader | None], Tensor] = {}
+
+    def read(self, reader: Reader, statistic: Statistic, target: Reader | None) -> Tensor:
+        """What a reader reports of every scored token, ``[N]``, without gradient."""
+        key = (reader, statistic, target)
+        if key not in self._memo:
+            self._memo[key] = self._read(*key)
+        return self._memo[key]
+
+    def _read(self, reader: Reader, statistic: Statistic, target: Reader | None) -> Tensor:
+        if reader.role == writer.role:
+            return self.record.writer_logp_N
+        carrier = view_of(self.scores, reader.role).carrier
+        if isinstance(statistic, LogProb) and isinstance(carrier, Sampled) and reader.tau == 1.0:
+            return carrier.logp_N
+        if not isinstance(carrier, Dense | Hidden):
+            raise LimbeckError(
+                f"{reader} serves only {type(carrier).__name__.lower()} scores, but {statistic} needs full rows; give "
+                "its logits or hidden states."
+            )
+        other = view_of(self.scores, target.role).carrier if target else None
+        with torch.no_grad():
+            return statistics(carrier, self.record.token_N, [Ask(statistic, None, other, reader.tau)])[0]
+
+
+def view_of(scores: Scores, role: str) -> View:
+    """The view of a role.
+
+    Raises:
+        LimbeckError: where nobody read it.
+    """
+    if role not in scores:
+        raise LimbeckError(f"the method reads {role}, but nothing of {role} was given; pass its logits or log-probs.")
+    return scores[role]
+
+
+# ---------------------------------------------------------------- heard and counted
+
+
+@dataclass
+class Part:
+    """One term on one batch or micro-batch: everything about it that is known before the live student is met.
+
+    Attributes:
+        coefficient: at this step.
+        kept_N: bool, rows that count.
+        share: per unit that the surrogate gives.
+        total: Z, of the global batch.
+    """
+
+    name: str
+    term: Term
+    coefficient: float
+    kept_N: Tensor
+    share: Tensor
+    total: float
+
+
+@dataclass
+class Heard:
+    """A batch whose signals are evaluated and whose denominators are counted."""
+
+    record: Rollout
+    scores: Scores
+    parts: list[Part]
+    known: dict[Vec, Tensor]
+
+    def micro(self, first: int, last: int) -> Heard:
+        """Groups ``first <= g < last`` of it; the denominators stay those of the whole batch."""
+        record, cut = self.record.groups(first, last)
+        spans = {
+            Rung.TOKEN: cut["N"],
+            Rung.TURN: cut["U"],
+            Rung.SEQUENCE: cut["B"],
+            Rung.GROUP: slice(first, last),
+            Rung.BATCH: slice(None),
+        }
+        return Heard(
+            record=record,
+            scores={role: replace(v, carrier=_cut(v.carrier, cut["N"])) for role, v in self.scores.items()},
+            parts=[
+                replace(p, kept_N=p.kept_N[cut["N"]], share=p.share[spans[p.term.surrogate.gives]]) for p in self.parts
+            ],
+            known={v: x[spans[v.rung]] for v, x in self.known.items()},
+        )
+
+    def micros(self, tokens: int) -> Iterator[Heard]:
+        """Micro-batches of whole groups with at most ``tokens`` tokens each (a larger group stays whole)."""
+        per_sequence = self.record.start_B1.diff()
+        per_group = torch.zeros(self.record.n_groups, dtype=torch.int64).index_add(
+            0, self.record.group_B.cpu(), per_sequence.cpu()
+        )
+        first = held = 0
+        for g, size in enumerate(per_group.tolist()):
+            if g > first and held + size > tokens:
+                yield self.micro(first, g)
+                first, held = g, 0
+            held += size
+        if self.record.n_groups:
+            yield self.micro(first, self.record.n_groups)
+
+
+def _cut(carrier: Carrier, rows: slice) -> Carrier:
+    if isinstance(carrier, Sampled):
+        return Sampled(carrier.logp_N[rows])
+    if isinstance(carrier, TopK):
+        return TopK(carrier.ids_NK[rows], carrier.logp_NK[rows])
+    if isinstance(carrier, Dense):
+        return Dense(carrier.logits_NV[rows])
+    return Hidden(carrier.hidden_NH[rows], carrier.head)
+
+
+def hear(method: Method, batch: Batch) -> Heard:
+    """Evaluate what does not look at the live student, and count every denominator."""
+    known: dict[Vec, Tensor] = {}
+    parts = []
+    for i, (coefficient, term) in enumerate(method.parts):
+        for v in term.vecs:
+            _learn(v, batch, known)
+        gives = term.surrogate.gives
+        kept_N = batch.ladder.down(known[term.where], term.where.rung, Rung.TOKEN).bool()
+        kept = batch.ladder.up(kept_N, Rung.TOKEN, gives, "any") if gives != Rung.TOKEN else kept_N
+        ones = torch.ones(kept.shape, dtype=batch.record.reward_U.dtype, device=kept.device)
+        weight = _unit_weight(term, batch, known, ones)
+        reduction = term.reduction or method.reduction
+        share, total = reduction.shares(kept, weight, gives, term.per, batch.ladder)
+        parts.append(Part(f"{i + 1}", term, coefficient.at(batch.step), kept_N, share, float(total)))
+    return Heard(batch.record, batch.scores, parts, known)
+
+
+def _learn(v: Vec, batch: Batch, known: dict[Vec, Tensor]) -> None:
+    """Evaluate the largest parts of an expression that are not live."""
+    if v in known:
+        return
+    if not v.live:
+        known[v] = v.evaluate(batch)
+        return
+    for child in v.children:
+        _learn(child, batch, known)
+
+
+def _unit_weight(term: Term, batch: Batch, known: dict[Vec, Tensor], ones: Tensor) -> Tensor:
+    """The weight per unit of what the surrogate gives, where the denominator looks at it; else 1."""
+    if term.per != "weight":
+        return ones
+    if term.weight.live:
+        raise LimbeckError(
+            f"per='weight' divides by the sum of {term.weight}, which reads the student as it is now; read old instead."
+        )
+    weight = batch.ladder.down(known[term.weight], term.weight.rung, Rung.TOKEN)
+    gives = term.surrogate.gives
+    return weight if gives == Rung.TOKEN else batch.ladder.up(weight, Rung.TOKEN, gives, "mean")
+
+
+# ---------------------------------------------------------------- the live student
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A micro-batch's contribution.
+
+    Attributes:
+        loss: scalar; micro-batches and processes add up to the objective.
+        terms: the same, term by term, detached, without coefficients.
+        observed: one detached vector ``[N]`` per observed question.
+    """
+
+    loss: Tensor
+    terms: dict[str, float]
+    observed: list[Tensor]
+
+
+def loss(
+    method: Method,
+    heard: Heard,
+    live: Sampled | Dense | Hidden,
+    observe: Sequence[Question] = (),
+    tile: int | None = None,
+) -> Loss:
+    """The objective on one micro-batch, differentiable with respect to the live student's carrier.
+
+    Args:
+        method: already ``on_policy()`` where ``old`` was not read.
+        heard: a batch or micro-batch of it.
+        live: the student as it is now, one row a scored token.
+        observe: statistics to report for every token, without gradient.
+        tile: rows a tile; derived from the vocabulary by default.
+    """
+    asks = _Asks(heard, live)
+    meetings = [_Meeting(part, heard, asks) for part in heard.parts]
+    for question in observe:
+        asks.number(question, None)
+    watched = range(asks.count - len(observe), asks.count)
+    tally = {part.name: 0.0 for part in heard.parts}
+    if method.separable and not isinstance(live, Sampled):
+        observed: list[list[Tensor]] = [[] for _ in observe]
+
+        def objective(values: list[Tensor], spans: list[slice]) -> Tensor:
+            for store, i in zip(observed, watched, strict=True):
+                store.append(values[i].detach())
+            return _add(meetings, values, spans, tally)
+
+        total = fused(live, heard.record.token_N, asks.asks, objective, tile)
+        return Loss(total, tally, [torch.cat(x) if x else total.new_zeros(0) for x in observed])
+    values = asks.answers(tile)
+    spans = [slice(0, v.numel()) for v in values]
+    total = _add(meetings, values, spans, tally)
+    return Loss(total, tally, [values[i].detach() for i in watched])
+
+
+def _add(meetings: list[_Meeting], values: list[Tensor], spans: list[slice], tally: dict[str, float]) -> Tensor:
+    total = values[0].new_zeros(()) if values else torch.zeros(())
+    for meeting in meetings:
+        value = meeting.value(values, spans)
+        tally[meeting.part.name] += float(value.detach())
+        total = total + meeting.part.coefficient * value
+    return total
+
+
+class _Asks:
+    """The questions of all terms, each asked once."""
+
+    def __init__(self, heard: Heard, live: Sampled | Dense | Hidden):
+        self.heard, self.live = heard, live
+        self.asks: list[Ask] = []
+        self._numbers: dict[tuple[Question, int | None], int] = {}
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.asks)
+
+    def number(self, question: Question, rows: Tensor | None) -> int:
+        """The place of a question's answer."""
+        key = (question, None if rows is None else id(rows))
+        if key not in self._numbers:
+            self._numbers[key] = len(self.asks)
+            target = None if question.target is None else self._target(question)
+            self.asks.append(Ask(question.statistic, rows, target, question.tau))
+        return self._numbers[key]
+
+    def _target(self, question: Question) -> Carrier:
+        assert question.target is not None
+        carrier = view_of(self.heard.scores, question.target.role).carrier
+        if question.top_k is None and not isinstance(carrier, Sampled):
+            return carrier
+        if question.top_k is not None and isinstance(carrier, TopK):
+            k = question.top_k
+            if carrier.ids_NK.shape[-1] < k:
+                raise LimbeckError(
+                    f"top_k={k} asked, but {question.target} gave {carrier.ids_NK.shape[-1]} entries; give {k} or ask "
+                    "for fewer."
+                )
+            return TopK(carrier.ids_NK[:, :k], carrier.logp_NK[:, :k])
+        if question.top_k is not None and isinstance(carrier, Dense | Hidden):
+            return top_k(carrier, question.top_k)
+        raise LimbeckError(
+            f"{question.target} serves only the sampled token's log-prob, but {question.statistic} needs its whole "
+            "law; use a method that reads sampled log-probs (opd), or give logits, hidden states or top-k ids."
+        )
+
+    def answers(self, tile: int | None) -> list[Tensor]:
+        """All answers, differentiable: the general way."""
+        if not isinstance(self.live, Sampled):
+            return statistics(self.live, self.heard.record.token_N, self.asks, tile)
+        for ask in self.asks:
+            if not isinstance(ask.statistic, LogProb) or ask.tau != 1.0:
+                raise LimbeckError(
+                    f"student_logp holds the sampled tokens' log-probs only, but the method needs {ask.statistic} of "
+                    "the student; give student_logits, or student_hidden with student_head."
+                )
+        logp_N = self.live.logp_N
+        return [logp_N if a.rows is None else logp_N[a.rows] for a in self.asks]
+
+
+def top_k(carrier: Dense | Hidden, k: int) -> TopK:
+    """A law's own k likeliest ids with log-probs over the full vocabulary, tile by tile."""
+    from .kernels.tiles import top_k_rows
+
+    return TopK(*top_k_rows(carrier, k))
+
+
+class _Meeting:
+    """One term meets the live student: its rows, its detached inputs on them, and which answers are its own."""
+
+    def __init__(self, part: Part, heard: Heard, asks: _Asks):
+        self.part, self.heard = part, heard
+        term = part.term
+        ladder = Ladder(heard.record)
+        everything = bool(part.kept_N.all())
+        self.rows = None if everything else part.kept_N.nonzero().squeeze(-1)
+        self.seq_n = heard.record.seq_N if self.rows is None else heard.record.seq_N[self.rows]
+        self.live = [asks.number(q, self.rows) for q in term.surrogate.questions(term.signal)]
+        self.leaves: dict[Vec, int] = {}
+        for v in term.vecs:
+            for leaf in v.walk():
+                if isinstance(leaf, Read) and leaf.live:
+                    question = Question(leaf.statistic, leaf.target, leaf.reader.tau)
+                    self.leaves[leaf] = asks.number(question, self.rows)
+        self.known_n: dict[Vec, Tensor] = {}
+        for v, x in heard.known.items():
+            token = ladder.down(x, v.rung, Rung.TOKEN)
+            self.known_n[v] = token if self.rows is None else token[self.rows]
+
+    def value(self, values: list[Tensor], spans: list[slice]) -> Tensor:
+        """The term on a slice, over its denominator, without its coefficient."""
+        term = self.part.term
+        span = spans[self.live[0]]
+        live = [values[i] for i in self.live]
+
+        def lookup(v: Vec) -> Tensor | None:
+            if v in self.known_n:
+                return self.known_n[v][span]
+            return values[self.leaves[v]].detach() if v in self.leaves else None
+
+        surrogate = term.surrogate
+        told = None
+        if isinstance(term.signal, Vec):
+            told = evaluate_rows(term.signal, lookup) if surrogate.hears == Rung.TOKEN else self._told()
+        base = None if surrogate.base is None else evaluate_rows(surrogate.base, lookup)
+        losses = surrogate.loss(live, told, base, Rows(self.seq_n[span], self.heard.record.group_B))
+        weight = self._weight(lookup, span)
+        return (losses * weight).sum() / self.part.total
+
+    def _told(self) -> Tensor:
+        signal = self.part.term.signal
+        assert isinstance(signal, Vec)
+        ladder = Ladder(self.heard.record)
+        return ladder.down(self.heard.known[signal], signal.rung, self.part.term.surrogate.hears)
+
+    def _weight(self, lookup: Callable[[Vec], Tensor | None], span: slice) -> Tensor:
+        """share * weight per unit that the surrogate gives; 0 for units that are not kept."""
+        term, gives = self.part.term, self.part.term.surrogate.gives
+        if gives == Rung.TOKEN:
+            share = self.part.share if self.rows is None else self.part.share[self.rows]
+            return share[span] * evaluate_rows(term.weight, lookup)
+        ladder = Ladder(self.heard.record)
+        kept = ladder.up(self.part.kept_N, Rung.TOKEN, gives, "any")
+        weight = self.heard.known[term.weight]
+        down = ladder.down(weight, term.weight.rung, gives)
+        return torch.where(kept, self.part.share * down, torch.zeros_like(self.part.share))

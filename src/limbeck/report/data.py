@@ -1,0 +1,173 @@
+"""A run folder, read back: tolerant of runs that were killed, resumed or never got far.
+
+The folder holds ``run.json`` (what was run) and three JSON-lines files that grow while it runs: ``metrics.jsonl``,
+``evaluations.jsonl`` and ``samples.jsonl``. Only ``run.json`` must be there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import LimbeckError
+from limbeck.evaluate.intervals import Interval, wilson
+
+Row = Mapping[str, Any]
+
+PHASES = ("write", "read", "train")
+"""The three stages of a step: the writer samples, the readers score, the student learns."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run left behind.
+
+    Attributes:
+        run: the content of ``run.json``; any key may be missing.
+        metrics: one row a step in order of steps; of a step done twice (a resumed run) the last one.
+        evaluations: held-out evaluations in order of steps; the first is before training.
+        samples: sample rollouts from the end of the run.
+        spent: seconds and tokens summed over *every* row written, so that work done twice is paid for twice.
+        broken: lines that could not be read, as a killed run leaves them.
+        path: the folder, or None for data that was never on disk.
+    """
+
+    run: Row
+    metrics: tuple[Row, ...] = ()
+    evaluations: tuple[Row, ...] = ()
+    samples: tuple[Row, ...] = ()
+    spent: Mapping[str, float] = field(default_factory=dict)
+    broken: int = 0
+    path: Path | None = None
+
+    @property
+    def before(self) -> Row | None:
+        """The first evaluation, or None."""
+        return self.evaluations[0] if self.evaluations else None
+
+    @property
+    def after(self) -> Row | None:
+        """The last evaluation, or None while there is only one."""
+        return self.evaluations[-1] if len(self.evaluations) > 1 else None
+
+    @property
+    def steps(self) -> int:
+        """How many different steps were recorded."""
+        return len(self.metrics)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its own end."""
+        return bool(self.run.get("finished"))
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """Seconds from ``started`` to ``finished``, or None where either is missing."""
+        try:
+            span = datetime.fromisoformat(self.run["finished"]) - datetime.fromisoformat(self.run["started"])
+        except (KeyError, TypeError, ValueError):
+            return None
+        return span.total_seconds()
+
+    @property
+    def name(self) -> str:
+        """The method's title or, failing that, its name."""
+        return str(self.run.get("title") or self.run.get("method") or "run")
+
+
+def load_run(run_dir: Path | str) -> RunData:
+    """Read a run folder.
+
+    Raises:
+        LimbeckError: if the folder has no readable ``run.json``.
+    """
+    folder = Path(run_dir)
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise LimbeckError(
+            f"{str(folder)!r} is not a run folder: it has no run.json; name the folder a run was written to"
+        ) from None
+    except ValueError:
+        run = None
+    if not isinstance(run, dict):
+        raise LimbeckError(f"run.json in {str(folder)!r} is not a JSON object; the file was damaged or is not ours")
+    written, lost_metrics = read_lines(folder / "metrics.jsonl")
+    evaluations, lost_evaluations = read_lines(folder / "evaluations.jsonl")
+    samples, lost_samples = read_lines(folder / "samples.jsonl")
+    return RunData(
+        run=run,
+        metrics=last_of_each_step(written),
+        evaluations=last_of_each_step(evaluations),
+        samples=samples,
+        spent=totals(written),
+        broken=lost_metrics + lost_evaluations + lost_samples,
+        path=folder,
+    )
+
+
+def read_lines(path: Path) -> tuple[tuple[Row, ...], int]:
+    """The objects of a JSON-lines file and how many lines were broken; no file reads as an empty one.
+
+    A broken line is left out wherever it stands: a killed run leaves it last, and a resumed one writes on behind it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return (), 0
+    rows, broken = [], 0
+    for line in filter(str.strip, lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            broken += 1
+    return tuple(rows), broken
+
+
+def last_of_each_step(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """One row a step, the last written, in order of steps; rows without a step are dropped."""
+    by_step = {step: row for row in rows if (step := number(row, "step")) is not None}
+    return tuple(by_step[step] for step in sorted(by_step))
+
+
+def totals(rows: Iterable[Row]) -> dict[str, float]:
+    """Sums of seconds and tokens over rows, by name; a name no row carries is absent."""
+    sums: dict[str, float] = {}
+    names = ("seconds", *(f"seconds_{phase}" for phase in PHASES), "tokens_written", "tokens_read")
+    for row in rows:
+        for name in names:
+            if (value := number(row, name)) is not None:
+                sums[name] = sums.get(name, 0.0) + value
+    return sums
+
+
+def number(row: Row | None, key: str) -> float | None:
+    """A finite float, or None for anything else (absent, null, NaN, infinite, text)."""
+    value = row.get(key) if row else None
+    return as_number(value)
+
+
+def as_number(value: object) -> float | None:
+    """``value`` as a finite float, or None."""
+    if not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def accuracy_interval(row: Row | None) -> Interval | None:
+    """Wilson's 95% interval of an evaluation's accuracy; with NaN ends if it does not say on how many problems."""
+    accuracy, n = number(row, "accuracy"), number(row, "n")
+    if accuracy is None or not 0 <= accuracy <= 1:
+        return None
+    if n is None or n < 1:
+        return Interval(accuracy, math.nan, math.nan, 0)
+    return wilson(accuracy * int(n), int(n))

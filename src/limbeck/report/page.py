@@ -1,0 +1,161 @@
+"""The report: one HTML file that needs no network, no account and no other file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from limbeck.report import charts, words
+from limbeck.report.data import PHASES, RunData, load_run
+from limbeck.report.heat import heat, visible
+
+HERE = Path(__file__).parent
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write ``report.html`` into a run folder and return its path.
+
+    The file appears whole or not at all: it is written beside its place and then moved there.
+
+    Raises:
+        LimbeckError: if ``run_dir`` is not a run folder.
+    """
+    data = load_run(run_dir)
+    target = Path(run_dir) / "report.html"
+    # A lone surrogate (half of an emoji cut by the token limit) cannot be encoded, and must not cost the report.
+    content = render(data).encode("utf-8", errors="replace")
+    draft = target.with_name(f".report.html.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def render(data: RunData) -> str:
+    """The report of a run as HTML text. Everything that came from the run is escaped."""
+    parameters = data.run.get("parameters")
+    return _template().render(
+        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        data=data,
+        run=data.run,
+        title=data.name,
+        subtitle=[visible(data.run[key]) for key in ("method", "task", "student") if data.run.get(key)],
+        headline=words.headline(data),
+        spent=spent_sentence(data),
+        picture=charts.before_after(data),
+        comparison=words.comparison(data),
+        facts=facts(data, parameters if isinstance(parameters, dict) else {}),
+        formula=visible(data.run.get("formula")).strip("\n"),
+        command=visible(data.run.get("command")).strip(),
+        config=pretty(data.run.get("config")),
+        curves=charts.curves(data),
+        heat=heat(data.samples),
+        costs=costs(data),
+        state=state(data),
+        points=charts.POINTS,
+    )
+
+
+def state(data: RunData) -> list[str]:
+    """Sentences about what is missing from the run; empty for a whole one."""
+    notes = []
+    if not data.finished:
+        notes.append(
+            f"This run has not finished: it was stopped, or is still going. {data.steps:,} steps were recorded."
+        )
+    if data.broken:
+        lines = "1 line" if data.broken == 1 else f"{data.broken} lines"
+        notes.append(f"{lines} of its records could not be read and were left out, as a killed run leaves them.")
+    return notes
+
+
+def spent_sentence(data: RunData) -> str:
+    """Steps, time and tokens in one sentence, as far as they are known."""
+    parts = [f"{data.steps:,} steps"] if data.steps else []
+    seconds = data.wall_seconds if data.wall_seconds is not None else data.spent.get("seconds")
+    if seconds is not None:
+        parts.append(words.duration(seconds))
+    for name, verb in (("tokens_written", "written"), ("tokens_read", "read")):
+        if name in data.spent:
+            parts.append(f"{data.spent[name]:,.0f} tokens {verb}")
+    return ", ".join(parts)
+
+
+def facts(data: RunData, parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of what was run; unknown ones are left out."""
+    run = data.run
+    machine, versions = run.get("machine") or {}, run.get("versions") or {}
+    cores = f"{machine['cores']} cores" if machine.get("cores") else ""
+    pairs = (
+        ("Method", data.name + (f" ({run['paper']})" if run.get("paper") else "")),
+        ("Task", run.get("task")),
+        ("Student", _model(run.get("student"), parameters.get("student"))),
+        ("Teacher", _model(run.get("teacher"), parameters.get("teacher")) or "none"),
+        ("Seed", run.get("seed")),
+        ("Machine", ", ".join(str(x) for x in (machine.get("cpu"), cores, machine.get("gpu")) if x)),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("Git", run.get("git")),
+        ("Started", _moment(run.get("started"))),
+        ("Finished", _moment(run.get("finished"))),
+    )
+    return [(name, visible(value)) for name, value in pairs if value is not None and value != ""]
+
+
+def costs(data: RunData) -> list[tuple[str, str, str, str, str]]:
+    """Rows of the cost table: stage, time, share, tokens, tokens a second. Empty if no time was recorded."""
+    spent = data.spent
+    phases = {phase: spent[f"seconds_{phase}"] for phase in PHASES if f"seconds_{phase}" in spent}
+    steps = spent.get("seconds", sum(phases.values()))
+    if not steps:
+        return []
+    wall = data.wall_seconds
+    whole = wall if wall is not None and wall >= steps else steps
+    tokens = {"write": spent.get("tokens_written"), "read": spent.get("tokens_read")}
+    rows = [_cost(phase, seconds, whole, tokens.get(phase)) for phase, seconds in phases.items()]
+    if phases and steps - sum(phases.values()) > 0.005 * whole:
+        rows.append(_cost("rest of the steps", steps - sum(phases.values()), whole, None))
+    if whole - steps > 0.005 * whole:
+        rows.append(_cost("outside the steps (loading, evaluation, saving)", whole - steps, whole, None))
+    return [*rows, _cost("all", whole, whole, None)]
+
+
+def pretty(config: object) -> str:
+    """The configuration as indented JSON."""
+    return visible(json.dumps(config, indent=2, ensure_ascii=False, default=str)) if config else ""
+
+
+def _cost(stage: str, seconds: float, whole: float, tokens: float | None) -> tuple[str, str, str, str, str]:
+    """One row of the cost table."""
+    rate = words.whole(tokens / seconds) if tokens is not None and seconds > 0 else words.DASH
+    return stage, words.duration(seconds), f"{100 * seconds / whole:.0f}%", words.whole(tokens), rate
+
+
+def _model(name: object, parameters: object) -> str:
+    """``name (1,234,567 parameters)``; empty without a name."""
+    if not name:
+        return ""
+    return f"{name} ({parameters:,} parameters)" if isinstance(parameters, int) else str(name)
+
+
+def _moment(stamp: object) -> str:
+    """``2026-01-02 10:00:00+00:00`` from an ISO time: without the T and fractions of a second."""
+    return re.sub(r"\.\d+", "", str(stamp or "")).replace("T", " ")
+
+
+@cache
+def _template() -> Template:
+    """The page's template; a name it lacks is an error, everything put into it is escaped."""
+    loader = FileSystemLoader(HERE)
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("page.html.j2")

@@ -1,0 +1,27 @@
+"""What a run gained and what it cost, for the terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from limbeck.report import words
+from limbeck.report.data import RunData
+
+
+def summary_table(data: RunData) -> Table:
+    """Before, after and change of each measure, then time and tokens; it fits 80 columns."""
+    table = Table(title=Text(f"{data.name}, {data.steps:,} steps"), title_justify="left")
+    table.add_column("")
+    for name in ("before", "after", "change"):
+        table.add_column(name, justify="right")
+    for name, unit, before, after, change in words.comparison(data):
+        # Text, not markup: a bracket in a number is no style.
+        table.add_row(Text(f"{name}, {unit}" if unit else name), *map(Text, (before, after, change)))
+    table.add_section()
+    seconds = data.wall_seconds if data.wall_seconds is not None else data.spent.get("seconds")
+    table.add_row("time", "", words.duration(seconds), "")
+    for name, key in (("tokens written", "tokens_written"), ("tokens read", "tokens_read")):
+        if key in data.spent:
+            table.add_row(name, "", words.whole(data.spent[key]), "")
+    return table
