@@ -138,18 +138,8 @@ class Heard:
 
     def micros(self, tokens: int) -> Iterator[Heard]:
         """Micro-batches of whole groups with at most ``tokens`` tokens each (a larger group stays whole)."""
-        per_sequence = self.record.start_B1.diff()
-        per_group = torch.zeros(self.record.n_groups, dtype=torch.int64).index_add(
-            0, self.record.group_B.cpu(), per_sequence.cpu()
-        )
-        first = held = 0
-        for g, size in enumerate(per_group.tolist()):
-            if g > first and held + size > tokens:
-                yield self.micro(first, g)
-                first, held = g, 0
-            held += size
-        if self.record.n_groups:
-            yield self.micro(first, self.record.n_groups)
+        for first, last in self.record.cuts(tokens):
+            yield self.micro(first, last)
 
 
 def _cut(carrier: Carrier, rows: slice) -> Carrier:
@@ -240,9 +230,7 @@ def loss(
     """
     asks = _Asks(heard, live)
     meetings = [_Meeting(part, heard, asks) for part in heard.parts]
-    for question in observe:
-        asks.number(question, None)
-    watched = range(asks.count - len(observe), asks.count)
+    watched = [asks.number(question, None) for question in observe]
     tally = {part.name: 0.0 for part in heard.parts}
     if method.separable and not isinstance(live, Sampled):
         observed: list[list[Tensor]] = [[] for _ in observe]
@@ -276,11 +264,6 @@ class _Asks:
         self.heard, self.live = heard, live
         self.asks: list[Ask] = []
         self._numbers: dict[tuple[Question, int | None], int] = {}
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return len(self.asks)
 
     def number(self, question: Question, rows: Tensor | None) -> int:
         """The place of a question's answer."""

@@ -13,7 +13,7 @@ Stages write new records and never change old ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -157,6 +157,19 @@ class Rollout:
             if not holds:
                 raise ValueError(f"broken Rollout: {promise}")
         return self
+
+    def cuts(self, tokens: int) -> Iterator[tuple[int, int]]:
+        """Ranges of whole groups with at most ``tokens`` tokens each, prompts included (a larger group stays whole)."""
+        size_G = torch.zeros(self.n_groups, dtype=torch.int64)
+        size_G.index_add_(0, self.group_B.cpu(), self.start_B1.diff().cpu())
+        first = held = 0
+        for g, size in enumerate(size_G.tolist()):
+            if g > first and held + size > tokens:
+                yield first, g
+                first, held = g, 0
+            held += size
+        if self.n_groups:
+            yield first, self.n_groups
 
     def groups(self, first: int, last: int) -> tuple[Rollout, dict[str, slice]]:
         """The sub-record of groups ``first <= g < last``, and where its units lie in this record.

@@ -237,7 +237,8 @@ class Read(Vec):
 
     def own_needs(self) -> frozenset[Need]:
         if self.target is None:
-            return frozenset({(self.reader, "sampled" if isinstance(self.statistic, LogProb) else "dense")})
+            plain = isinstance(self.statistic, LogProb) and self.reader.tau == 1.0
+            return frozenset({(self.reader, "sampled" if plain else "dense")})
         return frozenset({(self.reader, "dense"), (self.target, "dense")})
 
     def evaluate(self, hearing: Hearing) -> Tensor:

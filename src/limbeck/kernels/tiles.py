@@ -57,7 +57,8 @@ def statistics(student: Dense | Hidden, label_N: Tensor, asks: Sequence[Ask], ti
         tile: rows a tile; derived from the vocabulary by default.
     """
     x, weight, bias, plan = _plan(student, label_N, asks, tile)
-    return list(_Statistics.apply(x, weight, bias, plan))
+    with torch.autocast(x.device.type, enabled=False):  # a mixed-precision forward must not round the logits
+        return list(_Statistics.apply(x, weight, bias, plan))
 
 
 def fused(
@@ -65,7 +66,8 @@ def fused(
 ) -> Tensor:
     """The sum of ``objective`` over tiles, a scalar whose gradient was formed in this forward pass."""
     x, weight, bias, plan = _plan(student, label_N, asks, tile)
-    loss: Tensor = _Fused.apply(x, weight, bias, plan, objective)
+    with torch.autocast(x.device.type, enabled=False):
+        loss: Tensor = _Fused.apply(x, weight, bias, plan, objective)
     return loss
 
 
@@ -310,7 +312,7 @@ def top_k_rows(carrier: Dense | Hidden, k: int, tile: int | None = None) -> tupl
     """
     x, weight, bias, plan = _plan(carrier, torch.zeros(0, dtype=torch.int64), [], tile)
     ids, logps = [], []
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         for rows in torch.arange(x.shape[0], device=x.device).split(plan.tile):
             logq = _logits(x[rows], weight, bias, plan.scale, plan.softcap, plan.dtype).log_softmax(-1)
             top = logq.topk(k, dim=-1)

@@ -1,0 +1,149 @@
+"""What a run is told: one flat, validated record. The command line, a TOML file and ``lb.distill`` all build it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import LimbeckError, nearest
+from ..method import Recipe, get
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run. Fields are what ``--set`` and TOML files may name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = Field(description="name of the method (`limbeck methods`)")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="the method's own arguments")
+
+    student: str = Field("embedded", description="model folder, hub name, or 'embedded'")
+    teacher: str | None = Field(None, description="model folder, hub name, or 'embedded'")
+    ref: str | None = Field(None, description="reference model; default: the student before training")
+    task: str = Field("two_digit_sums", description="reasoning-gym data set, JSONL file, dataset folder, or a preset")
+    task_options: dict[str, Any] = Field(default_factory=dict, description="options of the task")
+    datasets: dict[str, str] = Field(default_factory=dict, description="further data sets by the name a method reads")
+
+    steps: int = Field(100, ge=1, description="optimiser batches")
+    prompts: int = Field(32, ge=1, description="prompts a step, over all processes")
+    max_tokens: int = Field(128, ge=1, description="limit of a response, in tokens")
+    seed: int = Field(0, ge=0, description="decides data order, sampling and initialisation")
+
+    lr: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
+    warmup: int = Field(10, ge=0, description="steps of linear warm-up")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
+    clip_norm: float = Field(1.0, gt=0, description="gradient norm is held below this")
+    micro_tokens: int = Field(16384, ge=1, description="tokens a micro-batch, prompts included; never cuts a group")
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision (Accelerate)")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in backward")
+
+    lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank (PEFT); 0 trains all weights")
+    lora_alpha: int = Field(32, gt=0, description="LoRA scale numerator")
+
+    eval_every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")
+    eval_size: int = Field(200, ge=0, description="held-out problems an evaluation; 0: no evaluation")
+    save_every: int = Field(50, ge=0, description="steps between checkpoints; 0: only at the end")
+    keep: int = Field(2, ge=1, description="checkpoints kept")
+    generate_batch: int = Field(256, ge=1, description="sequences generated at once")
+    diagnostics: bool = Field(True, description="entropy, and KL both ways where there is a teacher, at every step")
+    trackers: tuple[str, ...] = Field((), description="tensorboard, trackio, wandb (Accelerate)")
+
+    template: str | None = Field(None, description="chat template: a Jinja file, or 'plain'; default: the tokenizer's")
+    remote_code: bool = Field(False, description="allow code from the model's repository to run")
+    cpu: bool = Field(False, description="use the CPU even where there is a GPU")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The registered method."""
+        return get(self.method)
+
+
+def configure(method: str, settings: Mapping[str, Any]) -> RunConfig:
+    """A run from settings that name fields of ``RunConfig`` or arguments of the method.
+
+    Raises:
+        LimbeckError: for an unknown key (with the nearest) or a value that does not fit its field.
+    """
+    recipe = get(method)
+    fields = dict(RunConfig.model_fields)
+    arguments = dict(settings.get("arguments", {}))
+    own: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key in fields:
+            own[key] = value
+        elif key in recipe.arguments:
+            arguments[key] = value
+        else:
+            known = [*fields, *recipe.arguments]
+            raise LimbeckError(
+                f"unknown setting {key!r}{nearest(key, known)}; {method} takes "
+                f"{', '.join(recipe.arguments) or 'no arguments'}, and a run {', '.join(sorted(fields))}."
+            )
+    try:
+        return RunConfig(**{**own, "method": method, "arguments": arguments})
+    except ValidationError as e:
+        raise LimbeckError(_sentence(e)) from None
+
+
+def _sentence(e: ValidationError) -> str:
+    first = e.errors()[0]
+    field = ".".join(str(x) for x in first["loc"])
+    description = RunConfig.model_fields[str(first["loc"][0])].description if first["loc"] else ""
+    return f"{field}={first['input']!r}: {first['msg'].lower()}; {field} is {description}."
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """``key=value`` words as a dictionary; values are read as TOML where they are TOML, else as text.
+
+    ``task_options.size=3`` reaches into a table.
+    """
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise LimbeckError(f"--set {pair}: write key=value, for instance --set lr=1e-4.")
+        table, *rest = key.strip().split(".", 1)
+        value = _toml_value(text.strip())
+        if rest:
+            out.setdefault(table, {})[rest[0]] = value
+        else:
+            out[table] = value
+    return out
+
+
+def _toml_value(text: str) -> Any:
+    lowered = {"true": True, "false": False, "none": None}
+    if text.lower() in lowered:
+        return lowered[text.lower()]
+    try:
+        return float(text) if _is_float(text) else tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _is_float(text: str) -> bool:
+    """Numbers such as 1e-4 that TOML would read, and .5 that it would not; whole numbers stay whole."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return not text.lstrip("+-").isdigit()
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """Settings from a TOML file.
+
+    Raises:
+        LimbeckError: where the file is missing or malformed.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise LimbeckError(f"--config {path}: there is no such file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise LimbeckError(f"--config {path}: it is not valid TOML ({e}).") from None

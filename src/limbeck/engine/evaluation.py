@@ -1,0 +1,162 @@
+"""Measuring a student on held-out problems: accuracy, and how far it is from its teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..axes.ladder import segment
+from ..evaluate import wilson
+from ..kernels.tiles import Ask, statistics
+from ..math.divergence import fkl, rkl
+from ..math.statistic import Distance, Entropy, LogProb
+from ..tasks import Task
+from ..types import STUDENT, TEACHER, Dense, Hidden, Prompt, Rollout
+from .batch import detached, run_model
+from .models import Policy
+from .sampler import Law, generate
+from .write import Desk, Row, assemble, judge
+
+
+@dataclass
+class Evaluator:
+    """The same problems every time.
+
+    Attributes:
+        desk: models and task; ``teacher`` among the policies is what distances are measured to.
+        size: held-out problems.
+        micro_tokens: tokens a forward pass.
+    """
+
+    desk: Desk
+    size: int
+    micro_tokens: int
+
+    def __post_init__(self) -> None:
+        test = self.task.test
+        self.prompts: list[Prompt] = [test[i] for i in range(min(self.size, len(test)))]
+        self._reference: Rollout | None = None
+
+    @property
+    def task(self) -> Task:
+        """The run's own task."""
+        return self.desk.tasks["task"]
+
+    def measure(self) -> dict[str, Any]:
+        """Greedy accuracy, and statistics over the student's greedy responses; keys that are not known are absent."""
+        student = self.desk.policies["student"]
+        record = self._greedy(student, STUDENT)
+        out: dict[str, Any] = {"n": record.n_sequences, "length": float(record.length_B.double().mean())}
+        if "reward" in self.task.serves:
+            low_high = wilson(int(record.correct_B.sum()), record.n_sequences)
+            out |= {"accuracy": low_high.mean, "low": low_high.low, "high": low_high.high}
+            out |= {"reward": float(record.reward_U.double().mean())}
+            out["correct"] = [int(c) for c in record.correct_B.tolist()]
+        stats = self.statistics(record)
+        out |= {name: float(values.double().mean()) for name, values in stats.items() if name != "logp"}
+        return out | self._reference_measures()
+
+    def _greedy(self, writer: Policy, author: int) -> Rollout:
+        ids = [self.desk.prompt_ids(p) for p in self.prompts]
+        texts = generate(Law(((writer, 1.0),), tau=0.0), ids, self.desk.max_tokens, self.desk.batch)
+        rows = [
+            Row(p, i, w.ids, w.logp, author, w.truncated, judge(self.desk, p, w))
+            for p, i, w in zip(self.prompts, ids, texts, strict=True)
+        ]
+        return assemble(rows, 1, "main")
+
+    def _reference_measures(self) -> dict[str, float]:
+        """Perplexity on texts that do not move: the teacher's greedy responses, else the data's own."""
+        if self._reference is None:
+            self._reference = self._reference_record()
+        if self._reference is None:
+            return {}
+        stats = self.statistics(self._reference)
+        out = {"perplexity": math.exp(-float(stats["logp"].double().mean()))}
+        if "kl_forward" in stats:
+            out["kl_forward_reference"] = float(stats["kl_forward"].double().mean())
+        return out
+
+    def _reference_record(self) -> Rollout | None:
+        teacher = self.desk.policies.get("teacher")
+        if teacher is not None:
+            return self._greedy(teacher, TEACHER)
+        if "responses" not in self.task.serves:
+            return None
+        policy = self.desk.policies["student"]
+        rows = []
+        for p in self.prompts:
+            ids = policy.tokenizer(self.task.responses(p)[0].text, add_special_tokens=False)["input_ids"]
+            rows.append(Row(p, self.desk.prompt_ids(p), [*ids[: self.desk.max_tokens - 1], policy.eos[0]], None, -1))
+        return assemble(rows, 1, "main")
+
+    @torch.no_grad()
+    def statistics(self, record: Rollout) -> dict[str, Tensor]:
+        """Per scored token, ``[N]`` each: ``logp``, ``entropy``, and with a teacher both KLs and its log-prob."""
+        teacher = self.desk.policies.get("teacher")
+        parts: dict[str, list[Tensor]] = {}
+        for first, last in record.cuts(self.micro_tokens):
+            part = record.groups(first, last)[0]
+            target = None if teacher is None else run_model(teacher, part, detached)
+            answers = run_model(self.desk.policies["student"], part, partial(_ask, part=part, target=target))
+            for name, values in answers.items():
+                parts.setdefault(name, []).append(values.cpu())
+        return {name: torch.cat(values) for name, values in parts.items()}
+
+    def samples(self, n: int = 10) -> list[dict[str, Any]]:
+        """Rollouts of the student with per-token statistics, for people to look at."""
+        prompts, self.prompts = self.prompts, self.prompts[:n]
+        record = self._greedy(self.desk.policies["student"], STUDENT)
+        self.prompts = prompts
+        stats = self.statistics(record)
+        return [self._sample(record, stats, b) for b in range(record.n_sequences)]
+
+    def _sample(self, record: Rollout, stats: dict[str, Tensor], b: int) -> dict[str, Any]:
+        tokenizer = self.desk.policies["student"].tokenizer
+        mine = record.seq_N == b
+        ids: list[int] = record.token_N[mine].tolist()
+        prompt = record.prompts[b]
+        verified = "reward" in self.task.serves
+        return {
+            "prompt": prompt.messages[-1]["content"],
+            "response": str(tokenizer.decode(ids, skip_special_tokens=True)),
+            "tokens": [str(tokenizer.decode([i])) for i in ids],
+            "student_logp": stats["logp"][mine].tolist(),
+            "teacher_logp": stats["teacher_logp"][mine].tolist() if "teacher_logp" in stats else [None] * len(ids),
+            "kl": stats["kl_reverse"][mine].tolist() if "kl_reverse" in stats else [],
+            "entropy": stats["entropy"][mine].tolist(),
+            "reward": float(record.reward_U[b]) if verified else None,
+            "correct": bool(record.correct_B[b]) if verified else None,
+            "answer": prompt.privileged.get("answer"),
+        }
+
+    def pass_at(self, samples: int, ks: Sequence[int]) -> dict[int, float]:
+        """pass@k from sampled responses (Chen et al. 2021)."""
+        from ..evaluate import pass_at_k
+
+        law = Law(((self.desk.policies["student"], 1.0),))
+        prompts = [p for p in self.prompts for _ in range(samples)]
+        texts = generate(law, [self.desk.prompt_ids(p) for p in prompts], self.desk.max_tokens, self.desk.batch)
+        verdicts = [judge(self.desk, p, w) for p, w in zip(prompts, texts, strict=True)]
+        right = torch.tensor([bool(v and v.correct) for v in verdicts])
+        problem = torch.arange(len(prompts)) // samples
+        counts = segment(right.double(), problem, len(self.prompts), "sum").long().numpy()
+        return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
+
+
+def _ask(carrier: Dense | Hidden, part: Rollout, target: Dense | Hidden | None) -> dict[str, Tensor]:
+    device = carrier.logits_NV.device if isinstance(carrier, Dense) else carrier.hidden_NH.device
+    token_N = part.token_N.to(device)
+    asks = {"logp": Ask(LogProb()), "entropy": Ask(Entropy())}
+    if target is not None:
+        asks |= {"kl_reverse": Ask(Distance(rkl), None, target), "kl_forward": Ask(Distance(fkl), None, target)}
+    out = dict(zip(asks, statistics(detached(carrier), token_N, list(asks.values())), strict=True))
+    if target is not None:
+        out["teacher_logp"] = statistics(target, token_N, [Ask(LogProb())])[0]
+    return out

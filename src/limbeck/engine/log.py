@@ -1,0 +1,171 @@
+"""What a run writes down: run.json, metrics.jsonl, evaluations.jsonl, samples.jsonl, and a line for people."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..errors import LimbeckError
+from ..explain import explain
+from .files import append_line, read_lines, write_json, write_lines
+
+_PACKAGES = ("limbeck", "torch", "transformers", "accelerate", "peft", "reasoning-gym")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what decides a run."""
+    out = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": _cpu(), "cores": torch.get_num_threads(), "gpu": gpu}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The git commit of the working folder, where there is one."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def now() -> str:
+    """The time, with its zone."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Journal:
+    """The files of one run's folder. Only the main process holds one."""
+
+    def __init__(self, out: Path):
+        self.out = out
+
+    @property
+    def run(self) -> Path:
+        """What was run."""
+        return self.out / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A line a step."""
+        return self.out / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """A line an evaluation."""
+        return self.out / "evaluations.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Rollouts to look at."""
+        return self.out / "samples.jsonl"
+
+    def describe(self, workshop: Any, command: str) -> None:
+        """Write run.json at the start."""
+        config, method = workshop.config, workshop.method
+        policies = workshop.policies
+        teacher = policies.get("teacher")
+        write_json(
+            self.run,
+            {
+                "method": method.name or "custom",
+                "title": method.title,
+                "paper": method.paper or None,
+                "formula": explain(method),
+                "command": command,
+                "config": config.model_dump(mode="json"),
+                "seed": config.seed,
+                "versions": versions(),
+                "machine": machine(),
+                "student": config.student,
+                "teacher": config.teacher,
+                "task": workshop.desk.tasks["task"].name,
+                "started": now(),
+                "finished": None,
+                "parameters": {
+                    "student": policies["student"].parameters(),
+                    "teacher": teacher.parameters() if teacher else None,
+                },
+                "git": commit(),
+            },
+        )
+
+    def update(self, **fields: Any) -> None:
+        """Change fields of run.json."""
+        write_json(self.run, {**read_run(self.out), **fields})
+
+    def step(self, values: Mapping[str, Any]) -> None:
+        """One more line of metrics."""
+        append_line(self.metrics, values)
+
+    def evaluated(self, step: int, values: Mapping[str, Any]) -> None:
+        """One more evaluation."""
+        append_line(self.evaluations, {"step": step, **values})
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after a checkpoint, so that a resumed run reads as one that never stopped."""
+        write_lines(self.metrics, [m for m in read_lines(self.metrics) if m["step"] < step])
+        write_lines(self.evaluations, [e for e in read_lines(self.evaluations) if e["step"] <= step])
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """run.json of a folder.
+
+    Raises:
+        LimbeckError: where the folder holds no run.
+    """
+    import json
+
+    try:
+        run: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LimbeckError(f"{out} holds no run (there is no run.json in it); name the --out folder of one.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise LimbeckError(f"{out}/run.json is damaged ({e}); restore it, or start a new run.") from None
+    return run
+
+
+def progress_bar(console: Console) -> Progress:
+    """The bar of a run."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=False,
+    )
+
+
+def note(values: Mapping[str, Any]) -> str:
+    """The newest numbers, short."""
+    shown = (("reward", "reward"), ("accuracy", "right"), ("kl_reverse", "KL"), ("entropy", "H"), ("loss", "loss"))
+    parts = [f"{label} {values[key]:.3f}" for key, label in shown if isinstance(values.get(key), float)]
+    return " · ".join(parts[:4])

@@ -1,0 +1,181 @@
+"""The loop: write, read, count, split, backward, step. Algorithm-blind: every method is a value it is given."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..axes.reader import old, teacher
+from ..axes.surrogate import Question
+from ..math.divergence import fkl, rkl
+from ..math.statistic import Distance, Entropy, LogProb
+from ..objective import Batch, Heard, Loss, hear, loss
+from ..types import Dense, Hidden, Rollout, Sampled, View
+from .batch import read_view, run_model
+from .config import RunConfig
+from .setup import Workshop
+from .write import write
+
+_READ_BY_ENGINE = ("student", "writer", "old")
+
+
+def learning_rate(config: RunConfig, step: int) -> float:
+    """Linear warm-up, then the schedule; a function of the step alone, so that it needs no state."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    left = 1 - (step - config.warmup) / max(config.steps - config.warmup, 1)
+    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 + math.cos(math.pi * (1 - left)))}
+    return config.lr * max(shape[config.schedule], 0.0)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """The random state of a step is a function of (seed, step, rank): resuming needs no generator state."""
+    torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
+
+
+class Loop:
+    """One run's training. The optimiser and the student's module are already prepared by Accelerate."""
+
+    def __init__(self, workshop: Workshop, optimizer: Any):
+        self.shop, self.optimizer = workshop, optimizer
+        self.config, self.accelerator = workshop.config, workshop.accelerator
+        # With one update a batch the student at the start of the batch is the student itself, detached.
+        method = workshop.method
+        self.method = method.on_policy() if method.updates == 1 else method
+
+    # ---- the four stages of a step
+    def step(self, step: int) -> dict[str, Any]:
+        """One batch: everything between two values of ``step``. Returns its metrics."""
+        clock = _Clock()
+        seed_step(self.config.seed, step, self.accelerator.process_index)
+        record = write(self.method.sources, self.shop.desk, self.config.prompts // self.accelerator.num_processes, step)
+        clock.lap("seconds_write")
+        scores = self.read(record)
+        clock.lap("seconds_read")
+        record = record.to(self.accelerator.device)
+        metrics = self.update(record, scores, step)
+        clock.lap("seconds_train")
+        counts = {"tokens_written": record.n_tokens, "tokens_read": record.ids_L.numel() * len(scores)}
+        metrics |= {k: int(self._sum(v)) for k, v in counts.items()}
+        return {"step": step, **self._record_metrics(record), **metrics, **clock.laps, "seconds": clock.total}
+
+    def read(self, record: Rollout) -> dict[str, View]:
+        """One detached View for each reader that the terms name."""
+        scores = {}
+        for role, policy in self.shop.policies.items():
+            asked = self.method.reads(role)
+            if role == "student":
+                role, asked = old.role, self.method.reads(old.role)
+            elif role == teacher.role and self.config.diagnostics:
+                asked |= {"dense"}
+            if asked:
+                k = max((getattr(t.surrogate, "top_k", None) or 0 for _, t in self.method.parts), default=0)
+                scores[role] = read_view(policy, record, asked, self.config.micro_tokens, k or None)
+        return scores
+
+    def update(self, record: Rollout, scores: dict[str, View], step: int) -> dict[str, Any]:
+        """The optimiser steps on one batch."""
+        heard = hear(self.method, Batch(record, scores, step, self._sum))
+        rate = learning_rate(self.config, step)
+        metrics: dict[str, Any] = {"lr": rate}
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        for update in range(self.method.updates):
+            self.optimizer.zero_grad(set_to_none=True)
+            losses = [self._backward(micro, last) for micro, last in self._micros(heard)]
+            norm = self.accelerator.clip_grad_norm_(self.shop.student.scorer.parameters(), self.config.clip_norm)
+            self.optimizer.step()
+            if update == 0:
+                metrics |= self._loss_metrics(heard, losses, float(norm))
+        return metrics
+
+    # ---- forward and backward
+    def _micros(self, heard: Heard) -> Iterator[tuple[Heard, bool]]:
+        """Micro-batches, and whether each is the last (only that one synchronises gradients)."""
+        cuts = list(heard.record.cuts(self.config.micro_tokens))
+        for i, (first, last) in enumerate(cuts):
+            yield heard.micro(first, last), i == len(cuts) - 1
+
+    def _backward(self, micro: Heard, last: bool) -> tuple[Heard, Loss]:
+        student = self.shop.student
+        wait = contextlib.nullcontext() if last else self.accelerator.no_sync(student.scorer)
+        with wait:
+            result: Loss = run_model(
+                student, micro.record, lambda live: loss(self.method, micro, live, self._questions(micro))
+            )
+            # DDP averages gradients over processes; ours are shares of a global sum.
+            self.accelerator.backward(result.loss * self.accelerator.num_processes)
+        return micro, result
+
+    def _questions(self, micro: Heard) -> tuple[Question, ...]:
+        """What is measured of the live student besides the loss."""
+        if not self.config.diagnostics:
+            return ()
+        asked: tuple[Question, ...] = (Question(LogProb()), Question(Entropy()))
+        view = micro.scores.get(teacher.role)
+        if view is not None and isinstance(view.carrier, Dense | Hidden):
+            asked += (Question(Distance(rkl), teacher), Question(Distance(fkl), teacher))
+        return asked
+
+    # ---- numbers
+    def _sum(self, x: Tensor | float) -> Tensor:
+        """Added over processes."""
+        value = torch.as_tensor(x, device=self.accelerator.device)
+        if self.accelerator.num_processes == 1:
+            return value
+        reduced: Tensor = self.accelerator.reduce(value, "sum")
+        return reduced
+
+    def _loss_metrics(self, heard: Heard, losses: list[tuple[Heard, Loss]], norm: float) -> dict[str, Any]:
+        out: dict[str, Any] = {"loss": float(self._sum(sum(float(r.loss.detach()) for _, r in losses)))}
+        out["grad_norm"] = norm
+        for part in heard.parts:
+            out[f"coef/{part.name}"] = part.coefficient
+            out[f"term/{part.name}/loss"] = float(self._sum(sum(r.terms[part.name] for _, r in losses)))
+        names = ("logp", "entropy", "kl_reverse", "kl_forward")
+        tokens = float(self._sum(float(heard.record.n_tokens)))
+        for i, name in enumerate(names[1:], 1):
+            if losses and len(losses[0][1].observed) > i:
+                total = sum(float(r.observed[i].double().sum()) for _, r in losses)
+                out[name] = float(self._sum(total)) / max(tokens, 1.0)
+        view = heard.scores.get(teacher.role)
+        if "kl_reverse" not in out and view is not None and isinstance(view.carrier, Sampled) and losses[0][1].observed:
+            gap = torch.cat([r.observed[0] for _, r in losses]).double() - view.carrier.logp_N.double()
+            out["kl_reverse"] = float(self._sum(float(gap.sum()))) / max(tokens, 1.0)
+        return out
+
+    def _record_metrics(self, record: Rollout) -> dict[str, Any]:
+        sequences = float(self._sum(float(record.n_sequences)))
+        out: dict[str, Any] = {"length": float(self._sum(float(record.n_tokens))) / max(sequences, 1.0)}
+        out["truncated"] = float(self._sum(float(record.truncated_B.sum()))) / max(sequences, 1.0)
+        verified = ~record.reward_U.isnan()
+        count = float(self._sum(float(verified.sum())))
+        if count:
+            out["reward"] = float(self._sum(float(record.reward_U[verified].double().sum()))) / count
+            out["accuracy"] = float(self._sum(float(record.correct_B.sum()))) / count
+        return out
+
+
+class _Clock:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """Close a stage."""
+        now = time.perf_counter()
+        self.laps[name] = now - self.last
+        self.last = now
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start."""
+        return self.last - self.start

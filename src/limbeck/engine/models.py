@@ -1,0 +1,245 @@
+"""Models: loading students, teachers and references, and checking that they belong together before a step is wasted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from .. import embedded
+from ..errors import LimbeckError
+from ..types import Dense, Head, Hidden
+
+disable_progress_bar()  # the run has a bar of its own
+
+PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+class Scorer(nn.Module):
+    """A causal language model as one module that hands (hidden states, head) of wanted rows to a callback.
+
+    What needs the parameters happens inside ``forward``: wrappers that gather or synchronise parameters around a
+    module's forward (DDP, FSDP2) see one forward and one backward.
+    """
+
+    def __init__(self, model: PreTrainedModel, vocabulary: int):
+        super().__init__()
+        self.model = model
+        self.vocabulary = vocabulary
+
+    def forward(
+        self, ids_BT: Tensor, mask_BT: Tensor, rows: tuple[Tensor, Tensor], consume: Callable[[Dense | Hidden], Any]
+    ) -> Any:
+        """``consume(carrier)``, where row n of the carrier is the state at (rows[0][n], rows[1][n])."""
+        causal = _causal(self.model)
+        backbone = causal.get_decoder() if hasattr(causal, "get_decoder") else None
+        head = causal.get_output_embeddings()
+        if backbone is None or backbone is causal or not isinstance(head, nn.Linear):
+            logits = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+            return consume(Dense(logits[rows][:, : self.vocabulary]))
+        hidden = backbone(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
+        return consume(Hidden(hidden[rows], self._head(causal.config, head)))
+
+    def _head(self, config: Any, head: nn.Linear) -> Head:
+        """The output head on the shared vocabulary: rows beyond it are padding and have no mass."""
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        scale = float(getattr(text, "logit_scale", None) or 1.0) / float(getattr(text, "logits_scaling", None) or 1.0)
+        softcap = getattr(text, "final_logit_softcapping", None)
+        bias = None if head.bias is None else head.bias[: self.vocabulary]
+        return Head(head.weight[: self.vocabulary], bias, scale, softcap)
+
+
+def _causal(model: Any) -> Any:
+    """The causal model below a PEFT wrapper (whose adapters sit inside its layers)."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@dataclass
+class Policy:
+    """A model with its tokenizer.
+
+    Attributes:
+        scorer: the module (possibly wrapped by Accelerate).
+        tokenizer: of the model.
+        name: as the user wrote it.
+        template: chat template text, or None for the tokenizer's own.
+        vocabulary: size that student and teacher share.
+    """
+
+    scorer: Any
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    template: str | None = None
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model (or its PEFT wrapper), unwrapped."""
+        module = self.scorer
+        while hasattr(module, "module"):
+            module = module.module
+        return module.model
+
+    @property
+    def vocabulary(self) -> int:
+        """Entries that text may use."""
+        module = self.scorer
+        while hasattr(module, "module"):
+            module = module.module
+        return int(module.vocabulary)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def eos(self) -> tuple[int, ...]:
+        """Ids that end a response."""
+        own = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        ids = own if own is not None else self.tokenizer.eos_token_id
+        ids = ids if isinstance(ids, list) else [ids]
+        return tuple(int(i) for i in ids if i is not None)
+
+    @property
+    def pad(self) -> int:
+        """Id that fills; its positions are masked everywhere."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if pad is not None else self.eos[0]
+
+    @property
+    def context(self) -> int:
+        """Longest text the model reads, in tokens."""
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+
+    def parameters(self) -> int:
+        """Number of parameters, adapters included."""
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def load_policy(
+    spec: str | PreTrainedModel,
+    role: str,
+    *,
+    template: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    remote_code: bool = False,
+    dtype: torch.dtype | str = torch.float32,
+) -> Policy:
+    """A model from a folder, a hub name, ``"embedded"``, or an object.
+
+    Weights are read from safetensors only (no pickle), and code from a repository runs only where asked.
+
+    Raises:
+        LimbeckError: naming the role, the value and the remedy.
+    """
+    if not isinstance(spec, str):
+        name = getattr(spec, "name_or_path", "") or type(spec).__name__
+        tokenizer = tokenizer or _tokenizer(name, role, remote_code)
+        return Policy(Scorer(spec, len(tokenizer)), tokenizer, name, _template(tokenizer, template, name))
+    path = str(embedded.path(role if role in ("student", "teacher") else "student")) if spec == "embedded" else spec
+    path = str(Path(path).expanduser())
+    if ("/" in spec or spec.startswith((".", "~"))) and _looks_local(path) and not Path(path).exists():
+        raise LimbeckError(f"{role}={spec!r}: there is no such folder; give a model folder, a hub name, or 'embedded'.")
+    tokenizer = tokenizer or _tokenizer(path, role, remote_code)
+    chat = _template(tokenizer, template, spec)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, trust_remote_code=remote_code
+        )
+    except (OSError, ValueError, KeyError) as e:
+        raise LimbeckError(f"{role}={spec!r}: the model could not be loaded: {_first_line(e)}") from None
+    model.eval()
+    return Policy(Scorer(model, len(tokenizer)), tokenizer, spec, chat)
+
+
+def _looks_local(path: str) -> bool:
+    """Whether a spec can only be a path: hub names are ``name`` or ``owner/name``."""
+    return path.startswith((".", "/", "~")) or path.count("/") != 1
+
+
+def _tokenizer(path: str, role: str, remote_code: bool) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=remote_code)
+    except (OSError, ValueError, KeyError) as e:
+        raise LimbeckError(f"{role}={path!r}: its tokenizer could not be loaded: {_first_line(e)}") from None
+    return tokenizer
+
+
+def _first_line(e: Exception) -> str:
+    text = str(e).strip().splitlines()
+    line = text[0] if text else type(e).__name__
+    return line if line.endswith(".") else f"{line}."
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, template: str | None, name: str) -> str | None:
+    """The chat template text to use; None for the tokenizer's own."""
+    if template == "plain":
+        return PLAIN_TEMPLATE
+    if template is not None:
+        file = Path(template).expanduser()
+        if not file.is_file():
+            raise LimbeckError(f"template={template!r}: there is no such file; give a Jinja file or 'plain'.")
+        return file.read_text()
+    if not getattr(tokenizer, "chat_template", None):
+        raise LimbeckError(
+            f"the tokenizer of {name!r} has no chat template; give one with --set template=FILE.jinja, or "
+            "--set template=plain to use the message text as it is."
+        )
+    return None
+
+
+def render(policy: Policy, messages: list[dict[str, str]]) -> list[int]:
+    """Token ids of a conversation, ready for the assistant's reply."""
+    text = policy.tokenizer.apply_chat_template(
+        messages, chat_template=policy.template, add_generation_prompt=True, tokenize=False
+    )
+    ids: list[int] = policy.tokenizer(str(text), add_special_tokens=policy.template == PLAIN_TEMPLATE)["input_ids"]
+    return ids
+
+
+def share_vocabulary(student: Policy, *others: Policy) -> None:
+    """Restrict all models to the entries they share, or refuse.
+
+    Embedding matrices padded to different sizes are no difference: only what the tokenizers know counts.
+
+    Raises:
+        LimbeckError: naming tokens that differ and what can be done.
+    """
+    own = student.tokenizer.get_vocab()
+    for other in others:
+        theirs = other.tokenizer.get_vocab()
+        shared = min(len(own), len(theirs))
+        clash = [t for t, i in own.items() if i < shared and theirs.get(t) != i]
+        if clash:
+            some = ", ".join(
+                f"{t!r} is {own[t]} / {theirs.get(t, 'absent')}" for t in sorted(clash, key=lambda t: own[t])[:3]
+            )
+            raise LimbeckError(
+                f"{student.name!r} and {other.name!r} have different vocabularies: {len(clash)} of {shared} ids differ "
+                f"({some}); use models of one family, or distil from the other model's text with sft."
+            )
+    size = min([len(own), *(len(o.tokenizer.get_vocab()) for o in others)])
+    for policy in (student, *others):
+        policy.scorer.vocabulary = size
+
+
+def add_lora(policy: Policy, rank: int, alpha: int) -> None:
+    """Wrap the model in LoRA adapters on every linear layer but the head (PEFT's ``all-linear``)."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    policy.scorer.model = get_peft_model(policy.scorer.model, config)
+
+
+def freeze(policy: Policy) -> Policy:
+    """No gradient ever enters it."""
+    policy.model.requires_grad_(False)
+    policy.model.eval()
+    return policy

@@ -1,0 +1,347 @@
+"""Runs: a folder in, a folder out. Starting, resuming, finishing, and measuring a model without training it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import Progress
+
+from ..errors import LimbeckError, nearest
+from ..method import Method
+from ..tasks import Task, load_task
+from . import checkpoint
+from .config import RunConfig
+from .evaluation import Evaluator
+from .files import read_lines, whole_folder, write_lines
+from .log import Journal, note, now, progress_bar, read_run
+from .loop import Loop
+from .setup import Models, Workshop, build_method, check_models, open_workshop, prepare_tasks
+
+TRACKERS = ("tensorboard", "trackio", "wandb")
+_OWN = ("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "report.html")
+_OWN_FOLDERS = ("checkpoints", "student", "adapter", "trackers")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves.
+
+    Attributes:
+        out: its folder.
+        before, after: evaluations (see ``evaluations.jsonl``), or None.
+        steps: optimiser batches done.
+        report: the HTML report.
+        student: the trained student, a Hugging Face folder.
+    """
+
+    out: Path
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    steps: int
+    report: Path | None
+    student: Path
+
+
+def train(
+    config: RunConfig,
+    out: Path,
+    *,
+    command: str = "",
+    overwrite: bool = False,
+    console: Console | None = None,
+    method: Method | None = None,
+    models: Models | None = None,
+    task: Task | None = None,
+) -> Result:
+    """Run a method from its start.
+
+    Args:
+        config: what to run.
+        out: folder of the run; created.
+        command: what the user typed, for the report.
+        overwrite: replace a run that the folder holds.
+        console: where progress goes; default: standard error.
+        method: a value that is not in the registry.
+        models: model objects by role, instead of the paths in ``config``.
+        task: a task object, instead of the name in ``config``.
+
+    Raises:
+        LimbeckError: before any model is loaded where that is possible.
+    """
+    value = method or build_method(config)
+    _check_trackers(config)
+    check_models(config, value, models or {})
+    tasks = prepare_tasks(config, value, task)
+    _claim(out, overwrite)
+    return _Run(config, value, tasks, models or {}, out, console).start(command)
+
+
+def resume(out: Path, *, steps: int | None = None, console: Console | None = None) -> Result:
+    """Continue a run that was stopped, from its newest checkpoint, as if it had never stopped.
+
+    Args:
+        out: the run's folder.
+        steps: a new total, to train longer than was asked first.
+        console: where progress goes.
+
+    Raises:
+        LimbeckError: where the folder holds no run.
+    """
+    described = read_run(out)
+    settings = dict(described["config"])
+    if steps is not None:
+        settings["steps"] = steps
+    if described["method"] == "custom":
+        raise LimbeckError(
+            f"{out} ran a method that is not registered, so it cannot be rebuilt from its folder; register it with "
+            "@method and run it by name."
+        )
+    config = RunConfig(**settings)
+    method = build_method(config)
+    return _Run(config, method, prepare_tasks(config, method), {}, out, console).restart()
+
+
+def _check_trackers(config: RunConfig) -> None:
+    for name in config.trackers:
+        if name not in TRACKERS:
+            raise LimbeckError(f"trackers={name!r}: unknown{nearest(name, TRACKERS)}; use {', '.join(TRACKERS)}.")
+
+
+def _claim(out: Path, overwrite: bool) -> None:
+    """Make the folder ours, or refuse one that holds something else."""
+    if out.exists() and not out.is_dir():
+        raise LimbeckError(f"--out {out} is a file; name a folder.")
+    if out.exists() and any(out.iterdir()):
+        if not (out / "run.json").exists():
+            raise LimbeckError(f"--out {out} is not empty and holds no run of Limbeck; name a new folder.")
+        if not overwrite:
+            raise LimbeckError(
+                f"--out {out} holds another run; continue it with --resume {out}, replace it with --overwrite, or name "
+                "another folder."
+            )
+        for name in _OWN:
+            (out / name).unlink(missing_ok=True)
+        for name in _OWN_FOLDERS:
+            shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+class _Run:
+    """One run in its folder."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        method: Method,
+        tasks: dict[str, Task],
+        models: Models,
+        out: Path,
+        console: Console | None,
+    ):
+        self.config, self.out = config, out
+        self.accelerator = Accelerator(
+            mixed_precision=config.precision,
+            cpu=config.cpu,
+            log_with=list(config.trackers) or None,
+            project_dir=str(out / "trackers"),
+        )
+        torch.manual_seed(config.seed)  # adapters are initialised at random
+        self.console = console or Console(stderr=True, quiet=not self.accelerator.is_main_process)
+        with self.console.status("loading models"):
+            self.shop: Workshop = open_workshop(config, method, tasks, models, self.accelerator)
+        student = self.shop.student
+        trainable = [p for p in student.scorer.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trainable, lr=config.lr, weight_decay=config.weight_decay)
+        student.scorer, self.optimizer = self.accelerator.prepare(student.scorer, optimizer)
+        self.loop = Loop(self.shop, self.optimizer)
+        self.journal = Journal(out)
+        self.evaluator = Evaluator(self.shop.desk, config.eval_size, config.micro_tokens)
+
+    def start(self, command: str) -> Result:
+        """From the first step."""
+        if self.accelerator.is_main_process:
+            self.journal.describe(self.shop, command)
+        self._evaluate(0)
+        return self._train(0)
+
+    def restart(self) -> Result:
+        """From the newest checkpoint; from the first step where there is none."""
+        path = checkpoint.latest(self.out / "checkpoints")
+        if path is None:
+            if self.accelerator.is_main_process:
+                self.journal.rewind(0)
+            if not read_lines(self.journal.evaluations):
+                self._evaluate(0)
+            return self._train(0)
+        state = checkpoint.load(path, self._module(), self.optimizer.optimizer)
+        for name, cursor in state["cursors"].items():
+            self.shop.desk.feeds[name].cursor = cursor
+        if self.accelerator.scaler is not None and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.accelerator.is_main_process:
+            self.journal.rewind(int(state["step"]))
+            self.journal.update(config=self.config.model_dump(mode="json"))
+        if state["step"] >= self.config.steps:
+            self.console.print(f"{self.out} has already done its {self.config.steps} steps; --steps N trains longer.")
+        return self._train(int(state["step"]))
+
+    def _module(self) -> Any:
+        return self.accelerator.unwrap_model(self.shop.student.scorer)
+
+    def _train(self, first: int) -> Result:
+        config = self.config
+        if config.trackers:
+            self.accelerator.init_trackers("limbeck", config={"method": config.method, "seed": config.seed})
+        with progress_bar(self.console) as bar:
+            task = bar.add_task(config.method, total=config.steps, completed=first, note="")
+            for step in range(first, config.steps):
+                metrics = self.loop.step(step)
+                self._after(step, metrics)
+                bar.update(task, advance=1, note=note(metrics))
+                self._periodic(step + 1, bar)
+        if config.trackers:
+            self.accelerator.end_training()
+        return self._finish()
+
+    def _after(self, step: int, metrics: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            self.journal.step(metrics)
+        if self.config.trackers:
+            numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+            self.accelerator.log(numbers, step=step)
+
+    def _periodic(self, done: int, bar: Progress) -> None:
+        """Evaluation and checkpoint after ``done`` steps."""
+        config = self.config
+        last = done == config.steps
+        if last or (config.eval_every and done % config.eval_every == 0):
+            bar.update(bar.task_ids[0], note="evaluating")
+            self._evaluate(done)
+        if last or (config.save_every and done % config.save_every == 0):
+            self._save(done)
+
+    def _evaluate(self, step: int) -> None:
+        """The main process measures; the others wait."""
+        if self.config.eval_size and self.accelerator.is_main_process:
+            with self._unwrapped():
+                self.journal.evaluated(step, self.evaluator.measure())
+        self.accelerator.wait_for_everyone()
+
+    def _unwrapped(self) -> Any:
+        """The student without its distributed wrapper: one process's forward must not wait for the others."""
+        return _Swap(self.shop.student, self._module())
+
+    def _save(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            state = {
+                "cursors": {name: feed.cursor for name, feed in self.shop.desk.feeds.items()},
+                "scaler": scaler.state_dict() if scaler is not None else None,
+            }
+            optimizer = self.optimizer.optimizer
+            checkpoint.save(self.out / "checkpoints", step, self._module(), optimizer, state, self.config.keep)
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self) -> Result:
+        """The student in Hugging Face format, samples, report, summary."""
+        report = None
+        if self.accelerator.is_main_process:
+            with self._unwrapped():
+                if self.config.eval_size:
+                    write_lines(self.journal.samples, self.evaluator.samples())
+                self._export()
+            self.journal.update(finished=now())
+            report = self._report()
+        self.accelerator.wait_for_everyone()
+        evaluations = read_lines(self.journal.evaluations)
+        before = evaluations[0] if evaluations else None
+        after = evaluations[-1] if len(evaluations) > 1 else None
+        return Result(self.out, before, after, self.config.steps, report, self.out / "student")
+
+    def _export(self) -> None:
+        student = self.shop.student
+        model = student.model
+        if self.config.lora_rank:
+            with whole_folder(self.out / "adapter") as folder:
+                model.save_pretrained(folder)
+            model = model.merge_and_unload()
+        with whole_folder(self.out / "student") as folder:
+            model.save_pretrained(folder)
+            student.tokenizer.save_pretrained(folder)
+
+    def _report(self) -> Path:
+        from ..report import load_run, summary_table, write_report
+
+        report = write_report(self.out)
+        self.console.print(summary_table(load_run(self.out)))
+        self.console.print(f"student  {self.out / 'student'}\nreport   {report}", highlight=False)
+        return report
+
+
+class _Swap:
+    """A policy with another module for a while."""
+
+    def __init__(self, policy: Any, module: Any):
+        self.policy, self.module = policy, module
+
+    def __enter__(self) -> None:
+        self.before, self.policy.scorer = self.policy.scorer, self.module
+
+    def __exit__(self, *_: object) -> None:
+        self.policy.scorer = self.before
+
+
+def evaluate(
+    student: str,
+    *,
+    teacher: str | None = None,
+    task: str = "two_digit_sums",
+    task_options: Mapping[str, Any] | None = None,
+    size: int = 200,
+    seed: int = 0,
+    max_tokens: int = 128,
+    samples: int = 1,
+    template: str | None = None,
+    remote_code: bool = False,
+    cpu: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Measure a model on a task's held-out problems.
+
+    Returns:
+        ``accuracy`` (greedy) with ``low`` and ``high`` (95 % Wilson), ``n``, ``reward``, ``length`` (tokens),
+        ``entropy`` (nats), ``kl_forward`` and ``kl_reverse`` (nats a token, with a teacher), ``perplexity``,
+        ``correct`` per problem, and ``pass_at`` (k to value) where ``samples`` is above 1. What is not known is absent.
+    """
+    config = RunConfig(
+        method="sft",
+        student=student,
+        teacher=teacher,
+        task=task,
+        task_options=dict(task_options or {}),
+        seed=seed,
+        max_tokens=max_tokens,
+        eval_size=size,
+        template=template,
+        remote_code=remote_code,
+        cpu=cpu,
+    )
+    tasks = {"task": load_task(task, seed=seed, **config.task_options)}
+    if samples > 1 and "reward" not in tasks["task"].serves:
+        raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {task!r} has none; give answers.")
+    quiet = console or Console(stderr=True)
+    with quiet.status("measuring"):
+        shop = open_workshop(config, build_method(config), tasks, {}, Accelerator(cpu=cpu))
+        evaluator = Evaluator(shop.desk, size, config.micro_tokens)
+        out = evaluator.measure()
+        if samples > 1:
+            torch.manual_seed(seed)
+            out["pass_at"] = evaluator.pass_at(samples, [2**i for i in range(12)])
+    return out

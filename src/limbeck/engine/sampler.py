@@ -1,0 +1,136 @@
+"""Batched generation with the writer's log-probs, on Hugging Face ``generate``.
+
+The law that writes is ``softmax(logits / tau)`` on the shared vocabulary, or a mixture of such laws; no top-k, no
+top-p, whatever a model's generation config says, because a truncated law has no honest log-prob.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from .models import Policy
+
+
+@dataclass(frozen=True)
+class Written:
+    """One response.
+
+    Attributes:
+        ids: the tokens, the end token included where there is one.
+        logp: nats, under the law that wrote them; same length.
+        truncated: cut at the limit.
+    """
+
+    ids: list[int]
+    logp: list[float]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Law:
+    """Who writes: policies with weights that sum to 1, at a temperature; ``tau = 0`` is greedy."""
+
+    parts: tuple[tuple[Policy, float], ...]
+    tau: float = 1.0
+
+
+class _Pen(LogitsProcessor):
+    """Turns the first policy's logits into the law's log-probs, and remembers them until the next token is known."""
+
+    def __init__(self, law: Law, mask_BT: Tensor):
+        self.law, self.mask_BT = law, mask_BT
+        self.caches: list[object | None] = [None for _ in law.parts]
+        self.last_BV: Tensor | None = None
+        self.logp: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.note(input_ids[:, -1])
+        laws = []
+        for i, (policy, weight) in enumerate(self.law.parts):
+            logits = scores if i == 0 else self._next_logits(i, policy, input_ids)
+            logits = logits.float().clone()
+            logits[:, policy.vocabulary :] = -torch.inf
+            tau = self.law.tau or 1.0
+            laws.append((logits / tau).log_softmax(-1)[:, : policy.vocabulary] + torch.tensor(weight).log())
+        mixed = laws[0] if len(laws) == 1 else torch.stack(laws).logsumexp(0)
+        self.last_BV = mixed
+        out = torch.full_like(scores, -torch.inf, dtype=torch.float32)
+        out[:, : mixed.shape[1]] = mixed
+        return out
+
+    def note(self, token_B: Tensor) -> None:
+        """The log-prob of the token that was drawn from the last law."""
+        if self.last_BV is not None:
+            inside = token_B.clamp(max=self.last_BV.shape[1] - 1)
+            self.logp.append(self.last_BV.gather(1, inside.unsqueeze(1)).squeeze(1))
+
+    def _next_logits(self, i: int, policy: Policy, input_ids: Tensor) -> Tensor:
+        """A second writer's logits after the same text, with its own cache."""
+        new = input_ids.shape[1] - self.mask_BT.shape[1]
+        if new:
+            self.mask_BT = torch.cat([self.mask_BT, self.mask_BT.new_ones(self.mask_BT.shape[0], new)], dim=1)
+        position = (self.mask_BT.cumsum(1) - 1).clamp(min=0)
+        cached = self.caches[i] is not None
+        out = policy.model(
+            input_ids=input_ids[:, -1:] if cached else input_ids,
+            attention_mask=self.mask_BT,
+            position_ids=position[:, -1:] if cached else position,
+            past_key_values=self.caches[i],
+            use_cache=True,
+        )
+        self.caches[i] = out.past_key_values
+        logits: Tensor = out.logits[:, -1]
+        return logits
+
+
+@torch.no_grad()
+def generate(law: Law, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
+    """One response per prompt (repeat a prompt for several).
+
+    Random numbers come from torch's global generator: seed it for a reproducible text.
+
+    Args:
+        law: who writes.
+        prompts: token ids.
+        max_tokens: limit of a response.
+        batch: sequences at once.
+    """
+    out: list[Written] = []
+    for first in range(0, len(prompts), batch):
+        out += _generate(law, prompts[first : first + batch], max_tokens)
+    return out
+
+
+def _generate(law: Law, prompts: Sequence[list[int]], max_tokens: int) -> list[Written]:
+    policy = law.parts[0][0]
+    width = max(len(p) for p in prompts)
+    ids = torch.tensor([[policy.pad] * (width - len(p)) + p for p in prompts], device=policy.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
+    pen = _Pen(law, mask)
+    untruncated = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if law.tau > 0 else {}
+    config = GenerationConfig(
+        do_sample=law.tau > 0,
+        **untruncated,
+        num_beams=1,
+        repetition_penalty=1.0,
+        max_new_tokens=max_tokens,
+        pad_token_id=policy.pad,
+        eos_token_id=list(policy.eos),
+    )
+    full = policy.model.generate(
+        input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([pen])
+    )
+    pen.note(full[:, -1])
+    logp_BT = torch.stack(pen.logp, dim=1)
+    ends = set(policy.eos)
+    written = []
+    for row, logps in zip(full[:, width:].tolist(), logp_BT.tolist(), strict=True):
+        stop = next((t + 1 for t, token in enumerate(row) if token in ends), None)
+        n = len(row) if stop is None else stop
+        written.append(Written(row[:n], logps[:n], stop is None))
+    return written

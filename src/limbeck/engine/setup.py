@@ -1,0 +1,167 @@
+"""From a configuration to what a run works with, every cheap check first."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from ..axes.source import Data, Either, Resample, Source
+from ..errors import LimbeckError
+from ..method import Method
+from ..tasks import Task, load_task
+from .config import RunConfig
+from .feed import Feed
+from .models import Policy, add_lora, freeze, load_policy, share_vocabulary
+from .write import Desk
+
+Models = Mapping[str, PreTrainedModel]
+"""Model objects by role, for callers who have them in memory."""
+
+CHECKED_PROMPTS = 2000
+"""Prompts whose length is checked before the first step; the rest are checked as they come."""
+
+
+@dataclass
+class Workshop:
+    """All that a run works with."""
+
+    config: RunConfig
+    method: Method
+    accelerator: Accelerator
+    policies: dict[str, Policy]
+    desk: Desk
+
+    @property
+    def student(self) -> Policy:
+        """The one that learns."""
+        return self.policies["student"]
+
+
+def build_method(config: RunConfig) -> Method:
+    """The method with its arguments; both were checked against the registry."""
+    return config.recipe(**config.arguments)
+
+
+def prepare_tasks(config: RunConfig, method: Method, task: Task | None = None) -> dict[str, Task]:
+    """The run's task and the further data sets that the method's sources name.
+
+    Raises:
+        LimbeckError: where a task does not serve what the method reads.
+    """
+    tasks: dict[str, Task] = {"task": task or load_task(config.task, seed=config.seed, **config.task_options)}
+    for name in sorted(_data_names(method) - {"task"}):
+        if name not in config.datasets:
+            raise LimbeckError(
+                f"{config.method} reads a data set named {name!r}; name one with --set datasets.{name}=FILE.jsonl"
+                f"{' (or --set lm_coef=0 to do without)' if 'lm_coef' in _arguments(config) else ''}."
+            )
+        tasks[name] = load_task(config.datasets[name], seed=config.seed)
+    _check_served(config, method, tasks)
+    return tasks
+
+
+def _arguments(config: RunConfig) -> Mapping[str, object]:
+    from ..method import REGISTRY
+
+    return REGISTRY[config.method].arguments if config.method in REGISTRY else {}
+
+
+def _data_sources(source: Source) -> list[Data]:
+    match source:
+        case Data():
+            return [source]
+        case Either():
+            return _data_sources(source.a) + _data_sources(source.b)
+        case Resample():
+            return _data_sources(source.source)
+    return []
+
+
+def _data_names(method: Method) -> set[str]:
+    return {d.name for source in method.sources.values() for d in _data_sources(source)}
+
+
+def _check_served(config: RunConfig, method: Method, tasks: Mapping[str, Task]) -> None:
+    name = config.method
+    wanted = [(d.name, "pairs" if d.pairs else "responses") for s in method.sources.values() for d in _data_sources(s)]
+    if {"reward", "correct"} & method.fields:
+        wanted.append(("task", "reward"))
+    remedies = {
+        "reward": "give a task with answers or a verifier",
+        "responses": "give data with a 'response' in every line",
+        "pairs": "give data with 'chosen' and 'rejected' in every line",
+    }
+    for which, service in wanted:
+        if service not in tasks[which].serves:
+            offers = ", ".join(sorted(tasks[which].serves)) or "prompts only"
+            raise LimbeckError(
+                f"{name} reads {service} from {tasks[which].name!r}, which serves {offers}; {remedies[service]}."
+            )
+
+
+def check_models(config: RunConfig, method: Method, models: Models) -> None:
+    """Refuse a method whose readers are missing, before anything is loaded."""
+    given = {"ref", "init"} | set(models)
+    given |= {"teacher"} if config.teacher else set()
+    method.validate(**dict.fromkeys(given, "model"))
+
+
+def open_workshop(
+    config: RunConfig, method: Method, tasks: dict[str, Task], models: Models, accelerator: Accelerator
+) -> Workshop:
+    """Load the models, check that they belong together, and lay everything ready."""
+    check_models(config, method, models)
+    policies = _load(config, method, models)
+    share_vocabulary(policies["student"], *(p for role, p in policies.items() if role != "student"))
+    for role, policy in policies.items():
+        policy.scorer.to(accelerator.device)
+        if role != "student":
+            freeze(policy)
+    if config.lora_rank:
+        add_lora(policies["student"], config.lora_rank, config.lora_alpha)
+    if config.gradient_checkpointing:
+        policies["student"].model.gradient_checkpointing_enable()
+        policies["student"].model.train()
+    desk = _desk(config, tasks, policies, accelerator)
+    return Workshop(config, method, accelerator, policies, desk)
+
+
+def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy]:
+    shared: dict[str, Any] = {"template": config.template, "remote_code": config.remote_code}
+    policies = {"student": load_policy(models.get("student", config.student), "student", **shared)}
+    tokenizer = policies["student"].tokenizer
+    if config.teacher or "teacher" in models:
+        policies["teacher"] = load_policy(models.get("teacher", config.teacher or ""), "teacher", **shared)
+    for role in ("ref", "init"):
+        if role not in method.roles:
+            continue
+        if role in models or (role == "ref" and config.ref):
+            policies[role] = load_policy(models.get(role, config.ref or ""), role, **shared)
+        else:  # the student before training
+            before = copy.deepcopy(policies["student"].scorer)
+            policies[role] = Policy(before, tokenizer, f"{config.student} before training", config.template)
+    return policies
+
+
+def _desk(config: RunConfig, tasks: dict[str, Task], policies: dict[str, Policy], accelerator: Accelerator) -> Desk:
+    rank, world = accelerator.process_index, accelerator.num_processes
+    if config.prompts % world:
+        raise LimbeckError(
+            f"prompts={config.prompts} cannot be shared by {world} processes; use a multiple of {world}."
+        )
+    for name, task in tasks.items():
+        if not len(task.train):
+            raise LimbeckError(
+                f"the training split of {name}={task.name!r} is empty; give data with at least one line."
+            )
+    feeds = {name: Feed(task.train, config.seed, rank, world) for name, task in tasks.items()}
+    desk = Desk(policies, tasks, feeds, config.max_tokens, config.generate_batch)
+    for task in tasks.values():
+        for i in range(min(CHECKED_PROMPTS, len(task.train))):
+            desk.prompt_ids(task.train[i])
+    return desk

@@ -1,0 +1,93 @@
+"""The answer in a response: where it stands, and whether it equals the expected one."""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from typing import Any
+
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_BOXED = "\\boxed{"
+# What remains of an expression when LaTeX commands and the names of functions are taken out: no word is left in it,
+# and no sign that belongs to text, dates or times.
+_NAMES = re.compile(r"\\[a-zA-Z]+|\b(?:sqrt|sin|cos|tan|log|ln|exp|pi)\b")
+_NOT_MATHS = re.compile(r"[a-zA-Z]{2,}|[:;?!@#&_\"']|\d-\d+-\d|[^\x00-\x7f]")
+# Longer than any expression worth comparing; keeps the parser's work small where no alarm can stop it.
+_LONGEST_EXPRESSION = 200
+_PARSE_SECONDS = 5
+# Powers of powers, huge exponents and factorials: a model that writes them is wrong, and computing them takes forever.
+_EXPENSIVE = re.compile(r"\^\s*[{(][^})]*\^|\*\*.*\*\*|(?:\^|\*\*)\s*[{(]?\s*\d{5,}|\d!", re.DOTALL)
+
+
+def extract_answer(text: str, boxed: bool = False) -> str:
+    """The answer in a response, stripped.
+
+    The last ``<answer>...</answer>`` wins; then, if ``boxed``, the last ``\\boxed{...}`` whose braces close; then what
+    follows the last ``####``; then the whole text.
+    """
+    tagged = _TAGGED.findall(text)
+    if tagged:
+        return str(tagged[-1]).strip()
+    inside = last_boxed(text) if boxed else None
+    return (text.rpartition("####")[2] if inside is None else inside).strip()
+
+
+def last_boxed(text: str) -> str | None:
+    """What stands in the last ``\\boxed{...}``, braces counted; None if there is none or it never closes."""
+    start = text.rfind(_BOXED)
+    if start < 0:
+        return None
+    first = start + len(_BOXED)
+    depth = 1
+    for i in range(first, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if depth == 0:
+            return text[first:i]
+    return None
+
+
+def is_mathematical(text: str) -> bool:
+    """Whether an expected answer is a number or an expression, rather than a word, a letter, a date or a sentence."""
+    if "\\text" in text or "\\mathrm" in text or not re.search(r"\d|\\[a-zA-Z]|[+*/^=]", text):
+        return False
+    return len(text) <= _LONGEST_EXPRESSION and not _NOT_MATHS.search(_NAMES.sub(" ", text))
+
+
+def same_answer(expected: str, given: str) -> bool:
+    """Whether two extracted answers are equal: as text after stripping, or as mathematics.
+
+    Mathematics is compared by math-verify (``0.5`` equals ``\\frac{1}{2}``) and only where the expected answer is a
+    number or an expression; words are compared letter by letter. A given answer with a power of a power, an exponent of
+    five digits or a factorial is never equal, except as text.
+    """
+    expected, given = expected.strip(), given.strip()
+    if expected == given:
+        return True
+    if not given or not is_mathematical(expected) or _EXPENSIVE.search(given):
+        return False
+    gold = _parse_gold(expected, _seconds())
+    if not gold:
+        return False
+    from math_verify import verify
+
+    return bool(verify(list(gold), _parse(given, _seconds()), timeout_seconds=_seconds()))
+
+
+def _parse(text: str, seconds: int | None) -> list[Any]:
+    """Text to sympy objects; an expression is read as LaTeX, in a sentence the last expression is looked for."""
+    from math_verify import parse
+
+    text = text[-_LONGEST_EXPRESSION:]
+    latex = f"${text}$" if "$" not in text and is_mathematical(text) else text
+    return list(parse(latex, parsing_timeout=seconds))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _parse_gold(text: str, seconds: int | None) -> tuple[Any, ...]:
+    return tuple(_parse(text, seconds))
+
+
+def _seconds() -> int | None:
+    """math-verify stops itself by an alarm signal, which only the main thread may set."""
+    return _PARSE_SECONDS if threading.current_thread() is threading.main_thread() else None

@@ -1,0 +1,244 @@
+"""Any reasoning-gym data set as a task: generated, split, and judged by its own verifier."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+from ..errors import LimbeckError, nearest
+from ..types import Prompt
+from .answers import extract_answer
+from .base import Response, Verdict
+
+# What a user cannot set on the data set, because the task sets it.
+_OURS = ("size", "seed")
+_SIZES = ("train_size", "test_size")
+# reasoning-gym seeds item i with ``seed + i``: two splits need seeds further apart than any split is long.
+_SEED_STRIDE = 5_000_003
+# A data set with few distinct questions repeats itself; give up after this many draws for each wanted test prompt.
+_DRAWS_PER_TEST_PROMPT = 8
+Demonstrate = Callable[[Mapping[str, Any]], str]
+
+
+def gym_names() -> tuple[str, ...]:
+    """Names of all reasoning-gym data sets, sorted."""
+    return tuple(sorted(_registry()))
+
+
+class GymTask:
+    """A reasoning-gym data set as a task with disjoint splits.
+
+    Prompts are generated when they are read. The test split is drawn first and holds distinct questions; a training
+    item whose question is in the test split is replaced by another one of the training stream. Both are functions of
+    ``seed`` alone, and ``train_size`` does not change the test split.
+
+    It serves ``reward`` and ``responses``; only ``reward`` where the data set states no answer that its own verifier
+    accepts (``graph_color``, ``rush_hour`` and others that have many right answers).
+
+    Args:
+        dataset: name in reasoning-gym.
+        train_size, test_size: number of prompts of each split, at least 1.
+        seed: non-negative.
+        name: how reports call the task; the data set's name unless given.
+        demonstrate: writes the demonstration of an item (a mapping with ``question``, ``answer``, ``metadata``);
+            ``<answer>ANSWER</answer>`` unless given.
+        **options: fields of the data set's own configuration.
+
+    Raises:
+        LimbeckError: unknown data set or option, a value the data set refuses, or too few distinct questions (the
+            latter when a split is first read).
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        *,
+        train_size: int = 2000,
+        test_size: int = 200,
+        seed: int = 0,
+        name: str | None = None,
+        demonstrate: Demonstrate | None = None,
+        **options: Any,
+    ) -> None:
+        self.name = name or dataset
+        self.dataset = dataset
+        for field, value in (("train_size", train_size), ("test_size", test_size)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise LimbeckError(f"{field} of task {self.name!r} is {value!r}, give a whole number of at least 1.")
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise LimbeckError(f"seed of task {self.name!r} is {seed!r}, give a whole number of at least 0.")
+        check_options(dataset, options)
+        self._demonstrate = demonstrate
+        self._test_size = test_size
+        self._train_data = _create(dataset, train_size, 2 * seed, options)
+        self._test_data = _create(dataset, _DRAWS_PER_TEST_PROMPT * test_size, 2 * seed + 1, options)
+        self.serves = frozenset({"reward", "responses"} if self._states_answers() else {"reward"})
+        # Generating an item can take 50 ms (sokoban), and each is read once as a prompt and several times to verify.
+        self._item = functools.lru_cache(maxsize=50_000)(self._make_item)
+        self.train: Sequence[Prompt] = _Lazy(train_size, functools.partial(self._prompt, "train"))
+        self.test: Sequence[Prompt] = _Lazy(test_size, functools.partial(self._prompt, "test"))
+
+    def verify(self, prompt: Prompt, text: str) -> Verdict:
+        """Score a response with the data set's own verifier; ``correct`` means a full score.
+
+        Raises:
+            LimbeckError: the prompt is not one of this task, or the verifier's score is not a finite number.
+        """
+        item = self._item_of(prompt)
+        answer = extract_answer(text)
+        feedback = f"expected {item['answer']}, got {answer}"
+        try:
+            reward = float(self._train_data.score_answer(answer=answer, entry=item))
+        except Exception as error:  # verifiers parse what a model wrote, and some raise on what they cannot parse
+            return Verdict(0.0, False, f"{feedback} (the verifier could not read it: {error})")
+        if not math.isfinite(reward):
+            raise LimbeckError(
+                f"The verifier of {self.dataset!r} gave reward {reward} to answer {answer!r}, "
+                "which is not finite: use another data set or mend its score_answer."
+            )
+        return Verdict(reward, reward >= 1 - 1e-6, feedback)
+
+    def responses(self, prompt: Prompt) -> tuple[Response, ...]:
+        """One demonstration, or nothing where the data set states no answers."""
+        if "responses" not in self.serves:
+            return ()
+        item = self._item_of(prompt)
+        if self._demonstrate is not None:
+            return (Response(self._demonstrate(item)),)
+        return (Response(f"<answer>{item['answer']}</answer>"),)
+
+    def _states_answers(self) -> bool:
+        item = self._train_data[0]
+        if item["answer"] is None:
+            return False
+        return float(self._train_data.score_answer(answer=str(item["answer"]), entry=item)) >= 1 - 1e-6
+
+    @functools.cached_property
+    def _test_indices(self) -> tuple[dict[str, int], tuple[int, ...]]:
+        """Question to index of the test stream, in order, and the indices alone."""
+        chosen: dict[str, int] = {}
+        for index in range(_DRAWS_PER_TEST_PROMPT * self._test_size):
+            chosen.setdefault(self._test_data[index]["question"], index)
+            if len(chosen) == self._test_size:
+                return chosen, tuple(chosen.values())
+        raise LimbeckError(
+            f"test_size={self._test_size} is more than the {len(chosen)} distinct questions found in "
+            f"{self.dataset!r}: lower test_size or widen the data set's options."
+        )
+
+    def _make_item(self, split: str, index: int) -> dict[str, Any]:
+        questions, indices = self._test_indices
+        if split == "test":
+            item: dict[str, Any] = self._test_data[indices[index]]
+            return item
+        size = len(self.train)
+        for shift in range(size):
+            item = self._train_data[(index + shift) % size]
+            if item["question"] not in questions:
+                return item
+        raise LimbeckError(
+            f"test_size={self._test_size} leaves no question of {self.dataset!r} to train on: "
+            "lower test_size or raise train_size."
+        )
+
+    def _item_of(self, prompt: Prompt) -> dict[str, Any]:
+        split, _, number = prompt.id.partition("/")
+        size = {"train": len(self.train), "test": len(self.test)}.get(split, 0)
+        if not number.isdecimal() or int(number) >= size:
+            raise LimbeckError(f"prompt {prompt.id!r} is not one of task {self.name!r}: verify it with its own task.")
+        return self._item(split, int(number))
+
+    def _prompt(self, split: str, index: int) -> Prompt:
+        item = self._item(split, index)
+        return Prompt(
+            id=f"{split}/{index}",
+            messages=({"role": "user", "content": item["question"]},),
+            privileged={"answer": str(item["answer"])} if "responses" in self.serves else {},
+            columns=_columns(item["metadata"]),
+        )
+
+
+class _Lazy(Sequence[Prompt]):
+    """A sequence whose prompts are made when they are read; slices are lists."""
+
+    def __init__(self, size: int, make: Callable[[int], Prompt]) -> None:
+        self._size, self._make = size, make
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Prompt]: ...
+    def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
+        if isinstance(index, slice):
+            return [self._make(i) for i in range(*index.indices(self._size))]
+        if not -self._size <= index < self._size:
+            raise IndexError(index)
+        return self._make(index % self._size)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return (self._make(i) for i in range(self._size))
+
+
+def _columns(metadata: Mapping[str, Any]) -> dict[str, float | str]:
+    """The numbers of an item's metadata; containers, texts and bookkeeping are left out."""
+    return {
+        key: float(value)
+        for key, value in metadata.items()
+        if key not in ("source_index", "seed") and isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def check_options(dataset: str, options: Mapping[str, Any]) -> None:
+    """Refuse an unknown data set, or an option that its configuration does not have.
+
+    Raises:
+        LimbeckError: with the nearest known name.
+    """
+    registry = _registry()
+    if dataset not in registry:
+        raise LimbeckError(
+            f"task {dataset!r} is not a reasoning-gym data set{nearest(dataset, registry)}: see available_tasks()."
+        )
+    known = [f.name for f in dataclasses.fields(registry[dataset][1]) if f.name not in _OURS]
+    for option in options:
+        if option not in known:
+            raise LimbeckError(
+                f"option {option!r} is not one of task {dataset!r}{nearest(option, (*_SIZES, *known))}: "
+                f"it knows {', '.join((*_SIZES, *known))}."
+            )
+
+
+def _create(dataset: str, size: int, stream: int, options: Mapping[str, Any]) -> Any:
+    try:
+        # numpy, which some data sets use, takes seeds below 2^32
+        seed = stream * _SEED_STRIDE % 2**31
+        return _gym().create_dataset(dataset, size=size, seed=seed, **options)
+    except (AssertionError, ValueError, TypeError) as error:
+        raise LimbeckError(
+            f"options {dict(options)} are refused by {dataset!r} ({error}): correct them or leave them out."
+        ) from error
+
+
+def _registry() -> Mapping[str, tuple[type, type]]:
+    _gym()
+    from reasoning_gym.factory import DATASETS
+
+    registry: Mapping[str, tuple[type, type]] = DATASETS
+    return registry
+
+
+@functools.cache
+def _gym() -> Any:
+    """The package, imported when first needed: it takes seconds, and one of its dependencies warns when compiled."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import reasoning_gym
+
+    return reasoning_gym

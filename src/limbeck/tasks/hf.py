@@ -1,0 +1,70 @@
+"""A Hugging Face data set folder as a task. Reads the disk only: no hub, no code of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import LimbeckError
+from .records import Record, RecordTask, check_columns, drop_overlap, parse_record, split_by_text
+
+
+class FolderTask(RecordTask):
+    """A folder that ``datasets.save_to_disk`` wrote, with the keys of :class:`~limbeck.tasks.jsonl.JsonlTask`.
+
+    Its ``test`` split is the test split; training prompts that are also in it are left out, with a warning. Without
+    one, the prompts are split by a hash of their text.
+
+    Args:
+        path: the folder; ``~`` is expanded.
+        test_fraction: share of the prompts that are held out where there is no ``test`` split, in [0, 1).
+        columns: the data set's name of a key where it differs: ``{"prompt": "question"}``.
+
+    Raises:
+        LimbeckError: naming the folder, or the split and row (counted from 0).
+    """
+
+    def __init__(
+        self, path: str | Path, *, test_fraction: float = 0.1, columns: Mapping[str, str] | None = None
+    ) -> None:
+        check_columns(columns)
+        splits = _load(path)
+        rest = [name for name in splits if name != "test"]
+        train_name = "train" if "train" in splits else rest[0] if len(rest) == 1 else None
+        if train_name is None:
+            names = ", ".join(map(repr, splits))
+            raise LimbeckError(f"data set {str(path)!r} has the splits {names}: name the one to train on 'train'.")
+        records = _records(splits[train_name], f"{path}, split {train_name}" if train_name else str(path), columns)
+        train, test = split_by_text(records, test_fraction)
+        if "test" in splits:
+            test = _records(splits["test"], f"{path}, split test", columns)
+            train = drop_overlap(records, test, str(path))
+        super().__init__(Path(path).expanduser().resolve().name, train, test)
+
+
+def _load(path: str | Path) -> dict[str, Any]:
+    """Splits by name; a data set without splits is called ``""``."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise LimbeckError(f"task folder {str(path)!r} does not exist: check the path.")
+    if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        raise LimbeckError(
+            f"task folder {str(path)!r} is not a data set: "
+            "write one with datasets.Dataset.save_to_disk or give a .jsonl file."
+        )
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # Arrow, JSON and file errors alike mean that the folder is damaged
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LimbeckError(f"data set {str(path)!r} cannot be read ({first_line}): write it again.") from error
+    return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
+
+
+def _records(rows: Any, where: str, columns: Mapping[str, str] | None) -> list[Record]:
+    records = [parse_record(row, f"{where}, row {i}", columns) for i, row in enumerate(rows)]
+    if not records:
+        raise LimbeckError(f"{where} holds no records: give a row for each problem.")
+    return records

@@ -1,0 +1,79 @@
+"""A JSONL file as a task: one record a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import LimbeckError
+from .records import Record, RecordTask, check_columns, drop_overlap, parse_record, split_by_text
+
+
+class JsonlTask(RecordTask):
+    """A JSONL file, split by a hash of the prompt's text, or with a test file of its own.
+
+    Keys of a line: ``prompt`` (string) or ``messages`` (list of role and content; a last assistant's message is the
+    demonstration), and optionally ``answer`` (for the verifier), ``response`` (a demonstration) or ``chosen`` and
+    ``rejected`` (a pair), ``solution`` and ``hint`` (for privileged readers), ``id``. Further numbers and strings
+    become columns. The task serves what all of its lines have.
+
+    Args:
+        path: the file; ``~`` is expanded.
+        test_path: a file of test prompts; training prompts that are also in it are left out, with a warning.
+        test_fraction: share of the prompts that are held out where there is no test file, in [0, 1); at least one
+            prompt is held out if it is above 0 and the file has two.
+        columns: the file's name of a key where it differs: ``{"prompt": "question"}``.
+
+    Raises:
+        LimbeckError: naming file and line.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        test_path: str | Path | None = None,
+        test_fraction: float = 0.1,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
+        check_columns(columns)
+        records = read_jsonl(path, columns)
+        train, test = split_by_text(records, test_fraction)
+        if test_path is not None:
+            test = read_jsonl(test_path, columns)
+            train = drop_overlap(records, test, str(path))
+        super().__init__(Path(path).stem, train, test)
+
+
+def read_jsonl(path: str | Path, columns: Mapping[str, str] | None = None) -> list[Record]:
+    """All records of a file; blank lines are skipped.
+
+    Raises:
+        LimbeckError: no such file, no records in it, or a line that is no record.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise LimbeckError(f"task file {str(path)!r} does not exist: check the path.")
+    records = []
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    where = f"{path}, line {number}"
+                    records.append(parse_record(_decode(line, where), where, columns))
+    except UnicodeDecodeError as error:
+        raise LimbeckError(f"task file {str(path)!r} is not UTF-8 text ({error.reason}): convert it.") from error
+    if not records:
+        raise LimbeckError(f"task file {str(path)!r} holds no records: give a line for each problem.")
+    return records
+
+
+def _decode(line: str, where: str) -> object:
+    try:
+        value: object = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise LimbeckError(
+            f"{where} is not JSON ({error.msg} at column {error.colno}): give one object a line."
+        ) from error
+    return value

@@ -1,0 +1,231 @@
+"""One parser for the records of JSONL files and data set folders, and the task made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import LimbeckError, nearest
+from ..types import Prompt
+from .answers import extract_answer, same_answer
+from .base import Response, Verdict
+
+PRIVILEGED = ("answer", "solution", "hint")
+KEYS = ("id", "prompt", "messages", *PRIVILEGED, "response", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A parsed record.
+
+    Attributes:
+        prompt: the problem.
+        responses: a demonstration, a pair (chosen, rejected), or nothing.
+        serves: what this record could offer, a subset of ``{"reward", "responses", "pairs"}``.
+        text: the messages as one text, by which records are split and compared.
+        where: the file and line, for messages to the user.
+    """
+
+    prompt: Prompt
+    responses: tuple[Response, ...]
+    serves: frozenset[str]
+    text: str
+    where: str
+
+
+def parse_record(raw: Any, where: str, columns: Mapping[str, str] | None = None) -> Record:
+    """A record from a mapping with the keys of ``KEYS``; further numbers and strings become columns.
+
+    Args:
+        raw: what one line or row holds. A key whose value is None counts as absent.
+        where: how to call the record in a refusal.
+        columns: the file's name of a key, where it differs from ours: ``{"prompt": "question"}``.
+
+    Raises:
+        LimbeckError: naming ``where``, the key, its value and the remedy.
+    """
+    if not isinstance(raw, Mapping):
+        raise LimbeckError(f"{where} holds {_short(raw)}, give an object with the key 'prompt' or 'messages'.")
+    fields = {key: value for key, value in raw.items() if value is not None}
+    for ours, theirs in (columns or {}).items():
+        if theirs not in fields:
+            raise LimbeckError(f"{where} has no key {theirs!r} for {ours!r}{nearest(theirs, fields)}: add it.")
+        fields[ours] = fields.pop(theirs)
+    messages, demonstration = _messages(fields, where)
+    responses = _responses(fields, demonstration, where)
+    text = json.dumps(messages, ensure_ascii=False)
+    identity = fields.get("id", hashlib.sha256(text.encode()).hexdigest()[:16])
+    if isinstance(identity, bool) or not isinstance(identity, str | int):
+        raise LimbeckError(f"{where}: 'id' is {_short(identity)}, give a string or a whole number.")
+    privileged = {key: _text(fields, key, where) for key in PRIVILEGED if key in fields}
+    prompt = Prompt(str(identity), tuple(messages), privileged, _columns(fields))
+    serves = {"reward"} if "answer" in privileged else set()
+    serves |= {0: set(), 1: {"responses"}, 2: {"pairs"}}[len(responses)]
+    return Record(prompt, responses, frozenset(serves), text, where)
+
+
+class RecordTask:
+    """A task made of records: what it serves is what all of its records have.
+
+    Attributes:
+        name, serves, train, test: see :class:`~limbeck.tasks.base.Task`.
+    """
+
+    def __init__(self, name: str, train: Sequence[Record], test: Sequence[Record]) -> None:
+        _check_ids(train)
+        _check_ids(test)
+        self.name = name
+        self.serves = frozenset.intersection(*(r.serves for r in (*train, *test)))
+        self.train: Sequence[Prompt] = tuple(r.prompt for r in train)
+        self.test: Sequence[Prompt] = tuple(r.prompt for r in test)
+        # Two files may use the same id for different problems.
+        self._responses = {(r.prompt.id, r.text): r.responses for r in (*train, *test)}
+
+    def verify(self, prompt: Prompt, text: str) -> Verdict:
+        """1 for the expected answer, else 0; numbers and expressions are compared as mathematics, words as text.
+
+        Raises:
+            LimbeckError: the prompt has no answer.
+        """
+        if "answer" not in prompt.privileged:
+            raise LimbeckError(f"prompt {prompt.id!r} of task {self.name!r} has no 'answer' to verify against: add it.")
+        expected, given = prompt.privileged["answer"], extract_answer(text, boxed=True)
+        # An expected answer may itself be boxed or a full solution that ends in "#### 12".
+        correct = same_answer(extract_answer(expected, boxed=True), given)
+        return Verdict(float(correct), correct, f"expected {expected}, got {given}")
+
+    def responses(self, prompt: Prompt) -> tuple[Response, ...]:
+        """The demonstration or the pair of a prompt of this task, or nothing."""
+        text = json.dumps([dict(m) for m in prompt.messages], ensure_ascii=False)
+        return self._responses.get((prompt.id, text), ())
+
+
+def split_by_text(records: Sequence[Record], test_fraction: float) -> tuple[list[Record], list[Record]]:
+    """Train and test records, split by a hash of the text: appending records never moves one to the other side.
+
+    Records of equal text stay together. If the fraction is above 0 and there are two distinct texts, both sides hold at
+    least one record.
+
+    Raises:
+        LimbeckError: the fraction is not in [0, 1).
+    """
+    if isinstance(test_fraction, bool) or not isinstance(test_fraction, int | float) or not 0 <= test_fraction < 1:
+        raise LimbeckError(f"test_fraction is {test_fraction!r}, give a number from 0 up to but not including 1.")
+    rank = {r.text: int.from_bytes(hashlib.sha256(r.text.encode()).digest()[:8]) / 2**64 for r in records}
+    border = float(test_fraction)
+    if border > 0 and len(rank) > 1:
+        ordered = sorted(rank.values())
+        # At least the lowest on the test side, at most all but the highest.
+        border = min(max(border, math.nextafter(ordered[0], 1)), ordered[-1])
+    elif len(rank) == 1:
+        border = 0.0
+    return [r for r in records if rank[r.text] >= border], [r for r in records if rank[r.text] < border]
+
+
+def drop_overlap(train: Sequence[Record], test: Sequence[Record], name: str) -> list[Record]:
+    """The train records whose text is not in the test records; warns how many were left out.
+
+    Raises:
+        LimbeckError: none is left.
+    """
+    held_out = {r.text for r in test}
+    kept = [r for r in train if r.text not in held_out]
+    if not kept:
+        raise LimbeckError(
+            f"All training prompts of {name} are also test prompts: give a different test file or split."
+        )
+    if len(kept) < len(train):
+        message = f"{len(train) - len(kept)} of {len(train)} training prompts of {name} are also test prompts: left out"
+        warnings.warn(message, stacklevel=3)
+    return kept
+
+
+def check_columns(columns: Mapping[str, str] | None) -> None:
+    """Refuse a renaming of a key that records do not have.
+
+    Raises:
+        LimbeckError: with the nearest known key.
+    """
+    for key in columns or {}:
+        if key not in KEYS:
+            raise LimbeckError(f"columns names {key!r}{nearest(key, KEYS)}: the keys are {', '.join(KEYS)}.")
+
+
+def _messages(fields: Mapping[str, Any], where: str) -> tuple[list[dict[str, str]], str | None]:
+    """The messages of a record and, if they end in the assistant's turn, its text."""
+    if "prompt" in fields and "messages" in fields:
+        raise LimbeckError(f"{where} has both 'prompt' and 'messages': remove one.")
+    if "prompt" in fields:
+        return [{"role": "user", "content": _text(fields, "prompt", where, empty=False)}], None
+    if "messages" not in fields:
+        near = next((n for key in fields if key not in KEYS and (n := nearest(key, ("prompt", "messages")))), "")
+        raise LimbeckError(f"{where} has neither 'prompt' nor 'messages', only {_names(fields)}{near}: add one.")
+    messages = fields["messages"]
+    if not isinstance(messages, list) or not messages:
+        raise LimbeckError(f"{where}: 'messages' is {_short(messages)}, give a list of role and content.")
+    for message in messages:
+        parts = [message.get(k) for k in ("role", "content")] if isinstance(message, Mapping) else [None]
+        if not all(isinstance(part, str) for part in parts):
+            raise LimbeckError(f"{where}: 'messages' holds {_short(message)}, give strings 'role' and 'content'.")
+    plain = [{"role": m["role"], "content": m["content"]} for m in messages]
+    if plain[-1]["role"] != "assistant":
+        return plain, None
+    if len(plain) == 1:
+        raise LimbeckError(f"{where}: 'messages' holds only an assistant's message, put a user's message before it.")
+    return plain[:-1], plain[-1]["content"]
+
+
+def _responses(fields: Mapping[str, Any], demonstration: str | None, where: str) -> tuple[Response, ...]:
+    if ("chosen" in fields) != ("rejected" in fields):
+        has, lacks = ("chosen", "rejected") if "chosen" in fields else ("rejected", "chosen")
+        raise LimbeckError(f"{where} has {has!r} but no {lacks!r}: add it or remove {has!r}.")
+    given = [key for key in ("response", "chosen") if key in fields]
+    given += ["an assistant's last message"] if demonstration is not None else []
+    if len(given) > 1:
+        raise LimbeckError(f"{where} has both {given[0]!r} and {given[1]!r}: keep one.")
+    if "chosen" in fields:
+        chosen, rejected = _text(fields, "chosen", where), _text(fields, "rejected", where)
+        return Response(chosen, 1.0), Response(rejected, 0.0)
+    if "response" in fields:
+        return (Response(_text(fields, "response", where)),)
+    return () if demonstration is None else (Response(demonstration),)
+
+
+def _text(fields: Mapping[str, Any], key: str, where: str, empty: bool = True) -> str:
+    value = fields[key]
+    if key == "answer" and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not (empty or value.strip()):
+        kind = "a string" if empty else "a string that is not empty"
+        raise LimbeckError(f"{where}: {key!r} is {_short(value)}, give {kind}.")
+    return value
+
+
+def _columns(fields: Mapping[str, Any]) -> dict[str, float | str]:
+    """Further scalars of a record; lists and objects have no place in a column and are left out."""
+    further = {key: value for key, value in fields.items() if key not in KEYS and isinstance(value, str | int | float)}
+    return {key: value if isinstance(value, str) else float(value) for key, value in further.items()}
+
+
+def _check_ids(records: Iterable[Record]) -> None:
+    seen: dict[str, Record] = {}
+    for record in records:
+        other = seen.setdefault(record.prompt.id, record)
+        if other is not record and other.text != record.text:
+            raise LimbeckError(
+                f"{record.where}: 'id' {record.prompt.id!r} is already used by {other.where}: change one."
+            )
+
+
+def _names(fields: Mapping[str, Any]) -> str:
+    return ", ".join(repr(key) for key in fields) or "nothing"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,463 @@
+"""Laws that hold for every method of the registry and its variants (DESIGN section 6, SPACE sections 3 and 4).
+
+A method added to the registry inherits all of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import BATCH, LENGTH, VARIANTS, VOCABULARY, WIDTH, Case, changed, make
+from torch import Tensor
+
+import limbeck as lb
+from limbeck.explain import denominators
+from limbeck.method import REGISTRY, Method
+from limbeck.objective import Heard, loss
+from limbeck.types import Dense, Head
+
+core = importlib.import_module("limbeck.objective")  # the attribute of that name is the function
+EVERY = pytest.mark.parametrize("m", VARIANTS.values(), ids=VARIANTS)
+CLOCKS = pytest.mark.parametrize("off_policy", [False, True], ids=["on-policy", "off-policy"])
+CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def same(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, **CLOSE)
+
+
+def through(m: Method, heard: Heard, logits: Tensor, **how: int) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of a (micro-)batch with respect to its rows of logits."""
+    leaf = logits.detach().clone().requires_grad_()
+    value = loss(m, heard, Dense(leaf), **how).loss
+    return value.detach(), torch.autograd.grad(value, leaf)[0]
+
+
+# ---------------------------------------------------------------- how a batch is cut
+
+
+@EVERY
+@CLOCKS
+def test_micro_batches_add_up_to_the_whole(m: Method, off_policy: bool) -> None:
+    """DESIGN section 6: also with batch-wide weights and gates. A group is never cut: ``tokens=1`` gives one each."""
+    m, heard, live = make(off_policy=off_policy).heard(m)
+    whole, whole_grad = through(m, heard, live.logits_NV)
+    for tokens, count in ((1, 4), (14, 3)):
+        micros = list(heard.micros(tokens))
+        assert len(micros) == count
+        rows = live.logits_NV.split([x.record.n_tokens for x in micros])
+        parts = [through(m, x, z) for x, z in zip(micros, rows, strict=True)]
+        same(torch.stack([v for v, _ in parts]).sum(), whole)
+        same(torch.cat([g for _, g in parts]), whole_grad)
+
+
+@EVERY
+@CLOCKS
+def test_plain_tensors_and_records_agree(m: Method, off_policy: bool) -> None:
+    """DESIGN section 5: ``lb.objective`` gives the same numbers as the records of the engine."""
+    case = make(off_policy=off_policy)
+    value, grad = case.value_and_grad(m)
+    aliased, heard, live = case.heard(m)
+    got, got_grad = through(aliased, heard, live.logits_NV)
+    same(got, value)
+    same(got_grad, case.rows(grad))
+
+
+@EVERY
+@CLOCKS
+def test_separable_way_equals_general_way(m: Method, off_policy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPACE section 4.3: which way is derived from the value; both give the same numbers."""
+    case = make(off_policy=off_policy)
+    value, grad = case.value_and_grad(m)
+    monkeypatch.setattr(Method, "separable", property(lambda self: False))
+    monkeypatch.setattr(core, "fused", None)
+    general, general_grad = case.value_and_grad(m)
+    same(general, value)
+    same(general_grad, grad)
+
+
+@EVERY
+def test_tile_size_changes_nothing(m: Method) -> None:
+    """DESIGN section 5."""
+    m, heard, live = make().heard(m)
+    value, grad = through(m, heard, live.logits_NV, tile=1000)
+    for tile in (1, 3):
+        got, got_grad = through(m, heard, live.logits_NV, tile=tile)
+        same(got, value)
+        same(got_grad, grad)
+
+
+HEADS = {
+    "weight": {},
+    "bias and scale": {"bias_V": torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64), "scale": 0.5},
+    "softcap": {"softcap": 2.0},
+}
+
+
+@EVERY
+def test_hidden_states_with_a_head_equal_dense_logits(m: Method) -> None:
+    """DESIGN section 5: one loss core for every carrier, gradient through the head too."""
+    for head in HEADS:
+        _hidden_equals_dense(m, head)
+
+
+def _hidden_equals_dense(m: Method, head: str) -> None:
+    gen = torch.Generator().manual_seed(5)
+    hidden = torch.randn(BATCH, LENGTH, WIDTH, dtype=torch.float64, generator=gen).requires_grad_()
+    weight = torch.randn(VOCABULARY, WIDTH, dtype=torch.float64, generator=gen).requires_grad_()
+    case = make()
+    h = Head(weight, **HEADS[head])
+    args = case.arguments(m)
+    z = hidden @ weight.T
+    z = z if h.bias_V is None else z + h.bias_V
+    z = z * h.scale
+    z = z if h.softcap is None else h.softcap * torch.tanh(z / h.softcap)
+    dense = lb.objective(m)(z, case.tokens, case.mask, **args).loss
+    want = torch.autograd.grad(dense, [hidden, weight])
+    got_loss = lb.objective(m)(tokens=case.tokens, mask=case.mask, student_hidden=hidden, student_head=h, **args).loss
+    got = torch.autograd.grad(got_loss, [hidden, weight])
+    same(got_loss, dense)
+    for a, b in zip(got, want, strict=True):
+        same(a, b)
+
+
+@EVERY
+def test_readers_may_come_as_hidden_states(m: Method) -> None:
+    """DESIGN section 5: teacher targets as dense logits or as hidden states with a head."""
+    case = make()
+    gen = torch.Generator().manual_seed(6)
+    args = case.arguments(m)
+    want, got = dict(args), dict(args)
+    for key in [k for k in args if k.endswith("_logits")]:
+        hidden = torch.randn(BATCH, LENGTH, WIDTH, dtype=torch.float64, generator=gen)
+        weight = torch.randn(VOCABULARY, WIDTH, dtype=torch.float64, generator=gen)
+        role = key.removesuffix("_logits")
+        want[key] = hidden @ weight.T
+        got = {k: v for k, v in got.items() if k != key} | {f"{role}_hidden": hidden, f"{role}_head": weight}
+    objective = lb.objective(m)
+    same(
+        objective(case.logits, case.tokens, case.mask, **got).loss,
+        objective(case.logits, case.tokens, case.mask, **want).loss,
+    )
+
+
+def sharded(m: Method, case: Case) -> Tensor:
+    """The sum of two processes' losses, each with half of the groups, whose ``all_sum`` adds over both."""
+    barrier, slots, results = threading.Barrier(2), [None, None], [None, None]
+
+    def run(rank: int) -> None:
+        def all_sum(x: Tensor) -> Tensor:
+            slots[rank] = x
+            barrier.wait(20)
+            total = slots[0] + slots[1]
+            barrier.wait(20)
+            return total
+
+        half = slice(0, BATCH // 2) if rank == 0 else slice(BATCH // 2, BATCH)
+        args = case.arguments(m)
+        cut = {k: v[half] for k, v in args.items() if k not in ("step", "columns")}
+        cut["columns"] = {k: v[half] for k, v in args["columns"].items()}
+        try:
+            results[rank] = lb.objective(m)(
+                case.logits[half], case.tokens[half], case.mask[half], step=3, all_sum=all_sum, **cut
+            ).loss
+        except BaseException as e:
+            results[rank] = e
+            barrier.abort()
+
+    threads = [threading.Thread(target=run, args=(r,)) for r in (0, 1)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for r in results:
+        if isinstance(r, BaseException):
+            raise r
+    return results[0] + results[1]
+
+
+@EVERY
+def test_processes_add_up_to_the_whole(m: Method) -> None:
+    """SPACE section 4.1: Z and batch-wide statistics are global, summed over ranks."""
+    case = make()
+    same(sharded(m, case), case.loss(m))
+
+
+@EVERY
+def test_order_of_sequences_and_groups_is_nobodys_business(m: Method) -> None:
+    """Groups move as wholes and members inside them; the loss stays."""
+    case = make()
+    order = torch.tensor([5, 4, 2, 3, 7, 6, 1, 0])
+    args = case.arguments(m)
+    moved = {k: v if k == "step" else [v[int(i)] for i in order] if k == "source" else v for k, v in args.items()}
+    for k, v in moved.items():
+        if isinstance(v, Tensor):
+            moved[k] = v[order]
+    moved["columns"] = {k: v[order] for k, v in args["columns"].items()}
+    got = lb.objective(m)(case.logits[order], case.tokens[order], case.mask[order], **moved).loss
+    same(got, case.loss(m))
+
+
+# ---------------------------------------------------------------- what gradient may touch
+
+
+@EVERY
+@CLOCKS
+def test_masked_tokens_touch_nothing(m: Method, off_policy: bool) -> None:
+    """DESIGN section 5: masks select rows before any arithmetic, so a NaN there reaches neither loss nor gradient."""
+    case = make(off_policy=off_policy)
+    value, grad = case.value_and_grad(m)
+    hidden = ~case.mask
+    for poison in (torch.nan, torch.inf, -torch.inf):
+        bad = {k: v.clone() for k, v in case.given.items() if k.endswith(("_logits", "_logp")) or k == "heft"}
+        for x in bad.values():
+            x[hidden] = poison
+        logits, tokens = case.logits.detach().clone(), case.tokens.clone()
+        logits[hidden], tokens[hidden] = poison, -100
+        got, got_grad = changed(case, logits=logits, tokens=tokens, **bad).value_and_grad(m)
+        same(got, value)
+        same(got_grad, grad)
+        assert (got_grad[hidden] == 0).all()
+
+
+@EVERY
+@CLOCKS
+def test_gradient_enters_nobody_but_the_student(m: Method, off_policy: bool) -> None:
+    """rl.md shared test 6: teacher, reference, old, writer, rewards, labels and columns are detached."""
+    case = make(off_policy=off_policy)
+    leaves = {k: v.clone().requires_grad_() for k, v in case.given.items() if v.is_floating_point()}
+    changed(case, logits=case.logits.requires_grad_(), **leaves).loss(m).backward()
+    assert case.logits.grad is not None
+    assert [k for k, v in leaves.items() if v.grad is not None] == []
+
+
+@EVERY
+def test_loss_sees_only_log_probs(m: Method) -> None:
+    """A constant added to every row of logits changes nothing: of the student, and of each reader."""
+    case = make()
+    shift = torch.linspace(-5, 5, BATCH * LENGTH, dtype=torch.float64).view(BATCH, LENGTH, 1)
+    value, grad = case.value_and_grad(m)
+    given = {k: v + shift.flip(0) for k, v in case.given.items() if k.endswith("_logits")}
+    got, got_grad = changed(case, logits=case.logits.detach() + shift, **given).value_and_grad(m)
+    same(got, value)
+    same(got_grad, grad)
+
+
+@EVERY
+def test_padded_vocabulary_counts_nothing(m: Method) -> None:
+    """Entries that both sides exclude (-inf) leave the loss of the smaller vocabulary."""
+    case = make()
+    value, grad = case.value_and_grad(m)
+
+    def pad(z: Tensor) -> Tensor:
+        return torch.cat([z.detach(), torch.full((*z.shape[:-1], 2), -torch.inf, dtype=z.dtype)], dim=-1)
+
+    given = {k: pad(v) for k, v in case.given.items() if k.endswith("_logits")}
+    got, got_grad = changed(case, logits=pad(case.logits), **given).value_and_grad(m)
+    same(got, value)
+    same(got_grad[..., :VOCABULARY], grad)
+    assert (got_grad[..., VOCABULARY:] == 0).all()
+
+
+# ---------------------------------------------------------------- edges
+
+
+def _edge(name: str) -> Case:
+    case = make()
+    mask, ones = case.mask, torch.ones(BATCH, dtype=torch.float64)
+    first = (torch.arange(LENGTH) == 0).expand(BATCH, LENGTH)
+    rows = torch.arange(BATCH)[:, None]
+    return {
+        "all correct": lambda: changed(case, correct=ones.bool(), reward=ones),
+        "all wrong": lambda: changed(case, correct=~ones.bool(), reward=0 * ones),
+        "one token": lambda: changed(case, mask=first),
+        "group of one": lambda: changed(case, group=torch.arange(BATCH)),
+        "an empty sequence": lambda: changed(case, mask=mask & (rows != 1)),
+        "an empty group": lambda: changed(case, mask=mask & (rows > 1)),
+        "empty mask": lambda: changed(case, mask=mask & False),
+        "constant columns": lambda: changed(case, told=0 * ones, heft=torch.zeros(BATCH, LENGTH).double()),
+        "teacher = student": lambda: changed(case, teacher_logits=case.logits.clone(), ref_logits=case.logits.clone()),
+    }[name]()
+
+
+EDGES = [
+    "all correct",
+    "all wrong",
+    "one token",
+    "group of one",
+    "an empty sequence",
+    "an empty group",
+    "empty mask",
+    "constant columns",
+    "teacher = student",
+]
+
+
+@EVERY
+@pytest.mark.parametrize("edge", EDGES)
+def test_finite_at_the_edges(m: Method, edge: str) -> None:
+    """rl.md shared test 5; SPACE bend 23: 0/0 on all-correct, all-wrong, empty. An empty mask gives exactly 0."""
+    for off_policy in (False, True):
+        value, grad = replace(_edge(edge), off_policy=off_policy).value_and_grad(m)
+        assert value.isfinite()
+        assert grad.isfinite().all()
+        if edge == "empty mask":
+            assert value == 0
+            assert (grad == 0).all()
+
+
+@EVERY
+def test_empty_sequences_leave_the_means_alone(m: Method) -> None:
+    """rl.md part F: Limbeck's sequence mean is over sequences with a kept token. Losing a whole group of empty
+    sequences is then the same as never having had it."""
+    case = make()
+    kept = torch.arange(BATCH) >= 2
+    args = case.arguments(m)
+    cut = {k: v[kept] for k, v in args.items() if isinstance(v, Tensor)}
+    cut["columns"] = {k: v[kept] for k, v in args["columns"].items()}
+    if "source" in args:
+        cut["source"] = args["source"][2:]
+    without = lb.objective(m)(case.logits[kept], case.tokens[kept], case.mask[kept], step=3, **cut).loss
+    same(changed(case, mask=case.mask & kept[:, None]).loss(m), without)
+
+
+UNBOUNDED = ("alpha(2)", "alpha(-1)", "chi2", "neyman_chi2", "ρ·k3")
+"""Infinite themselves where one law has no mass (k3's gradient is not, but the one that rho lends it is)."""
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_extreme_half_precision_logits_are_finite(m: Method, dtype: torch.dtype) -> None:
+    """Logits of ±1e4 in the dtype of a model."""
+    case = make()
+    gen = torch.Generator().manual_seed(9)
+    z = [1e4 * torch.randn(BATCH, LENGTH, VOCABULARY, generator=gen).sign() for _ in range(3)]
+    given = {"teacher_logits": z[1].to(dtype), "ref_logits": z[2].to(dtype)}
+    case = changed(replace(case, off_policy=False), logits=z[0].to(dtype), **given)
+    value, grad = case.value_and_grad(m)
+    if any(name in str(m.terms) for name in UNBOUNDED):
+        pytest.skip("infinite by definition")
+    assert value.isfinite()
+    assert grad.isfinite().all()
+    assert grad.dtype == dtype
+
+
+def test_doubles_stay_double_without_a_reward() -> None:
+    """Constants and shares take the precision of the student, also where no float64 record field is given."""
+    case = make()
+    args = {"teacher_logits": case.given["teacher_logits"]}
+    got = lb.objective(lb.methods.opd(coef=0.3))(case.logits, case.tokens, case.mask, **args).loss
+    unit = lb.objective(lb.methods.opd())(case.logits, case.tokens, case.mask, **args).loss
+    same(got, 0.3 * unit)
+
+
+# ---------------------------------------------------------------- values
+
+
+@EVERY
+def test_values_compare_and_hash_by_structure(m: Method) -> None:
+    """SPACE section 1.1: values are frozen and compared by structure."""
+    twin = replace(m)
+    assert m == twin
+    assert hash(m) == hash(twin)
+    assert m != replace(m, updates=m.updates + 1)
+
+
+def test_different_variants_are_different_values() -> None:
+    """No argument of a method is swallowed: every variant is another point of the space."""
+    assert len(set(VARIANTS.values())) == len(VARIANTS)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_recipe_builds_the_same_value_twice(name: str) -> None:
+    """And knows its name, title and paper."""
+    recipe = REGISTRY[name]
+    assert recipe() == recipe()
+    assert len({recipe(), recipe()}) == 1
+    assert (recipe().name, recipe().title, recipe().paper) == (name, recipe.title, recipe.paper)
+
+
+UNPUBLISHED = {"sft"}
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_docstring_tells_every_argument(name: str) -> None:
+    """A method's page is generated from its docstring, title and paper."""
+    recipe = REGISTRY[name]
+    told = recipe.doc.partition("Args:")[2].replace("\n", " ")
+    documented = {w.strip() for line in told.split(":") for w in line.replace(".", " ").replace(",", " ").split()}
+    assert [a for a in recipe.arguments if a not in documented] == []
+    assert "math:" in recipe.doc
+    assert recipe.title
+    assert (name in UNPUBLISHED) == (not recipe.paper)
+    assert recipe.confidence in ("high", "medium", "low")
+
+
+COEFFICIENTS = {
+    "kdrl": ({"coef": 0}, "teacher"),
+    "kdrl_shaping": ({"coef": 0}, "teacher"),
+    "kdrl_reward": ({"coef": 0}, "teacher"),
+    "grpo": ({"ref_coef": 0}, "ref"),
+    "kd": ({"weight": 0}, "teacher"),
+}
+
+
+@pytest.mark.parametrize("name", COEFFICIENTS)
+@pytest.mark.parametrize("zero", [0, 0.0, "0"])
+def test_a_zero_coefficient_removes_the_needs(name: str, zero: object) -> None:
+    """SPACE section 4.1: a constant 0 removes the term and its needs."""
+    given, role = COEFFICIENTS[name]
+    if name == "kd" and zero == "0":
+        pytest.skip("weight is a number")
+    assert role in REGISTRY[name]().roles
+    assert role not in REGISTRY[name](**dict.fromkeys(given, zero)).roles
+
+
+def test_minillm_without_lm_needs_no_second_data_set() -> None:
+    """opd.md card 2, term 3."""
+    assert set(lb.methods.minillm().sources) == {"roll", "lm"}
+    assert set(lb.methods.minillm(lm_coef=0).sources) == {"roll"}
+
+
+def test_minillm_without_mixing_needs_no_text_from_the_teacher() -> None:
+    """opd.md card 2, alpha = 0: a reader of weight 0 in a blend writes nothing."""
+    assert lb.methods.minillm(mix=0).roles["teacher"] == {"dense", "sampled"}
+
+
+# ---------------------------------------------------------------- explain
+
+
+@EVERY
+def test_explain_names_every_reader_and_denominator(m: Method) -> None:
+    """SPACE section 4.1: ``explain`` prints Z_1, Z_2 ..., what is read from whom, and how it is evaluated."""
+    text = lb.explain(m)
+    assert all(f"Z{i + 1}" in text for i in range(len(m.parts)))
+    assert all(role in text for role in m.roles)
+    assert ("separable" in text) == m.separable
+    assert ("biased low" in text) == any(getattr(t.surrogate, "top_k", None) for _, t in m.parts)
+    if m.name:
+        assert m.name in text
+        assert m.title in text
+    assert lb.diff(m, m) == []
+
+
+@EVERY
+def test_denominators_coincide_where_explain_says_so(m: Method) -> None:
+    """SPACE section 4.1: two terms share a denominator iff (reduction, per, what per looks at) are equal."""
+    case = make()
+    _, heard, _ = case.heard(m)
+    told = denominators(m)
+    for i, a in enumerate(heard.parts):
+        for j, b in enumerate(heard.parts):
+            if i != j:
+                assert (f"Z{j + 1}" in told[i]) == (a.total == b.total), told
+
+
+def test_two_methods_differ_in_the_axes_they_differ_in() -> None:
+    """``limbeck diff``."""
+    lines = {axis for axis, _, _ in lb.diff(lb.methods.gkd(divergence="rkl"), lb.methods.opd_full())}
+    assert lines == {"source"}

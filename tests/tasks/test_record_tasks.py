@@ -1,0 +1,231 @@
+"""JSONL files and data set folders: what they serve, how they split, how they verify, what they refuse."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from limbeck.errors import LimbeckError
+from limbeck.tasks import Task, load_task
+from limbeck.tasks.answers import same_answer
+from limbeck.types import Prompt
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def problems(n: int, first: int = 0) -> list[dict[str, Any]]:
+    return [{"prompt": f"What is {i} + {i}?", "answer": 2 * i, "level": i % 3} for i in range(first, first + n)]
+
+
+def texts(prompts: Any) -> set[str]:
+    return {p.messages[-1]["content"] for p in prompts}
+
+
+def test_a_file_is_read_split_and_verified(tmp_path: Path) -> None:
+    task = load_task(str(write(tmp_path / "sums.jsonl", problems(50))))
+    assert (task.name, task.serves) == ("sums", {"reward"})
+    assert len(task.train) + len(task.test) == 50
+    assert not texts(task.train) & texts(task.test)
+    prompt = next(p for p in task.train if p.messages[0]["content"] == "What is 4 + 4?")
+    assert prompt.messages == ({"role": "user", "content": "What is 4 + 4?"},)
+    assert (prompt.privileged, prompt.columns) == ({"answer": "8"}, {"level": 1.0})
+    verdict = task.verify(prompt, "4 + 4 = <answer>8</answer>")
+    assert (verdict.reward, verdict.correct, verdict.feedback) == (1.0, True, "expected 8, got 8")
+    assert task.verify(prompt, "<answer>9</answer>").feedback == "expected 8, got 9"
+    assert not task.verify(prompt, "").correct
+    assert task.responses(prompt) == ()
+
+
+def test_the_split_is_stable_under_appending(tmp_path: Path) -> None:
+    few = load_task(write(tmp_path / "a.jsonl", problems(60)))
+    many = load_task(write(tmp_path / "b.jsonl", problems(60) + problems(60, 60)), seed=7)
+    assert texts(few.train) <= texts(many.train)
+    assert texts(few.test) <= texts(many.test)
+    assert [p.id for p in few.train] == [p.id for p in many.train][: len(few.train)]
+
+
+@pytest.mark.parametrize("fraction", [1e-9, 0.5, 0.999999])
+@pytest.mark.parametrize("n", [2, 3, 40])
+def test_both_sides_hold_a_prompt(tmp_path: Path, n: int, fraction: float) -> None:
+    task = load_task(write(tmp_path / "a.jsonl", problems(n)), test_fraction=fraction)
+    assert len(task.train) >= 1
+    assert len(task.test) >= 1
+    assert len(task.train) + len(task.test) == n
+
+
+def test_equal_texts_stay_on_one_side(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {i % 5}", "answer": "x", "id": i} for i in range(40)]
+    with pytest.raises(LimbeckError, match="id"):
+        load_task(write(tmp_path / "c.jsonl", [{"prompt": "a", "id": 1}, {"prompt": "b", "id": 1}]), test_fraction=0)
+    task = load_task(write(tmp_path / "a.jsonl", rows), test_fraction=0.4)
+    assert not texts(task.train) & texts(task.test)
+    single = load_task(write(tmp_path / "b.jsonl", rows[:1]))
+    assert (len(single.train), len(single.test)) == (1, 0)
+
+
+def test_fraction_zero_holds_nothing_out(tmp_path: Path) -> None:
+    assert len(load_task(write(tmp_path / "a.jsonl", problems(20)), test_fraction=0).test) == 0
+
+
+def test_a_test_file_and_its_overlap(tmp_path: Path) -> None:
+    train, test = write(tmp_path / "a.jsonl", problems(10)), write(tmp_path / "b.jsonl", problems(5, 8))
+    with pytest.warns(UserWarning, match="2 of 10 training prompts"):
+        task = load_task(str(train), test_path=str(test))
+    assert (len(task.train), len(task.test)) == (8, 5)
+    with pytest.raises(LimbeckError, match="All training prompts"):
+        load_task(str(train), test_path=str(train))
+
+
+def test_demonstrations_pairs_and_privileged_text(tmp_path: Path) -> None:
+    plain = load_task(write(tmp_path / "a.jsonl", [{"prompt": "p", "response": "r", "hint": "h", "id": 3}]))
+    assert plain.serves == {"responses"}
+    assert (plain.train[0].id, plain.train[0].privileged) == ("3", {"hint": "h"})
+    assert [r.text for r in plain.responses(plain.train[0])] == ["r"]
+    pairs = load_task(write(tmp_path / "b.jsonl", [{"prompt": "p", "chosen": "c", "rejected": "r", "answer": "c"}]))
+    assert pairs.serves == {"pairs", "reward"}
+    assert [(r.text, r.label) for r in pairs.responses(pairs.train[0])] == [("c", 1.0), ("r", 0.0)]
+    mixed = load_task(write(tmp_path / "c.jsonl", [{"prompt": "p", "response": "r"}, {"prompt": "q", "answer": "1"}]))
+    assert mixed.serves == frozenset()
+
+
+def test_a_last_assistants_message_is_the_demonstration(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    task = load_task(write(tmp_path / "a.jsonl", [{"messages": messages}]))
+    assert task.serves == {"responses"}
+    assert task.train[0].messages == (messages[0],)
+    assert task.responses(task.train[0])[0].text == "ho"
+
+
+def test_columns_rename_keys_and_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "a.jsonl", [{"question": "q", "gold": "1"}])
+    task = load_task("~/a.jsonl", columns={"prompt": "question", "answer": "gold"})
+    assert task.train[0].privileged == {"answer": "1"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "response", "correct"),
+    [
+        ("12", "it is \\boxed{12}", True),
+        ("12", "\\boxed{13} no, \\boxed{\\frac{24}{2}}", True),
+        ("0.5", "<answer>1/2</answer>", True),
+        ("\\frac{1}{2}", "<answer>0.5</answer>", True),
+        ("$\\frac{1}{2}$", "<answer>0.5</answer>", True),
+        ("x^2 + 1", "<answer>1 + x^2</answer>", True),
+        ("1,000", "<answer>1000</answer>", True),
+        ("12", "The answer is 12", True),
+        ("work\n#### 12", "so\n#### 12", True),
+        ("12", "<answer>12</answer> or <answer>13</answer>", False),
+        ("Paris", "<answer>Paris</answer>", True),
+        ("Paris", "<answer>Pairs</answer>", False),
+        ("B", "<answer>b</answer>", False),
+        ("room 12", "<answer>12</answer>", False),
+        ("2024-05-01", "<answer>2018</answer>", False),
+        ("12", "<answer>9^{9^{9^{9}}}</answer>", False),
+        ("12", "<answer>2**3**9**9</answer>", False),
+        ("12", "<answer>10^{9999999999}</answer>", False),
+        ("2^{10}", "<answer>1024</answer>", True),
+        ("x^2y^3", "<answer>y^3 x^2</answer>", True),
+        ("12", "<answer>)(^{</answer>", False),
+    ],
+)
+def test_the_verifier(tmp_path: Path, answer: str, response: str, correct: bool) -> None:
+    task = load_task(write(tmp_path / "a.jsonl", [{"prompt": "p", "answer": answer}]))
+    assert task.verify(task.train[0], response).correct is correct
+
+
+def test_the_verifier_outside_the_main_thread() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(same_answer, "0.5", "1/2").result()
+        assert not pool.submit(same_answer, "0.5", "9^{9^{9^9}}").result()
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("{nope", "line 2 is not JSON"),
+        ("[1]", "line 2 holds [1]"),
+        ({"promt": "x"}, "line 2 has neither 'prompt' nor 'messages', only 'promt' (did you mean 'prompt'?)"),
+        ({"prompt": 3}, "line 2: 'prompt' is 3, give a string"),
+        ({"prompt": " "}, "line 2: 'prompt' is ' ', give a string that is not empty"),
+        ({"prompt": "a", "messages": []}, "line 2 has both 'prompt' and 'messages'"),
+        ({"messages": []}, "line 2: 'messages' is []"),
+        ({"messages": ["hi"]}, "line 2: 'messages' holds 'hi'"),
+        ({"messages": [{"role": "user"}]}, "give strings 'role' and 'content'"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "only an assistant's message"),
+        ({"prompt": "a", "chosen": "c"}, "line 2 has 'chosen' but no 'rejected'"),
+        ({"prompt": "a", "chosen": "c", "rejected": ["r"]}, "line 2: 'rejected' is ['r'], give a string"),
+        ({"prompt": "a", "chosen": "c", "rejected": "r", "response": "r"}, "line 2 has both 'response' and 'chosen'"),
+        ({"prompt": "a", "answer": True}, "line 2: 'answer' is True"),
+        ({"prompt": "a", "id": [1]}, "line 2: 'id' is [1]"),
+    ],
+)
+def test_refusals_name_file_and_line(tmp_path: Path, line: Any, sentence: str) -> None:
+    path = write(tmp_path / "bad.jsonl", [{"prompt": "fine"}, line])
+    with pytest.raises(LimbeckError) as refusal:
+        load_task(path)
+    assert str(path) in str(refusal.value)
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_refusals_of_whole_files_and_options(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", problems(3))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "\xff"}')
+    for spec, options, sentence in [
+        (write(tmp_path / "empty.jsonl", ["", ""]), {}, "holds no records"),
+        (tmp_path / "none.jsonl", {}, "does not exist"),
+        (tmp_path / "latin.jsonl", {}, "is not UTF-8"),
+        (tmp_path / "none", {}, "does not exist"),
+        (write(tmp_path / "a.csv", ["a"]), {}, "another kind"),
+        (tmp_path, {}, "is not a data set"),
+        (path, {"test_fracton": 0.1}, "did you mean 'test_fraction'?"),
+        (path, {"test_fraction": 1.0}, "test_fraction is 1.0"),
+        (path, {"columns": {"promt": "x"}}, "did you mean 'prompt'?"),
+        (path, {"columns": {"prompt": "promt"}}, "line 1 has no key 'promt' for 'prompt' (did you mean 'prompt'?)"),
+    ]:
+        with pytest.raises(LimbeckError) as refusal:
+            load_task(str(spec), **options)
+        assert sentence in str(refusal.value)
+
+
+def test_a_prompt_without_an_answer_is_not_verified(tmp_path: Path) -> None:
+    task = load_task(write(tmp_path / "a.jsonl", [{"prompt": "p"}]))
+    with pytest.raises(LimbeckError, match="has no 'answer'"):
+        task.verify(task.train[0], "x")
+
+
+def folder(path: Path, **splits: list[dict[str, Any]]) -> Path:
+    datasets.DatasetDict({k: datasets.Dataset.from_list(v) for k, v in splits.items()}).save_to_disk(path)
+    return path
+
+
+def test_a_folder_with_and_without_a_test_split(tmp_path: Path) -> None:
+    task: Task = load_task(folder(tmp_path / "both", train=problems(10), test=problems(4, 10)))
+    assert (task.name, task.serves, len(task.train), len(task.test)) == ("both", {"reward"}, 10, 4)
+    prompt: Prompt = task.test[0]
+    assert task.verify(prompt, f"\\boxed{{{prompt.privileged['answer']}}}").correct
+    datasets.Dataset.from_list(problems(30)).save_to_disk(tmp_path / "plain")
+    plain = load_task(str(tmp_path / "plain"))
+    lines = load_task(write(tmp_path / "same.jsonl", problems(30)))
+    assert [p.id for p in plain.test] == [p.id for p in lines.test]
+
+
+def test_refusals_of_folders(tmp_path: Path) -> None:
+    with pytest.raises(LimbeckError, match="split train, row 1: 'prompt' is ' '"):
+        load_task(folder(tmp_path / "a", train=[{"prompt": "x"}, {"prompt": " "}]))
+    with pytest.raises(LimbeckError, match="'x', 'y': name the one to train on 'train'"):
+        load_task(folder(tmp_path / "b", x=problems(1), y=problems(1)))
+    broken = tmp_path / "c"
+    broken.mkdir()
+    (broken / "state.json").write_text("{}")
+    with pytest.raises(LimbeckError, match="cannot be read"):
+        load_task(broken)
