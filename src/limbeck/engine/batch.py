@@ -45,7 +45,16 @@ def read_view(policy: Policy, record: Rollout, abilities: frozenset[str], micro_
         part = record.groups(first, last)[0]
         token_N = part.token_N.to(policy.device)
         parts.append(run_model(policy, part, partial(_payload, token_N=token_N, abilities=abilities, k=k)))
-    return View(_join(parts))
+    return View(_still(_join(parts)) if any(p.requires_grad for p in policy.scorer.parameters()) else _join(parts))
+
+
+def _still(carrier: Carrier) -> Carrier:
+    """With a head of its own: the student's moves in place under what was read of it."""
+    if not isinstance(carrier, Hidden):
+        return carrier
+    head = carrier.head
+    bias = None if head.bias_V is None else head.bias_V.clone()
+    return Hidden(carrier.hidden_NH, Head(head.weight_VH.clone(), bias, head.scale, head.softcap))
 
 
 def _payload(carrier: Dense | Hidden, token_N: Tensor, abilities: frozenset[str], k: int | None) -> Carrier:

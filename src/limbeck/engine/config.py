@@ -29,6 +29,7 @@ class RunConfig(BaseModel):
     datasets: dict[str, str] = Field(default_factory=dict, description="further data sets by the name a method reads")
 
     steps: int = Field(100, ge=1, description="optimiser batches")
+    token_budget: int = Field(0, ge=0, description="stop once so many tokens are written, if that is earlier; 0: never")
     prompts: int = Field(32, ge=1, description="prompts a step, over all processes")
     max_tokens: int = Field(128, ge=1, description="limit of a response, in tokens")
     seed: int = Field(0, ge=0, description="decides data order, sampling and initialisation")

@@ -32,15 +32,36 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.vocabulary = vocabulary
+        self.dense = not self._knows_head()
+
+    @torch.no_grad()
+    def _knows_head(self) -> bool:
+        """Whether hidden states and our head are this model's logits: some families do more to them than we know."""
+        ids = torch.tensor([[1, 2, 3]], device=next(self.model.parameters()).device)
+        mask, rows = torch.ones_like(ids), (torch.zeros_like(ids[0]), torch.arange(3, device=ids.device))
+        training = self.model.training
+        self.model.eval()
+        self.dense = False
+        carrier = self(ids, mask, rows, lambda c: c)
+        expected = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0, :, : self.vocabulary]
+        self.model.train(training)
+        if isinstance(carrier, Dense):
+            return False
+        head = carrier.head
+        z = carrier.hidden_NH.float() @ head.weight_VH.float().t()
+        z = head.scale * (z if head.bias_V is None else z + head.bias_V.float())
+        z = z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
+        slack = 1e-3 if expected.dtype == torch.float32 else 5e-2
+        return bool((z - expected.float()).abs().max() <= slack * expected.float().abs().max())
 
     def forward(
         self, ids_BT: Tensor, mask_BT: Tensor, rows: tuple[Tensor, Tensor], consume: Callable[[Dense | Hidden], Any]
     ) -> Any:
         """``consume(carrier)``, where row n of the carrier is the state at (rows[0][n], rows[1][n])."""
-        causal = _causal(self.model)
+        causal = causal_model(self.model)
         backbone = causal.get_decoder() if hasattr(causal, "get_decoder") else None
         head = causal.get_output_embeddings()
-        if backbone is None or backbone is causal or not isinstance(head, nn.Linear):
+        if self.dense or backbone is None or backbone is causal or not isinstance(head, nn.Linear):
             logits = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
             return consume(Dense(logits[rows][:, : self.vocabulary]))
         hidden = backbone(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
@@ -55,7 +76,7 @@ class Scorer(nn.Module):
         return Head(head.weight[: self.vocabulary], bias, scale, softcap)
 
 
-def _causal(model: Any) -> Any:
+def causal_model(model: Any) -> Any:
     """The causal model below a PEFT wrapper (whose adapters sit inside its layers)."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -141,6 +162,7 @@ def load_policy(
     """
     if not isinstance(spec, str):
         name = getattr(spec, "name_or_path", "") or type(spec).__name__
+        spec.eval()  # a constructor leaves dropout on
         tokenizer = tokenizer or _tokenizer(name, role, remote_code)
         return Policy(Scorer(spec, len(tokenizer)), tokenizer, name, _template(tokenizer, template, name))
     path = str(embedded.path(role if role in ("student", "teacher") else "student")) if spec == "embedded" else spec

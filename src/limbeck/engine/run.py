@@ -201,11 +201,16 @@ class _Run:
             self.accelerator.init_trackers("limbeck", config={"method": config.method, "seed": config.seed})
         with progress_bar(self.console) as bar:
             task = bar.add_task(config.method, total=config.steps, completed=first, note="")
+            written = sum(m.get("tokens_written", 0) for m in read_lines(self.journal.metrics)[:first])
             for step in range(first, config.steps):
                 metrics = self.loop.step(step)
                 self._after(step, metrics)
                 bar.update(task, advance=1, note=note(metrics))
-                self._periodic(step + 1, bar)
+                written += metrics["tokens_written"]
+                spent = bool(config.token_budget) and written >= config.token_budget
+                self._periodic(step + 1, bar, last=spent or step + 1 == config.steps)
+                if spent:
+                    break
         if config.trackers:
             self.accelerator.end_training()
         return self._finish()
@@ -217,10 +222,9 @@ class _Run:
             numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=step)
 
-    def _periodic(self, done: int, bar: Progress) -> None:
+    def _periodic(self, done: int, bar: Progress, last: bool) -> None:
         """Evaluation and checkpoint after ``done`` steps."""
         config = self.config
-        last = done == config.steps
         if last or (config.eval_every and done % config.eval_every == 0):
             bar.update(bar.task_ids[0], note="evaluating")
             self._evaluate(done)
@@ -263,7 +267,7 @@ class _Run:
         evaluations = read_lines(self.journal.evaluations)
         before = evaluations[0] if evaluations else None
         after = evaluations[-1] if len(evaluations) > 1 else None
-        return Result(self.out, before, after, self.config.steps, report, self.out / "student")
+        return Result(self.out, before, after, len(read_lines(self.journal.metrics)), report, self.out / "student")
 
     def _export(self) -> None:
         student = self.shop.student

@@ -6,14 +6,16 @@ top-p, whatever a model's generation config says, because a truncated law has no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from .models import Policy
+from .models import Policy, causal_model
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,24 @@ def generate(law: Law, prompts: Sequence[list[int]], max_tokens: int, batch: int
     return out
 
 
+@contextmanager
+def _neutral(policy: Policy) -> Iterator[Any]:
+    """The model with no generation settings of its own, and not training.
+
+    Transformers fills what a generation config leaves open from the model's own (``min_p``, ``suppress_tokens`` ...),
+    and gradient checkpointing, which is active in training mode only, drops the cache of a generating model.
+    """
+    model = causal_model(policy.model)
+    own, training = model.generation_config, model.training
+    model.generation_config = GenerationConfig()
+    model.eval()
+    try:
+        yield model
+    finally:
+        model.generation_config = own
+        model.train(training)
+
+
 def _generate(law: Law, prompts: Sequence[list[int]], max_tokens: int) -> list[Written]:
     policy = law.parts[0][0]
     width = max(len(p) for p in prompts)
@@ -122,9 +142,10 @@ def _generate(law: Law, prompts: Sequence[list[int]], max_tokens: int) -> list[W
         pad_token_id=policy.pad,
         eos_token_id=list(policy.eos),
     )
-    full = policy.model.generate(
-        input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([pen])
-    )
+    with _neutral(policy) as model:
+        full = model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([pen])
+        )
     pen.note(full[:, -1])
     logp_BT = torch.stack(pen.logp, dim=1)
     ends = set(policy.eos)
