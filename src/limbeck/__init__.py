@@ -1,6 +1,7 @@
 """Limbeck distils language models: methods are values, one loop runs them all.
 
-``lb.methods`` holds every method; ``lb.objective(method)`` is its loss on plain tensors; ``lb.distill(...)`` runs it.
+``lb.methods`` holds every method; ``lb.objective(method)`` is its loss on plain tensors; ``lb.distill(...)`` runs it
+and ``lb.run_pipeline(...)`` runs several in a row.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from .axes.scalar import anneal, linear
 from .errors import LimbeckError
 from .explain import cite, diff, explain
 from .method import Method, Term, get, method
+from .pipeline import Pipeline, run
 from .plain import Objective, objective
 
 __version__ = "0.1.0"
@@ -20,6 +22,7 @@ __all__ = [
     "LimbeckError",
     "Method",
     "Objective",
+    "Pipeline",
     "Term",
     "anneal",
     "cite",
@@ -31,13 +34,15 @@ __all__ = [
     "method",
     "methods",
     "objective",
+    "run",
+    "run_pipeline",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """``distill`` brings the engine, and with it transformers, only when it is asked for."""
-    if name == "distill":
-        from .engine import distill
+    """The engine, and with it transformers, is imported only when it is asked for."""
+    if name in ("distill", "run_pipeline"):
+        from . import engine
 
-        return distill
+        return getattr(engine, name)
     raise AttributeError(f"module 'limbeck' has no attribute {name!r}")

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 
 from .axes.curriculum import Curriculum, prompts
 from .axes.ladder import Rung
+from .axes.leaves import On
 from .axes.reader import Reader, old, student, writer
 from .axes.reduction import PERS, Reduction, token_mean
 from .axes.scalar import Constant, Scalar, product, scalar
 from .axes.signal import everywhere
 from .axes.source import Source
 from .axes.surrogate import Surrogate
-from .axes.vec import Need, On, Vec, replace_reader
+from .axes.vec import Need, Vec, replace_reader
 from .errors import LimbeckError, nearest
 
 CLOCKS = frozenset({student.role, old.role, writer.role})
@@ -337,7 +338,13 @@ class Recipe:
 
         return {name: p.default for name, p in inspect.signature(self.factory).parameters.items()}
 
-    def __call__(self, **arguments: object) -> Method:
+    def __call__(self, *positional: object, **arguments: object) -> Method:
+        names = list(self.arguments)
+        if len(positional) > len(names):
+            raise LimbeckError(
+                f"{self.name}: {len(positional)} arguments were given, but it takes {', '.join(names) or 'none'}."
+            )
+        arguments = {**dict(zip(names, positional, strict=False)), **arguments}
         for key in arguments:
             if key not in self.arguments:
                 known = ", ".join(f"{k}={v}" for k, v in self.arguments.items()) or "none"

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from .axes.ladder import Ladder, Rung
+from .axes.leaves import Read
 from .axes.reader import Reader, writer
 from .axes.surrogate import Question, Rows
-from .axes.vec import Read, Vec, evaluate_rows
+from .axes.vec import Vec, evaluate_rows
 from .errors import LimbeckError
 from .kernels.tiles import Ask, fused, statistics
 from .math.statistic import LogProb, Statistic

@@ -95,7 +95,7 @@ class Objective:
         _missing(self.method, reward, correct, label, source)
         fields = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
         wrote = writer_logp if writer_logp is not None else old_logp
-        record = rows.record(tokens, fields, columns or {}, source, wrote)
+        record = rows.record(tokens, fields, columns or {}, source, wrote, _dtype(live))
         scores = {role: rows.view(c) for role, c in _readers(readers, shape, self.method).items()}
         method = self.method
         if old_logp is not None:
@@ -139,6 +139,15 @@ def _student(
     if head is None:
         raise LimbeckError("student_hidden needs student_head, the [V, H] weight of the last linear map (or a Head).")
     return Hidden(hidden, head if isinstance(head, Head) else Head(head)), shape
+
+
+def _dtype(live: Carrier) -> torch.dtype:
+    """What constants, shares and totals are held in: float64 for a float64 student, else float32."""
+    if isinstance(live, Hidden):
+        x = live.hidden_NH
+    else:
+        x = live.logits_NV if isinstance(live, Dense) else live.logp_N if isinstance(live, Sampled) else live.logp_NK
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _tokens(tokens: Tensor | None, shape: torch.Size, live: Carrier) -> Tensor:
@@ -211,6 +220,7 @@ class _Rows:
         columns: Mapping[str, Tensor],
         source: Sequence[str] | None,
         writer_logp: Tensor | None,
+        dtype: torch.dtype,
     ) -> Rollout:
         """The record of the batch; each sequence opens with one token that nobody scores."""
         B, device = self.keep_BT.shape[0], self.keep_BT.device
@@ -224,8 +234,8 @@ class _Rows:
         ids[pos_N] = self.pick(tokens)
         names = tuple(dict.fromkeys(source)) if source is not None else ("main",)
         origin = [names.index(source[int(b)]) for b in self.order] if source is not None else [0] * B
-        floats = torch.float64 if any(v is not None and v.dtype == torch.float64 for v in fields.values()) else None
-        dtype = floats or torch.float32
+        if any(v is not None and v.dtype == torch.float64 for v in fields.values()):
+            dtype = torch.float64
         nan_B = torch.full((B,), torch.nan, dtype=dtype, device=device)
         told = {k: nan_B if v is None else v.to(device)[self.order].to(dtype) for k, v in fields.items()}
         correct = fields["correct"]

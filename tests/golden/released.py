@@ -41,7 +41,7 @@ class Case:
         return tensor(self.body[kind][name])
 
     def tolerance(self, of: str = "value") -> float:
-        """The README's: ten times the distance to its own re-computation, at least 1e-9, or the guard of the release."""
+        """Ten times the file's distance to its own re-computation, at least 1e-9, or the guard of the release."""
         return max(1e-9, 10 * self.file[f"max_abs_difference_{of}"], self.guard)
 
     def agrees(self, loss: Tensor, leaf: Tensor, kind: str = "") -> None:
@@ -90,9 +90,9 @@ def hearing(method: Method, first: int = 0, last: int | None = None, at: str = "
 
 
 def told(signal: Vec, mask: Tensor, weight: Vec = everywhere, **given: Any) -> Tensor:
-    """A signal times a weight per token, [B, T], 0 where masked: what REINFORCE with a token sum multiplies log-probs by.
+    """A signal times a weight per token, [B, T], 0 where masked: what multiplies the gradient of a log-prob.
 
-    Read off the gradient, so it is what training would use.
+    Read off REINFORCE with a token sum, so it is what training would use.
     """
     logp = live(given.pop("student_logp", torch.zeros(mask.shape, dtype=torch.float64)))
     method = Method(sample(student), Term(signal, reinforce, weight=weight), token_sum)

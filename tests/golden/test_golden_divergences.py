@@ -105,7 +105,7 @@ def test_alpha_divergence_equals_ab_divergence_where_the_exponents_sum_to_one(ca
     case.agrees(run(lb.methods.opd_full(divergence=row), case, logits), logits)
 
 
-# The release adds 1e-8 to the token count. Its mode "js" is k3 of the reference against the mixture: no row of the table.
+# The release adds 1e-8 to the token count. Its mode "js" is k3 of the reference against the mixture: not in the table.
 @cases("dph_rl_pef", lambda h: h["mode"] != "js", guard=1e-8)
 def test_generators_equal_dph_rl_on_samples_of_the_reference(case: Case) -> None:
     # Samples come from the reference, so the loss is f(u) - f'(1)(u - 1), which is u times our estimate for y ~ q.
@@ -123,9 +123,7 @@ def test_top_k_with_tail_and_capped_importance_weights_equal_sdpo(case: Case) ->
     row = {0.0: fkl, 1.0: rkl}.get(h["alpha"]) or jsd(h["alpha"])  # alpha is on the teacher
     weight = importance(student, old, cap=h["is_clip"]) if h["is_clip"] else everywhere
     term, given = Term(teacher, pathwise(row), weight=weight), {"teacher_logits": case.teacher_logits}
-    if (
-        h["mode"] == "topk_tail"
-    ):  # the release reads the student's own top k; the ids of a top-k carrier may be anyone's
+    if h["mode"] == "topk_tail":  # the release reads the student's own top k; a carrier may hold any ids
         ids = case.student_logits.topk(h["k"], dim=-1).indices
         given = {"teacher_topk": (ids, case.teacher_logits.log_softmax(-1).gather(-1, ids))}
         term = Term(teacher, pathwise(row, top_k=h["k"]), weight=weight)

@@ -82,6 +82,33 @@ def jsd(p: list[float], q: list[Number], beta: float) -> Number:
     return beta * kl(p, m) + (1 - beta) * kl(q, m)
 
 
+def f_divergence(f: Callable[[Number], Number]) -> Callable[[list[float], list[Number]], Number]:
+    """sum_v p f(q / p)."""
+    return lambda p, q: sum(x * f(y / x) for x, y in zip(p, q, strict=True))
+
+
+def mixed(p: list[Number], q: list[Number], a: float) -> list[Number]:
+    return [a * x + (1 - a) * y for x, y in zip(p, q, strict=True)]
+
+
+ROWS: dict[str, Callable[[list[float], list[Number]], Number]] = {
+    "rkl": f_divergence(lambda u: u * log(u)),
+    "fkl": f_divergence(lambda u: -log(u)),
+    "jsd(0.3)": lambda p, q: jsd(p, q, 0.3),
+    "skew_fkl(0.2)": lambda p, q: kl(p, mixed(p, q, 0.2)),
+    "skew_rkl(0.2)": lambda p, q: kl(q, mixed(q, p, 0.2)),
+    "alpha(0.3)": f_divergence(lambda u: (u**0.3 - 0.3 * u + 0.3 - 1) / (0.3 * (0.3 - 1))),
+    "alpha(1.5)": f_divergence(lambda u: (u**1.5 - 1.5 * u + 1.5 - 1) / (1.5 * (1.5 - 1))),
+    "tv": lambda p, q: 0.5 * sum(abs(x - y) for x, y in zip(p, q, strict=True)),
+    "chi2": lambda p, q: sum((y - x) ** 2 / x for x, y in zip(p, q, strict=True)),
+    "neyman_chi2": lambda p, q: sum((y - x) ** 2 / y for x, y in zip(p, q, strict=True)),
+    "hellinger": lambda p, q: 0.5 * sum((y**0.5 - x**0.5) ** 2 for x, y in zip(p, q, strict=True)),
+    "renyi(0.3)": lambda p, q: log(sum(y**0.3 * x**0.7 for x, y in zip(p, q, strict=True))) / (0.3 - 1),
+    "soft_ce": lambda p, q: -sum(x * log(y) for x, y in zip(p, q, strict=True)),
+}
+"""The divergence table, one definition a row; q is the student, to the power of alpha in the alpha family."""
+
+
 # ---------------------------------------------------------------- averages
 
 
@@ -116,13 +143,13 @@ def gkd(d: Data, beta: float, tau: float = 1.0) -> Number:
     return token_mean(d, lambda i, t: jsd(law(d.teacher[i][t], tau), d.q(i, t, tau), beta))
 
 
-def opd_full(d: Data) -> Number:
-    """KL(q || p) at every visited state: GKD with lambda = 1 and reverse KL."""
-    return token_mean(d, lambda i, t: kl(d.q(i, t), law(d.teacher[i][t])))
+def opd_full(d: Data, row: str = "rkl") -> Number:
+    """A divergence at every visited state, KL(q || p) by default: GKD with lambda = 1."""
+    return token_mean(d, lambda i, t: ROWS[row](law(d.teacher[i][t]), d.q(i, t)))
 
 
 def opd(d: Data, coef: float, gamma: float) -> Number:
-    """Thinking Machines, "On-policy distillation": -sum_t pi/mu A_t, A_t = c sum_{s>=t} gamma^(s-t) (log p - log mu)."""
+    """Thinking Machines, "On-policy distillation": -sum pi/mu A_t, A_t = c sum_{s>=t} gamma^(s-t) (log p - log mu)."""
     total = 0.0
     for i, t in d.places:
         rest = [s for s in d.kept(i) if s >= t]

@@ -84,6 +84,12 @@ def test_distillation(name: str, seed: int) -> None:
     check(method, loop(as_lists(b)), b, writer_logp=b["writer"])
 
 
+@pytest.mark.parametrize("row", loops.ROWS)
+def test_every_row_of_the_divergence_table(row: str) -> None:
+    b = batch(0, GROUPS)
+    check(methods.opd_full(divergence=row), loops.opd_full(as_lists(b), row), b)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("lm_coef", [1.0, 0.4])
 def test_minillm_on_two_sources(lm_coef: float, seed: int) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from ..math.divergence import Alpha, Divergence, Renyi
 from ..math.statistic import Distance, Entropy, LogProb
 from .ladder import Rung
+from .leaves import Column, Field, On, Read
 from .reader import Reader, old, student
-from .vec import Column, Const, Field, On, Read, Slope, ToGo, Vec, VecLike, op
+from .vec import Const, Slope, ToGo, Vec, VecLike, op
 
 reward = Field("reward", Rung.TURN)
 correct, truncated, label, length = Field("correct"), Field("truncated"), Field("label"), Field("length")

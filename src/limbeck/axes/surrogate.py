@@ -28,9 +28,10 @@ from ..errors import LimbeckError, nearest
 from ..math.divergence import Divergence, fkl, rkl
 from ..math.statistic import Distance, LogProb, Statistic
 from .ladder import Rung, segment
+from .leaves import Read
 from .reader import Reader, old
 from .signal import logp
-from .vec import Need, Read, Vec, replace_reader
+from .vec import Need, Vec, replace_reader
 
 OLD = logp(old)
 """What ratios are taken against unless a method names another base."""

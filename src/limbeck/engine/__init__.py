@@ -12,19 +12,20 @@ from transformers import PreTrainedModel
 from ..errors import LimbeckError
 from ..method import Method
 from ..tasks import Task
-from .config import RunConfig, configure
+from .config import RunConfig, checked, configure
 from .run import Result, evaluate, resume, train
+from .stages import run_pipeline
 
-__all__ = ["Result", "RunConfig", "configure", "distill", "evaluate", "resume", "train"]
+__all__ = ["Result", "RunConfig", "configure", "distill", "evaluate", "resume", "run_pipeline", "train"]
 
 
 def distill(
     method: str | Method,
     *,
-    student: str | PreTrainedModel = "embedded",
-    teacher: str | PreTrainedModel | None = None,
-    ref: str | PreTrainedModel | None = None,
-    task: str | Task = "two_digit_sums",
+    student: str | Path | PreTrainedModel = "embedded",
+    teacher: str | Path | PreTrainedModel | None = None,
+    ref: str | Path | PreTrainedModel | None = None,
+    task: str | Path | Task = "two_digit_sums",
     steps: int = 100,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -47,8 +48,10 @@ def distill(
     Raises:
         LimbeckError: one sentence that names the field, the value and the remedy.
     """
-    models = {r: m for r, m in (("student", student), ("teacher", teacher), ("ref", ref)) if _is_model(m)}
-    named = {"student": student, "teacher": teacher, "ref": ref, "task": task}
+    # ``Result.student`` is a path, and a path is a natural thing to give.
+    named: dict[str, Any] = {"student": student, "teacher": teacher, "ref": ref, "task": task}
+    named = {k: str(v) if isinstance(v, Path) else v for k, v in named.items()}
+    models = {role: x for role, x in named.items() if isinstance(x, PreTrainedModel)}
     texts = {k: v if isinstance(v, str | None) else _name(v) for k, v in named.items()}
     values = {**texts, "steps": steps, **settings}
     value = None
@@ -56,7 +59,7 @@ def distill(
         unknown = sorted(set(values) - set(RunConfig.model_fields))
         if unknown:
             raise LimbeckError(f"unknown setting {unknown[0]!r}: a method value takes its arguments when it is built.")
-        value, config = method, RunConfig(method=method.name or "custom", **values)
+        value, config = method, checked({"method": method.name or "custom", **values})
     else:
         config = configure(method, values)
     folder = Path(out) if out else Path("runs") / f"{config.method}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -68,13 +71,9 @@ def distill(
         overwrite=overwrite,
         console=Console(quiet=True) if quiet else None,
         method=value,
-        models={r: m for r, m in models.items() if isinstance(m, PreTrainedModel)},
-        task=task if not isinstance(task, str) else None,
+        models=models,
+        task=named["task"] if not isinstance(named["task"], str) else None,
     )
-
-
-def _is_model(x: object) -> bool:
-    return isinstance(x, PreTrainedModel)
 
 
 def _name(x: Any) -> str:

@@ -74,8 +74,8 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
         state: dict[str, Any] = json.loads((path / "state.json").read_text())
         weights = _tensors(path / "weights.safetensors")
         moments = _tensors(path / "optimizer.safetensors")
-        step = int(state["step"])
-    except (OSError, ValueError, KeyError, SafetensorError) as e:
+        groups, _ = state["groups"], int(state["step"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
         raise LimbeckError(
             f"{path} is not a checkpoint of Limbeck ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else '?'}); "
             "name the folder of a run, or remove this one to resume from the checkpoint before it."
@@ -89,8 +89,7 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])
-    _restore_optimizer(optimizer, moments, state["groups"])
-    del step
+    _restore_optimizer(optimizer, moments, groups)
     return state
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
+from ..axes.scalar import Anneal, Constant, Linear
 from ..errors import LimbeckError, nearest
 from ..method import Recipe, get
 
@@ -32,7 +33,7 @@ class RunConfig(BaseModel):
     token_budget: int = Field(0, ge=0, description="stop once so many tokens are written, if that is earlier; 0: never")
     prompts: int = Field(32, ge=1, description="prompts a step, over all processes")
     max_tokens: int = Field(128, ge=1, description="limit of a response, in tokens")
-    seed: int = Field(0, ge=0, description="decides data order, sampling and initialisation")
+    seed: int = Field(0, ge=0, lt=2**32, description="decides data order, sampling and initialisation")
 
     lr: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
     warmup: int = Field(10, ge=0, description="steps of linear warm-up")
@@ -57,6 +58,10 @@ class RunConfig(BaseModel):
     template: str | None = Field(None, description="chat template: a Jinja file, or 'plain'; default: the tokenizer's")
     remote_code: bool = Field(False, description="allow code from the model's repository to run")
     cpu: bool = Field(False, description="use the CPU even where there is a GPU")
+
+    @field_serializer("arguments")
+    def _storable(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {name: _as_text(value) for name, value in arguments.items()}
 
     @property
     def recipe(self) -> Recipe:
@@ -85,16 +90,42 @@ def configure(method: str, settings: Mapping[str, Any]) -> RunConfig:
                 f"unknown setting {key!r}{nearest(key, known)}; {method} takes "
                 f"{', '.join(recipe.arguments) or 'no arguments'}, and a run {', '.join(sorted(fields))}."
             )
+    return checked({**own, "method": method, "arguments": arguments})
+
+
+def checked(values: Mapping[str, Any]) -> RunConfig:
+    """A run from its fields.
+
+    Raises:
+        LimbeckError: for a value that does not fit its field.
+    """
     try:
-        return RunConfig(**{**own, "method": method, "arguments": arguments})
+        return RunConfig(**values)
     except ValidationError as e:
         raise LimbeckError(_sentence(e)) from None
+
+
+def _as_text(value: Any) -> Any:
+    """What a method reads as the same argument again; values of the library become the text that names them."""
+    match value:
+        case Constant():
+            return value.value
+        case Anneal():
+            return f"anneal({value.start!r}, {value.floor!r}, {value.decay!r})"
+        case Linear():
+            return f"linear({value.start!r}, {value.end!r}, {value.steps!r})"
+        case None | bool() | int() | float() | str() | list() | tuple() | dict():
+            return value
+    return str(value)
 
 
 def _sentence(e: ValidationError) -> str:
     first = e.errors()[0]
     field = ".".join(str(x) for x in first["loc"])
-    description = RunConfig.model_fields[str(first["loc"][0])].description if first["loc"] else ""
+    known = RunConfig.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+    if known is None:
+        return f"unknown setting {field!r}{nearest(field, RunConfig.model_fields)}; leave it out."
+    description = known.description
     return f"{field}={first['input']!r}: {first['msg'].lower()}; {field} is {description}."
 
 

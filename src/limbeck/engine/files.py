@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from ..errors import LimbeckError
 
 
@@ -20,8 +22,10 @@ def disk_full_is_told(path: Path) -> Iterator[None]:
     """A full disk becomes one sentence."""
     try:
         yield
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as e:
+        # safetensors tells the system's error in words only: "No space left on device (os error 28)".
+        full = (errno.ENOSPC, errno.EDQUOT)
+        if getattr(e, "errno", None) not in full and not any(f"(os error {n})" in str(e) for n in full):
             raise
         raise LimbeckError(
             f"the disk is full: {path} could not be written; what was there before is untouched, so free some space "
@@ -71,10 +75,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     out = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().split(b"\n"):  # text may hold what Python takes for a line's end
         try:
             out.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:
             continue
     return out
 
@@ -86,14 +90,20 @@ def write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes its name only when it is complete; an older one of that name gives way."""
-    beside = path.with_name(f".{path.name}.tmp")
+    """A folder to fill that takes its name only when it is complete; an older one of that name gives way then."""
+    beside, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     with disk_full_is_told(path):
         try:
             yield beside
-            shutil.rmtree(path, ignore_errors=True)
+            for file in (p for p in beside.rglob("*") if p.is_file()):
+                with file.open("rb") as f:
+                    os.fsync(f.fileno())
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(path, old)
             beside.replace(path)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

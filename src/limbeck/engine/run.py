@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from rich.console import Console
 from rich.progress import Progress
 
@@ -17,7 +19,7 @@ from ..errors import LimbeckError, nearest
 from ..method import Method
 from ..tasks import Task, load_task
 from . import checkpoint
-from .config import RunConfig
+from .config import RunConfig, checked
 from .evaluation import Evaluator
 from .files import read_lines, whole_folder, write_lines
 from .log import Journal, note, now, progress_bar, read_run
@@ -80,7 +82,10 @@ def train(
     check_models(config, value, models or {})
     tasks = prepare_tasks(config, value, task)
     _claim(out, overwrite)
-    return _Run(config, value, tasks, models or {}, out, console).start(command)
+    run = _Run(config, value, tasks, models or {}, out, console)
+    if overwrite and run.accelerator.is_main_process:
+        _clear(out)  # only now: models that cannot be loaded cost nobody a run
+    return run.start(command)
 
 
 def resume(out: Path, *, steps: int | None = None, console: Console | None = None) -> Result:
@@ -95,15 +100,18 @@ def resume(out: Path, *, steps: int | None = None, console: Console | None = Non
         LimbeckError: where the folder holds no run.
     """
     described = read_run(out)
-    settings = dict(described["config"])
+    settings = described.get("config")
+    if not isinstance(settings, dict):
+        raise LimbeckError(f"{out}/run.json has no 'config', so it is not of a run of Limbeck; name another folder.")
+    settings = dict(settings)
     if steps is not None:
         settings["steps"] = steps
-    if described["method"] == "custom":
+    if settings.get("method") == "custom":
         raise LimbeckError(
             f"{out} ran a method that is not registered, so it cannot be rebuilt from its folder; register it with "
             "@method and run it by name."
         )
-    config = RunConfig(**settings)
+    config = checked(settings)
     method = build_method(config)
     return _Run(config, method, prepare_tasks(config, method), {}, out, console).restart()
 
@@ -112,6 +120,8 @@ def _check_trackers(config: RunConfig) -> None:
     for name in config.trackers:
         if name not in TRACKERS:
             raise LimbeckError(f"trackers={name!r}: unknown{nearest(name, TRACKERS)}; use {', '.join(TRACKERS)}.")
+        if importlib.util.find_spec(name) is None:
+            raise LimbeckError(f"trackers={name!r}: it is not installed; run `pip install {name}`, or leave it out.")
 
 
 def _claim(out: Path, overwrite: bool) -> None:
@@ -126,11 +136,29 @@ def _claim(out: Path, overwrite: bool) -> None:
                 f"--out {out} holds another run; continue it with --resume {out}, replace it with --overwrite, or name "
                 "another folder."
             )
-        for name in _OWN:
-            (out / name).unlink(missing_ok=True)
-        for name in _OWN_FOLDERS:
-            shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
+
+
+def _clear(out: Path) -> None:
+    """Remove what a run wrote, and nothing else."""
+    for name in _OWN:
+        (out / name).unlink(missing_ok=True)
+    for name in _OWN_FOLDERS:
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _accelerator(precision: str, cpu: bool, **own: Any) -> Accelerator:
+    """Accelerate's state belongs to the Python process, precision and device to a run."""
+    try:
+        try:
+            return Accelerator(mixed_precision=precision, cpu=cpu, **own)
+        except ValueError as e:
+            if "already been initialized" not in str(e):
+                raise
+            AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+            return Accelerator(mixed_precision=precision, cpu=cpu, **own)
+    except ValueError as e:
+        raise LimbeckError(f"precision={precision!r} cannot be used here ({e}); use no or bf16.") from None
 
 
 class _Run:
@@ -146,9 +174,9 @@ class _Run:
         console: Console | None,
     ):
         self.config, self.out = config, out
-        self.accelerator = Accelerator(
-            mixed_precision=config.precision,
-            cpu=config.cpu,
+        self.accelerator = _accelerator(
+            config.precision,
+            config.cpu,
             log_with=list(config.trackers) or None,
             project_dir=str(out / "trackers"),
         )
@@ -202,15 +230,16 @@ class _Run:
         with progress_bar(self.console) as bar:
             task = bar.add_task(config.method, total=config.steps, completed=first, note="")
             written = sum(m.get("tokens_written", 0) for m in read_lines(self.journal.metrics)[:first])
+            spent = bool(config.token_budget) and written >= config.token_budget
             for step in range(first, config.steps):
+                if spent:
+                    break
                 metrics = self.loop.step(step)
                 self._after(step, metrics)
                 bar.update(task, advance=1, note=note(metrics))
                 written += metrics["tokens_written"]
                 spent = bool(config.token_budget) and written >= config.token_budget
                 self._periodic(step + 1, bar, last=spent or step + 1 == config.steps)
-                if spent:
-                    break
         if config.trackers:
             self.accelerator.end_training()
         return self._finish()
@@ -342,7 +371,7 @@ def evaluate(
         raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {task!r} has none; give answers.")
     quiet = console or Console(stderr=True)
     with quiet.status("measuring"):
-        shop = open_workshop(config, build_method(config), tasks, {}, Accelerator(cpu=cpu))
+        shop = open_workshop(config, build_method(config), tasks, {}, _accelerator("no", cpu))
         evaluator = Evaluator(shop.desk, size, config.micro_tokens)
         out = evaluator.measure()
         if samples > 1:

@@ -67,6 +67,7 @@ def gkd(
     divergence: Divergence | str | None = None,
     top_k: int | None = None,
     tau: float = 1.0,
+    seq_kd: bool = False,
 ) -> Method:
     r"""Generalised knowledge distillation: any token divergence, on the data or on the student's own samples.
 
@@ -84,10 +85,12 @@ def gkd(
         divergence: another divergence by name, e.g. ``"fkl"``, ``"rkl"``, ``"skew_fkl(0.1)"``; then beta is not used.
         top_k: read only the teacher's k likeliest ids and one tail bucket.
         tau: temperature on both sides of the loss; 1 (paper). Sampling is at 1 too (TRL samples at 0.9).
+        seq_kd: the teacher writes the responses that are not the student's, in place of the data; False (TRL).
     """
     row = jsd(beta) if divergence is None else as_divergence(divergence)
+    supervised = sample(teacher, check=False) if seq_kd else data()
     return Method(
-        either(lam, sample(student, check=False), data()), Term(teacher, pathwise(row, tau, top_k)), token_mean
+        either(lam, sample(student, check=False), supervised), Term(teacher, pathwise(row, tau, top_k)), token_mean
     )
 
 

@@ -1,0 +1,73 @@
+"""The command ``limbeck``: every command's arguments and help. What they do is in the modules beside this one.
+
+Nothing here imports transformers: help, ``methods``, ``explain`` and ``diff`` do without, and a run is checked before.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from .app import Commands, version
+from .look import diff, explain, methods
+from .measure import evaluate
+from .run import demo, train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="limbeck",
+    cls=Commands,
+    rich_markup_mode="rich",
+    add_completion=False,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def limbeck(
+    ctx: typer.Context,
+    show_version: bool = typer.Option(
+        False, "--version", callback=version, is_eager=True, help="Show the version and stop."
+    ),
+) -> None:
+    """Distil language models: every way of training a student from a teacher, from rewards, or from both.
+
+    [bold]Try it[/]
+
+    [cyan]limbeck demo[/]              a small student learns from a small teacher
+
+    [bold]Choose a method[/]
+
+    [cyan]limbeck methods[/]           what there is, and what each asks of its teacher
+    [cyan]limbeck explain kdrl[/]      its formula, its arguments, its paper
+    [cyan]limbeck diff gkd kdrl[/]     in what two methods differ
+
+    [bold]Use it[/]
+
+    [cyan]limbeck train kdrl --student small --teacher big --task problems.jsonl[/]
+    [cyan]limbeck eval --student runs/mine/student --task problems.jsonl[/]
+
+    Every command explains itself: [cyan]limbeck train --help[/].
+    """
+    del show_version  # its callback has answered it
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+app.command("demo", rich_help_panel="Try it")(demo)
+app.command("methods", rich_help_panel="Choose a method")(methods)
+app.command("explain", rich_help_panel="Choose a method")(explain)
+app.command("diff", rich_help_panel="Choose a method")(diff)
+app.command("train", rich_help_panel="Use it")(train)
+app.command("eval", rich_help_panel="Use it")(evaluate)
+
+
+def main() -> None:
+    """Entry point of the command ``limbeck``."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without π must not stop a run
+            stream.reconfigure(errors="replace")
+    app(prog_name="limbeck")

@@ -1,0 +1,148 @@
+"""The frame of every command: errors as one sentence, exit statuses, the words that were typed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from ..errors import LimbeckError
+from .out import print_json
+
+USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
+"""Exit statuses besides 0."""
+
+
+class Stopped(Exception):
+    """Ctrl-C during a command that can say how to go on."""
+
+
+class Commands(TyperGroup):
+    """The group of commands: whatever goes wrong ends in one sentence on stderr and an exit status, never a traceback.
+
+    ``LIMBECK_DEBUG=1`` adds the traceback; ``--json`` adds ``{"error": ...}`` on stdout.
+    """
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run one command and exit with its status; the typed words are kept as the root context's ``obj``."""
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            value = super().main(
+                words,
+                prog_name or "limbeck",
+                complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                obj=words,
+                **extra,
+            )
+            # An Exit arrives as its status. Some versions of Typer turn a Ctrl-C into one as well.
+            status = value if isinstance(value, int) else 0
+            if status == INTERRUPTED:
+                raise KeyboardInterrupt
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has gone, as in `limbeck methods | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = BUG
+        except (Exception, KeyboardInterrupt) as e:
+            sentence, status = told(e)
+            tell(e, sentence, as_json="--json" in words)
+        if not standalone_mode:
+            return status
+        sys.exit(status)
+
+
+def told(e: BaseException) -> tuple[str, int]:
+    """What went wrong as one sentence, and the exit status."""
+    if isinstance(e, LimbeckError):
+        return str(e), USER_ERROR
+    if isinstance(e, Stopped):
+        return str(e), INTERRUPTED
+    if isinstance(e, KeyboardInterrupt | typer.Abort):
+        return "stopped.", INTERRUPTED
+    if hasattr(e, "format_message"):  # a usage error of click, which Typer may carry under a name of its own
+        return _usage(e), USER_ERROR
+    if _disk_full(e):
+        return (
+            "the disk is full; nothing that was written before is lost: free some space, then go on with "
+            "`limbeck train --resume DIR`.",
+            USER_ERROR,
+        )
+    hint = "" if os.environ.get("LIMBECK_DEBUG") else " (LIMBECK_DEBUG=1 shows the traceback)"
+    if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError":
+        return f"memory is full: set micro_tokens or generate_batch lower, or max_tokens{hint}.", BUG
+    first = next(iter(str(e).strip().splitlines()), "") or "no message"
+    return f"unexpected {type(e).__name__}: {first.rstrip('.')}{hint}.", BUG
+
+
+def tell(e: BaseException, sentence: str, *, as_json: bool) -> None:
+    """The sentence on stderr, and as JSON on stdout where that was asked for."""
+    if os.environ.get("LIMBECK_DEBUG"):
+        traceback.print_exception(e, file=sys.stderr)
+    typer.echo(f"limbeck: {sentence}", err=True)
+    if as_json and is_main_process():
+        print_json({"error": sentence})
+
+
+def _usage(e: Any) -> str:
+    message = e.format_message().strip().rstrip(".")
+    path = e.ctx.command_path if getattr(e, "ctx", None) else "limbeck"
+    end = "" if message.endswith("?") else ";"
+    return f"{message[:1].lower()}{message[1:]}{end} `{path} --help` shows what there is."
+
+
+def _disk_full(e: BaseException | None) -> bool:
+    """Whether a full disk (or quota) lies somewhere behind an error; writers in C++ only say it in words."""
+    while e is not None:
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(e):
+            return True
+        e = e.__cause__ or e.__context__
+    return False
+
+
+@contextmanager
+def stoppable(out: Path) -> Iterator[None]:
+    """A Ctrl-C inside says how to go on with the run in ``out``."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (out / "run.json").is_file():
+            raise Stopped(f"stopped; go on with `limbeck train --resume {out}`.") from None
+        raise Stopped("stopped before anything was written.") from None
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that speaks, under ``accelerate launch`` or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def several_processes() -> bool:
+    """Whether a launcher started more than one."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
+
+
+def version(asked: bool) -> None:
+    """The callback of ``--version``."""
+    if asked:
+        from .. import __version__
+
+        typer.echo(f"limbeck {__version__}")
+        raise typer.Exit

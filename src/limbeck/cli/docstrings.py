@@ -1,0 +1,68 @@
+"""A method's docstring, taken apart: what it is, its formulae, its remarks, and a text for every argument."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .maths import inline, readable
+
+SECTION = re.compile(r"^(Args|Returns|Raises|References|Example|Examples|Note|Notes):$", re.MULTILINE)
+ARGUMENT = re.compile(r"^    (\*{0,2}\w+(?:, \*{0,2}\w+)*): *(.*)$")
+ITEM = re.compile(r"^\s*(\d+\.|[-*]) ")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A paragraph, an item of a list, or a formula, ready to be shown."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Doc:
+    """What a docstring says."""
+
+    summary: str
+    blocks: tuple[Block, ...]
+    arguments: dict[str, str]
+
+
+def read(doc: str) -> Doc:
+    """Take a Google-style docstring with reStructuredText formulae apart."""
+    start = SECTION.search(doc)
+    prose = doc[: start.start()] if start else doc
+    summary, _, body = prose.strip().partition("\n\n")
+    blocks = tuple(block for paragraph in re.split(r"\n\s*\n", body) for block in _blocks(paragraph))
+    return Doc(inline(" ".join(summary.split())), blocks, _arguments(doc))
+
+
+def _blocks(paragraph: str) -> list[Block]:
+    """A paragraph is a formula, or text in which lists keep their lines."""
+    lines = paragraph.strip("\n").splitlines()
+    if lines and lines[0].strip().startswith(".. math::"):
+        formula = readable("\n".join([lines[0].strip().removeprefix(".. math::"), *lines[1:]]))
+        return [Block("formula", formula)]
+    made: list[list[str]] = []
+    for line in filter(str.strip, lines):
+        if not made or ITEM.match(line):
+            made.append([])
+        made[-1].append(line.strip())
+    return [Block("item" if ITEM.match(x[0]) else "text", inline(" ".join(x))) for x in made]
+
+
+def _arguments(doc: str) -> dict[str, str]:
+    """The text of every argument; two that share an entry share its text."""
+    _, found, section = doc.partition("\nArgs:\n")
+    texts: dict[str, list[str]] = {}
+    names: list[str] = []
+    for line in section.splitlines() if found else []:
+        if line and not line.startswith(" "):
+            break  # the next section
+        entry = ARGUMENT.match(line)
+        if entry:
+            names = [n.lstrip("*") for n in entry.group(1).split(", ")]
+        for name in names:
+            texts.setdefault(name, []).append(entry.group(2) if entry else line.strip())
+    return {name: inline(" ".join(" ".join(words).split())) for name, words in texts.items()}

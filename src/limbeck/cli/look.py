@@ -1,0 +1,234 @@
+"""``limbeck methods``, ``explain`` and ``diff``: what methods are, from their values alone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import LimbeckError
+from ..explain import axes, cite, denominators
+from ..explain import diff as differences
+from ..method import REGISTRY, Method, Recipe, get
+from .docstrings import Doc, read
+from .out import plain, print_json, row, table
+from .run import Json, Sets
+from .settings import build
+
+NameOf = Annotated[str, typer.Argument(metavar="NAME", help="The method; `limbeck methods` lists them.")]
+
+
+# ---------------------------------------------------------------- methods
+
+
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="With a sentence and the arguments of each.")] = False,
+) -> None:
+    """List the methods, and what each asks of its teacher and of your task.
+
+    teacher: [cyan]dense[/] needs its weights or whole distributions; [cyan]sampled[/]
+    is content with the log-probability of the tokens that were written,
+    which an API can give. reward: the task must verify answers.
+    confidence: how sure we are that this is what the paper does.
+
+    [bold]Examples[/]
+
+    [cyan]limbeck methods[/]
+    [cyan]limbeck methods --long[/]
+    [cyan]limbeck methods --json | jq -r '.[] | select(.teacher == "sampled") | .name'[/]
+    """
+    from .. import methods as filled
+
+    del filled  # importing it fills the registry
+    facts = [_facts(recipe) for recipe in REGISTRY.values()]
+    if as_json:
+        print_json(facts)
+        return
+    console = Console(highlight=False)
+    if long:
+        _print_long(console, facts)
+    else:
+        made = table("name", "title", "paper", "teacher", "reward", "confidence")
+        made.columns[0].no_wrap = True
+        for f in facts:
+            reward = "yes" if f["reward"] else "—"
+            row(
+                made,
+                f["name"],
+                f["title"],
+                f["paper"] or "—",
+                f["teacher"] or "—",
+                reward,
+                f["confidence"],
+                style="cyan",
+            )
+        console.print(made)
+    plain(console)
+    plain(console, f"{len(facts)} methods. `limbeck explain NAME` tells more of one.", "dim")
+
+
+def _facts(recipe: Recipe) -> dict[str, Any]:
+    """What the list says of a method with its defaults."""
+    value = recipe()
+    asked = value.roles.get("teacher", frozenset())
+    return {
+        "name": recipe.name,
+        "title": recipe.title,
+        "paper": recipe.paper,
+        "teacher": next((a for a in ("dense", "topk", "sampled", "text") if a in asked), None),
+        "reads": {role: sorted(abilities) for role, abilities in value.roles.items()},
+        "reward": bool(value.fields & {"reward", "correct"}),
+        "confidence": recipe.confidence,
+        "summary": read(recipe.doc).summary,
+        "arguments": {name: _default(default) for name, default in recipe.arguments.items()},
+    }
+
+
+def _print_long(console: Console, facts: list[dict[str, Any]]) -> None:
+    for f in facts:
+        console.print(Text.assemble((f["name"], "bold cyan"), f"  {f['title']}", (f"  {f['paper']}", "dim")))
+        reads = "; ".join(f"{role}: {', '.join(abilities)}" for role, abilities in f["reads"].items())
+        words = [f["summary"], f"reads {reads or 'nobody but the student'}{', and a reward' if f['reward'] else ''}"]
+        if f["arguments"]:
+            words.append(", ".join(f"{k}={v}" for k, v in f["arguments"].items()))
+        console.print(Padding(Text("\n".join(words)), (0, 0, 1, 4)))
+
+
+def _default(value: object) -> object:
+    """A default as JSON and readers like it."""
+    return value if value is None or isinstance(value, bool | int | float | str) else str(getattr(value, "name", value))
+
+
+# ---------------------------------------------------------------- explain
+
+
+def explain(name: NameOf, settings: Sets = None, as_json: Json = False) -> None:
+    """Explain a method: its formula, what it reads from whom, its arguments, its paper.
+
+    "As it runs here" is derived from the very value that `limbeck train`
+    runs, so it cannot differ from it.
+
+    [bold]Examples[/]
+
+    [cyan]limbeck explain kdrl[/]
+    [cyan]limbeck explain kdrl --set coef=0 --set group=16[/]
+    """
+    recipe = get(name)
+    given = _given(settings)
+    value = build(name, given)
+    doc = read(recipe.doc)
+    if as_json:
+        print_json(_explained(recipe, value, doc, given))
+        return
+    Console(highlight=False).print(_page(recipe, value, doc, given))
+
+
+def _given(settings: list[str] | None) -> dict[str, Any]:
+    """The arguments that ``--set`` gives."""
+    if not settings:
+        return {}
+    from ..engine.config import parse_settings
+
+    given = parse_settings(settings)
+    table = given.pop("arguments", {})
+    if not isinstance(table, dict):
+        raise LimbeckError(f"arguments={table!r}: it is a table of the method's arguments; write arguments.name=value.")
+    return {**table, **given}
+
+
+def _explained(recipe: Recipe, value: Method, doc: Doc, given: dict[str, Any]) -> dict[str, Any]:
+    arguments = [
+        {"name": n, "default": _default(d), "value": _default(given.get(n, d)), "help": doc.arguments.get(n)}
+        for n, d in recipe.arguments.items()
+    ]
+    return {
+        "name": recipe.name,
+        "title": recipe.title,
+        "paper": recipe.paper,
+        "citation": cite(value),
+        "confidence": recipe.confidence,
+        "summary": doc.summary,
+        "published": [b.text for b in doc.blocks if b.kind == "formula"],
+        "remarks": [b.text for b in doc.blocks if b.kind != "formula"],
+        "formula": str(value.terms),
+        "axes": {label.strip(): text for label, text in axes(value).items()},
+        "denominators": denominators(value),
+        "reads": value.roles,
+        "arguments": arguments,
+    }
+
+
+def _page(recipe: Recipe, value: Method, doc: Doc, given: dict[str, Any]) -> Group:
+    parts: list[Any] = [
+        Text.assemble((recipe.name, "bold cyan"), " — ", (cite(value), "bold")),
+        Text(doc.summary),
+        Text(),
+    ]
+    for block, behind in zip(doc.blocks, (*doc.blocks[1:], None), strict=True):
+        indent = {"formula": 4, "item": 2, "text": 0}[block.kind]
+        within = block.kind == "item" and behind is not None and behind.kind == "item"
+        style = "green" if block.kind == "formula" else ""
+        parts.append(Padding(Text(block.text, style=style), (0, 0, int(not within), indent)))
+    parts += [Text("As it runs here", style="bold"), Padding(Text(f"L = {value.terms}", style="green"), (0, 0, 1, 4))]
+    parts.append(Padding(_axes_table(value), (0, 0, 1, 2)))
+    if recipe.arguments:
+        parts += [Text("Arguments", style="bold"), Padding(_argument_table(recipe, doc, given), (0, 0, 1, 2))]
+    teacher = " --teacher TEACHER" if "teacher" in value.roles else ""
+    sets = "".join(f" --set {k}={v}" for k, v in given.items())
+    parts.append(Text(f"limbeck train {recipe.name} --student STUDENT{teacher} --task TASK{sets}", style="cyan"))
+    return Group(*parts)
+
+
+def _axes_table(value: Method) -> Table:
+    made = table("", "", show_header=False)
+    made.columns[0].no_wrap = True
+    for label, text in axes(value).items():
+        row(made, label, text, style="dim")
+    return made
+
+
+def _argument_table(recipe: Recipe, doc: Doc, given: dict[str, Any]) -> Table:
+    made = table("name", "value", "")
+    made.columns[0].no_wrap = True
+    for name, default in recipe.arguments.items():
+        shown = str(_default(default))
+        if name in given:
+            shown = f"{given[name]} (default {shown})"
+        row(made, name, shown, doc.arguments.get(name, ""), style="cyan")
+    return made
+
+
+# ---------------------------------------------------------------- diff
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A method.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    as_json: Json = False,
+) -> None:
+    """Show in what two methods differ, axis by axis; what is not shown is the same.
+
+    [bold]Examples[/]
+
+    [cyan]limbeck diff gkd kdrl[/]
+    [cyan]limbeck diff grpo dr_grpo[/]
+    """
+    left, right = get(a)(), get(b)()
+    found = [(axis.strip(), x, y) for axis, x, y in differences(left, right)]
+    if as_json:
+        print_json({"a": a, "b": b, "differences": [{"axis": axis, "a": x, "b": y} for axis, x, y in found]})
+        return
+    console = Console(highlight=False)
+    if not found:
+        plain(console, f"{a} and {b} are the same objective.")
+        return
+    made = table("axis", a, b, show_lines=False)
+    made.columns[0].no_wrap = True
+    for axis, x, y in found:
+        row(made, axis, x, y, style="dim")
+    console.print(made)

@@ -1,0 +1,143 @@
+"""From words to a checked ``RunConfig``: ``--set`` over flags over ``--config`` over defaults.
+
+Whatever can be refused without loading a model is refused here, before the seconds that importing the engine takes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LimbeckError
+from ..method import Method, get
+from .app import is_main_process, several_processes
+
+if TYPE_CHECKING:
+    from ..engine.config import RunConfig
+
+Settings = dict[str, Any]
+
+
+def run_config(name: str | None, flags: Mapping[str, Any], file: Path | None, pairs: Sequence[str]) -> RunConfig:
+    """The run that the command line asks for.
+
+    Args:
+        name: the method's, from the command line.
+        flags: options by field; None means that the option was not given.
+        file: of ``--config``.
+        pairs: the words of ``--set``.
+    """
+    if name:
+        get(name)  # a misspelt method is told before the engine is imported
+    from ..engine.config import configure, load_toml, parse_settings
+
+    written = load_toml(file) if file else {}
+    given = parse_settings(pairs)
+    method = given.get("method") or name or written.get("method")
+    if not isinstance(method, str):
+        raise LimbeckError("a run needs a method: `limbeck train kdrl ...`; `limbeck methods` lists them.")
+    known = get(method).arguments
+    merged: Settings = {}
+    for layer in (written, {k: v for k, v in flags.items() if v is not None}, given):
+        _lay(merged, _normal(layer, known))
+    return configure(method, merged)
+
+
+def _normal(layer: Mapping[str, Any], arguments: Mapping[str, object]) -> Settings:
+    """The layer with the method's arguments in their table, so that ``group`` and ``arguments.group`` are one key."""
+    from ..engine.config import RunConfig
+
+    out = dict(layer)
+    own = out.pop("arguments", {})
+    if not isinstance(own, Mapping):
+        raise LimbeckError(f"arguments={own!r}: it is a table of the method's arguments; write arguments.name=value.")
+    moved = {k: out.pop(k) for k in list(out) if k in arguments and k not in RunConfig.model_fields}
+    return {**out, "arguments": {**own, **moved}}
+
+
+def _lay(below: Settings, above: Mapping[str, Any]) -> None:
+    """Lay one layer over another; tables are merged key by key."""
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(below.get(key), dict):
+            _lay(below[key], value)
+        else:
+            below[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def build(name: str, arguments: Mapping[str, Any]) -> Method:
+    """The method's value; an argument of the wrong kind is the user's mistake, not ours."""
+    try:
+        return get(name)(**arguments)
+    except LimbeckError:
+        raise
+    except (TypeError, ValueError, AttributeError) as e:
+        words = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+        raise LimbeckError(f"{name}({words}): {e}; `limbeck explain {name}` shows what its arguments are.") from e
+
+
+def check(config: RunConfig) -> Method:
+    """Refuse what cannot run: arguments of the method, a missing teacher, folders and files that do not exist."""
+    method = build(config.method, config.arguments)
+    # The reference and the initial weights are the student's own unless another is named; a teacher must be named.
+    method.validate(**{role: "model" for role in method.roles if role != "teacher" or config.teacher})
+    for role in ("student", "teacher", "ref"):
+        check_model(role, getattr(config, role))
+    check_task(config.task)
+    return method
+
+
+def check_model(role: str, name: str | None) -> None:
+    """Refuse a folder that is not there; a hub name is left to the hub."""
+    from .. import embedded
+
+    if name == "embedded" and role in embedded.NAMES:
+        embedded.path(role)
+    if name and name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().is_dir():
+        raise LimbeckError(f"--{role} {name}: there is no such folder; give a model folder or a hub name.")
+
+
+def check_task(task: str) -> None:
+    """Refuse a task file that is not there; names are left to the tasks."""
+    if task.endswith(".jsonl") and not Path(task).expanduser().is_file():
+        raise LimbeckError(f"--task {task}: there is no such file; check the path.")
+
+
+def output_folder(out: Path | None, method: str, *, overwrite: bool) -> Path:
+    """The folder of a new run. Only a run is ever overwritten, and only where that was asked for."""
+    if out is None:
+        if several_processes():
+            raise LimbeckError("several processes need to agree on one folder: name it with --out.")
+        return _fresh(Path("runs") / f"{method}-{datetime.now():%Y%m%d-%H%M%S}")
+    if not is_main_process() or not out.exists():  # the main process may be writing already
+        return out
+    if not out.is_dir():
+        raise LimbeckError(f"--out {out}: it is a file; name a folder.")
+    if any(out.iterdir()):
+        if not (out / "run.json").is_file():
+            raise LimbeckError(f"--out {out}: the folder holds other things than a run; name a new one.")
+        if not overwrite:
+            raise LimbeckError(
+                f"--out {out}: there is a run already; go on with it (limbeck train --resume {out}), replace it "
+                "(--overwrite), or name another folder."
+            )
+    return out
+
+
+def _fresh(folder: Path) -> Path:
+    """The folder, numbered where two runs start in one second."""
+    number, free = 2, folder
+    while free.exists():
+        free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    return free
+
+
+def run_record(folder: Path) -> dict[str, Any]:
+    """``run.json`` of a run's folder; empty where it is missing or damaged."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
