@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from .axes.reader import old
-from .method import Method, Term
+from .method import Method, Term, get
 
 
-def cite(method: Method) -> str:
+def _value(method: Method | str) -> Method:
+    """A registered name as the value it stands for with its defaults."""
+    return get(method)() if isinstance(method, str) else method
+
+
+def cite(method: Method | str) -> str:
     """Where the method is published, as one line."""
+    method = _value(method)
     return f"{method.title} ({method.paper})" if method.paper else method.title or "unpublished"
 
 
-def explain(method: Method) -> str:
+def explain(method: Method | str) -> str:
     """The formula, the axes, what is read from whom, the denominators and the citation, as plain text."""
+    method = _value(method)
     lines = [f"{method.name} — {cite(method)}" if method.name else "a method", "", f"  L = {method.terms}", ""]
     lines += [f"  {label:<13}{text}" for label, text in axes(method).items()]
+    lines += [f"  {'confidence':<13}{method.confidence}"] if method.confidence else []
     return "\n".join(lines)
 
 
@@ -31,14 +39,12 @@ def axes(method: Method) -> dict[str, str]:
     out["curriculum"] = str(method.curriculum)
     out["updates"] = f"{method.updates} a batch"
     reads = [f"{role}: {', '.join(sorted(abilities))}" for role, abilities in method.roles.items()]
-    if method.updates > 1 and method.reads(old.role):
+    if (method if method.updates > 1 else method.on_policy()).reads(old.role):
         reads.append("old: a pass before the first update")
     out["reads"] = "; ".join(reads) or "nobody but the student"
     out["evaluation"] = "separable: loss and gradient in one pass" if method.separable else "general: two passes"
     if any(getattr(t.surrogate, "top_k", None) for _, t in method.parts):
         out["exactness"] = "biased low: top-k and one tail bucket, a lower bound of the full divergence"
-    if method.confidence:
-        out["confidence"] = method.confidence
     return out
 
 
@@ -62,8 +68,8 @@ def _denominator(term: Term, method: Method) -> tuple:
     return reduction, term.per, "" if looks == "1" else looks
 
 
-def diff(a: Method, b: Method) -> list[tuple[str, str, str]]:
+def diff(a: Method | str, b: Method | str) -> list[tuple[str, str, str]]:
     """(axis, a's, b's) for every axis in which two methods differ; empty where they are the same objective."""
-    left, right = axes(a), axes(b)
+    left, right = axes(_value(a)), axes(_value(b))
     keys = [*left, *(k for k in right if k not in left)]
     return [(k, left.get(k, "—"), right.get(k, "—")) for k in keys if left.get(k) != right.get(k)]

@@ -65,9 +65,10 @@ class Objective:
         """The loss of one batch.
 
         Args:
-            student_logits: ``[B, T, V]``; row t scores token t (shift before you call). Or give
-            student_hidden: ``[B, T, H]`` with ``student_head`` (``[V, H]`` weight, or a ``Head``); or
-            student_logp: ``[B, T]`` nats, enough for methods that read only sampled log-probs.
+            student_logits: ``[B, T, V]``; row t scores token t (shift before you call).
+            student_hidden: ``[B, T, H]``, in place of the logits, with ``student_head``.
+            student_head: the ``[V, H]`` weight of the last linear map, or a ``Head``.
+            student_logp: ``[B, T]`` nats, in place of the logits: enough for methods that read only sampled log-probs.
             tokens: ``[B, T]`` int64; may be left out with ``student_logp``.
             mask: ``[B, T]``, non-zero where a token counts; default everywhere. What it hides is never touched.
             old_logp: ``[B, T]`` the student at the start of the batch; left out, the batch is on-policy and it is the

@@ -123,17 +123,22 @@ def budget(tokens: int) -> Reduction:
     return Reduction(f"budget({tokens})", Rung.BATCH, total=float(tokens), per_unit=False)
 
 
+_COUNTED = {"fixed": fixed, "budget": budget}
 _NAMED = {r.name: r for r in (token_mean, sequence_mean, sequence_sum, token_sum, group_mean)}
 
 
 def as_reduction(x: Reduction | str) -> Reduction:
-    """A reduction from its name.
+    """A reduction from its name: ``"token_mean"`` ..., ``"fixed(3000)"``, ``"budget(409600)"``.
 
     Raises:
         LimbeckError: with the nearest name.
     """
     if isinstance(x, Reduction):
         return x
-    if x not in _NAMED:
-        raise LimbeckError(f"reduction={x!r}: unknown{nearest(x, _NAMED)}; use one of {', '.join(_NAMED)}.")
-    return _NAMED[x]
+    name, _, number = x.replace(" ", "").rstrip(")").partition("(")
+    if name in _NAMED and not number:
+        return _NAMED[name]
+    if name in _COUNTED and number.isdigit() and int(number) > 0:
+        return _COUNTED[name](int(number))
+    known = [*_NAMED, *(f"{n}(1000)" for n in _COUNTED)]
+    raise LimbeckError(f"reduction={x!r}: unknown{nearest(x, known)}; use one of {', '.join(known)}.")

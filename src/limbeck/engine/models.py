@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -15,6 +17,9 @@ from transformers.utils.logging import disable_progress_bar
 from .. import embedded
 from ..errors import LimbeckError
 from ..types import Dense, Head, Hidden
+
+_UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, SafetensorError)
+"""What Transformers raises for folders and names that it cannot load."""
 
 disable_progress_bar()  # the run has a bar of its own
 
@@ -164,19 +169,20 @@ def load_policy(
         name = getattr(spec, "name_or_path", "") or type(spec).__name__
         spec.eval()  # a constructor leaves dropout on
         tokenizer = tokenizer or _tokenizer(name, role, remote_code)
-        return Policy(Scorer(spec, len(tokenizer)), tokenizer, name, _template(tokenizer, template, name))
+        chat = _template(tokenizer, template, name) if role == "student" else None
+        return Policy(Scorer(spec, len(tokenizer)), tokenizer, name, chat)
     path = str(embedded.path(role if role in ("student", "teacher") else "student")) if spec == "embedded" else spec
     path = str(Path(path).expanduser())
     if ("/" in spec or spec.startswith((".", "~"))) and _looks_local(path) and not Path(path).exists():
         raise LimbeckError(f"{role}={spec!r}: there is no such folder; give a model folder, a hub name, or 'embedded'.")
     tokenizer = tokenizer or _tokenizer(path, role, remote_code)
-    chat = _template(tokenizer, template, spec)
+    chat = _template(tokenizer, template, spec) if role == "student" else None  # only its prompts are rendered
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, use_safetensors=True, trust_remote_code=remote_code
         )
-    except (OSError, ValueError, KeyError) as e:
-        raise LimbeckError(f"{role}={spec!r}: the model could not be loaded: {_first_line(e)}") from None
+    except _UNLOADABLE as e:
+        raise LimbeckError(f"{role}={spec!r}: the model could not be loaded: {_reason(e)}") from None
     model.eval()
     return Policy(Scorer(model, len(tokenizer)), tokenizer, spec, chat)
 
@@ -189,15 +195,18 @@ def _looks_local(path: str) -> bool:
 def _tokenizer(path: str, role: str, remote_code: bool) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=remote_code)
-    except (OSError, ValueError, KeyError) as e:
-        raise LimbeckError(f"{role}={path!r}: its tokenizer could not be loaded: {_first_line(e)}") from None
+    except _UNLOADABLE as e:
+        raise LimbeckError(f"{role}={path!r}: its tokenizer could not be loaded: {_reason(e)}") from None
     return tokenizer
 
 
-def _first_line(e: Exception) -> str:
-    text = str(e).strip().splitlines()
-    line = text[0] if text else type(e).__name__
-    return line if line.endswith(".") else f"{line}."
+def _reason(e: Exception) -> str:
+    """The first line of what Transformers says, and what can be done."""
+    lines = str(e).strip().splitlines()
+    line = (lines[0] if lines else type(e).__name__).rstrip(" .:")
+    if "trust_remote_code" in str(e):
+        return f"{line}; to run the code of its repository, if you trust it, --set remote_code=true."
+    return f"{line}; give a model folder or hub name with a tokenizer and safetensors weights (pickles are not read)."
 
 
 def _template(tokenizer: PreTrainedTokenizerBase, template: str | None, name: str) -> str | None:
@@ -219,9 +228,15 @@ def _template(tokenizer: PreTrainedTokenizerBase, template: str | None, name: st
 
 def render(policy: Policy, messages: list[dict[str, str]]) -> list[int]:
     """Token ids of a conversation, ready for the assistant's reply."""
-    text = policy.tokenizer.apply_chat_template(
-        messages, chat_template=policy.template, add_generation_prompt=True, tokenize=False
-    )
+    try:
+        text = policy.tokenizer.apply_chat_template(
+            messages, chat_template=policy.template, add_generation_prompt=True, tokenize=False
+        )
+    except TemplateError as e:
+        raise LimbeckError(
+            f"the chat template of {policy.name!r} cannot render {str(messages)[:80]} ({str(e).rstrip('.')}); give "
+            "another with --set template=FILE.jinja or template=plain."
+        ) from None
     ids: list[int] = policy.tokenizer(str(text), add_special_tokens=policy.template == PLAIN_TEMPLATE)["input_ids"]
     return ids
 
@@ -249,6 +264,12 @@ def share_vocabulary(student: Policy, *others: Policy) -> None:
             )
     size = min([len(own), *(len(o.tokenizer.get_vocab()) for o in others)])
     for policy in (student, *others):
+        rows = policy.model.get_input_embeddings().num_embeddings
+        if rows < size:
+            raise LimbeckError(
+                f"{policy.name!r} has embeddings for {rows} tokens, but its tokenizer has "
+                f"{len(policy.tokenizer.get_vocab())}; give it its own tokenizer, or resize its embeddings."
+            )
         policy.scorer.vocabulary = size
 
 

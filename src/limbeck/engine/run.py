@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..errors import LimbeckError, nearest
+from ..explain import explain
 from ..method import Method
 from ..tasks import Task, load_task
 from . import checkpoint
@@ -24,7 +25,7 @@ from .evaluation import Evaluator
 from .files import read_lines, whole_folder, write_lines
 from .log import Journal, note, now, progress_bar, read_run
 from .loop import Loop
-from .setup import Models, Workshop, build_method, check_models, open_workshop, prepare_tasks
+from .setup import Models, Workshop, build_method, check_models, notices, open_workshop, prepare_tasks
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 _OWN = ("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "report.html")
@@ -113,6 +114,11 @@ def resume(out: Path, *, steps: int | None = None, console: Console | None = Non
         )
     config = checked(settings)
     method = build_method(config)
+    if explain(method) != described["formula"]:
+        raise LimbeckError(
+            f"{out} ran another objective than {config.method} is now with the arguments it recorded "
+            f"({config.arguments or 'none'}): it was given as a value, or its definition has changed; start a new run."
+        )
     return _Run(config, method, prepare_tasks(config, method), {}, out, console).restart()
 
 
@@ -150,15 +156,12 @@ def _clear(out: Path) -> None:
 def _accelerator(precision: str, cpu: bool, **own: Any) -> Accelerator:
     """Accelerate's state belongs to the Python process, precision and device to a run."""
     try:
-        try:
-            return Accelerator(mixed_precision=precision, cpu=cpu, **own)
-        except ValueError as e:
-            if "already been initialized" not in str(e):
-                raise
-            AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-            return Accelerator(mixed_precision=precision, cpu=cpu, **own)
+        return Accelerator(mixed_precision=precision, cpu=cpu, **own)
     except ValueError as e:
-        raise LimbeckError(f"precision={precision!r} cannot be used here ({e}); use no or bf16.") from None
+        if "already been initialized" not in str(e):
+            raise
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    return Accelerator(mixed_precision=precision, cpu=cpu, **own)
 
 
 class _Run:
@@ -184,6 +187,8 @@ class _Run:
         self.console = console or Console(stderr=True, quiet=not self.accelerator.is_main_process)
         with self.console.status("loading models"):
             self.shop: Workshop = open_workshop(config, method, tasks, models, self.accelerator)
+        for sentence in notices(self.shop):
+            self.console.print(sentence, style="yellow", highlight=False)
         student = self.shop.student
         trainable = [p for p in student.scorer.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=config.lr, weight_decay=config.weight_decay)
@@ -262,7 +267,7 @@ class _Run:
 
     def _evaluate(self, step: int) -> None:
         """The main process measures; the others wait."""
-        if self.config.eval_size and self.accelerator.is_main_process:
+        if self.evaluator.prompts and self.accelerator.is_main_process:
             with self._unwrapped():
                 self.journal.evaluated(step, self.evaluator.measure())
         self.accelerator.wait_for_everyone()
@@ -287,7 +292,7 @@ class _Run:
         report = None
         if self.accelerator.is_main_process:
             with self._unwrapped():
-                if self.config.eval_size:
+                if self.evaluator.prompts:
                     write_lines(self.journal.samples, self.evaluator.samples())
                 self._export()
             self.journal.update(finished=now())
@@ -353,7 +358,7 @@ def evaluate(
         ``entropy`` (nats), ``kl_forward`` and ``kl_reverse`` (nats a token, with a teacher), ``perplexity``,
         ``correct`` per problem, and ``pass_at`` (k to value) where ``samples`` is above 1. What is not known is absent.
     """
-    config = RunConfig(
+    settings: dict[str, Any] = dict(
         method="sft",
         student=student,
         teacher=teacher,
@@ -366,6 +371,7 @@ def evaluate(
         remote_code=remote_code,
         cpu=cpu,
     )
+    config = checked(settings)
     tasks = {"task": load_task(task, seed=seed, **config.task_options)}
     if samples > 1 and "reward" not in tasks["task"].serves:
         raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {task!r} has none; give answers.")
@@ -373,6 +379,8 @@ def evaluate(
     with quiet.status("measuring"):
         shop = open_workshop(config, build_method(config), tasks, {}, _accelerator("no", cpu))
         evaluator = Evaluator(shop.desk, size, config.micro_tokens)
+        if not evaluator.prompts:
+            raise LimbeckError(f"{task!r} holds out no problem (size is {size}); give more of them, or test_path=FILE.")
         out = evaluator.measure()
         if samples > 1:
             torch.manual_seed(seed)

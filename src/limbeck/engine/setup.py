@@ -131,6 +131,18 @@ def open_workshop(
     return Workshop(config, method, accelerator, policies, desk)
 
 
+def notices(shop: Workshop) -> list[str]:
+    """What is allowed and worth knowing before the first step."""
+    student, teacher = shop.student, shop.policies.get("teacher")
+    if teacher is None or set(teacher.eos) & set(student.eos):
+        return []
+    names = [" ".join(map(repr, p.tokenizer.convert_ids_to_tokens(list(p.eos)))) for p in (student, teacher)]
+    return [
+        f"note: the student ends a response with {names[0]} and the teacher with {names[1]}, so the teacher finds every "
+        "end unlikely and responses may grow; use a teacher tuned on the same chat format."
+    ]
+
+
 def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy]:
     shared: dict[str, Any] = {"template": config.template, "remote_code": config.remote_code}
     policies = {"student": load_policy(models.get("student", config.student), "student", **shared)}

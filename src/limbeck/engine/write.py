@@ -64,6 +64,12 @@ class Desk:
                     f"prompt {prompt.id!r} has {len(ids)} tokens and max_tokens is {self.max_tokens}, but the models "
                     f"read only {room}; shorten the prompt or lower max_tokens."
                 )
+            if ids and max(ids) >= self.policies["student"].vocabulary:
+                token = self.policies["student"].tokenizer.convert_ids_to_tokens(max(ids))
+                raise LimbeckError(
+                    f"prompt {prompt.id!r} has the token {token!r}, which the other model's vocabulary lacks; use "
+                    "another chat template (--set template=FILE.jinja) or models of one family."
+                )
             if not ids:
                 raise LimbeckError(f"prompt {prompt.id!r} renders to no token; give it text or a template with some.")
             self.rendered[key] = ids

@@ -1,0 +1,503 @@
+"""Pages that are generated when the documentation is built: one for each method, and the reference.
+
+Everything on them comes from the values and the docstrings; mkdocs-gen-files runs this file. ``pages()`` returns what
+it would write, so that tests can look at it without a build.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from itertools import pairwise
+from types import ModuleType
+from typing import Any
+
+import limbeck as lb
+from limbeck.explain import axes
+from limbeck.method import REGISTRY, Method, Recipe
+
+CONFIDENCE = {
+    "high": "the formula and its defaults were read in the authors' code or in the paper's own text",
+    "medium": "the formula was read in consistent third-party quotations and its mathematics was checked, but the "
+    "paper's body was not read; what is reconstructed is named below",
+    "low": "reconstructed from an abstract or from notes, or a reading that nobody is known to have published",
+}
+ABILITIES = {
+    "sampled": "the log-probability of each sampled token (a scoring API is enough)",
+    "topk": "its own k likeliest tokens with their log-probabilities at every position",
+    "dense": "its whole next-token law at every position (host the weights)",
+    "text": "text that it writes itself",
+}
+
+
+RUNS = ("Result", "resume", "evaluate")
+"""What of the engine has a page; ``distill`` is at the top level."""
+
+
+# ---------------------------------------------------------------- docstrings to Markdown
+
+_SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Arguments)( \([^)]*\))?:$")
+_ENTRY = re.compile(r"^(\*{0,2}[A-Za-z_][\w, *]*?): (.*)$")
+
+
+def inline(text: str) -> str:
+    """Roles and literals of reStructuredText as Markdown."""
+    text = re.sub(r":math:`([^`]+)`", r"\\(\1\\)", text)
+    text = re.sub(r":(?:func|class|meth|mod):`~?([^`]+)`", lambda m: f"`{m[1].rpartition('.')[2]}`", text)
+    return re.sub(r"``([^`]+)``", r"`\1`", text)
+
+
+def split_doc(doc: str) -> tuple[str, dict[str, dict[str, str]]]:
+    """The text of a docstring as Markdown, and its sections: name to {entry: text}."""
+    lines = inspect.cleandoc(doc).split("\n")
+    first = next((i for i, line in enumerate(lines) if _SECTION.match(line)), len(lines))
+    return _body(lines[:first]), dict(_sections(lines[first:]))
+
+
+def _sections(lines: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    heads = [i for i, line in enumerate(lines) if _SECTION.match(line)]
+    for i, after in zip(heads, [*heads, len(lines)][1:], strict=True):
+        entries: dict[str, str] = {}
+        name = ""
+        for line in textwrap.dedent("\n".join(lines[i + 1 : after])).split("\n"):
+            entry = _ENTRY.match(line)
+            if entry:
+                name = entry[1]
+                entries[name] = entry[2]
+            elif line.strip():
+                entries[name] = f"{entries.get(name, '')} {line.strip()}".strip()
+        yield _SECTION.match(lines[i])[0].rstrip(":"), {k: inline(v) for k, v in entries.items()}  # type: ignore[index]
+
+
+def _body(lines: list[str]) -> str:
+    """Paragraphs, formulas, literal blocks, tables of signs and doctests."""
+    out: list[str] = []
+    i = 0
+    while i < len(lines):
+        line = lines[i]
+        if line.startswith(".. math::"):
+            block, i = _indented(lines, i + 1)
+            formula = " ".join(part.strip() for part in [line.removeprefix(".. math::"), *block]).strip()
+            out += ["", rf"\[{formula}\]", ""]
+        elif line.endswith("::"):
+            block, i = _indented(lines, i + 1)
+            out += [inline(line[:-1]), "", "```text", *textwrap.dedent("\n".join(block)).strip("\n").split("\n"), "```"]
+        elif re.match(r"^=+ +=", line):  # a simple table: from its first rule to its third
+            rules = [j for j in range(i, len(lines)) if re.match(r"^=+ +=", lines[j])]
+            last = rules[2] if len(rules) > 2 and lines[rules[1] - 1] == lines[i] else rules[-1]
+            out += ["```text", *lines[i : last + 1], "```"]
+            i = last + 1
+        elif line.startswith(">>>"):
+            end = next((j for j in range(i, len(lines)) if not lines[j].strip()), len(lines))
+            out += ["```text", *lines[i:end], "```"]
+            i = end
+        else:
+            out.append(inline(line))
+            i += 1
+    return "\n".join(_spaced(out)).strip()
+
+
+def _indented(lines: list[str], i: int) -> tuple[list[str], int]:
+    """The indented block from line i on, and where it ends."""
+    end = i
+    while end < len(lines) and (not lines[end].strip() or lines[end].startswith(" ")):
+        end += 1
+    return lines[i:end], end
+
+
+def _spaced(lines: list[str]) -> Iterator[str]:
+    """Markdown wants an empty line before a list; reStructuredText does not."""
+    before, fenced = "", False
+    for line in lines:
+        fenced ^= line.startswith("```")
+        if not fenced and re.match(r"^(\* |\d+\. )", line) and before.strip() and not _in_list(before):
+            yield ""
+        yield line
+        before = line
+
+
+def _in_list(line: str) -> bool:
+    return bool(re.match(r"^(\* |\d+\. | )", line))
+
+
+def cell(text: str) -> str:
+    """A table's cell: a bar would end it."""
+    return re.sub(r"(?<!\\)\|", r"\|", text.replace("\n", " "))
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(cell(c) for c in line)} |" for line in lines)
+
+
+# ---------------------------------------------------------------- methods
+
+
+@cache
+def value(name: str) -> Method:
+    """A method with its default arguments."""
+    return lb.get(name)()
+
+
+def link(paper: str) -> str:
+    """Where a paper is, as a link."""
+    if not paper:
+        return "–"
+    number = paper.removeprefix("arXiv:")
+    return f"[{paper}](https://arxiv.org/abs/{number})" if number != paper else f"[{paper}](https://{paper})"
+
+
+def reads(method: Method) -> str:
+    """Who is read and how, in few words."""
+    return "; ".join(f"{role}: {', '.join(sorted(a))}" for role, a in method.roles.items()) or "–"
+
+
+def methods_table(name: Callable[[str], str] = "`{}`".format) -> str:
+    """Every method of the registry; README.md holds a copy."""
+    rows = [
+        (name(r.name), r.title, link(r.paper), ", ".join(value(r.name).roles) or "–", r.confidence)
+        for r in REGISTRY.values()
+    ]
+    return table(("method", "what it is", "paper", "reads", "confidence"), rows)
+
+
+def nearest_relative(name: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """The method whose formula shares the most words with this one's, and the lines in which the two differ."""
+    own = _words(name)
+    closest = max((o for o in REGISTRY if o != name), key=lambda o: len(own & _words(o)) / len(own | _words(o)))
+    return closest, [d for d in lb.diff(value(name), value(closest)) if d[0] != "confidence"]
+
+
+def _words(name: str) -> frozenset[str]:
+    """What the source, the terms and the reduction are made of."""
+    told = {k: v for k, v in axes(value(name)).items() if k.startswith(("source", "term", "reduction"))}
+    return frozenset(re.findall(r"[^\W\d]\w*", " ".join(told.values())))
+
+
+def command(recipe: Recipe) -> str:
+    """A command that runs the method on what comes with Limbeck, or on files the reader has to bring."""
+    method = value(recipe.name)
+    words = ["limbeck train", recipe.name]
+    if "teacher" in method.roles:
+        words.append("--teacher embedded")
+    paired = any(s.labelled for s in method.sources.values())
+    words.append("--task pairs.jsonl" if paired else "--task two_digit_sums")
+    further = {getattr(s, "name", "task") for s in method.sources.values()} - {"task"}
+    words += [f"--set datasets.{name}={name}.jsonl" for name in sorted(further)]
+    return " ".join(words)
+
+
+def method_page(recipe: Recipe) -> str:
+    """One method: what it minimises, its place in the space, its arguments, its relatives."""
+    method = value(recipe.name)
+    body, sections = split_doc(recipe.doc)
+    summary, _, rest = body.partition("\n\n")
+    of = {k: v for k, v in axes(method).items() if k != "confidence"}
+    closest, differences = nearest_relative(recipe.name)
+    told = {name: text for key, text in sections.get("Args", {}).items() for name in key.split(", ")}
+    arguments = [(f"`{n}`", f"`{_shown(d)}`", told.get(n, "")) for n, d in recipe.arguments.items()]
+    parts = [
+        f"# {recipe.title}",
+        f"`{recipe.name}` · {link(recipe.paper) if recipe.paper else 'no single paper'} · confidence: "
+        f"**{recipe.confidence}** ({CONFIDENCE[recipe.confidence]})",
+        summary,
+        "## Objective",
+        rest or "See the value below.",
+        "## The value",
+        f"```text\nL = {method.terms}\n```",
+        table(("axis", "value"), [(k.strip(), f"`{v}`") for k, v in of.items()]),
+        _needs(method),
+        "## Arguments",
+        table(("argument", "default", "meaning, and where the default comes from"), arguments)
+        if arguments
+        else "It takes none.",
+        f"## Differs from {REGISTRY[closest].title}",
+        f"The nearest relative in the registry is [`{closest}`]({closest}.md); they differ in {len(differences)} "
+        f"line{'s' if len(differences) != 1 else ''}.",
+        table(
+            ("axis", f"`{recipe.name}`", f"`{closest}`"), [(k.strip(), f"`{a}`", f"`{b}`") for k, a, b in differences]
+        ),
+        "## Run it",
+        f"```bash\n{command(recipe)}\n```",
+        "## The whole method",
+        f"```python\n{source_of(recipe)}\n```",
+        f"From `{inspect.getmodule(recipe.factory).__name__}`.",  # type: ignore[union-attr]
+        "## Citation",
+        lb.cite(method),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _needs(method: Method) -> str:
+    needs = [f"* `{role}`: {'; '.join(ABILITIES[a] for a in sorted(able))}." for role, able in method.roles.items()]
+    if any(s.verified for s in method.sources.values()):
+        needs.append("* a task with a verifier.")
+    if any(s.labelled for s in method.sources.values()):
+        needs.append("* a task with pairs (chosen and rejected responses).")
+    elif any("responses" in str(s) for s in method.sources.values()):
+        needs.append("* a task with written responses.")
+    return "What it needs besides the student and prompts:\n\n" + ("\n".join(needs) or "* nothing.")
+
+
+def _shown(default: object) -> str:
+    return repr(default) if isinstance(default, str) else str(default)
+
+
+def source_of(recipe: Recipe) -> str:
+    """The factory's source without its docstring."""
+    text = textwrap.dedent(inspect.getsource(recipe.factory))
+    node = ast.parse(text).body[0]
+    assert isinstance(node, ast.FunctionDef)
+    doc = node.body[0]
+    lines = text.rstrip().split("\n")
+    return "\n".join(lines[: doc.lineno - 1] + lines[doc.end_lineno :])
+
+
+def families() -> dict[str, list[Recipe]]:
+    """Recipes by the file they are written in, in the registry's order."""
+    out: dict[str, list[Recipe]] = {}
+    for recipe in REGISTRY.values():
+        module = sys.modules[recipe.factory.__module__]
+        out.setdefault((inspect.getdoc(module) or "").split(":")[0].rstrip("."), []).append(recipe)
+    return out
+
+
+def methods_index() -> str:
+    """All methods in one table, then by family; the second list is the navigation of the site."""
+    nav = "\n".join(
+        f"* {family}\n" + "\n".join(f"    * [{r.title}]({r.name}.md)" for r in recipes)
+        for family, recipes in families().items()
+    )
+    meanings = "\n".join(f"* **{level}**: {text}." for level, text in CONFIDENCE.items())
+    return f"""# Methods
+
+Each page is generated from the method's value and docstring when this site is built.
+`limbeck methods` prints the same list, `limbeck explain kdrl` the value of one, `limbeck diff gkd kdrl` in which
+axes two differ. [Which method should I use?](../choose.md)
+
+{methods_table("[`{0}`]({0}.md)".format)}
+
+The confidence says how sure we are that our formula is the published one:
+
+{meanings}
+
+It says nothing about how well a method works. A golden value from the authors' code, where there is one, is in
+`tests/golden/`.
+
+## By family
+
+<!--nav-->
+
+* [All methods](overview.md)
+{nav}
+"""
+
+
+# ---------------------------------------------------------------- reference
+
+
+@cache
+def attribute_docs(module: ModuleType) -> dict[str, str]:
+    """Docstrings that stand below the assignments of a module."""
+    body = ast.parse(inspect.getsource(module)).body
+    out: dict[str, str] = {}
+    for node, after in pairwise(body):
+        doc = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+        if isinstance(doc, str):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            out.update({t.id: doc for t in targets if isinstance(t, ast.Name)})
+    return out
+
+
+def entry(name: str, thing: Any, docs: Mapping[str, str], level: int = 2) -> str:
+    """A public name: its signature and docstring, with the public methods of a class."""
+    head = f"{'#' * level} `{name}`"
+    if inspect.isfunction(thing) or inspect.isclass(thing):
+        parts = [head, f"```text\n{signature(name, thing)}\n```", documented(thing)]
+        if inspect.isclass(thing):
+            parts += [
+                entry(f"{name}.{n}", member, {}, level + 1)
+                for n, member in vars(thing).items()
+                if (not n.startswith("_") or n == "__call__")
+                and (inspect.isfunction(member) or isinstance(member, property))
+                and inspect.getdoc(member)
+            ]
+        return "\n\n".join(parts)
+    if isinstance(thing, property):
+        return f"{head}\n\n{documented(thing)}"
+    text = inline(inspect.cleandoc(docs[name])) if name in docs else ""
+    return f"{head}\n\n" + (text or f"`{thing}`")
+
+
+class Written:
+    """An annotation as it stands in the source."""
+
+    def __init__(self, annotation: Any):
+        self.text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def signature(name: str, thing: Any) -> str:
+    """How it is called, one argument a line where it is long."""
+    if inspect.isclass(thing) and issubclass(thing, Exception):
+        return f"{name}(message)"
+    sign = inspect.signature(thing)
+    empty = inspect.Signature.empty
+    parameters = [p.replace(**_as_written(p)) for p in sign.parameters.values() if p.name != "self"]
+    returns = empty if inspect.isclass(thing) or sign.return_annotation is empty else Written(sign.return_annotation)
+    short = f"{name}{inspect.Signature(parameters, return_annotation=returns)}"
+    if len(short) <= 100:
+        return short
+    lines: list[str] = []
+    for p in parameters:
+        if p.kind is p.KEYWORD_ONLY and "*" not in lines:
+            lines.append("*")
+        lines.append(str(p))
+    ending = "" if returns is empty else f" -> {returns!r}"
+    return f"{name}(\n" + "".join(f"    {line},\n" for line in lines) + f"){ending}"
+
+
+def _as_written(p: inspect.Parameter) -> dict[str, Any]:
+    """Annotation without quotes; a default that is a value of ours by its name."""
+    out = {} if p.annotation is p.empty else {"annotation": Written(p.annotation)}
+    ours = type(p.default).__module__.startswith("limbeck")
+    return out | ({"default": Written(str(p.default))} if ours else {})
+
+
+def documented(thing: Any) -> str:
+    """The docstring, its sections as tables."""
+    body, sections = split_doc(inspect.getdoc(thing) or "")
+    for head, entries in sections.items():
+        if list(entries) == [""] or head in ("Returns", "Raises"):
+            body += f"\n\n**{head}:** " + "; ".join(f"`{k}`: {v}" if k else v for k, v in entries.items())
+        else:
+            body += f"\n\n**{head.replace('Args', 'Arguments')}**\n\n" + table(
+                ("name", "meaning"), [(f"`{k}`", v) for k, v in entries.items()]
+            )
+    return body
+
+
+def module_page(title: str, modules: tuple[str, ...], only: tuple[str, ...] = ()) -> str:
+    """The public names of modules, or ``only`` these: ``__all__`` of a package, else what the module itself defines."""
+    import importlib
+
+    parts = [f"# {title}"]
+    for path in modules:
+        module = importlib.import_module(path)
+        parts.append(f"`{path}`\n\n{split_doc(inspect.getdoc(module) or '')[0]}")
+        names = getattr(module, "__all__", None) or [
+            n for n, x in vars(module).items() if not n.startswith("_") and getattr(x, "__module__", None) == path
+        ]
+        for name in names:
+            thing = getattr(module, name)
+            if inspect.ismodule(thing) or (only and name not in only):
+                continue
+            home = sys.modules.get(getattr(thing, "__module__", "") or "", module)
+            parts.append(entry(name, thing, attribute_docs(home) | _constants(module)))
+    return "\n\n".join(parts) + "\n"
+
+
+@cache
+def _constants(package: ModuleType) -> dict[str, str]:
+    """Docstrings of constants that a package takes from its modules."""
+    out: dict[str, str] = {}
+    for name, module in list(sys.modules.items()):
+        if name.startswith(package.__name__) and inspect.ismodule(module) and hasattr(module, "__file__"):
+            out |= attribute_docs(module)
+    return out
+
+
+def settings_page() -> str:
+    """Everything a run can be told."""
+    from limbeck.engine.config import RunConfig
+
+    rows = []
+    for name, f in RunConfig.model_fields.items():
+        default = "" if f.is_required() else f"`{f.get_default(call_default_factory=True)!r}`"
+        rows.append((f"`{name}`", _type(f.annotation), default, f.description or ""))
+    return f"""# Settings of a run
+
+`--set key=value`, a TOML file given with `--config`, and the keyword arguments of `lb.distill` name these fields,
+or the arguments of the method ([each method's page](../methods/overview.md)). Unknown keys are refused.
+
+{table(("setting", "type", "default", "meaning"), rows)}
+"""
+
+
+def _type(annotation: Any) -> str:
+    name = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else annotation
+    return f"`{str(name).replace('typing.', '')}`"
+
+
+def cli_page() -> str:
+    """The commands with their arguments and options, from the typer application."""
+    import typer.main
+
+    from limbeck.cli import app
+
+    group = typer.main.get_command(app)
+    parts = ["# Command line"]
+    for name, one in sorted(group.commands.items()):  # type: ignore[attr-defined]
+        rows = []
+        for p in one.params:
+            flag = p.name.upper() if p.param_type_name == "argument" else ", ".join([*p.opts, *p.secondary_opts])
+            rows.append((f"`{flag}`", (getattr(p, "help", None) or "").replace("\n", " ")))
+        parts += [f"## `limbeck {name}`", from_rich(inspect.cleandoc(one.help or "")), table(("word", "meaning"), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def from_rich(text: str) -> str:
+    """Rich's markup as Markdown: lines that are a command become a block of commands."""
+    text = re.sub(r"(?:^\[cyan\].*\[/\]$\n?)+", lambda m: f"```bash\n{m[0].rstrip()}\n```\n", text, flags=re.MULTILINE)
+    parts = re.split(r"(^```bash\n.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)
+    for i, part in enumerate(parts):
+        if part.startswith("```"):
+            parts[i] = re.sub(r"\[(?:/|/?[a-z]+)\]", "", part)
+        else:
+            parts[i] = re.sub(r"\[cyan\](.*?)\[/\]", r"`\1`", re.sub(r"\[bold\](.*?)\[/\]", r"**\1**", part))
+    return "".join(parts)
+
+
+def pages() -> dict[str, str]:
+    """Path to text of every generated page."""
+    out = {"methods/overview.md": methods_index()}
+    out |= {f"methods/{r.name}.md": method_page(r) for r in REGISTRY.values()}
+    reference: dict[str, tuple[str, Callable[[], str]]] = {
+        "cli": ("Command line", cli_page),
+        "settings": ("Settings of a run", settings_page),
+        "limbeck": ("limbeck", lambda: module_page("The top level", ("limbeck",)) + _errors()),
+        "runs": ("Runs", lambda: module_page("Runs", ("limbeck.engine",), RUNS)),
+        "axes": ("The vocabulary", lambda: module_page("The vocabulary of methods", ("limbeck.axes",))),
+        "divergences": ("Divergences", lambda: module_page("Divergences", ("limbeck.math.divergence",))),
+        "records": ("Records", lambda: module_page("Records", ("limbeck.types",))),
+        "tasks": ("Tasks", lambda: module_page("Tasks", ("limbeck.tasks",))),
+        "evaluate": ("Evaluation", lambda: module_page("Evaluation", ("limbeck.evaluate",))),
+        "report": ("Report", lambda: module_page("Report", ("limbeck.report",))),
+    }
+    out |= {f"reference/{name}.md": make() for name, (_, make) in reference.items()}
+    nav = "\n".join(f"* [{title}]({name}.md)" for name, (title, _) in reference.items())
+    intro = "# Reference\n\nGenerated from signatures and docstrings when this site is built."
+    out["reference/overview.md"] = f"{intro}\n\n<!--nav-->\n\n* [Overview](overview.md)\n{nav}\n"
+    return out
+
+
+def _errors() -> str:
+    from limbeck import errors
+
+    return "\n" + entry("nearest", errors.nearest, {}) + "\n"
+
+
+if __name__ == "<run_path>":  # as mkdocs-gen-files runs it
+    import mkdocs_gen_files
+
+    for path, text in pages().items():
+        with mkdocs_gen_files.open(path, "w") as file:
+            file.write(text)
