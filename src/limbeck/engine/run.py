@@ -358,19 +358,19 @@ def evaluate(
         ``entropy`` (nats), ``kl_forward`` and ``kl_reverse`` (nats a token, with a teacher), ``perplexity``,
         ``correct`` per problem, and ``pass_at`` (k to value) where ``samples`` is above 1. What is not known is absent.
     """
-    settings: dict[str, Any] = dict(
-        method="sft",
-        student=student,
-        teacher=teacher,
-        task=task,
-        task_options=dict(task_options or {}),
-        seed=seed,
-        max_tokens=max_tokens,
-        eval_size=size,
-        template=template,
-        remote_code=remote_code,
-        cpu=cpu,
-    )
+    settings: dict[str, Any] = {
+        "method": "sft",
+        "student": student,
+        "teacher": teacher,
+        "task": task,
+        "task_options": dict(task_options or {}),
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "eval_size": size,
+        "template": template,
+        "remote_code": remote_code,
+        "cpu": cpu,
+    }
     config = checked(settings)
     tasks = {"task": load_task(task, seed=seed, **config.task_options)}
     if samples > 1 and "reward" not in tasks["task"].serves:

@@ -138,8 +138,8 @@ def notices(shop: Workshop) -> list[str]:
         return []
     names = [" ".join(map(repr, p.tokenizer.convert_ids_to_tokens(list(p.eos)))) for p in (student, teacher)]
     return [
-        f"note: the student ends a response with {names[0]} and the teacher with {names[1]}, so the teacher finds every "
-        "end unlikely and responses may grow; use a teacher tuned on the same chat format."
+        f"note: the student ends a response with {names[0]} and the teacher with {names[1]}, so the teacher finds "
+        "every end unlikely and responses may grow; use a teacher tuned on the same chat format."
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -95,11 +96,17 @@ def _write(source: Source, name: str, desk: Desk, n: int, step: int) -> Rollout:
         case Sample():
             return _sampled(source, name, desk, desk.feeds["task"].take(n))
         case Either():
-            heads = float(torch.rand(())) < source.chance.at(step)
+            heads = _coin(desk.feeds["task"].seed, step, name) < source.chance.at(step)
             return _write(source.a if heads else source.b, name, desk, n, step)
         case Resample():
             return _resampled(source, name, desk, n, step)
     raise LimbeckError(f"source {name}={source}: the engine has no writer for {type(source).__name__}.")
+
+
+def _coin(seed: int, step: int, name: str) -> float:
+    """Uniform in [0, 1), the same in every process: a batch is one batch wherever its parts are written."""
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {step} {name}".encode()))
+    return float(torch.rand((), generator=generator))
 
 
 def _sampled(source: Sample, name: str, desk: Desk, prompts: Sequence[Prompt]) -> Rollout:

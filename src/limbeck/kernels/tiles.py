@@ -148,6 +148,7 @@ class _Tile:
     z_nV: Tensor
     logq: dict[float, Tensor] = field(default_factory=dict)
     answers: dict[int, _Answer] = field(default_factory=dict)
+    laws: dict[tuple[int, float, int], Target] = field(default_factory=dict)
 
     def answer(self, i: int) -> _Answer:
         """For ask i: its rows' slice in its answer, their places in this tile (None = all), and statistic arguments."""
@@ -162,8 +163,16 @@ class _Tile:
         mine = rows[span]
         local = None if mine.numel() == self.rows.numel() else torch.searchsorted(self.rows, mine)
         logq = self._logq(ask.tau)
-        target = None if ask.target is None else _target(ask.target, mine, ask.tau, self.plan)
+        target = None if ask.target is None else self._target_law(ask, rows, mine)
         return span, local, (logq if local is None else logq[local], self.plan.label_N[mine], target)
+
+    def _target_law(self, ask: Ask, rows: Tensor, mine: Tensor) -> Target:
+        """The target's law on this tile; questions about one target on the same rows share it."""
+        key = (id(ask.target), ask.tau, id(rows))
+        if key not in self.laws:
+            assert ask.target is not None
+            self.laws[key] = _target(ask.target, mine, ask.tau, self.plan)
+        return self.laws[key]
 
     def _logq(self, tau: float) -> Tensor:
         if tau not in self.logq:
