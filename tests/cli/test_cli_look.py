@@ -1,0 +1,125 @@
+"""``methods``, ``explain`` and ``diff``, on the real methods."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from stub_engine import Run
+
+import limbeck as lb
+from limbeck.method import REGISTRY
+
+
+def test_methods_lists_all_with_what_they_read(limbeck_: Run) -> None:
+    result = limbeck_("methods")
+    assert result.exit_code == 0
+    lines = {words[0]: words for words in (line.split() for line in result.stdout.splitlines()) if words}
+    assert set(REGISTRY) <= set(lines)
+    assert lines["gkd"][1:] == ["GKD", "arXiv:2306.13649", "dense", "—", "high"]
+    assert lines["kdrl"][1:] == ["KDRL", "arXiv:2506.02208", "sampled", "yes", "medium"]
+    assert lines["sft"][-4:] == ["—", "—", "—", "high"]
+
+
+def test_methods_in_json_and_at_length(limbeck_: Run) -> None:
+    facts = {f["name"]: f for f in json.loads(limbeck_("methods", "--json").stdout)}
+    assert list(facts) == list(REGISTRY)
+    assert (facts["grpo"]["teacher"], facts["grpo"]["reads"], facts["grpo"]["reward"]) == (
+        None,
+        {"ref": ["sampled"]},
+        True,
+    )
+    assert facts["kdrl"]["arguments"]["reduction"] == "token_mean"
+    assert facts["kdrl"]["arguments"]["group"] == 8
+    long = limbeck_("methods", "--long").stdout
+    for fact in facts.values():
+        assert fact["summary"] in " ".join(long.split())
+    assert "mix=0.2, gamma=0.95" in long
+
+
+def test_explain_shows_formula_axes_and_arguments(limbeck_: Run) -> None:
+    shown = limbeck_("explain", "kdrl").stdout
+    value = lb.methods.kdrl()
+    assert f"L = {value.terms}" in shown
+    assert "kdrl — KDRL (arXiv:2506.02208)" in shown
+    assert "R = log π_T - log π_θ" in shown
+    assert "teacher: sampled" in shown
+    assert "Σ kept tokens (= Z2)" in shown
+    assert "rollouts a prompt; 8, from the follow-up's re-run (the paper's was not found)." in shown
+    assert "limbeck train kdrl --student STUDENT --teacher TEACHER --task TASK" in shown
+    assert "--teacher" not in limbeck_("explain", "sft").stdout
+
+
+def test_explain_follows_set(limbeck_: Run) -> None:
+    shown = limbeck_("explain", "kdrl", "--set", "coef=0", "--set", "arguments.group=16").stdout
+    assert f"L = {lb.methods.kdrl(coef=0).terms}\n" in "\n".join(line.rstrip() for line in shown.splitlines())
+    assert "16 (default 8)" in shown
+    assert "reads       nobody but the student" in shown
+    assert "--task TASK --set group=16 --set coef=0" in shown
+
+
+def test_explain_in_json(limbeck_: Run) -> None:
+    found = json.loads(limbeck_("explain", "kdrl", "--json", "--set", "group=4").stdout)
+    assert found["formula"] == str(lb.methods.kdrl().terms)
+    assert found["reads"] == {"teacher": ["sampled"]}
+    assert found["denominators"] == ["Σ kept tokens (= Z2)", "Σ kept tokens (= Z1)"]
+    assert found["citation"] == "KDRL (arXiv:2506.02208)"
+    assert found["axes"]["÷ Z1"] == found["denominators"][0]
+    group = next(a for a in found["arguments"] if a["name"] == "group")
+    assert (group["default"], group["value"]) == (8, 4)
+    assert found["published"][0].startswith("L = L_GRPO + β(s)")
+
+
+def test_diff_shows_only_what_differs(limbeck_: Run) -> None:
+    shown = limbeck_("diff", "grpo", "dr_grpo").stdout
+    assert shown.split()[0] == "axis"
+    assert "sequence_mean" in shown
+    assert "curriculum" not in shown
+    found = json.loads(limbeck_("diff", "grpo", "dr_grpo", "--json").stdout)
+    expected = lb.diff(lb.methods.grpo(), lb.methods.dr_grpo())
+    assert (found["a"], found["b"]) == ("grpo", "dr_grpo")
+    assert [(d["axis"], d["a"], d["b"]) for d in found["differences"]] == [(x.strip(), a, b) for x, a, b in expected]
+    assert expected
+
+
+def test_diff_of_one_with_itself(limbeck_: Run) -> None:
+    assert limbeck_("diff", "gkd", "gkd").stdout == "gkd and gkd are the same objective.\n"
+    assert json.loads(limbeck_("diff", "gkd", "gkd", "--json").stdout)["differences"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("explain", "kdlr"), "unknown method 'kdlr' (did you mean 'kdrl'?)"),
+        (("diff", "gkd", "dppo"), "unknown method 'dppo' (did you mean 'dpo'?)"),
+        (("explain", "kdrl", "--set", "gruop=4"), "unknown argument 'gruop' (did you mean 'group'?)"),
+        (("explain", "kdrl", "--set", "group=four"), "kdrl(group='four'):"),
+        (("explain", "kdrl", "--set", "gate=all"), "kdrl(gate='all'): unknown"),
+        (("explain", "kdrl", "--set", "arguments=3"), "arguments=3: it is a table"),
+        (("explain", "kdrl", "--set", "group"), "write key=value"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(limbeck_: Run, words: tuple[str, ...], sentence: str) -> None:
+    result = limbeck_(*words)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("limbeck: ")
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+    with_json = limbeck_(*words, "--json")
+    assert json.loads(with_json.stdout) == {"error": result.stderr.removeprefix("limbeck: ").strip()}
+    assert with_json.exit_code == 2
+
+
+def test_looking_needs_no_transformers() -> None:
+    """Nor does a misspelt method: importing the engine takes long."""
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom limbeck.cli import app\n"
+        "for words in ('--help', 'methods', 'explain kdrl', 'diff gkd kdrl', 'train --help'):\n"
+        "    assert CliRunner().invoke(app, words.split()).exit_code == 0, words\n"
+        "assert CliRunner().invoke(app, ['train', 'kdlr']).exit_code == 2\n"
+        "assert not {'transformers', 'matplotlib', 'datasets'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -1,0 +1,183 @@
+"""Resume law: stopped and continued is bit for bit never stopped."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import Killed, Shelf, dies, go, lines, same, tensors
+
+from limbeck.engine import resume
+from limbeck.engine.loop import Loop
+from limbeck.errors import LimbeckError
+
+# Checkpoint at 3; evaluations at 2 and 4; killed before step 4: metrics of step 3 and the evaluation at 4 are undone.
+LAW: dict[str, Any] = {"steps": 5, "save_every": 3, "eval_every": 2}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "kdrl": ("kdrl", {"schedule": "cosine", "warmup": 2, "weight_decay": 0.1, "prompts": 5}),
+    "minillm": ("minillm", {"updates": 4}),
+    "dapo": ("dapo", {}),
+    "gkd": ("gkd", {}),
+    "dpo": ("dpo", {}),
+    "kdrl-lora": ("kdrl", {"lora_rank": 2}),
+    "kd-fp16": ("kd", {"precision": "fp16"}),  # the scaler's state, too
+    "grpo-micro": ("grpo", {"micro_tokens": 30}),
+}
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    steps = sorted(p.name for p in (a / "checkpoints").iterdir())
+    assert steps == sorted(p.name for p in (b / "checkpoints").iterdir())
+    for name in ("weights", "optimizer"):
+        files = [x / "checkpoints" / steps[-1] / f"{name}.safetensors" for x in (a, b)]
+        assert same(tensors(files[0]), tensors(files[1])), name
+        assert tensors(files[0])
+    states = [json.loads((x / "checkpoints" / steps[-1] / "state.json").read_text()) for x in (a, b)]
+    assert states[0] == states[1]
+    assert same(tensors(a / "student" / "model.safetensors"), tensors(b / "student" / "model.safetensors"))
+    for name in ("metrics", "evaluations", "samples"):
+        assert lines(a / f"{name}.jsonl") == lines(b / f"{name}.jsonl"), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_and_resumed_is_never_stopped(
+    case: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, own = CASES[case]
+    straight = go(shelf, method, tmp_path / "straight", **LAW, **own).out
+    heal = dies(monkeypatch, at=4)
+    with pytest.raises(Killed):
+        go(shelf, method, tmp_path / "stopped", **LAW, **own)
+    stopped = tmp_path / "stopped"
+    assert [p.name for p in (stopped / "checkpoints").iterdir()] == ["step-000003"]
+    assert len(lines(stopped / "metrics.jsonl")) == 4  # there is something to undo
+    assert [e["step"] for e in lines(stopped / "evaluations.jsonl")] == [0, 2, 4]
+    with (stopped / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 4, "loss": 0.1')  # a line that was being written
+    heal()
+    resume(stopped, console=None)
+    assert_same_run(straight, stopped)
+    rows = lines(straight / "metrics.jsonl")
+    assert [r["step"] for r in rows] == list(range(5))
+    if method == "gkd":  # the coin fell on both sides: only sampled text has a reward
+        assert {"reward" in r for r in rows} == {True, False}
+    if method == "dapo":  # rounds were drawn again where no group informed
+        cursor = json.loads((straight / "checkpoints" / "step-000005" / "state.json").read_text())["cursors"]["task"]
+        assert cursor > 5 * 4
+    if method == "minillm":
+        assert set(json.loads((straight / "checkpoints" / "step-000005" / "state.json").read_text())["cursors"]) == {
+            "pretrain",
+            "task",
+        }
+
+
+def test_a_run_without_a_checkpoint_starts_again(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"steps": 2, "save_every": 0}
+    straight = go(shelf, "kdrl", tmp_path / "straight", **own).out
+    heal = dies(monkeypatch, at=1)
+    with pytest.raises(Killed):
+        go(shelf, "kdrl", tmp_path / "stopped", **own)
+    heal()
+    resume(tmp_path / "stopped")
+    assert_same_run(straight, tmp_path / "stopped")
+
+
+def test_a_token_budget_ends_a_run_once(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"steps": 9, "save_every": 1, "token_budget": 100}
+    straight = go(shelf, "kdrl", tmp_path / "straight", **own)
+    written = [m["tokens_written"] for m in lines(straight.out / "metrics.jsonl")]
+    assert sum(written) >= 100 > sum(written[:-1])
+    assert 2 <= len(written) == straight.steps < 9
+    heal = dies(monkeypatch, at=1)
+    with pytest.raises(Killed):
+        go(shelf, "kdrl", tmp_path / "stopped", **own)
+    heal()
+    resume(tmp_path / "stopped")
+    assert_same_run(straight.out, tmp_path / "stopped")
+    resume(tmp_path / "stopped")  # it is spent
+    assert_same_run(straight.out, tmp_path / "stopped")
+
+
+def test_a_finished_run_trains_longer(shelf: Shelf, tmp_path: Path) -> None:
+    straight = go(shelf, "kdrl", tmp_path / "straight", steps=4, save_every=2).out
+    go(shelf, "kdrl", tmp_path / "short", steps=2, save_every=2)
+    result = resume(tmp_path / "short", steps=4)
+    assert result.steps == 4
+    assert result.before is not None
+    assert result.before["step"] == 0
+    weights = [tensors(x / "student" / "model.safetensors") for x in (straight, tmp_path / "short")]
+    assert same(*weights)
+    assert lines(straight / "metrics.jsonl") == lines(tmp_path / "short" / "metrics.jsonl")
+    assert json.loads((tmp_path / "short" / "run.json").read_text())["config"]["steps"] == 4
+
+
+def test_a_resumed_finished_run_changes_nothing(shelf: Shelf, tmp_path: Path) -> None:
+    done = go(shelf, "kdrl", tmp_path / "done", lora_rank=2).out
+    before = (done / "student" / "model.safetensors").read_bytes()
+    metrics = (done / "metrics.jsonl").read_text()
+    resume(done)
+    assert (done / "student" / "model.safetensors").read_bytes() == before
+    assert len(metrics.splitlines()) == len((done / "metrics.jsonl").read_text().splitlines())
+
+
+def test_a_schedule_object_survives_the_folder(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method's argument may be a value of the library; the folder must give the same value back, or refuse."""
+    from limbeck.axes import anneal
+
+    own = {"steps": 3, "save_every": 1, "coef": anneal(0.5, 0.1, 0.2)}
+    straight = go(shelf, "kdrl", tmp_path / "straight", **own).out
+    assert [m["coef/2"] for m in lines(straight / "metrics.jsonl")] == pytest.approx([0.5, 0.3, 0.1])
+    heal = dies(monkeypatch, at=2)
+    with pytest.raises(Killed):
+        go(shelf, "kdrl", tmp_path / "stopped", **own)
+    heal()
+    resume(tmp_path / "stopped")
+    assert_same_run(straight, tmp_path / "stopped")
+
+
+def test_a_method_value_cannot_be_rebuilt_and_says_so(shelf: Shelf, tmp_path: Path) -> None:
+    from limbeck.engine import distill
+    from limbeck.methods import opd_full
+
+    value = opd_full.factory()  # not named: a value of the user's own
+    settings = shelf.settings("sft")
+    distill(value, out=tmp_path / "run", quiet=True, **settings)
+    with pytest.raises(LimbeckError, match=r"not registered.*register it with @method"):
+        resume(tmp_path / "run")
+
+
+def _slow_run(shelf: Shelf, out: Path, settings: dict[str, Any]) -> None:
+    os.setsid()
+    quick = Loop.step
+
+    def step(self: Loop, number: int) -> dict[str, Any]:
+        time.sleep(0.15)
+        return quick(self, number)
+
+    Loop.step = step  # type: ignore[method-assign]
+    go(shelf, "kdrl", out, **settings)
+
+
+def test_sigkill_in_the_middle(shelf: Shelf, tmp_path: Path) -> None:
+    settings = {"steps": 16, "save_every": 2, "eval_every": 5}
+    straight = go(shelf, "kdrl", tmp_path / "straight", **settings).out
+    stopped = tmp_path / "stopped"
+    process = multiprocessing.get_context("fork").Process(target=_slow_run, args=(shelf, stopped, settings))
+    process.start()
+    deadline = time.monotonic() + 90
+    while not (stopped / "checkpoints" / "step-000004").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (stopped / "student").exists()
+    resume(stopped)
+    assert_same_run(straight, stopped)
