@@ -113,6 +113,8 @@ def test_lora_trains_adapters_only_and_exports_both_ways(shelf: Shelf, out: Path
     ids = torch.tensor([[1, 4, 20, 30, 5]])
     expected = model(input_ids=ids).logits.detach()
     run._export()
+    assert set(tensors(out / "student" / "model.safetensors")) == set(tensors(shelf.student / "model.safetensors"))
+    assert not (out / "student" / "adapter_config.json").exists()  # Transformers would load an adapter's folder, too
     merged = AutoModelForCausalLM.from_pretrained(out / "student")
     assert torch.allclose(merged(input_ids=ids).logits, expected, atol=1e-4)
     from peft import PeftModel

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Killed, Shelf, dies, go, lines, same, tensors
+import torch
+from tiny_runs import Killed, Shelf, dies, go, lines, open_run, same, tensors
 
 from limbeck.engine import resume
 from limbeck.engine.loop import Loop
+from limbeck.engine.run import _Run
 from limbeck.errors import LimbeckError
 
 # Checkpoint at 3; evaluations at 2 and 4; killed before step 4: metrics of step 3 and the evaluation at 4 are undone.
@@ -26,7 +28,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gkd": ("gkd", {}),
     "dpo": ("dpo", {}),
     "kdrl-lora": ("kdrl", {"lora_rank": 2}),
-    "kd-fp16": ("kd", {"precision": "fp16"}),  # the scaler's state, too
     "grpo-micro": ("grpo", {"micro_tokens": 30}),
 }
 
@@ -139,6 +140,19 @@ def test_a_schedule_object_survives_the_folder(shelf: Shelf, tmp_path: Path, mon
     heal()
     resume(tmp_path / "stopped")
     assert_same_run(straight, tmp_path / "stopped")
+
+
+def test_the_gradient_scaler_is_kept(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision on a GPU has one; Accelerate makes none on a CPU, so it is put there by hand."""
+    run = open_run(shelf, "kd", tmp_path / "run", eval_size=0)
+    run.journal.describe(run.shop, "")
+    run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    run._save(1)
+    again = open_run(shelf, "kd", tmp_path / "run", eval_size=0)
+    again.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    monkeypatch.setattr(_Run, "_train", lambda self, first: first)
+    assert again.restart() == 1  # type: ignore[comparison-overlap]
+    assert again.accelerator.scaler.state_dict()["scale"] == 8.0
 
 
 def test_a_method_value_cannot_be_rebuilt_and_says_so(shelf: Shelf, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from tiny_runs import VOCABULARY, Shelf, naive_logits, naive_logp
-from transformers import GenerationConfig
+from tiny_runs import VOCABULARY, Shelf, naive_logits, naive_logp, put
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from limbeck.engine.models import Policy, load_policy, render, share_vocabulary
 from limbeck.engine.sampler import Law, Written, generate
@@ -71,6 +73,22 @@ def test_a_blend_is_a_mixture_of_probabilities(shelf: Shelf) -> None:
     # A token of the teacher's alone is written, too: where the student's share is far below the mixture's.
     shares = [naive_logp(student, p, w.ids) - torch.tensor(w.logp) for p, w in zip(ids, mixed, strict=True)]
     assert float(torch.cat(shares).min()) < -2
+
+
+def test_a_blend_with_absolute_positions(shelf: Shelf, tmp_path: Path) -> None:
+    """Padding on the left must not move the second writer's text, which a rotary model would not notice."""
+    student, _ = policies(shelf)
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=112, n_positions=64, n_embd=16, n_layer=1, n_head=2, initializer_range=0.7, eos_token_id=2
+    )
+    other = load_policy(str(put(GPT2LMHeadModel(config).eval(), tmp_path / "gpt2")), "teacher")
+    share_vocabulary(student, other)
+    ids = prompts(student, 2)
+    for first, second in ((student, other), (other, student)):
+        for prompt, w in zip(ids, write(Law(((first, 0.5), (second, 0.5))), ids), strict=True):
+            p, q = (naive_logp(m, prompt, w.ids).double().exp() for m in (student, other))
+            assert close((0.5 * p + 0.5 * q).log().float(), w.logp)
 
 
 def test_frequencies_follow_the_law(shelf: Shelf) -> None:

@@ -24,14 +24,17 @@ DEMO: dict[str, Any] = {
     "student": "embedded",
     "teacher": "embedded",
     "task": "two_digit_sums",
-    "steps": 60,
+    "steps": 140,
     "prompts": 32,
-    "max_tokens": 48,
-    "lr": 3e-4,
-    "warmup": 5,
+    "max_tokens": 40,
+    "lr": 5e-4,
+    "schedule": "cosine",
+    "warmup": 10,
     "eval_size": 200,
+    "eval_every": 35,
+    "save_every": 70,
     "seed": 0,
-    "arguments": {"kdrl": {"coef": 0.05, "group": 8}},
+    "arguments": {"kdrl": {"coef": 1.0, "group": 4}},
 }
 """Settings of the demo; ``arguments`` are by method, so that another one runs with its own defaults."""
 
