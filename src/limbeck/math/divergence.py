@@ -57,6 +57,9 @@ class Divergence:
         """How formulas and errors call it."""
         return type(self).__name__.lower()
 
+    def __str__(self) -> str:
+        return self.label
+
     def cells(self, logq: Tensor, logp: Tensor) -> Tensor:
         """p f(u), one non-summed entry per vocabulary item."""
         raise NotImplementedError
