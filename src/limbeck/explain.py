@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .axes.reader import old
+from .axes.signal import everywhere
 from .method import Method, Term, get
 
 
@@ -64,8 +65,9 @@ def denominators(method: Method) -> list[str]:
 def _denominator(term: Term, method: Method) -> tuple:
     """Two terms share a denominator iff these are equal."""
     reduction = term.reduction or method.reduction
-    looks = {"kept": str(term.where), "all": "", "weight": f"{term.where}, weight {term.weight}"}[term.per]
-    return reduction, term.per, "" if looks == "1" else looks
+    per = "all" if term.per == "kept" and term.where == everywhere else term.per  # nothing is left out
+    looks = {"kept": str(term.where), "all": "", "weight": f"{term.where}, weight {term.weight}"}[per]
+    return reduction, per, "" if looks == "1" else looks
 
 
 def diff(a: Method | str, b: Method | str) -> list[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ from .axes.reader import Reader, old, student, writer
 from .axes.reduction import PERS, Reduction, token_mean
 from .axes.scalar import Constant, Scalar, product, scalar
 from .axes.signal import everywhere
-from .axes.source import Source
+from .axes.source import Resample, Source
 from .axes.surrogate import Surrogate
 from .axes.vec import Need, Vec, replace_reader
 from .errors import LimbeckError, nearest
@@ -256,6 +256,7 @@ def _check(method: Method) -> None:
         raise LimbeckError("this method has no term left: every coefficient is 0; give at least one that is not.")
     if method.updates < 1:
         raise LimbeckError(f"updates={method.updates}: a batch needs at least one optimiser step.")
+    _check_until(method)
     for _, term in method.parts:
         term.surrogate.check(term.signal)
         if term.per not in PERS:
@@ -287,6 +288,13 @@ def _check_live(term: Term) -> None:
                 f"{v} looks at a whole {v.live_reach} of the student as it is now, which a micro-batch does not hold; "
                 "read old instead of student."
             )
+
+
+def _check_until(method: Method) -> None:
+    for source in method.sources.values():
+        if isinstance(source, Resample) and not source.verified and source.until.fields & {"reward", "correct"}:
+            names = ", ".join(map(repr, sorted(source.until.fields)))
+            raise LimbeckError(f"resample reads {names}, but nothing verifies {source.source}; use check=True.")
 
 
 def _check_record(term: Term, method: Method) -> None:

@@ -89,18 +89,21 @@ class Objective:
         """
         live, shape = _student(student_logits, student_hidden, student_head, student_logp)
         tokens = _tokens(tokens, shape, live)
+        source = _sources(source, shape[0], self.method)
         keep = _keep(mask, shape, tokens.device)
         order = _order(group, shape[0], self.method, keep.device)
         rows = _Rows(keep, order)
         carrier = rows.carrier(live)
-        _missing(self.method, reward, correct, label, source)
+        _missing(self.method, reward, correct, label)
+        _vocabulary(live, rows.pick(tokens), self.method)
         fields = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
+        old_logp = old_logp if old_logp is None else _like(old_logp, shape, "old_logp")
         wrote = writer_logp if writer_logp is not None else old_logp
         record = rows.record(tokens, fields, columns or {}, source, wrote, _dtype(live))
-        scores = {role: rows.view(c) for role, c in _readers(readers, shape, self.method).items()}
+        scores = {role: rows.view(c) for role, c in _readers(readers, shape, self.method, _width(live)).items()}
         method = self.method
         if old_logp is not None:
-            scores[old.role] = rows.view(Sampled(_like(old_logp, shape, "old_logp")))
+            scores[old.role] = rows.view(Sampled(old_logp))
         else:
             method = method.on_policy()
         record, scores = _own_clocks(record, scores, method, carrier, wrote is not None)
@@ -139,7 +142,47 @@ def _student(
     assert hidden is not None
     if head is None:
         raise LimbeckError("student_hidden needs student_head, the [V, H] weight of the last linear map (or a Head).")
-    return Hidden(hidden, head if isinstance(head, Head) else Head(head)), shape
+    head = head if isinstance(head, Head) else Head(head)
+    return Hidden(hidden, _fitting(hidden, head, "student")), shape
+
+
+def _fitting(hidden: Tensor, head: Head, role: str) -> Head:
+    if head.weight_VH.dim() != 2 or head.weight_VH.shape[1] != hidden.shape[-1]:
+        shape = tuple(head.weight_VH.shape)
+        raise LimbeckError(
+            f"{role}_head has shape {shape}, but {role}_hidden has width {hidden.shape[-1]}; give [V, H]."
+        )
+    return head
+
+
+def _width(live: Carrier) -> int | None:
+    """The student's vocabulary; None where only log-probs were given."""
+    if isinstance(live, Dense):
+        return live.logits_NV.shape[-1]
+    return live.head.weight_VH.shape[0] if isinstance(live, Hidden) else None
+
+
+def _vocabulary(live: Carrier, token_N: Tensor, method: Method) -> None:
+    width = _width(live)
+    if width is not None and bool(((token_N < 0) | (token_N >= width)).any()):
+        raise LimbeckError(f"tokens holds ids outside the student's {width}; mask what must not count.")
+    for k in (getattr(term.surrogate, "top_k", None) for _, term in method.parts):
+        if k is not None and width is not None and k > width:
+            raise LimbeckError(f"top_k={k} is more than the vocabulary's {width} entries; ask for at most {width}.")
+
+
+def _sources(source: Sequence[str] | None, batch: int, method: Method) -> list[str]:
+    """The name of the source of each sequence."""
+    names, called = list(method.sources), method.name or "this method"
+    if source is None:
+        if len(names) > 1:
+            raise LimbeckError(f"{called} has several sources; give source=, one of {sorted(names)} per sequence.")
+        return names * batch
+    if len(source) != batch:
+        raise LimbeckError(f"source names {len(source)} sequences, but there are {batch}; give one name each.")
+    for name in set(source) - set(names):
+        raise LimbeckError(f"source={name!r}: unknown{nearest(name, names)}; {called} has {sorted(names)}.")
+    return list(source)
 
 
 def _dtype(live: Carrier) -> torch.dtype:
@@ -159,11 +202,12 @@ def _tokens(tokens: Tensor | None, shape: torch.Size, live: Carrier) -> Tensor:
     return _like(tokens, shape, "tokens").long()
 
 
-def _like(x: Tensor, shape: torch.Size, name: str) -> Tensor:
-    if x.shape[:2] != shape:
+def _like(x: Tensor, shape: torch.Size, name: str, dims: int = 2) -> Tensor:
+    if x.shape[:2] != shape or x.dim() != dims:
+        form = "[B, T]" if dims == 2 else "[B, T, ...]"
         raise LimbeckError(
-            f"{name} has shape {tuple(x.shape)}, but the student's is {tuple(shape)}; both are [B, T] with row t "
-            "scoring token t (shift before you call)."
+            f"{name} has shape {tuple(x.shape)}, but the student's is {tuple(shape)}; give {form} with row t scoring "
+            "token t (shift before you call)."
         )
     return x
 
@@ -226,7 +270,8 @@ class _Rows:
         """The record of the batch; each sequence opens with one token that nobody scores."""
         B, device = self.keep_BT.shape[0], self.keep_BT.device
         for name, value in {**fields, **columns}.items():
-            if value is not None and value.shape[0] != B:
+            per_token = name in columns and value is not None and value.shape == self.keep_BT.shape
+            if value is not None and value.shape != (B,) and not per_token:
                 raise LimbeckError(f"{name} has shape {tuple(value.shape)}, but there are {B} sequences; give [{B}].")
         count_B = self.keep_BT[self.order].sum(-1)
         start_B1 = torch.cat([count_B.new_zeros(1), (count_B + 1).cumsum(0)])
@@ -238,7 +283,7 @@ class _Rows:
         if any(v is not None and v.dtype == torch.float64 for v in fields.values()):
             dtype = torch.float64
         nan_B = torch.full((B,), torch.nan, dtype=dtype, device=device)
-        told = {k: nan_B if v is None else v.to(device)[self.order].to(dtype) for k, v in fields.items()}
+        told = {k: nan_B if v is None else v.detach().to(device)[self.order].to(dtype) for k, v in fields.items()}
         correct = fields["correct"]
         logp = None if writer_logp is None else _like(writer_logp, self.keep_BT.shape, "writer_logp").detach()
         return Rollout(
@@ -256,8 +301,8 @@ class _Rows:
             truncated_B=told["truncated"].nan_to_num(0.0).bool(),
             label_B=told["label"],
             sources=names,
-            columns_B={k: v.to(device)[self.order] for k, v in columns.items() if v.dim() == 1},
-            columns_N={k: self.pick(v.to(device)) for k, v in columns.items() if v.dim() == 2},
+            columns_B={k: v.detach().to(device)[self.order] for k, v in columns.items() if v.dim() == 1},
+            columns_N={k: self.pick(v.detach().to(device)) for k, v in columns.items() if v.dim() == 2},
         )
 
 
@@ -276,7 +321,7 @@ def _detached(c: Carrier) -> Carrier:
 _CARRIER_NAMES = ("logits", "hidden", "head", "topk", "logp")
 
 
-def _readers(given: Mapping[str, Any], shape: torch.Size, method: Method) -> dict[str, Carrier]:
+def _readers(given: Mapping[str, Any], shape: torch.Size, method: Method, width: int | None) -> dict[str, Carrier]:
     """Carriers by role from ``ROLE_logits=...`` and its like."""
     roles = {r for r in method.roles if any(a != "text" for a in method.roles[r])}
     names = [f"{role}_{c}" for role in sorted(roles) for c in _CARRIER_NAMES]
@@ -288,7 +333,9 @@ def _readers(given: Mapping[str, Any], shape: torch.Size, method: Method) -> dic
         if value is None or kind == "head":
             continue
         first = value[0] if kind == "topk" else value
-        _like(first, shape, key)
+        _like(first, shape, key, 2 if kind == "logp" else 3)
+        if kind == "logits":
+            _same_vocabulary(key, first.shape[-1], width, method)
         if kind == "logits":
             carriers[role] = Dense(value)
         elif kind == "logp":
@@ -299,9 +346,17 @@ def _readers(given: Mapping[str, Any], shape: torch.Size, method: Method) -> dic
             head = given.get(f"{role}_head")
             if head is None:
                 raise LimbeckError(f"{key} needs {role}_head, the [V, H] weight of its last linear map (or a Head).")
-            carriers[role] = Hidden(value, head if isinstance(head, Head) else Head(head))
+            carriers[role] = Hidden(value, _fitting(value, head if isinstance(head, Head) else Head(head), role))
+            _same_vocabulary(f"{role}_head", _width(carriers[role]), width, method)
     _check_served(method, carriers, roles)
     return carriers
+
+
+def _same_vocabulary(name: str, theirs: int | None, ours: int | None, method: Method) -> None:
+    if ours is not None and theirs != ours and "dense" in method.reads(name.rpartition("_")[0]):
+        raise LimbeckError(
+            f"{name} has a vocabulary of {theirs}, but the student's has {ours}; cut or pad one of them (with -inf)."
+        )
 
 
 def _check_served(method: Method, carriers: Mapping[str, Carrier], roles: set[str]) -> None:
@@ -319,9 +374,7 @@ def _check_served(method: Method, carriers: Mapping[str, Carrier], roles: set[st
     method.validate(**able, **written)
 
 
-def _missing(
-    method: Method, reward: Tensor | None, correct: Tensor | None, label: Tensor | None, source: Sequence[str] | None
-) -> None:
+def _missing(method: Method, reward: Tensor | None, correct: Tensor | None, label: Tensor | None) -> None:
     name = method.name or "this method"
     if "reward" in method.fields and reward is None:
         raise LimbeckError(f"{name} reads rewards; give reward=, one number per sequence.")
@@ -329,8 +382,6 @@ def _missing(
         raise LimbeckError(f"{name} reads correctness; give correct=, one boolean per sequence.")
     if "label" in method.fields and label is None:
         raise LimbeckError(f"{name} reads preference labels; give label=, 1 for the chosen and 0 for the rejected one.")
-    if len(method.sources) > 1 and source is None:
-        raise LimbeckError(f"{name} has several sources; give source=, one of {sorted(method.sources)} per sequence.")
     for field, value in (("reward", reward), ("label", label)):
         if value is not None and field in method.fields and not bool(torch.isfinite(value).all()):
             first = int((~torch.isfinite(value)).nonzero()[0])

@@ -121,7 +121,7 @@ class Sample(Source):
 
     @property
     def needs(self) -> frozenset[Need]:
-        readers = [r for r, _ in self.reader.parts] if isinstance(self.reader, Blend) else [self.reader]
+        readers = [r for r, w in self.reader.parts if w > 0] if isinstance(self.reader, Blend) else [self.reader]
         return frozenset((r, "text") for r in readers)
 
     def __str__(self) -> str:

@@ -328,7 +328,7 @@ class Chi2(Divergence):
         return torch.where(torch.isneginf(logq), torch.zeros_like(logq), 2 * (2 * logq - logp).exp())
 
     def generator(self, log_u: Tensor) -> Tensor:
-        return (_u(log_u) - 1).square()
+        return _u(log_u, 2) - 2 * _u(log_u) + 1
 
     def slope(self, log_u: Tensor) -> Tensor:
         return 2 * (_u(log_u) - 1)
@@ -353,7 +353,7 @@ class NeymanChi2(Divergence):
         return -torch.where(torch.isneginf(logp), torch.zeros_like(logp), (2 * logp - logq).exp())
 
     def generator(self, log_u: Tensor) -> Tensor:
-        return (_u(log_u) - 1).square() / _u(log_u)
+        return _u(log_u) - 2 + _u(log_u, -1)
 
     def slope(self, log_u: Tensor) -> Tensor:
         return 1 - _u(log_u, -2)
@@ -373,7 +373,7 @@ class Hellinger(Divergence):
         return -0.5 * (0.5 * (logq + logp)).exp()
 
     def generator(self, log_u: Tensor) -> Tensor:
-        return 0.5 * (_u(log_u, 0.5) - 1).square()
+        return 0.5 * (_u(log_u) - 2 * _u(log_u, 0.5) + 1)
 
     def slope(self, log_u: Tensor) -> Tensor:
         return 0.5 * (1 - _u(log_u, -0.5))
