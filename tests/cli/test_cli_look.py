@@ -95,7 +95,7 @@ def test_diff_of_one_with_itself(limbeck_: Run) -> None:
         (("explain", "kdlr"), "unknown method 'kdlr' (did you mean 'kdrl'?)"),
         (("diff", "gkd", "dppo"), "unknown method 'dppo' (did you mean 'dpo'?)"),
         (("explain", "kdrl", "--set", "gruop=4"), "unknown argument 'gruop' (did you mean 'group'?)"),
-        (("explain", "kdrl", "--set", "group=four"), "kdrl(group='four'):"),
+        (("explain", "kdrl", "--set", "group=four"), "kdrl: group='four' is not a whole number; its default is 8"),
         (("explain", "kdrl", "--set", "gate=all"), "kdrl(gate='all'): unknown"),
         (("explain", "kdrl", "--set", "arguments=3"), "arguments=3: it is a table"),
         (("explain", "kdrl", "--set", "group"), "write key=value"),

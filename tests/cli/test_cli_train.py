@@ -93,7 +93,7 @@ def test_resume(limbeck_: Run, notes: Notes, run_folder: Path) -> None:
         (("train", "sft", "--steps", "0"), "steps=0:"),
         (("train", "sft", "--steps", "many"), "invalid value for '--steps'"),
         (("train", "sft", "--stpes", "3"), "no such option: --stpes"),
-        ((*WITH_TEACHER, "--set", "group=four"), "kdrl(group='four'):"),
+        ((*WITH_TEACHER, "--set", "group=four"), "kdrl: group='four' is not a whole number; its default is 8"),
         ((*WITH_TEACHER, "--set", "estimator=k1"), "k1"),
         (("train", "sft", "--config", "none.toml"), "--config none.toml: there is no such file"),
         (("train", "sft", "--student", "./none"), "--student ./none: there is no such folder"),
