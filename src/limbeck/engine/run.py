@@ -208,12 +208,14 @@ class _Run:
         """From the newest checkpoint; from the first step where there is none."""
         path = checkpoint.latest(self.out / "checkpoints")
         if path is None:
+            self.console.print(f"{self.out} has no checkpoint yet: starting from step 0.", highlight=False)
             if self.accelerator.is_main_process:
                 self.journal.rewind(0)
             if not read_lines(self.journal.evaluations):
                 self._evaluate(0)
             return self._train(0)
         state = checkpoint.load(path, self._module(), self.optimizer.optimizer)
+        self.console.print(f"continuing {self.out} from step {state['step']}.", highlight=False)
         for name, cursor in state["cursors"].items():
             self.shop.desk.feeds[name].cursor = cursor
         if self.accelerator.scaler is not None and state.get("scaler"):
@@ -242,6 +244,8 @@ class _Run:
                 metrics = self.loop.step(step)
                 self._after(step, metrics)
                 bar.update(task, advance=1, note=note(metrics))
+                if not self.console.is_terminal and (step + 1) % 10 == 0:  # a log has no bar
+                    self.console.print(f"{config.method} {step + 1}/{config.steps} {note(metrics)}", highlight=False)
                 written += metrics["tokens_written"]
                 spent = bool(config.token_budget) and written >= config.token_budget
                 self._periodic(step + 1, bar, last=spent or step + 1 == config.steps)
