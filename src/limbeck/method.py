@@ -7,7 +7,6 @@ Illegal points are refused when the value is built, or when it meets its models,
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +20,7 @@ from .axes.signal import everywhere
 from .axes.source import Resample, Source
 from .axes.surrogate import Surrogate
 from .axes.vec import Need, Vec, replace_reader
-from .errors import LimbeckError, nearest
+from .errors import LimbeckError, nearest, refuse_wrong_types
 
 CLOCKS = frozenset({student.role, old.role, writer.role})
 """Roles that are the student's own weights at some time."""
@@ -360,23 +359,10 @@ class Recipe:
                 raise LimbeckError(
                     f"{self.name}: unknown argument {key!r}{nearest(key, self.arguments)}; it takes {known}."
                 )
-        self._check_types(arguments)
+        refuse_wrong_types(self.name, self.factory, arguments)
         value = self.factory(**arguments)
         return replace(value, name=self.name, title=self.title, paper=self.paper, confidence=self.confidence)
 
-    def _check_types(self, arguments: Mapping[str, object]) -> None:
-        hints = typing.get_type_hints(self.factory)
-        for key, value in arguments.items():
-            kinds = typing.get_args(hints[key]) or (hints[key],)
-            number = isinstance(value, int) and not isinstance(value, bool) and float in kinds
-            if not number and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
-                names = " or ".join(_KINDS.get(kind, kind.__name__) for kind in kinds)
-                raise LimbeckError(
-                    f"{self.name}: {key}={value!r} is not {names}; its default is {self.arguments[key]}."
-                )
-
-
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "none"}
 
 REGISTRY: dict[str, Recipe] = {}
 

@@ -355,8 +355,14 @@ class _Meeting:
             told = evaluate_rows(term.signal, lookup) if surrogate.hears == Rung.TOKEN else self._told()
         base = None if surrogate.base is None else evaluate_rows(surrogate.base, lookup)
         losses = surrogate.loss(live, told, base, Rows(self.seq_n[span], self.heard.record.group_B))
+        if surrogate.gives != Rung.TOKEN:  # units that are not kept may be NaN, and NaN times 0 is NaN
+            losses = torch.where(self._kept(), losses, torch.zeros_like(losses))
         weight = self._weight(lookup, span)
         return (losses * weight).sum() / self.part.total
+
+    def _kept(self) -> Tensor:
+        """Units that the surrogate gives a loss for and that count."""
+        return Ladder(self.heard.record).up(self.part.kept_N, Rung.TOKEN, self.part.term.surrogate.gives, "any")
 
     def _told(self) -> Tensor:
         signal = self.part.term.signal
@@ -371,7 +377,7 @@ class _Meeting:
             share = self.part.share if self.rows is None else self.part.share[self.rows]
             return share[span] * evaluate_rows(term.weight, lookup)
         ladder = Ladder(self.heard.record)
-        kept = ladder.up(self.part.kept_N, Rung.TOKEN, gives, "any")
+        kept = self._kept()
         weight = self.heard.known[term.weight]
         down = ladder.down(weight, term.weight.rung, gives)
         return torch.where(kept, self.part.share * down, torch.zeros_like(self.part.share))

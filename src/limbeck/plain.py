@@ -16,7 +16,7 @@ from torch import Tensor
 from .axes.reader import old, writer
 from .errors import LimbeckError, nearest
 from .math.statistic import LogProb
-from .method import CARRIERS, Method
+from .method import CARRIERS, CLOCKS, Method
 from .objective import Batch, Loss, hear, loss
 from .types import DATA, STUDENT, Carrier, Dense, Head, Hidden, Rollout, Sampled, TopK, View
 
@@ -330,13 +330,13 @@ def _readers(given: Mapping[str, Any], shape: torch.Size, method: Method, width:
         role, _, kind = key.rpartition("_")
         if kind not in _CARRIER_NAMES or not role:
             raise LimbeckError(f"unknown argument {key!r}{nearest(key, names)}; this method reads {sorted(roles)}.")
+        if role in CLOCKS:
+            raise LimbeckError(f"{key}: the student's other clocks are log-probs; give {role}_logp=, [B, T].")
         if value is None or kind == "head":
             continue
-        first = value[0] if kind == "topk" else value
-        _like(first, shape, key, 2 if kind == "logp" else 3)
+        _like(value[0] if kind == "topk" else value, shape, key, 2 if kind == "logp" else 3)
         if kind == "logits":
-            _same_vocabulary(key, first.shape[-1], width, method)
-        if kind == "logits":
+            _same_vocabulary(key, value.shape[-1], width, method)
             carriers[role] = Dense(value)
         elif kind == "logp":
             carriers[role] = Sampled(value)

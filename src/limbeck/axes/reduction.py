@@ -113,13 +113,20 @@ group_mean = Reduction("group_mean", Rung.GROUP, average=True)
 """Mean over groups of the means inside (pairs, lists)."""
 
 
+def _positive(name: str, number: int) -> None:
+    if not number > 0:
+        raise LimbeckError(f"{name}({number}): a denominator must be positive; give a number of tokens.")
+
+
 def fixed(length: int) -> Reduction:
     """Mean over sequences of token sums / a constant length (Dr. GRPO, arXiv:2503.20783)."""
+    _positive("fixed", length)
     return Reduction(f"fixed({length})", Rung.SEQUENCE, total=float(length))
 
 
 def budget(tokens: int) -> Reduction:
     """Sum over tokens / a constant token budget (C3PO)."""
+    _positive("budget", tokens)
     return Reduction(f"budget({tokens})", Rung.BATCH, total=float(tokens), per_unit=False)
 
 

@@ -225,7 +225,7 @@ def either(chance: Scalar | float | str, a: Source, b: Source) -> Source:
         raise LimbeckError(f"either(chance={coin}): a probability lies between 0 and 1.")
     if coin.is_zero:
         return b
-    return a if str(coin) == "1" else Either(coin, a, b)
+    return a if coin == scalar(1.0) else Either(coin, a, b)
 
 
 def resample(source: Source, until: Vec) -> Resample:

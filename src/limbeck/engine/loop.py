@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..axes.reader import old, teacher
 from ..axes.surrogate import Question
+from ..errors import LimbeckError
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
 from ..objective import Batch, Heard, Loss, hear, loss
@@ -89,11 +90,20 @@ class Loop:
         for update in range(self.method.updates):
             self.optimizer.zero_grad(set_to_none=True)
             losses = [self._backward(micro, last) for micro, last in self._micros(heard)]
+            self._refuse_divergence(sum(float(r.loss.detach()) for _, r in losses), step)
             norm = self.accelerator.clip_grad_norm_(self.shop.student.scorer.parameters(), self.config.clip_norm)
             self.optimizer.step()
             if update == 0:
                 metrics |= self._loss_metrics(heard, losses, float(norm))
         return metrics
+
+    def _refuse_divergence(self, value: float, step: int) -> None:
+        """Stop before a loss that is not a number reaches the weights; what was saved before stays."""
+        if not math.isfinite(float(self._sum(value))):
+            raise LimbeckError(
+                f"the loss is {value} at step {step} with lr={learning_rate(self.config, step):g}: the run has "
+                "diverged; lower lr (or the coefficient), and start again or resume from the last checkpoint."
+            )
 
     # ---- forward and backward
     def _micros(self, heard: Heard) -> Iterator[tuple[Heard, bool]]:
