@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -69,7 +68,6 @@ def test_the_story_is_honest() -> None:
     assert "may be chance" in story("X", _result(base, {**base, "correct": chance}))[-1]
     assert "further from its teacher" in story("X", _result({"kl_reverse": 0.1}, {"kl_reverse": 0.2}))[-1]
     assert story("X", _result(None, None)) == ["X, 3 steps. The student, as it is now, lies in o/student."]
-    assert dataclasses.is_dataclass(Result)
 
 
 def test_eval_passes_everything_on(limbeck_: Run, notes: Notes) -> None:

@@ -111,7 +111,7 @@ def test_surprises_hide_their_traceback_unless_asked(limbeck_: Run, notes: Notes
     long = limbeck_("train", "sft", "--json", LIMBECK_DEBUG="1")
     assert long.exit_code == 1
     assert "Traceback (most recent call last)" in long.stderr
-    assert "notes.take" not in short.stderr
+    assert "Traceback" not in short.stderr
     assert json.loads(long.stdout) == {"error": "unexpected RuntimeError: shapes differ."}
 
 
@@ -130,8 +130,6 @@ def test_as_a_module_and_into_a_closed_pipe() -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout
-    assert process.stderr
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=300) == 1

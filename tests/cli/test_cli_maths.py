@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-import limbeck.methods
 from limbeck.cli.docstrings import read
 from limbeck.cli.maths import inline, readable
-from limbeck.method import REGISTRY, Recipe
+from limbeck.method import Recipe
+from limbeck.methods import REGISTRY
 
 EXAMPLES = {
     r"-\frac1N\sum_n\log\pi_\theta(y_n)": "-1/N Σ_n log π_θ(y_n)",
@@ -51,7 +51,6 @@ def test_a_docstring_is_taken_apart() -> None:
 
 @pytest.mark.parametrize("recipe", REGISTRY.values(), ids=lambda r: r.name)
 def test_every_method_can_be_read(recipe: Recipe) -> None:
-    assert limbeck.methods.REGISTRY[recipe.name] is recipe
     doc = read(recipe.doc)
     shown = "\n".join([doc.summary, *(b.text for b in doc.blocks), *doc.arguments.values()])
     for mark in ("\\", ":math:", ".. math", "``"):
