@@ -25,9 +25,10 @@ from limbeck.evaluate import mean_interval, paired_interval
 
 # KDRL's coefficients times 100: the paper's (2e-3; 5e-3 to 1e-3) belong to rewards and log-ratios of long maths
 # reasoning. The ratios between them, and the share of training after which the floor is reached (80 of 280 steps), are
-# the paper's. The follow-up on logic tasks took 0.2 too.
+# the paper's. The follow-up on logic tasks took 0.2 too. The learning rate was chosen on seed 100, which is not among the
+# five, as the best of 1e-4, 2e-4, 3e-4 and 5e-4 for GRPO; it was KD-RKL's best too.
 CONSTANT = 0.2
-ANNEALED = "anneal(0.5, 0.1, 0.014)"
+ANNEALED = "anneal(0.5, 0.1, 0.013)"
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "GRPO": ("grpo", {"ref_coef": 0.0, "reduction": "token_mean"}),
@@ -42,7 +43,7 @@ COMMON: dict[str, Any] = {
     "task": "two_digit_sums",
     "prompts": 16,
     "max_tokens": 40,
-    "lr": 5e-4,
+    "lr": 1e-4,
     "warmup": 10,
     "eval_size": 500,
     "save_every": 0,
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", type=int, nargs="*", help="run these seeds alone (to use several processes)")
-    parser.add_argument("--tokens", type=int, default=150_000, help="tokens the student writes in a run")
+    parser.add_argument("--tokens", type=int, default=300_000, help="tokens the student writes in a run")
     arguments = parser.parse_args()
     jobs = [(name, seed) for seed in arguments.only or range(arguments.seeds) for name in METHODS]
     results = []
