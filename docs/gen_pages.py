@@ -19,7 +19,8 @@ from typing import Any
 
 import limbeck as lb
 from limbeck.explain import axes
-from limbeck.method import REGISTRY, Method, Recipe
+from limbeck.method import Method
+from limbeck.registry import REGISTRY, Recipe
 
 CONFIDENCE = {
     "high": "the formula and its defaults were read in the authors' code or in the paper's own text",

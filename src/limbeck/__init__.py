@@ -12,9 +12,10 @@ from . import methods
 from .axes.scalar import anneal, linear
 from .errors import LimbeckError
 from .explain import cite, diff, explain
-from .method import Method, Term, get, method
+from .method import Method, Term
 from .pipeline import Pipeline, run
 from .plain import Objective, objective
+from .registry import get, method
 
 __version__ = "0.1.0"
 

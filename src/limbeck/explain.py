@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .axes.reader import old
 from .axes.signal import everywhere
-from .method import Method, Term, get
+from .method import Method, Term
+from .registry import get
 
 
 def _value(method: Method | str) -> Method:

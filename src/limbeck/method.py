@@ -7,7 +7,7 @@ Illegal points are refused when the value is built, or when it meets its models,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from .axes.curriculum import Curriculum, prompts
@@ -20,7 +20,7 @@ from .axes.signal import everywhere
 from .axes.source import Resample, Source
 from .axes.surrogate import Surrogate
 from .axes.vec import Need, Vec, replace_reader
-from .errors import LimbeckError, nearest, refuse_wrong_types
+from .errors import LimbeckError, nearest
 
 CLOCKS = frozenset({student.role, old.role, writer.role})
 """Roles that are the student's own weights at some time."""
@@ -317,84 +317,3 @@ def _check_record(term: Term, method: Method) -> None:
             f"{term} takes a ratio to the writer, but its source ({'; '.join(map(str, read))}) has no writer "
             "log-probs; use sample(...), or read old."
         )
-
-
-# ---------------------------------------------------------------- the registry
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A registered method: a factory with its paper."""
-
-    name: str
-    factory: Callable[..., Method]
-    title: str
-    paper: str
-    confidence: str
-
-    @property
-    def doc(self) -> str:
-        """The docstring: objective, symbols, the source of each default."""
-        import inspect
-
-        return inspect.getdoc(self.factory) or ""
-
-    @property
-    def arguments(self) -> dict[str, object]:
-        """Arguments and their defaults."""
-        import inspect
-
-        return {name: p.default for name, p in inspect.signature(self.factory).parameters.items()}
-
-    def __call__(self, *positional: object, **arguments: object) -> Method:
-        names = list(self.arguments)
-        if len(positional) > len(names):
-            raise LimbeckError(
-                f"{self.name}: {len(positional)} arguments were given, but it takes {', '.join(names) or 'none'}."
-            )
-        arguments = {**dict(zip(names, positional, strict=False)), **arguments}
-        for key in arguments:
-            if key not in self.arguments:
-                known = ", ".join(f"{k}={v}" for k, v in self.arguments.items()) or "none"
-                raise LimbeckError(
-                    f"{self.name}: unknown argument {key!r}{nearest(key, self.arguments)}; it takes {known}."
-                )
-        refuse_wrong_types(self.name, self.factory, arguments)
-        value = self.factory(**arguments)
-        return replace(value, name=self.name, title=self.title, paper=self.paper, confidence=self.confidence)
-
-
-REGISTRY: dict[str, Recipe] = {}
-
-
-def method(paper: str, title: str, confidence: str = "high") -> Callable[[Callable[..., Method]], Recipe]:
-    """Register a factory of methods under its own name.
-
-    Args:
-        paper: where it is published, for instance ``arXiv:2506.02208``.
-        title: what the field calls it.
-        confidence: how sure we are of it: ``high``, ``medium`` or ``low``.
-    """
-
-    def register(factory: Callable[..., Method]) -> Recipe:
-        recipe = Recipe(factory.__name__, factory, title, paper, confidence)
-        REGISTRY[recipe.name] = recipe
-        return recipe
-
-    return register
-
-
-def get(name: str) -> Recipe:
-    """The registered method of that name.
-
-    Raises:
-        LimbeckError: with the nearest name.
-    """
-    from . import methods
-
-    del methods  # importing it fills the registry
-    if name not in REGISTRY:
-        raise LimbeckError(
-            f"unknown method {name!r}{nearest(name, REGISTRY)}; `limbeck methods` lists the {len(REGISTRY)} there are."
-        )
-    return REGISTRY[name]

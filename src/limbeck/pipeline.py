@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import LimbeckError
-from .method import get
+from .registry import get
 
 
 @dataclass(frozen=True)

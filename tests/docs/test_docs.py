@@ -24,7 +24,7 @@ import pytest
 
 import limbeck as lb
 from limbeck.engine.config import configure, parse_settings
-from limbeck.method import REGISTRY
+from limbeck.registry import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

@@ -23,6 +23,7 @@ from limbeck.axes import (
 from limbeck.axes.source import sample
 from limbeck.method import Method, Term
 from limbeck.methods.joint import ANNEALED
+from limbeck.registry import Recipe
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
 kdrl, shaping, kdrl_reward, grpo = lb.methods.kdrl, lb.methods.kdrl_shaping, lb.methods.kdrl_reward, lb.methods.grpo
@@ -49,7 +50,7 @@ def differ(a: Tensor, b: Tensor) -> None:
 
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])
 @pytest.mark.parametrize("form", [kdrl, shaping], ids=["joint", "shaping"])
-def test_1_beta_zero_is_grpo(form: lb.method.Recipe, reduction: str) -> None:
+def test_1_beta_zero_is_grpo(form: Recipe, reduction: str) -> None:
     """Identity 1: the same value, so the same loss, gradient and needs."""
     assert form(coef=0, reduction=reduction) == grpo(ref_coef=0, reduction=reduction)
     assert kdrl_reward(coef=0) == grpo(ref_coef=0, reduction="token_mean")

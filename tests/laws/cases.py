@@ -44,8 +44,9 @@ from limbeck.axes import (
     writer,
 )
 from limbeck.math.divergence import as_divergence, fkl, rkl
-from limbeck.method import REGISTRY, Method, Term, routed
+from limbeck.method import Method, Term, routed
 from limbeck.objective import Batch, Heard, hear
+from limbeck.registry import REGISTRY
 from limbeck.types import STUDENT, Dense, Rollout, Sampled, View
 
 DIVERGENCES = [

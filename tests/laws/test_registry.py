@@ -20,8 +20,9 @@ from limbeck.axes.surrogate import Question
 from limbeck.explain import denominators
 from limbeck.kernels import tiles
 from limbeck.math.statistic import Entropy, LogProb
-from limbeck.method import REGISTRY, Method
+from limbeck.method import Method
 from limbeck.objective import Heard, loss
+from limbeck.registry import REGISTRY
 from limbeck.types import Dense, Head
 
 core = importlib.import_module("limbeck.objective")  # the attribute of that name is the function

@@ -13,7 +13,8 @@ from rich.text import Text
 from ..errors import LimbeckError
 from ..explain import axes, cite, denominators
 from ..explain import diff as differences
-from ..method import REGISTRY, Method, Recipe, get
+from ..method import Method
+from ..registry import REGISTRY, Recipe, get
 from .docstrings import Doc, read
 from .out import plain, print_json, row, table
 from .run import Json, Sets

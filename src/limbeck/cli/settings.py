@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LimbeckError
-from ..method import Method, get
+from ..method import Method
+from ..registry import get
 from .app import is_main_process, several_processes
 
 if TYPE_CHECKING:

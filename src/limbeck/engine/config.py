@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from ..axes.scalar import Anneal, Constant, Linear
 from ..errors import LimbeckError, nearest
-from ..method import Recipe, get
+from ..registry import Recipe, get
 
 
 class RunConfig(BaseModel):

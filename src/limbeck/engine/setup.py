@@ -66,7 +66,7 @@ def prepare_tasks(config: RunConfig, method: Method, task: Task | None = None) -
 
 
 def _arguments(config: RunConfig) -> Mapping[str, object]:
-    from ..method import REGISTRY
+    from ..registry import REGISTRY
 
     return REGISTRY[config.method].arguments if config.method in REGISTRY else {}
 

@@ -1,6 +1,6 @@
 """Every method: one paper family a file, composition and docstring only. Importing this fills the registry."""
 
-from ..method import REGISTRY
+from ..registry import REGISTRY
 from .distillation import gkd, kd, minillm, opd, opd_full, sft
 from .joint import kdrl, kdrl_reward, kdrl_shaping
 from .preference import dpo

@@ -26,7 +26,8 @@ from ..axes import (
     writer,
 )
 from ..math.divergence import Divergence, as_divergence, fkl, jsd, rkl, soft_ce
-from ..method import Method, Term, method
+from ..method import Method, Term
+from ..registry import method
 
 
 @method(paper="", title="Supervised fine-tuning")

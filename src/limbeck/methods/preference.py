@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..axes import contrast, group_mean, label, pairs, ref
 from ..errors import LimbeckError
-from ..method import Method, Term, method
+from ..method import Method, Term
+from ..registry import method
 
 
 @method(paper="arXiv:2305.18290", title="DPO")

@@ -23,7 +23,8 @@ from ..axes import (
 )
 from ..axes.reduction import Reduction, as_reduction
 from ..errors import LimbeckError
-from ..method import Method, Term, method
+from ..method import Method, Term
+from ..registry import method
 
 
 @method(paper="arXiv:2402.03300", title="GRPO")
