@@ -15,7 +15,19 @@ import limbeck
 
 ROOT = Path(limbeck.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-CORE = {"types", "math", "kernels", "axes", "method", "registry", "objective", "explain", "plain", "methods"}
+CORE = {
+    "types",
+    "math",
+    "kernels",
+    "axes",
+    "method",
+    "registry",
+    "objective",
+    "explain",
+    "plain",
+    "arguments",
+    "methods",
+}
 MAY = {
     "errors": set(),
     "types": set(),
@@ -26,7 +38,8 @@ MAY = {
     "registry": {"method"},
     "explain": {"axes", "method", "registry"},
     "objective": {"axes", "kernels", "math", "method", "types"},
-    "plain": {"axes", "math", "method", "objective", "types"},
+    "arguments": {"axes", "method", "registry", "types"},
+    "plain": {"arguments", "axes", "math", "method", "objective", "types"},
     "methods": {"axes", "math", "method", "registry"},
 }
 """What each part of the core may import at the top of a file, besides itself and ``errors``."""
