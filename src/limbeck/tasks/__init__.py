@@ -1,4 +1,4 @@
-"""Tasks: prompts with a verifier, and written responses where the data has them."""
+"""Tasks: prompts with a verifier, written responses where the data has them, and environments to act in."""
 
 from __future__ import annotations
 
@@ -8,21 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LimbeckError, nearest
-from .base import Response, Task, Verdict
+from .base import Environment, Episode, EpisodeDied, Observation, Response, Task, Verdict, open_episode
+from .corridor import Corridor
 from .gym import GymTask, gym_names
 from .hf import FolderTask
 from .jsonl import JsonlTask
 from .presets import PRESETS
+from .retry import Retry
 
-__all__ = ["FolderTask", "GymTask", "JsonlTask", "Response", "Task", "Verdict", "available_tasks", "load_task"]
+__all__ = [
+    "Corridor",
+    "Environment",
+    "Episode",
+    "EpisodeDied",
+    "FolderTask",
+    "GymTask",
+    "JsonlTask",
+    "Observation",
+    "Response",
+    "Retry",
+    "Task",
+    "Verdict",
+    "available_tasks",
+    "load_task",
+    "open_episode",
+]
 
 # Set by load_task or by a preset, never by the user's options.
-_RESERVED = ("self", "dataset", "path", "seed", "name", "demonstrate", "options")
+_RESERVED = ("self", "path", "seed", "name", "demonstrate", "options")
+_NAMED: dict[str, Callable[..., Task]] = {**PRESETS, "corridor": Corridor}
+_RETRY = "retry"
 
 
 def available_tasks() -> tuple[str, ...]:
-    """Names that :func:`load_task` knows: our presets, then the reasoning-gym data sets."""
-    return (*PRESETS, *gym_names())
+    """Names that :func:`load_task` knows: our presets and environments, then the reasoning-gym data sets."""
+    return (*_NAMED, _RETRY, *gym_names())
 
 
 def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task:
@@ -34,7 +54,8 @@ def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task
         spec: for instance ``"two_digit_sums"``, ``"chain_sum"``, ``"problems.jsonl"``, ``"~/data/maths"``.
         seed: of generated tasks. The split of a file depends on its text alone.
         **options: those of :class:`GymTask`, :class:`JsonlTask` or :class:`FolderTask`; for a reasoning-gym data set
-            also the fields of its configuration (``min_terms=2``).
+            also the fields of its configuration (``min_terms=2``). ``"retry"`` takes those of :class:`Retry`, the
+            name of the inner task as ``task``, and the options of that.
 
     Raises:
         LimbeckError: unknown task or option (with the nearest name), or data that cannot be used.
@@ -46,9 +67,11 @@ def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task
             )
         return spec
     name = str(spec)
-    if name in PRESETS:
-        _check(name, options, PRESETS[name])
-        return PRESETS[name](seed=seed, **options)
+    if name in _NAMED:
+        _check(name, options, _NAMED[name])
+        return _NAMED[name](seed=seed, **options)
+    if name == _RETRY:
+        return _retry(seed, options)
     if name.endswith(".jsonl"):
         _check(name, options, JsonlTask)
         return JsonlTask(name, **options)
@@ -66,6 +89,20 @@ def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task
         f"task {name!r} is unknown{nearest(name, available_tasks())}: "
         "give a name of available_tasks(), a .jsonl file or a data set folder."
     )
+
+
+def _retry(seed: int, options: dict[str, Any]) -> Task:
+    """The options that Retry does not know are those of the inner task, which refuses what it does not know either."""
+    if "task" not in options:
+        raise LimbeckError("task 'retry' needs the option task: give the task to retry, for instance chain_sum.")
+    own = {key: options[key] for key in ("turns", "template") if key in options}
+    rest = {key: value for key, value in options.items() if key != "task" and key not in own}
+    inner = options["task"]
+    if not isinstance(inner, str | Path):
+        raise LimbeckError(f"task of task 'retry' is {inner!r}, give a name or a path; wrap a Task as Retry(task).")
+    if str(inner) == _RETRY:
+        raise LimbeckError("task of task 'retry' is 'retry' itself: raise turns instead.")
+    return Retry(load_task(inner, seed=seed, **rest), **own)
 
 
 def _check(name: str, options: Iterable[str], build: Callable[..., Task]) -> None:

@@ -1,11 +1,12 @@
-"""What a task is: prompts with a verifier, and, where it has them, written responses."""
+"""What a task is: prompts with a verifier, written responses or an environment to act in, where it has them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
+from ..errors import LimbeckError
 from ..types import Prompt
 
 
@@ -16,7 +17,8 @@ class Verdict:
     Attributes:
         reward: reward units, finite; usually 0 to 1.
         correct: whether the answer is right (masks are keyed on this, not on the reward).
-        feedback: text a teacher may read (what was expected, what came), or None.
+        feedback: text a student may be told and a teacher may read: what came and what is wrong with it. It does not
+            hold the expected answer unless the task's option ``reveal`` is set. None where there is nothing to say.
     """
 
     reward: float
@@ -37,12 +39,67 @@ class Response:
     label: float = float("nan")
 
 
+@dataclass(frozen=True)
+class Observation:
+    """What an environment says after an action.
+
+    Attributes:
+        text: appended to the conversation as a message of ``role``; not appended where ``done``.
+        done: the episode is over.
+        reward: reward units for the action just taken, finite.
+        correct: whether the goal has been reached.
+        feedback: what was wrong with the action, or None.
+        role: of the message, ``"user"`` unless the student's chat template knows a better one.
+    """
+
+    text: str
+    done: bool = False
+    reward: float = 0.0
+    correct: bool = False
+    feedback: str | None = None
+    role: str = "user"
+
+
+class EpisodeDied(Exception):
+    """An episode broke off through no fault of the run: its environment hung, crashed or gave no finite reward.
+
+    Whoever plays ends that one episode (reward 0, not correct) and goes on with the others.
+
+    Attributes:
+        reason: one clause for the log, for instance ``"a step took longer than 10 s"``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Episode(Protocol):
+    """One conversation with an environment: a deterministic function of the prompt and the actions."""
+
+    def step(self, text: str) -> Observation:
+        """Act with the assistant's whole turn.
+
+        Raises:
+            EpisodeDied: the environment broke.
+            RuntimeError: the episode is already over.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the episode holds. May be called at any time and more than once."""
+        ...
+
+
 class Task(Protocol):
     """Prompts of two disjoint splits and what can be done with them.
 
     Attributes:
         name: how users and reports call it.
-        serves: what it offers besides prompts, a subset of ``{"reward", "responses", "pairs"}``.
+        serves: what it offers besides prompts, a subset of ``{"reward", "feedback", "responses", "pairs",
+            "episodes", "expert"}``. With ``"feedback"``, verdicts or observations carry feedback; with
+            ``"episodes"``, the task is an :class:`Environment`, and ``"reward"`` is then what its observations hold;
+            with ``"expert"``, it also has :meth:`Environment.expert`.
         train, test: prompts; no prompt of ``test`` occurs in ``train``.
     """
 
@@ -52,9 +109,92 @@ class Task(Protocol):
     test: Sequence[Prompt]
 
     def verify(self, prompt: Prompt, text: str) -> Verdict:
-        """Judge a response. Only called where ``"reward" in serves``."""
+        """Judge a response. Only called where ``"reward" in serves`` and ``"episodes"`` is not."""
         ...
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:
         """Written responses, best first: one demonstration, or a pair (chosen, rejected)."""
         ...
+
+
+class Environment(Task, Protocol):
+    """A task that is played in turns. ``prompt.messages`` already holds the instructions and the first observation.
+
+    ``verify`` judges a single response where that means something, and refuses otherwise (:class:`Turns`).
+    """
+
+    def open(self, prompt: Prompt) -> Episode:
+        """A fresh episode. Only called where ``"episodes" in serves``.
+
+        Raises:
+            EpisodeDied: the environment could not be started.
+        """
+        ...
+
+    def expert(self, prompt: Prompt) -> tuple[str, ...]:
+        """The assistant's turns that reach the goal. Only called where ``"expert" in serves``."""
+        ...
+
+
+class Turns:
+    """What an environment without single responses says to those who ask for them.
+
+    Attributes:
+        name: of the task.
+    """
+
+    name: str
+
+    def verify(self, prompt: Prompt, text: str) -> Verdict:  # noqa: ARG002
+        """Refuse: one response is not an episode.
+
+        Raises:
+            LimbeckError: always.
+        """
+        raise LimbeckError(f"task {self.name!r} is played in turns and has no verdict on one text: use open(prompt).")
+
+    def responses(self, prompt: Prompt) -> tuple[Response, ...]:  # noqa: ARG002
+        """Nothing."""
+        return ()
+
+
+def open_episode(task: Task, prompt: Prompt) -> Episode:
+    """A fresh episode of a task that serves them.
+
+    Raises:
+        LimbeckError: it does not.
+        EpisodeDied: the environment could not be started.
+    """
+    if "episodes" not in task.serves:
+        raise LimbeckError(
+            f"task {task.name!r} serves no episodes: give an environment, or wrap it as limbeck.tasks.Retry(task)."
+        )
+    return cast(Environment, task).open(prompt)
+
+
+def refuse_if_over(over: bool) -> None:
+    """What every episode says to an action after its end: the caller ignored ``done``."""
+    if over:
+        raise RuntimeError("the episode is over: open another one")
+
+
+def whole_number(task: str, field: str, value: object, least: int) -> int:
+    """The value of an option that counts something.
+
+    Raises:
+        LimbeckError: not a whole number of at least ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise LimbeckError(f"{field} of task {task!r} is {value!r}, give a whole number of at least {least}.")
+    return value
+
+
+def yes_or_no(task: str, field: str, value: object) -> bool:
+    """The value of an option that is on or off.
+
+    Raises:
+        LimbeckError: neither true nor false.
+    """
+    if not isinstance(value, bool):
+        raise LimbeckError(f"{field} of task {task!r} is {value!r}, give true or false.")
+    return value

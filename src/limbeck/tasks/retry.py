@@ -1,0 +1,95 @@
+"""A second chance: any task that verifies single responses, as an environment that says what was wrong."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+
+from ..errors import LimbeckError
+from ..types import Prompt
+from .base import Observation, Response, Task, Verdict, refuse_if_over, whole_number
+
+_DEFAULT = "that is not right"
+
+
+class Retry:
+    """A task whose wrong answers are answered with feedback and another turn.
+
+    An episode ends with a correct answer or after ``turns`` answers. Its last answer carries the reward that the
+    verifier gives it, the ones before it 0, so the sum over an episode is the reward of the answer it ended with.
+    What the task is told is the verdict's feedback, or "that is not right" where there is none.
+
+    Single responses (``verify``, ``responses``) are those of the inner task.
+
+    Args:
+        task: serves ``reward`` and is not itself played in turns.
+        turns: answers allowed, at least 1.
+        template: what is said after a wrong answer; must contain ``{feedback}``.
+
+    Raises:
+        LimbeckError: a task or an option that cannot be used.
+    """
+
+    def __init__(self, task: Task, *, turns: int = 2, template: str = "{feedback}\nTry again.") -> None:
+        if "reward" not in task.serves or "episodes" in task.serves:
+            why = "already is played in turns" if "episodes" in task.serves else "has no verifier"
+            raise LimbeckError(f"task {task.name!r} {why}: retry a task that verifies single responses.")
+        self.name = f"retry({task.name})"
+        self.inner = task
+        self.turns = whole_number("retry", "turns", turns, 1)
+        self.template = _checked(template)
+        self.serves = task.serves | {"episodes", "feedback"}
+        self.train: Sequence[Prompt] = task.train
+        self.test: Sequence[Prompt] = task.test
+
+    def verify(self, prompt: Prompt, text: str) -> Verdict:
+        """The inner task's verdict on one response."""
+        return self.inner.verify(prompt, text)
+
+    def responses(self, prompt: Prompt) -> tuple[Response, ...]:
+        """The inner task's."""
+        return self.inner.responses(prompt)
+
+    def open(self, prompt: Prompt) -> Attempts:
+        """A fresh episode."""
+        return Attempts(self, prompt)
+
+
+class Attempts:
+    """One episode of :class:`Retry`."""
+
+    def __init__(self, task: Retry, prompt: Prompt) -> None:
+        self._task, self._prompt, self._left = task, prompt, task.turns
+
+    def step(self, text: str) -> Observation:
+        """Judge an answer.
+
+        Raises:
+            LimbeckError: what the inner task's verifier refuses.
+        """
+        refuse_if_over(self._left == 0)
+        verdict = self._task.inner.verify(self._prompt, text)
+        self._left = 0 if verdict.correct else self._left - 1
+        feedback = verdict.feedback or (None if verdict.correct else _DEFAULT)
+        said = self._task.template.replace("{feedback}", _sentence(feedback or "")) if self._left else feedback or ""
+        done = self._left == 0
+        return Observation(said, done, verdict.reward if done else 0.0, verdict.correct, feedback)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def _checked(template: object) -> str:
+    """A template whose only field is ``{feedback}``."""
+    try:
+        fields = {field for _, field, _, _ in string.Formatter().parse(str(template)) if field is not None}
+    except ValueError:
+        fields = set()
+    if not isinstance(template, str) or fields != {"feedback"}:
+        raise LimbeckError(f"template of task 'retry' is {template!r}, give a text whose only field is {{feedback}}.")
+    return template
+
+
+def _sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
