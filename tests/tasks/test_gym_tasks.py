@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from limbeck.errors import LimbeckError
-from limbeck.tasks import available_tasks, load_task
-from limbeck.tasks.answers import extract_answer, last_boxed
+from limbeck.tasks import Verdict, available_tasks, load_task
+from limbeck.tasks.answers import describe, extract_answer, last_boxed
 from limbeck.tasks.gym import GymTask
 from limbeck.tasks.presets import column_working
 
@@ -57,7 +57,7 @@ def test_right_answers_are_right_and_wrong_ones_wrong(name: str) -> None:
         wrong = task.verify(prompt, "<answer>nonsense</answer>")
         assert not wrong.correct
         assert wrong.reward < 1
-        assert wrong.feedback == f"expected {prompt.privileged['answer']}, got nonsense"
+        assert wrong.feedback == "got nonsense, which is not right"
         assert not task.verify(prompt, "").correct
 
 
@@ -70,10 +70,10 @@ def test_prompt_fields() -> None:
 
 def test_a_data_set_without_a_single_answer_serves_rewards_only() -> None:
     task = load_task("graph_color", train_size=1, test_size=1)
-    assert task.serves == {"reward"}
+    assert task.serves == {"reward", "feedback"}
     assert task.responses(task.test[0]) == ()
     assert task.test[0].privileged == {}
-    assert load_task("chain_sum").serves == {"reward", "responses"}
+    assert load_task("chain_sum").serves == {"reward", "feedback", "responses"}
 
 
 class Verifier:
@@ -93,7 +93,7 @@ def test_a_reward_that_is_not_finite_is_refused_and_a_failing_verifier_means_wro
     with pytest.raises(LimbeckError, match="gave reward nan to answer '1'"):
         task.verify(prompt, "1")
     task._train_data = Verifier(KeyError("x"))
-    assert task.verify(prompt, "1").reward == 0
+    assert task.verify(prompt, "<answer>1</answer>") == Verdict(0.0, False, "got 1, which is not right")
     task._train_data = Verifier(0.5)
     assert (task.verify(prompt, "1").reward, task.verify(prompt, "1").correct) == (0.5, False)
 
@@ -109,7 +109,8 @@ def test_a_reward_that_is_not_finite_is_refused_and_a_failing_verifier_means_wro
         ("chain_sum", {"train_size": 0}, "train_size of task 'chain_sum' is 0"),
         ("chain_sum", {"test_size": "9"}, "test_size of task 'chain_sum' is '9'"),
         ("chain_sum", {"seed": -1}, "seed of task 'chain_sum' is -1"),
-        ("two_digit_sums", {"min_terms": 2}, "it knows train_size, test_size"),
+        ("chain_sum", {"reveal": 1}, "reveal of task 'chain_sum' is 1, give true or false"),
+        ("two_digit_sums", {"min_terms": 2}, "it knows train_size, test_size, reveal"),
     ],
 )
 def test_refusals(name: str, options: dict[str, Any], sentence: str) -> None:
@@ -183,3 +184,37 @@ def test_last_boxed() -> None:
     assert last_boxed("\\boxed{1} \\boxed{\\frac{1}{2}}") == "\\frac{1}{2}"
     assert last_boxed("\\boxed{1") is None
     assert last_boxed("1") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "correct", "feedback"),
+    [
+        ("<answer>12</answer>", False, "got 12, which is not right"),
+        ("<answer> a\n  b </answer>", False, "got a b, which is not right"),
+        (f"<answer>{'9' * 200}</answer>", False, f"got {'9' * 77}..., which is not right"),
+        ("<answer></answer>", False, "got an empty answer, which is not right"),
+        ("so #### 12", False, "got 12, which is not right"),
+        ("it is 12", False, "no <answer>...</answer> was found, and the whole text is not the answer"),
+        ("\\boxed{12}", False, "no <answer>...</answer> was found, and the whole text is not the answer"),
+        ("<answer>12</answer>", True, "got 12, which is right"),
+        ("12", True, "got 12, which is right"),
+    ],
+)
+def test_feedback_says_what_came(text: str, correct: bool, feedback: str) -> None:
+    assert describe(text, correct) == feedback
+    assert describe(text, correct, expected="15") == f"{feedback}; expected 15"
+
+
+def test_feedback_of_boxed_answers() -> None:
+    assert describe("\\boxed{12}", False, boxed=True) == "got 12, which is not right"
+
+
+def test_feedback_reveals_the_answer_only_if_asked() -> None:
+    sealed, open_ = (load_task("two_digit_sums", train_size=2, test_size=2, reveal=r) for r in (False, True))
+    for prompt in sealed.test:
+        answer = prompt.privileged["answer"]
+        assert answer not in (sealed.verify(prompt, "<answer>x</answer>").feedback or "")
+        told = "got x, which is not right; expected " + answer
+        assert open_.verify(prompt, "<answer>x</answer>").feedback == told
+    many = load_task("graph_color", train_size=1, test_size=1, reveal=True)
+    assert many.verify(many.test[0], "<answer>x</answer>").feedback == "got x, which is not right"

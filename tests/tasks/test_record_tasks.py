@@ -31,15 +31,17 @@ def texts(prompts: Any) -> set[str]:
 
 def test_a_file_is_read_split_and_verified(tmp_path: Path) -> None:
     task = load_task(str(write(tmp_path / "sums.jsonl", problems(50))))
-    assert (task.name, task.serves) == ("sums", {"reward"})
+    assert (task.name, task.serves) == ("sums", {"reward", "feedback"})
     assert len(task.train) + len(task.test) == 50
     assert not texts(task.train) & texts(task.test)
     prompt = next(p for p in task.train if p.messages[0]["content"] == "What is 4 + 4?")
     assert prompt.messages == ({"role": "user", "content": "What is 4 + 4?"},)
     assert (prompt.privileged, prompt.columns) == ({"answer": "8"}, {"level": 1.0})
     verdict = task.verify(prompt, "4 + 4 = <answer>8</answer>")
-    assert (verdict.reward, verdict.correct, verdict.feedback) == (1.0, True, "expected 8, got 8")
-    assert task.verify(prompt, "<answer>9</answer>").feedback == "expected 8, got 9"
+    assert (verdict.reward, verdict.correct, verdict.feedback) == (1.0, True, "got 8, which is right")
+    assert task.verify(prompt, "\\boxed{9}").feedback == "got 9, which is not right"
+    told = load_task(str(tmp_path / "sums.jsonl"), reveal=True).verify(prompt, "<answer>9</answer>")
+    assert told.feedback == "got 9, which is not right; expected 8"
     assert not task.verify(prompt, "").correct
     assert task.responses(prompt) == ()
 
@@ -90,7 +92,7 @@ def test_demonstrations_pairs_and_privileged_text(tmp_path: Path) -> None:
     assert (plain.train[0].id, plain.train[0].privileged) == ("3", {"hint": "h"})
     assert [r.text for r in plain.responses(plain.train[0])] == ["r"]
     pairs = load_task(write(tmp_path / "b.jsonl", [{"prompt": "p", "chosen": "c", "rejected": "r", "answer": "c"}]))
-    assert pairs.serves == {"pairs", "reward"}
+    assert pairs.serves == {"pairs", "reward", "feedback"}
     assert [(r.text, r.label) for r in pairs.responses(pairs.train[0])] == [("c", 1.0), ("r", 0.0)]
     mixed = load_task(write(tmp_path / "c.jsonl", [{"prompt": "p", "response": "r"}, {"prompt": "q", "answer": "1"}]))
     assert mixed.serves == frozenset()
@@ -189,6 +191,7 @@ def test_refusals_of_whole_files_and_options(tmp_path: Path) -> None:
         (tmp_path, {}, "is not a data set"),
         (path, {"test_fracton": 0.1}, "did you mean 'test_fraction'?"),
         (path, {"test_fraction": 1.0}, "test_fraction is 1.0"),
+        (path, {"reveal": "yes"}, "reveal of task 'a' is 'yes', give true or false"),
         (path, {"columns": {"promt": "x"}}, "did you mean 'prompt'?"),
         (path, {"columns": {"prompt": "promt"}}, "line 1 has no key 'promt' for 'prompt' (did you mean 'prompt'?)"),
     ]:
@@ -210,9 +213,11 @@ def folder(path: Path, **splits: list[dict[str, Any]]) -> Path:
 
 def test_a_folder_with_and_without_a_test_split(tmp_path: Path) -> None:
     task: Task = load_task(folder(tmp_path / "both", train=problems(10), test=problems(4, 10)))
-    assert (task.name, task.serves, len(task.train), len(task.test)) == ("both", {"reward"}, 10, 4)
+    assert (task.name, task.serves, len(task.train), len(task.test)) == ("both", {"reward", "feedback"}, 10, 4)
     prompt: Prompt = task.test[0]
     assert task.verify(prompt, f"\\boxed{{{prompt.privileged['answer']}}}").correct
+    told = load_task(tmp_path / "both", reveal=True).verify(prompt, "<answer>x</answer>").feedback
+    assert told == f"got x, which is not right; expected {prompt.privileged['answer']}"
     datasets.Dataset.from_list(problems(30)).save_to_disk(tmp_path / "plain")
     plain = load_task(str(tmp_path / "plain"))
     lines = load_task(write(tmp_path / "same.jsonl", problems(30)))

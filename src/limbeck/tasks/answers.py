@@ -16,6 +16,8 @@ _NOT_MATHS = re.compile(r"[a-zA-Z]{2,}|[:;?!@#&_\"']|\d-\d+-\d|[^\x00-\x7f]")
 # Longer than any expression worth comparing; keeps the parser's work small where no alarm can stop it.
 _LONGEST_EXPRESSION = 200
 _PARSE_SECONDS = 5
+# Of a wrong answer in feedback, in characters.
+_LONGEST_QUOTE = 80
 # Powers of powers, huge exponents and factorials: a model that writes them is wrong, and computing them takes forever.
 _EXPENSIVE = re.compile(r"\^\s*[{(][^})]*\^|\*\*.*\*\*|(?:\^|\*\*)\s*[{(]?\s*\d{5,}|\d!", re.DOTALL)
 
@@ -26,11 +28,44 @@ def extract_answer(text: str, boxed: bool = False) -> str:
     The last ``<answer>...</answer>`` wins; then, if ``boxed``, the last ``\\boxed{...}`` whose braces close; then what
     follows the last ``####``; then the whole text.
     """
+    marked = marked_answer(text, boxed)
+    return text.strip() if marked is None else marked
+
+
+def marked_answer(text: str, boxed: bool = False) -> str | None:
+    """The answer in a response, stripped, where something marks it; None where only the whole text could be meant."""
     tagged = _TAGGED.findall(text)
     if tagged:
         return str(tagged[-1]).strip()
     inside = last_boxed(text) if boxed else None
-    return (text.rpartition("####")[2] if inside is None else inside).strip()
+    if inside is None and "####" in text:
+        inside = text.rpartition("####")[2]
+    return None if inside is None else inside.strip()
+
+
+def describe(text: str, correct: bool, boxed: bool = False, expected: str | None = None) -> str:
+    """Feedback on a response: what came and whether it is right.
+
+    Args:
+        text: the response.
+        correct: the verifier's word.
+        boxed: as in :func:`extract_answer`.
+        expected: told as well; None keeps it from whoever reads the feedback.
+    """
+    marked = marked_answer(text, boxed)
+    if correct:
+        said = f"got {_short(extract_answer(text, boxed))}, which is right"
+    elif marked is None:
+        said = "no <answer>...</answer> was found, and the whole text is not the answer"
+    else:
+        said = f"got {_short(marked) or 'an empty answer'}, which is not right"
+    return said if expected is None else f"{said}; expected {expected}"
+
+
+def _short(answer: str) -> str:
+    """On one line, for a model may have written anything between its tags."""
+    line = " ".join(answer.split())
+    return line if len(line) <= _LONGEST_QUOTE else f"{line[: _LONGEST_QUOTE - 3]}..."
 
 
 def last_boxed(text: str) -> str | None:

@@ -11,12 +11,13 @@ from typing import Any, overload
 
 from ..errors import LimbeckError, nearest
 from ..types import Prompt
-from .answers import extract_answer
-from .base import Response, Verdict
+from .answers import describe, extract_answer
+from .base import Response, Verdict, whole_number, yes_or_no
 
 # What a user cannot set on the data set, because the task sets it.
 _OURS = ("size", "seed")
 _SIZES = ("train_size", "test_size")
+_KNOWN = (*_SIZES, "reveal")
 # reasoning-gym seeds item i with ``seed + i``: two splits need seeds further apart than any split is long.
 _SEED_STRIDE = 5_000_003
 # A data set with few distinct questions repeats itself; give up after this many draws for each wanted test prompt.
@@ -36,8 +37,8 @@ class GymTask:
     item whose question is in the test split is replaced by another one of the training stream. Both are functions of
     ``seed`` alone, and ``train_size`` does not change the test split.
 
-    It serves ``reward`` and ``responses``; only ``reward`` where the data set states no answer that its own verifier
-    accepts (``graph_color``, ``rush_hour`` and others that have many right answers).
+    It serves ``reward``, ``feedback`` and ``responses``; no ``responses`` where the data set states no answer that
+    its own verifier accepts (``graph_color``, ``rush_hour`` and others that have many right answers).
 
     Args:
         dataset: name in reasoning-gym.
@@ -46,6 +47,7 @@ class GymTask:
         name: how reports call the task; the data set's name unless given.
         demonstrate: writes the demonstration of an item (a mapping with ``question``, ``answer``, ``metadata``);
             ``<answer>ANSWER</answer>`` unless given.
+        reveal: whether feedback names the expected answer, where the data set states one.
         **options: fields of the data set's own configuration.
 
     Raises:
@@ -62,21 +64,20 @@ class GymTask:
         seed: int = 0,
         name: str | None = None,
         demonstrate: Demonstrate | None = None,
+        reveal: bool = False,
         **options: Any,
     ) -> None:
         self.name = name or dataset
         self.dataset = dataset
-        for field, value in (("train_size", train_size), ("test_size", test_size)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise LimbeckError(f"{field} of task {self.name!r} is {value!r}, give a whole number of at least 1.")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise LimbeckError(f"seed of task {self.name!r} is {seed!r}, give a whole number of at least 0.")
+        for field, value, least in (("train_size", train_size, 1), ("test_size", test_size, 1), ("seed", seed, 0)):
+            whole_number(self.name, field, value, least)
         check_options(dataset, options)
+        self._reveal = yes_or_no(self.name, "reveal", reveal)
         self._demonstrate = demonstrate
         self._test_size = test_size
         self._train_data = _create(dataset, train_size, 2 * seed, options)
         self._test_data = _create(dataset, _DRAWS_PER_TEST_PROMPT * test_size, 2 * seed + 1, options)
-        self.serves = frozenset({"reward", "responses"} if self._states_answers() else {"reward"})
+        self.serves = frozenset({"reward", "feedback", *(["responses"] if self._states_answers() else [])})
         # Generating an item can take 50 ms (sokoban), and each is read once as a prompt and several times to verify.
         self._item = functools.lru_cache(maxsize=50_000)(self._make_item)
         self.train: Sequence[Prompt] = _Lazy(train_size, functools.partial(self._prompt, "train"))
@@ -90,17 +91,18 @@ class GymTask:
         """
         item = self._item_of(prompt)
         answer = extract_answer(text)
-        feedback = f"expected {item['answer']}, got {answer}"
+        expected = str(item["answer"]) if self._reveal and "responses" in self.serves else None
         try:
             reward = float(self._train_data.score_answer(answer=answer, entry=item))
-        except Exception as error:  # verifiers parse what a model wrote, and some raise on what they cannot parse
-            return Verdict(0.0, False, f"{feedback} (the verifier could not read it: {error})")
+        except Exception:  # verifiers parse what a model wrote, and some raise on what they cannot parse
+            return Verdict(0.0, False, describe(text, False, expected=expected))
         if not math.isfinite(reward):
             raise LimbeckError(
                 f"The verifier of {self.dataset!r} gave reward {reward} to answer {answer!r}, "
                 "which is not finite: use another data set or mend its score_answer."
             )
-        return Verdict(reward, reward >= 1 - 1e-6, feedback)
+        correct = reward >= 1 - 1e-6
+        return Verdict(reward, correct, describe(text, correct, expected=expected))
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:
         """One demonstration, or nothing where the data set states no answers."""
@@ -210,8 +212,8 @@ def check_options(dataset: str, options: Mapping[str, Any]) -> None:
     for option in options:
         if option not in known:
             raise LimbeckError(
-                f"option {option!r} is not one of task {dataset!r}{nearest(option, (*_SIZES, *known))}: "
-                f"it knows {', '.join((*_SIZES, *known))}."
+                f"option {option!r} is not one of task {dataset!r}{nearest(option, (*_KNOWN, *known))}: "
+                f"it knows {', '.join((*_KNOWN, *known))}."
             )
 
 

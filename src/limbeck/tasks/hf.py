@@ -20,13 +20,19 @@ class FolderTask(RecordTask):
         path: the folder; ``~`` is expanded.
         test_fraction: share of the prompts that are held out where there is no ``test`` split, in [0, 1).
         columns: the data set's name of a key where it differs: ``{"prompt": "question"}``.
+        reveal: whether feedback names the expected answer.
 
     Raises:
         LimbeckError: naming the folder, or the split and row (counted from 0).
     """
 
     def __init__(
-        self, path: str | Path, *, test_fraction: float = 0.1, columns: Mapping[str, str] | None = None
+        self,
+        path: str | Path,
+        *,
+        test_fraction: float = 0.1,
+        columns: Mapping[str, str] | None = None,
+        reveal: bool = False,
     ) -> None:
         check_columns(columns)
         splits = _load(path)
@@ -40,7 +46,7 @@ class FolderTask(RecordTask):
         if "test" in splits:
             test = _records(splits["test"], f"{path}, split test", columns)
             train = drop_overlap(records, test, str(path))
-        super().__init__(Path(path).expanduser().resolve().name, train, test)
+        super().__init__(Path(path).expanduser().resolve().name, train, test, reveal)
 
 
 def _load(path: str | Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class JsonlTask(RecordTask):
         test_fraction: share of the prompts that are held out where there is no test file, in [0, 1); at least one
             prompt is held out if it is above 0 and the file has two.
         columns: the file's name of a key where it differs: ``{"prompt": "question"}``.
+        reveal: whether feedback names the expected answer.
 
     Raises:
         LimbeckError: naming file and line.
@@ -36,6 +37,7 @@ class JsonlTask(RecordTask):
         test_path: str | Path | None = None,
         test_fraction: float = 0.1,
         columns: Mapping[str, str] | None = None,
+        reveal: bool = False,
     ) -> None:
         check_columns(columns)
         records = read_jsonl(path, columns)
@@ -43,7 +45,7 @@ class JsonlTask(RecordTask):
         if test_path is not None:
             test = read_jsonl(test_path, columns)
             train = drop_overlap(records, test, str(path))
-        super().__init__(Path(path).stem, train, test)
+        super().__init__(Path(path).stem, train, test, reveal)
 
 
 def read_jsonl(path: str | Path, columns: Mapping[str, str] | None = None) -> list[Record]:

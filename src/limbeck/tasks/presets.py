@@ -9,7 +9,12 @@ from .gym import GymTask
 
 
 def two_digit_sums(
-    *, train_size: int = 12_000, test_size: int = 500, seed: int = 0, name: str = "two_digit_sums"
+    *,
+    train_size: int = 12_000,
+    test_size: int = 500,
+    seed: int = 0,
+    name: str = "two_digit_sums",
+    reveal: bool = False,
 ) -> GymTask:
     """Sums and differences of two two-digit numbers: what the embedded teacher and student are trained on.
 
@@ -17,7 +22,7 @@ def two_digit_sums(
     demonstrations calculate column by column, see :func:`column_working`.
 
     Args:
-        train_size, test_size, seed: as in :class:`~limbeck.tasks.gym.GymTask`.
+        train_size, test_size, seed, reveal: as in :class:`~limbeck.tasks.gym.GymTask`.
         name: how reports call the task.
     """
     return GymTask(
@@ -27,6 +32,7 @@ def two_digit_sums(
         seed=seed,
         name=name,
         demonstrate=_demonstrate,
+        reveal=reveal,
         min_terms=2,
         max_terms=2,
         min_digits=2,

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..errors import LimbeckError, nearest
 from ..types import Prompt
-from .answers import extract_answer, same_answer
-from .base import Response, Verdict
+from .answers import describe, extract_answer, same_answer
+from .base import Response, Verdict, yes_or_no
 
 PRIVILEGED = ("answer", "solution", "hint")
 KEYS = ("id", "prompt", "messages", *PRIVILEGED, "response", "chosen", "rejected")
@@ -72,15 +72,22 @@ def parse_record(raw: Any, where: str, columns: Mapping[str, str] | None = None)
 class RecordTask:
     """A task made of records: what it serves is what all of its records have.
 
+    Args:
+        name: of the task.
+        train, test: the records of each split.
+        reveal: whether feedback names the expected answer.
+
     Attributes:
         name, serves, train, test: see :class:`~limbeck.tasks.base.Task`.
     """
 
-    def __init__(self, name: str, train: Sequence[Record], test: Sequence[Record]) -> None:
+    def __init__(self, name: str, train: Sequence[Record], test: Sequence[Record], reveal: bool = False) -> None:
+        self._reveal = yes_or_no(name, "reveal", reveal)
         _check_ids(train)
         _check_ids(test)
         self.name = name
-        self.serves = frozenset.intersection(*(r.serves for r in (*train, *test)))
+        serves = frozenset.intersection(*(r.serves for r in (*train, *test)))
+        self.serves = serves | {"feedback"} if "reward" in serves else serves
         self.train: Sequence[Prompt] = tuple(r.prompt for r in train)
         self.test: Sequence[Prompt] = tuple(r.prompt for r in test)
         # Two files may use the same id for different problems.
@@ -97,7 +104,7 @@ class RecordTask:
         expected, given = prompt.privileged["answer"], extract_answer(text, boxed=True)
         # An expected answer may itself be boxed or a full solution that ends in "#### 12".
         correct = same_answer(extract_answer(expected, boxed=True), given)
-        return Verdict(float(correct), correct, f"expected {expected}, got {given}")
+        return Verdict(float(correct), correct, describe(text, correct, True, expected if self._reveal else None))
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:
         """The demonstration or the pair of a prompt of this task, or nothing."""
