@@ -58,9 +58,9 @@ def refuse_vocabulary(live: Carrier, token_N: Tensor, method: Method) -> None:
     width = width_of(live)
     if width is not None and bool(((token_N < 0) | (token_N >= width)).any()):
         raise LimbeckError(f"tokens holds ids outside the student's {width}; mask what must not count.")
-    for k in (getattr(term.surrogate, "top_k", None) for _, term in method.parts):
-        if k is not None and width is not None and k > width:
-            raise LimbeckError(f"top_k={k} is more than the vocabulary's {width} entries; ask for at most {width}.")
+    for support in (getattr(term.surrogate, "support", None) for _, term in method.parts):
+        if support is not None and support.by == "target" and width is not None and support.k > width:
+            raise LimbeckError(f"top_k={support.k} is more than the vocabulary's {width} entries; ask for at most {width}.")
 
 
 def read_sources(source: Sequence[str] | None, batch: int, method: Method) -> list[str]:

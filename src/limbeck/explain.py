@@ -45,8 +45,11 @@ def axes(method: Method) -> dict[str, str]:
         reads.append("old: a pass before the first update")
     out["reads"] = "; ".join(reads) or "nobody but the student"
     out["evaluation"] = "separable: loss and gradient in one pass" if method.separable else "general: two passes"
-    if any(getattr(t.surrogate, "top_k", None) for _, t in method.parts):
+    supports = [t.surrogate.support for _, t in method.parts if getattr(t.surrogate, "support", None)]
+    if any(s.tail for s in supports):
         out["exactness"] = "biased low: top-k and one tail bucket, a lower bound of the full divergence"
+    if any(not s.tail for s in supports):
+        out["exactness"] = "biased: both laws normalised within the top-k, no bound of the full divergence"
     return out
 
 

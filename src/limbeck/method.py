@@ -7,23 +7,28 @@ Illegal points are refused when the value is built, or when it meets its models,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from .axes.context import Context
 from .axes.curriculum import Curriculum, prompts
 from .axes.ladder import Rung
 from .axes.leaves import On
-from .axes.reader import Reader, old, student, writer
+from .axes.reader import Law, Reader, old, student, writer
 from .axes.reduction import PERS, Reduction, token_mean
-from .axes.scalar import Constant, Scalar, product, scalar
+from .axes.scalar import Constant, Controller, Scalar, product, scalar
 from .axes.signal import everywhere
-from .axes.source import Resample, Source
+from .axes.rewrite import Patch, Select
+from .axes.source import Resample, Sample, Source
 from .axes.surrogate import Surrogate
 from .axes.vec import Need, Vec, replace_reader
 from .errors import LimbeckError, nearest
 
 CLOCKS = frozenset({student.role, old.role, writer.role})
-"""Roles that are the student's own weights at some time."""
+"""Views that are the student itself at some time, in its own prompt."""
+
+DERIVED = ("student", "ema", "synced")
+"""Roles whose weights come from the student, so nobody has to give them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Term:
         reduction: None takes the method's.
     """
 
-    signal: Vec | Reader
+    signal: Vec | Law
     surrogate: Surrogate
     where: Vec = everywhere
     weight: Vec = everywhere
@@ -161,7 +166,7 @@ class Method:
         """(reader, ability) of everything but the student's own clocks."""
         read = frozenset(need for _, term in self.parts for need in term.needs)
         written = frozenset(need for source in self.sources.values() for need in source.needs)
-        return frozenset((r, a) for r, a in read | written if r.role not in CLOCKS)
+        return frozenset((r, a) for r, a in read | written if r.key not in CLOCKS)
 
     @property
     def roles(self) -> dict[str, frozenset[str]]:
@@ -171,14 +176,38 @@ class Method:
             roles.setdefault(reader.role, set()).add(ability)
         return {role: frozenset(abilities) for role, abilities in sorted(roles.items())}
 
-    def reads(self, role: str) -> frozenset[str]:
-        """Abilities that the terms ask of one role (the student's clocks included)."""
-        return frozenset(a for _, term in self.parts for r, a in term.needs if r.role == role)
+    @property
+    def views(self) -> dict[Reader, frozenset[str]]:
+        """Abilities that the terms ask of each view: a role in its contexts, at temperature 1."""
+        views: dict[Reader, set[str]] = {}
+        for _, term in self.parts:
+            for reader, ability in term.needs:
+                views.setdefault(reader.at(1.0), set()).add(ability)
+        return {r: frozenset(abilities) for r, abilities in sorted(views.items(), key=lambda item: item[0].key)}
+
+    def reads(self, key: str) -> frozenset[str]:
+        """Abilities that the terms ask of one view, by its key (a bare role's key is its name)."""
+        return frozenset(a for _, term in self.parts for r, a in term.needs if r.key == key)
+
+    @property
+    def contexts(self) -> frozenset[Context]:
+        """Everything that some reader sees besides the prompt, or whose presence is looked at."""
+        read = frozenset(c for view in self.views for c in view.context)
+        asked = frozenset(c for _, term in self.parts for v in term.vecs for c in v.contexts)
+        return read | asked | frozenset(c for source in self.sources.values() for c in source.contexts)
 
     @property
     def fields(self) -> frozenset[str]:
-        """Record fields that the terms and sources read."""
+        """Record fields that the terms read."""
         return frozenset(f for _, term in self.parts for v in term.vecs for f in v.fields)
+
+    @property
+    def controllers(self) -> tuple[Controller, ...]:
+        """Scalars that are moved by what is measured."""
+        scalars = [c for c, _ in self.parts]
+        for source in self.sources.values():
+            scalars += [s for part in walk(source) if isinstance(part, Sample) for s in (part.max_tokens, part.turns) if s]
+        return tuple(dict.fromkeys(c for s in scalars for c in s.controllers))
 
     @property
     def separable(self) -> bool:
@@ -203,6 +232,8 @@ class Method:
             LimbeckError: naming the role, what the method reads from it and the remedy.
         """
         for role, asked in self.roles.items():
+            if role not in served and role.partition("(")[0] in DERIVED:
+                continue
             if role not in served:
                 raise LimbeckError(
                     f"{self.name or 'this method'} reads {role} ({', '.join(sorted(asked))}), but no {role} was given; "
@@ -228,14 +259,15 @@ CARRIERS: dict[str, frozenset[str]] = {
     "text": frozenset({"text"}),
     "sampled": frozenset({"sampled"}),
     "topk": frozenset({"topk"}),
-    "dense": frozenset({"sampled", "topk", "dense"}),
-    "model": frozenset({"sampled", "topk", "dense", "text"}),
+    "dense": frozenset({"sampled", "topk", "at", "dense"}),
+    "model": frozenset({"sampled", "topk", "at", "dense", "text"}),
 }
 """What each carrier serves. Abilities are sets, not a chain: top-k ids do not hold the sampled token's log-prob."""
 
 _REMEDIES = {
     "dense": "use a method that reads sampled log-probs (opd instead of gkd or opd_full), pass top_k=..., or host the "
     "model so that it serves logits or hidden states",
+    "at": "host the model, or have it score the entries that the student chose",
     "topk": "ask the server for its top log-probs, or host the model",
     "sampled": "have the server score the sampled tokens, or use a method that reads top-k (opd_full(top_k=...))",
     "text": "give a model that can generate",
@@ -255,7 +287,7 @@ def _check(method: Method) -> None:
         raise LimbeckError("this method has no term left: every coefficient is 0; give at least one that is not.")
     if method.updates < 1:
         raise LimbeckError(f"updates={method.updates}: a batch needs at least one optimiser step.")
-    _check_until(method)
+    _check_sources(method)
     for _, term in method.parts:
         term.surrogate.check(term.signal)
         if term.per not in PERS:
@@ -289,11 +321,39 @@ def _check_live(term: Term) -> None:
             )
 
 
-def _check_until(method: Method) -> None:
-    for source in method.sources.values():
-        if isinstance(source, Resample) and not source.verified and source.until.fields & {"reward", "correct"}:
-            names = ", ".join(map(repr, sorted(source.until.fields)))
-            raise LimbeckError(f"resample reads {names}, but nothing verifies {source.source}; use check=True.")
+def walk(source: Source) -> Iterator[Source]:
+    """A source and all it is made of."""
+    yield source
+    for part in source.parts:
+        yield from walk(part)
+
+
+def _check_sources(method: Method) -> None:
+    earlier: list[str] = []
+    for name, source in method.sources.items():
+        for part in walk(source):
+            if part.of and part.of not in earlier:
+                raise LimbeckError(
+                    f"source {name!r} starts from {part.of!r}, which is not a source before it{nearest(part.of, earlier)}; "
+                    f"there are {earlier or 'none'}."
+                )
+            _check_judged(part)
+        earlier.append(name)
+
+
+def _check_judged(source: Source) -> None:
+    """What looks at rewards while writing needs a verifier there."""
+    judged: tuple[Vec, ...] = ()
+    if isinstance(source, Resample):
+        judged, kind = (source.until,), "resample"
+    elif isinstance(source, Select):
+        judged, kind = source.by, "select"
+    elif isinstance(source, Patch):
+        judged, kind = (source.when,), "patch"
+    for v in judged:
+        if not source.parts[0].verified and v.fields & {"reward", "correct"}:
+            names = ", ".join(map(repr, sorted(v.fields)))
+            raise LimbeckError(f"{kind} reads {names}, but nothing verifies {source.parts[0]}; use check=True.")
 
 
 def _check_record(term: Term, method: Method) -> None:

@@ -15,17 +15,17 @@ from torch import Tensor
 
 from .axes.ladder import Ladder, Rung
 from .axes.leaves import Read
-from .axes.reader import Reader, writer
+from .axes.reader import Blend, Law, Reader, writer
 from .axes.surrogate import Question, Rows
 from .axes.vec import Vec, evaluate_rows
 from .errors import LimbeckError
 from .kernels.tiles import Ask, fused, statistics
-from .math.statistic import LogProb, Statistic
+from .math.statistic import LogProb, Statistic, Support
 from .method import Method, Term
-from .types import Carrier, Dense, Hidden, Rollout, Sampled, TopK, View
+from .types import Carrier, Dense, Hidden, Mixture, Rollout, Sampled, TopK, View
 
 Scores = Mapping[str, View]
-"""One detached View per role (``teacher``, ``ref``, ``old`` ...)."""
+"""One detached View per reader's key (``teacher``, ``old``, ``init given solution`` ...)."""
 
 
 def _local(x: Tensor) -> Tensor:
@@ -38,32 +38,44 @@ class Batch:
 
     Attributes:
         record: what was written.
-        scores: views by role.
+        scores: views by the reader's key.
         step: for schedules.
         all_sum: adds a tensor over processes.
+        memory: numbers that outlive the batch (moving averages, controllers), by name; updated once a batch.
     """
 
     record: Rollout
     scores: Scores
     step: int = 0
     all_sum: Callable[[Tensor], Tensor] = _local
+    memory: dict[str, float] = field(default_factory=dict)
     ladder: Ladder = field(init=False)
 
     def __post_init__(self) -> None:
         self.ladder = Ladder(self.record, self.all_sum)
-        self._memo: dict[tuple[Reader, Statistic, Reader | None], Tensor] = {}
+        self._memo: dict[tuple[Reader, Statistic, Law | None, Support | None], Tensor] = {}
+        self._remembered: set[str] = set()
 
-    def read(self, reader: Reader, statistic: Statistic, target: Reader | None) -> Tensor:
+    def remember(self, name: str, update: Callable[[float | None], float]) -> float:
+        """A number of the memory, updated once a batch however often it is asked for."""
+        if name not in self._remembered:
+            self.memory[name] = update(self.memory.get(name))
+            self._remembered.add(name)
+        return self.memory[name]
+
+    def read(
+        self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None = None
+    ) -> Tensor:
         """What a reader reports of every scored token, ``[N]``, without gradient."""
-        key = (reader, statistic, target)
+        key = (reader, statistic, target, support)
         if key not in self._memo:
             self._memo[key] = self._read(*key)
         return self._memo[key]
 
-    def _read(self, reader: Reader, statistic: Statistic, target: Reader | None) -> Tensor:
-        if reader.role == writer.role:
+    def _read(self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None) -> Tensor:
+        if reader.key == writer.key:
             return self.record.writer_logp_N
-        carrier = view_of(self.scores, reader.role).carrier
+        carrier = view_of(self.scores, reader.key).carrier
         if isinstance(statistic, LogProb) and isinstance(carrier, Sampled) and reader.tau == 1.0:
             return carrier.logp_N
         if not isinstance(carrier, Dense | Hidden):
@@ -71,20 +83,53 @@ class Batch:
                 f"{reader} serves only {type(carrier).__name__.lower()} scores, but {statistic} needs full rows; give "
                 "its logits or hidden states."
             )
-        other = view_of(self.scores, target.role).carrier if target else None
+        law = None if target is None else law_of(self.scores, target, support, statistic)
         with torch.no_grad():
-            return statistics(carrier, self.record.token_N, [Ask(statistic, None, other, reader.tau)])[0]
+            return statistics(carrier, self.record.token_N, [Ask(statistic, None, law, reader.tau, _own(support))])[0]
 
 
-def view_of(scores: Scores, role: str) -> View:
-    """The view of a role.
+def view_of(scores: Scores, key: str) -> View:
+    """The view of a reader, by its key.
 
     Raises:
         LimbeckError: where nobody read it.
     """
-    if role not in scores:
-        raise LimbeckError(f"the method reads {role}, but nothing of {role} was given; pass its logits or log-probs.")
-    return scores[role]
+    if key not in scores:
+        raise LimbeckError(f"the method reads {key}, but nothing of {key} was given; pass its logits or log-probs.")
+    return scores[key]
+
+
+def law_of(scores: Scores, target: Law, support: Support | None, statistic: Statistic) -> Carrier | Mixture:
+    """The payload that a target law is taken from.
+
+    Raises:
+        LimbeckError: where what was read of it does not serve the statistic.
+    """
+    if isinstance(target, Blend):
+        parts = [(law_of(scores, r, None, statistic), w) for r, w in target.parts if w != 0]
+        return Mixture(target.space, tuple((c, w) for c, w in parts if isinstance(c, Dense | Hidden)))
+    carrier = view_of(scores, target.key).carrier
+    if isinstance(carrier, Sampled) or (support is None and isinstance(carrier, TopK)):
+        held = "the sampled token's log-prob" if isinstance(carrier, Sampled) else "its top-k"
+        raise LimbeckError(
+            f"{target} serves only {held}, but {statistic} needs its whole law; use a method that reads sampled "
+            "log-probs (opd), pass top_k=..., or give logits or hidden states."
+        )
+    if support is None or support.by == "student":
+        return carrier
+    if isinstance(carrier, Dense | Hidden):
+        return top_k(carrier, support.k)
+    if carrier.ids_NK.shape[-1] < support.k:
+        raise LimbeckError(
+            f"top_k={support.k} asked, but {target} gave {carrier.ids_NK.shape[-1]} entries; give {support.k} or ask "
+            "for fewer."
+        )
+    return TopK(carrier.ids_NK[:, : support.k], carrier.logp_NK[:, : support.k])
+
+
+def _own(support: Support | None) -> Support | None:
+    """A support as the tile sees it: entries of a target come with the payload, unless no bucket is to be added."""
+    return None if support is None or (support.by == "target" and support.tail) else support
 
 
 # ---------------------------------------------------------------- heard and counted
@@ -167,7 +212,8 @@ def hear(method: Method, batch: Batch) -> Heard:
         weight = _unit_weight(term, batch, known, ones)
         reduction = term.reduction or method.reduction
         share, total = reduction.shares(kept, weight, gives, term.per, batch.ladder)
-        parts.append(Part(f"{i + 1}", term, coefficient.at(batch.step), kept_N, share, float(total)))
+        c = coefficient.now(batch.step, batch.memory)
+        parts.append(Part(f"{i + 1}", term, c, kept_N, share, float(total)))
     return Heard(batch.record, batch.scores, parts, known)
 
 
@@ -265,35 +311,24 @@ class _Asks:
         self.heard, self.live = heard, live
         self.asks: list[Ask] = []
         self._numbers: dict[tuple[Question, int | None], int] = {}
+        self._laws: dict[tuple[Law, Support | None], Carrier | Mixture] = {}
 
     def number(self, question: Question, rows: Tensor | None) -> int:
         """The place of a question's answer."""
         key = (question, None if rows is None else id(rows))
         if key not in self._numbers:
             self._numbers[key] = len(self.asks)
-            target = None if question.target is None else self._target(question)
-            self.asks.append(Ask(question.statistic, rows, target, question.tau))
+            law = None if question.target is None else self._law(question)
+            self.asks.append(Ask(question.statistic, rows, law, question.tau, _own(question.support)))
         return self._numbers[key]
 
-    def _target(self, question: Question) -> Carrier:
+    def _law(self, question: Question) -> Carrier | Mixture:
+        """Questions about one target share its payload, so that its law is formed once a tile."""
         assert question.target is not None
-        carrier = view_of(self.heard.scores, question.target.role).carrier
-        if question.top_k is None and not isinstance(carrier, Sampled):
-            return carrier
-        if question.top_k is not None and isinstance(carrier, TopK):
-            k = question.top_k
-            if carrier.ids_NK.shape[-1] < k:
-                raise LimbeckError(
-                    f"top_k={k} asked, but {question.target} gave {carrier.ids_NK.shape[-1]} entries; give {k} or ask "
-                    "for fewer."
-                )
-            return TopK(carrier.ids_NK[:, :k], carrier.logp_NK[:, :k])
-        if question.top_k is not None and isinstance(carrier, Dense | Hidden):
-            return top_k(carrier, question.top_k)
-        raise LimbeckError(
-            f"{question.target} serves only the sampled token's log-prob, but {question.statistic} needs its whole "
-            "law; use a method that reads sampled log-probs (opd), or give logits, hidden states or top-k ids."
-        )
+        key = (question.target, question.support)
+        if key not in self._laws:
+            self._laws[key] = law_of(self.heard.scores, question.target, question.support, question.statistic)
+        return self._laws[key]
 
     def answers(self, tile: int | None) -> list[Tensor]:
         """All answers, differentiable: the general way."""
@@ -331,7 +366,7 @@ class _Meeting:
         for v in term.vecs:
             for leaf in v.walk():
                 if isinstance(leaf, Read) and leaf.live:
-                    question = Question(leaf.statistic, leaf.target, leaf.reader.tau)
+                    question = Question(leaf.statistic, leaf.target, leaf.reader.tau, leaf.support)
                     self.leaves[leaf] = asks.number(question, self.rows)
         self.known_n: dict[Vec, Tensor] = {}
         for v, x in heard.known.items():

@@ -193,6 +193,7 @@ class _Rows:
         return Rollout(
             ids_L=ids,
             start_B1=start_B1,
+            root_B=torch.ones_like(count_B),
             pos_N=pos_N,
             turn_N=self.seq_N,
             seq_U=torch.arange(B, device=device),

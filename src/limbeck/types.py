@@ -48,6 +48,8 @@ class Rollout:
     Attributes:
         ids_L: int64, prompt and response tokens in reading order, sequences back to back.
         start_B1: int64 offsets of the sequences in ``ids_L``; ``start_B1[-1] == L``.
+        root_B: int64, tokens of each sequence's prompt: what the student is conditioned on before anything is written,
+            and what a reader with a context reads another prompt in place of.
         pos_N: int64, strictly increasing position in ``ids_L`` of each scored token; never the first of its sequence.
         turn_N: int64, the turn of each scored token.
         seq_U: int64, the sequence of each turn (every sequence has at least one turn, also when it is empty).
@@ -67,6 +69,7 @@ class Rollout:
 
     ids_L: Tensor
     start_B1: Tensor
+    root_B: Tensor
     pos_N: Tensor
     turn_N: Tensor
     seq_U: Tensor
@@ -144,6 +147,10 @@ class Rollout:
             "pos_N must not name the first token of a sequence": not bool(
                 torch.isin(self.pos_N, self.start_B1[:-1]).any()
             ),
+            "root_B must be tokens of the sequence, before the first scored one": bool(
+                ((self.root_B >= 0) & (self.root_B <= self.start_B1.diff())).all()
+                and (self.pos_N - self.start_B1[:-1][self.seq_N] >= self.root_B[self.seq_N]).all()
+            ),
             "turn_N must map every scored token to its own sequence": bool(
                 (torch.searchsorted(self.start_B1, self.pos_N, right=True) - 1 == self.seq_N).all()
             ),
@@ -185,6 +192,7 @@ class Rollout:
         part = Rollout(
             ids_L=self.ids_L[l0:l1],
             start_B1=self.start_B1[b0 : b1 + 1] - l0,
+            root_B=self.root_B[b],
             pos_N=self.pos_N[n] - l0,
             turn_N=self.turn_N[n] - u0,
             seq_U=self.seq_U[u] - b0,
@@ -228,10 +236,7 @@ def concatenate(records: Sequence[Rollout]) -> Rollout:
         tokens, turns = tokens + r.ids_L.numel(), turns + r.n_turns
         sequences, groups = sequences + r.n_sequences, groups + r.n_groups
     parts["start_B1"].append(torch.tensor([tokens], device=records[0].start_B1.device))
-    columns: dict[str, Any] = {
-        axis: {k: torch.cat([getattr(r, axis)[k] for r in records]) for k in getattr(records[0], axis)}
-        for axis in ("columns_B", "columns_N")
-    }
+    columns: dict[str, Any] = {axis: _columns(records, axis) for axis in ("columns_B", "columns_N")}
     joined: dict[str, Any] = {k: torch.cat(v) for k, v in parts.items()}
     return Rollout(
         **joined,
@@ -240,6 +245,18 @@ def concatenate(records: Sequence[Rollout]) -> Rollout:
         prompts=tuple(p for r in records for p in r.prompts),
         feedback=tuple(f for r in records for f in r.feedback),
     )
+
+
+def _columns(records: Sequence[Rollout], axis: str) -> dict[str, Tensor]:
+    """Every column of some record; NaN where a record has none of that name."""
+    names = dict.fromkeys(name for r in records for name in getattr(r, axis))
+    size = {"columns_B": lambda r: r.n_sequences, "columns_N": lambda r: r.n_tokens}[axis]
+
+    def column(r: Rollout, name: str) -> Tensor:
+        have: Mapping[str, Tensor] = getattr(r, axis)
+        return have[name] if name in have else torch.full((size(r),), torch.nan, device=r.pos_N.device)
+
+    return {name: torch.cat([column(r, name) for r in records]) for name in names}
 
 
 # ---------------------------------------------------------------- what a reader reports about a record
@@ -290,6 +307,19 @@ class Hidden:
 
     hidden_NH: Tensor
     head: Head
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A law made of others, row by row; built from views when a loss is taken, never stored.
+
+    Attributes:
+        space: ``prob`` adds probabilities, ``log`` adds log-probs (then normalises, so the weights need no sum).
+        parts: carriers of full rows with their weights.
+    """
+
+    space: str
+    parts: tuple[tuple[Dense | Hidden, float], ...]
 
 
 Carrier = Sampled | TopK | Dense | Hidden

@@ -28,7 +28,7 @@ class Rung(IntEnum):
         return self.name.lower()
 
 
-HOWS = ("sum", "mean", "std", "min", "max", "any", "all")
+HOWS = ("sum", "mean", "std", "min", "max", "any", "all", "first")
 """How values go up the ladder."""
 
 
@@ -83,9 +83,12 @@ class Ladder:
             x, index = x[where], index[where]
         return segment(x, index, self.size(coarse), how, self.all_sum if coarse == Rung.BATCH else _identity)
 
-    def to_go(self, x_N: Tensor, gamma: float, strict: bool) -> Tensor:
-        """Discounted sum over the rest of the sequence: ``sum_{s >= t} gamma^(s-t) x_s`` (``strict``: s > t only)."""
-        place, padded = self._padded(x_N)
+    def to_go(self, x: Tensor, gamma: float, strict: bool, rung: Rung = Rung.TOKEN) -> Tensor:
+        """Discounted sum over the rest of the sequence: ``sum_{s >= t} gamma^(s-t) x_s`` (``strict``: s > t only).
+
+        Over its tokens, or over its turns where ``rung`` says so.
+        """
+        place, padded = self._padded(x, rung)
         total = torch.zeros_like(padded[:, 0])
         out = torch.zeros_like(padded)
         for t in range(padded.shape[1] - 1, -1, -1):
@@ -97,16 +100,25 @@ class Ladder:
 
     def position(self) -> Tensor:
         """1-based place of each scored token in its sequence, int64 ``[N]``."""
-        first = torch.cumsum(self.record.length_B, 0) - self.record.length_B
-        return torch.arange(self.record.n_tokens, device=first.device) - first[self.record.seq_N] + 1
+        return _place(self.record.seq_N, self.record.n_sequences)
 
-    def _padded(self, x_N: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """``x_N`` as ``[B, T]`` with zeros, and the places of the tokens in it; lives only inside ``to_go``."""
-        place = (self.record.seq_N, self.position() - 1)
-        longest = int(self.record.length_B.max()) if self.record.n_tokens else 1
-        padded = x_N.new_zeros(self.record.n_sequences, max(longest, 1))
-        padded[place] = x_N
+    def turn(self) -> Tensor:
+        """1-based place of each turn in its sequence, int64 ``[U]``."""
+        return _place(self.record.seq_U, self.record.n_sequences)
+
+    def _padded(self, x: Tensor, rung: Rung) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """``x`` as ``[B, T]`` with zeros, and the places of its units in it; lives only inside ``to_go``."""
+        seq, at = (self.record.seq_N, self.position()) if rung == Rung.TOKEN else (self.record.seq_U, self.turn())
+        place = (seq, at - 1)
+        padded = x.new_zeros(self.record.n_sequences, int(at.max()) if at.numel() else 1)
+        padded[place] = x
         return place, padded
+
+
+def _place(index: Tensor, size: int) -> Tensor:
+    """1-based place of each entry among those of the same number; ``index`` rises."""
+    count = torch.bincount(index, minlength=size)
+    return torch.arange(index.numel(), device=index.device) - (count.cumsum(0) - count)[index] + 1
 
 
 def segment(x: Tensor, index: Tensor, size: int, how: str, all_sum: Callable[[Tensor], Tensor] = _identity) -> Tensor:
@@ -122,6 +134,13 @@ def segment(x: Tensor, index: Tensor, size: int, how: str, all_sum: Callable[[Te
     if how in ("min", "max"):
         start = torch.zeros(size, dtype=x.dtype, device=x.device)
         return start.scatter_reduce(0, index, x, "amin" if how == "min" else "amax", include_self=False)
+    if how == "first":
+        place = torch.searchsorted(index, torch.arange(size, device=index.device))
+        there = place < index.numel()
+        there[there.clone()] = index[place[there]] == torch.arange(size, device=index.device)[there]
+        out = torch.zeros(size, dtype=x.dtype, device=x.device)
+        out[there] = x[place[there]]
+        return out
     if how in ("any", "all"):
         hits = _add(x.bool() if how == "any" else ~x.bool(), index, size, torch.int64)
         return all_sum(hits) > 0 if how == "any" else all_sum(hits) == 0

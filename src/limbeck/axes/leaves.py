@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import LimbeckError
-from ..math.statistic import Distance, LogProb, Statistic
+from ..math.statistic import Distance, InTop, LogProb, Statistic, Support
+from .context import Context
 from .ladder import Ladder, Rung
-from .reader import Reader, student
+from .reader import Blend, Law, Reader
 from .vec import Hearing, Need, Vec
 
 
@@ -21,7 +22,8 @@ class Read(Vec):
 
     reader: Reader
     statistic: Statistic
-    target: Reader | None = None
+    target: Law | None = None
+    support: Support | None = None
 
     @property
     def rung(self) -> Rung:
@@ -29,21 +31,36 @@ class Read(Vec):
 
     @property
     def live(self) -> bool:
-        return student.role in (self.reader.role, self.target.role if self.target else "")
+        return self.reader.live or any(r.live for r in laws(self.target))
 
     def own_needs(self) -> frozenset[Need]:
         if self.target is None:
             plain = isinstance(self.statistic, LogProb) and self.reader.tau == 1.0
             return frozenset({(self.reader, "sampled" if plain else "dense")})
-        return frozenset({(self.reader, "dense"), (self.target, "dense")})
+        return frozenset({(self.reader, "dense"), *((r, ability(self.support)) for r in laws(self.target))})
 
     def evaluate(self, hearing: Hearing) -> Tensor:
-        return hearing.read(self.reader, self.statistic, self.target)
+        return hearing.read(self.reader, self.statistic, self.target, self.support)
 
     def __str__(self) -> str:
         if isinstance(self.statistic, Distance):
-            return f"{self.statistic.divergence.label}({self.reader} ‖ {self.target})"
+            over = "" if self.support is None else f"; {self.support}"
+            return f"{self.statistic.divergence.label}({self.reader} ‖ {self.target}{over})"
+        if isinstance(self.statistic, InTop):
+            return f"[in top {self.statistic.k} of π_{self.reader}]"
         return f"log π_{self.reader}" if isinstance(self.statistic, LogProb) else f"H(π_{self.reader})"
+
+
+def laws(target: Law | None) -> tuple[Reader, ...]:
+    """The readers that a target law is made of."""
+    if target is None:
+        return ()
+    return target.readers if isinstance(target, Blend) else (target,)
+
+
+def ability(support: Support | None) -> str:
+    """What a target must serve: full rows, its own top-k, or log-probs at the entries that the student chose."""
+    return "dense" if support is None else "topk" if support.by == "target" else "at"
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,8 @@ _FIELDS: dict[str, Callable[[Ladder], Tensor]] = {
     "truncated": lambda ladder: ladder.record.truncated_B,
     "label": lambda ladder: ladder.record.label_B,
     "length": lambda ladder: ladder.record.length_B.to(ladder.record.reward_U.dtype),
+    "turn": lambda ladder: ladder.turn().to(ladder.record.reward_U.dtype),
+    "author": lambda ladder: ladder.record.author_N,
     "position": lambda ladder: ladder.position().to(ladder.record.reward_U.dtype),
 }
 
@@ -121,3 +140,58 @@ class On(Vec):
 
     def __str__(self) -> str:
         return f"on[{self.source}]"
+
+
+@dataclass(frozen=True)
+class Has(Vec):
+    """Sequences for which there is what a context shows; all of them where nobody looked (plain tensors)."""
+
+    context: Context
+
+    @property
+    def rung(self) -> Rung:
+        return Rung.SEQUENCE
+
+    @property
+    def own_fields(self) -> frozenset[str]:
+        return self.context.fields
+
+    def own_contexts(self) -> frozenset[Context]:
+        return frozenset({self.context})
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        record = hearing.ladder.record
+        known = record.columns_B.get(self.context.column)
+        return torch.ones_like(record.correct_B) if known is None else known.bool()
+
+    def __str__(self) -> str:
+        return f"has[{self.context}]"
+
+
+@dataclass(frozen=True)
+class Tagged(Vec):
+    """Sequences whose prompt carries a word in a column (a domain, a difficulty)."""
+
+    column: str
+    value: str
+
+    @property
+    def rung(self) -> Rung:
+        return Rung.SEQUENCE
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        record = hearing.ladder.record
+        if self.tag in record.columns_B:  # plain tensors: one boolean a sequence
+            return record.columns_B[self.tag].bool()
+        if not record.prompts or any(self.column not in p.columns for p in record.prompts):
+            raise LimbeckError(f"{self} reads the column {self.column!r}, which not every prompt has; add it to the data.")
+        hits = [str(p.columns[self.column]) == self.value for p in record.prompts]
+        return torch.tensor(hits, device=record.correct_B.device)
+
+    @property
+    def tag(self) -> str:
+        """What ``lb.objective`` calls its column of booleans."""
+        return f"{self.column}={self.value}"
+
+    def __str__(self) -> str:
+        return f"[{self.tag}]"

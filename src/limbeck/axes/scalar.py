@@ -1,10 +1,12 @@
-"""Scalars: numbers and schedules of the step. (Controllers, which read metrics, join with the methods that use one.)
+"""Scalars: numbers, schedules of the step, and controllers, which read metrics after each step.
 
 ``step`` counts optimiser batches and starts at 0.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import LimbeckError
@@ -17,6 +19,16 @@ class Scalar:
     def at(self, step: int) -> float:
         """The value at a step."""
         raise NotImplementedError
+
+    def now(self, step: int, memory: Mapping[str, float]) -> float:
+        """The value at a step of a run; controllers find theirs in the run's memory."""
+        del memory
+        return self.at(step)
+
+    @property
+    def controllers(self) -> tuple[Controller, ...]:
+        """The controllers it is made of."""
+        return ()
 
     @property
     def is_zero(self) -> bool:
@@ -89,12 +101,99 @@ class Times(Scalar):
     def at(self, step: int) -> float:
         return self.a.at(step) * self.b.at(step)
 
+    def now(self, step: int, memory: Mapping[str, float]) -> float:
+        return self.a.now(step, memory) * self.b.now(step, memory)
+
+    @property
+    def controllers(self) -> tuple[Controller, ...]:
+        return self.a.controllers + self.b.controllers
+
     @property
     def is_zero(self) -> bool:
         return self.a.is_zero or self.b.is_zero
 
     def __str__(self) -> str:
         return f"{self.a}·{self.b}"
+
+
+@dataclass(frozen=True)
+class Stairs(Scalar):
+    """``start + rise * floor(step / every)``: TCOD's number of turns, k(n)."""
+
+    start: float
+    every: int
+    rise: float = 1.0
+
+    def at(self, step: int) -> float:
+        return self.start + self.rise * (step // self.every)
+
+    def __str__(self) -> str:
+        return f"{self.start:g} {'+' if self.rise >= 0 else '−'} {abs(self.rise):g}·⌊step/{self.every}⌋"
+
+
+@dataclass(frozen=True)
+class Every(Scalar):
+    """1 at every ``every``-th step, from step 0 on, else 0; ``rest`` turns that around."""
+
+    every: int
+    rest: bool = False
+
+    def at(self, step: int) -> float:
+        return float((step % self.every == 0) != self.rest)
+
+    def __str__(self) -> str:
+        return f"[step mod {self.every} {'≠' if self.rest else '='} 0]"
+
+
+@dataclass(frozen=True)
+class Controller(Scalar):
+    """A value that is moved after each step by what was measured; its number lives in the run's memory."""
+
+    @property
+    def name(self) -> str:
+        """Where its state lies in the memory."""
+        return str(self)
+
+    @property
+    def controllers(self) -> tuple[Controller, ...]:
+        return (self,)
+
+    def update(self, state: float | None, step: int, metrics: Mapping[str, float]) -> float:
+        """The next state from the last one (None at the start) and the metrics of the step just done."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class EntropyGate(Controller):
+    """A ladder of limits; at each gate it climbs one rung if the mean token entropy is at least ``floor``, else stays.
+
+    (arXiv:2605.16826; the ladder, the floor and the steps between gates are not published.) Reads ``heldout_entropy``
+    where the run evaluates, else the entropy of the step's own rollouts.
+    """
+
+    rungs: tuple[int, ...]
+    floor: float
+    every: int
+
+    def at(self, step: int) -> float:
+        del step
+        return float(self.rungs[0])
+
+    def now(self, step: int, memory: Mapping[str, float]) -> float:
+        del step
+        return float(self.rungs[int(memory.get(self.name, 0))])
+
+    def update(self, state: float | None, step: int, metrics: Mapping[str, float]) -> float:
+        rung = int(state or 0)
+        if (step + 1) % self.every or rung + 1 == len(self.rungs):
+            return rung
+        entropy = metrics.get("heldout_entropy", metrics.get("entropy"))
+        if entropy is None:
+            raise LimbeckError("the entropy gate reads entropy, which this run does not measure; set diagnostics=true.")
+        return rung + 1 if entropy >= self.floor else rung
+
+    def __str__(self) -> str:
+        return f"{' → '.join(map(str, self.rungs))} while H ≥ {self.floor:g}, every {self.every} steps"
 
 
 def scalar(x: Scalar | float | str) -> Scalar:
@@ -116,11 +215,14 @@ def scalar(x: Scalar | float | str) -> Scalar:
             return anneal(*numbers)
         if name == "linear":
             return linear(numbers[0], numbers[1], int(numbers[2]))
+        if name == "stairs":
+            return stairs(*numbers)
     except (ValueError, TypeError, IndexError) as e:
         if isinstance(e, LimbeckError):
             raise
     raise LimbeckError(
-        f"{x!r} is not a coefficient: give a number, 'anneal(start, floor, decay)' or 'linear(start, end, steps)'."
+        f"{x!r} is not a coefficient: give a number, 'anneal(start, floor, decay)', 'linear(start, end, steps)' or "
+        "'stairs(start, every, rise)'."
     )
 
 
@@ -144,3 +246,29 @@ def anneal(start: float, floor: float, decay: float) -> Anneal:
 def linear(start: float, end: float, steps: int) -> Linear:
     """A straight line in the step, flat afterwards."""
     return Linear(start, end, steps)
+
+
+def stairs(start: float, every: float, rise: float = 1.0) -> Scalar:
+    """``start + rise * floor(step / every)``."""
+    if every < 1 or every != int(every):
+        raise LimbeckError(f"stairs(every={every:g}): the steps of one stair are a whole number of at least 1.")
+    return Stairs(start, int(every), rise) if rise else Constant(start)
+
+
+def every(n: float, rest: bool = False) -> Scalar:
+    """1 at every n-th step (``rest``: at all the others); ``n = inf`` is never."""
+    if n == math.inf:
+        return Constant(float(rest))
+    if n < 1 or n != int(n):
+        raise LimbeckError(f"every({n:g}): give a whole number of at least 1, or infinity for never.")
+    return Every(int(n), rest) if n > 1 else Constant(float(not rest))
+
+
+def entropy_gate(rungs: tuple[int, ...], floor: float, steps: int) -> Scalar:
+    """A ladder of limits that is climbed while entropy holds up; see ``EntropyGate``."""
+    rungs = tuple(int(r) for r in rungs)
+    if not rungs or any(b <= a for a, b in zip(rungs, rungs[1:], strict=False)) or rungs[0] < 1 or steps < 1:
+        raise LimbeckError(
+            f"entropy_gate(rungs={rungs}, steps={steps}): give rising limits above 0 and at least 1 step a rung."
+        )
+    return EntropyGate(rungs, floor, steps) if len(rungs) > 1 else Constant(float(rungs[0]))

@@ -6,16 +6,20 @@ Record fields: ``reward`` (turn), ``score`` its sum over the sequence, ``correct
 
 from __future__ import annotations
 
+from ..errors import LimbeckError
 from ..math.divergence import Alpha, Divergence, Renyi
-from ..math.statistic import Distance, Entropy, LogProb
+from ..math.statistic import Distance, Entropy, InTop, LogProb, Support
+from ..types import DATA, STUDENT, TEACHER
+from .context import Context
 from .ladder import Rung
-from .leaves import Column, Field, On, Read
-from .reader import Reader, old, student
+from .leaves import Column, Field, Has, On, Read, Tagged
+from .reader import Law, Reader, old, student
+from .select import Cohort, Draw, Running, Top
 from .vec import Const, Slope, ToGo, Vec, VecLike, op
 
 reward = Field("reward", Rung.TURN)
 correct, truncated, label, length = Field("correct"), Field("truncated"), Field("label"), Field("length")
-position = Field("position", Rung.TOKEN)
+position, turn = Field("position", Rung.TOKEN), Field("turn", Rung.TURN)
 
 
 def column(name: str, at: Rung | str = Rung.SEQUENCE) -> Vec:
@@ -26,6 +30,24 @@ def column(name: str, at: Rung | str = Rung.SEQUENCE) -> Vec:
 def on(source: str) -> Vec:
     """True on the sequences that the named source wrote."""
     return On(source)
+
+
+def has(context: Context) -> Vec:
+    """True on the sequences for which there is what the context shows."""
+    return Has(context)
+
+
+def by(author: str) -> Vec:
+    """True on the tokens that ``student``, ``teacher`` or ``data`` wrote."""
+    authors = {"data": DATA, "student": STUDENT, "teacher": TEACHER}
+    if author not in authors:
+        raise LimbeckError(f"by({author!r}): tokens are written by 'student', 'teacher' or 'data'.")
+    return Field("author", Rung.TOKEN).eq(authors[author])
+
+
+def tagged(column: str, value: str) -> Vec:
+    """True on the sequences whose prompt has that word in that column."""
+    return Tagged(column, value)
 
 
 def where(mask: Vec, a: VecLike, b: VecLike) -> Vec:
@@ -47,9 +69,14 @@ def entropy(reader: Reader) -> Vec:
     return Read(reader, Entropy())
 
 
-def divergence(row: Divergence, target: Reader, of: Reader = student) -> Vec:
-    """Full-vocabulary divergence of ``of`` to ``target``, nats, per token."""
-    return Read(of, Distance(row), target)
+def divergence(row: Divergence, target: Law, of: Reader = student, support: Support | None = None) -> Vec:
+    """Divergence of ``of`` to ``target``, nats, per token; over the full vocabulary, or over a support."""
+    return Read(of, Distance(row, support is None or support.tail), target, support)
+
+
+def in_top(k: int, reader: Reader) -> Vec:
+    """1 where the scored token is among the reader's k likeliest, else 0, per token."""
+    return Read(reader, InTop(k))
 
 
 def to_go(of: Vec, gamma: float, strict: bool = False, mean: bool = False) -> Vec:
@@ -102,6 +129,57 @@ def divergence_advantage(row: Divergence, target: Reader, base: Reader = old) ->
         moment = 1.0 + a * (a - 1) * divergence(Alpha(a), target, base)
         return (-a / (a - 1)) * ((a - 1) * log_u).exp() / moment
     return Slope(row, log_u)
+
+
+def minmax(of: Vec, rung: Rung | str = Rung.BATCH) -> Vec:
+    """(x − min) / (max − min) over the rung; 0 where all are equal."""
+    low, high = of.over(rung, "min"), of.over(rung, "max")
+    return where(high > low, (of - low) / where(high > low, high - low, 1.0), 0.0)
+
+
+def soft_or(a: Vec, b: Vec) -> Vec:
+    """1 − (1 − a)(1 − b) (TIP)."""
+    return a + b - a * b
+
+
+def top(of: Vec, fraction: float, among: Vec | None = None) -> Vec:
+    """True on that fraction of the batch's tokens, those with the largest values (at least one)."""
+    return Top(of, fraction, among)
+
+
+def draw(of: Vec, fraction: float, among: Vec | None = None) -> Vec:
+    """True on that fraction of the batch's tokens, drawn without replacement in proportion to their values."""
+    return Draw(of, fraction, among)
+
+
+def cohort(of: Vec) -> Vec:
+    """Mean over the group's turns at the same place in their sequences, per turn."""
+    return Cohort(of)
+
+
+def running(of: Vec, rate: float) -> Vec:
+    """Moving average over batches of a value per batch."""
+    return Running(of, rate)
+
+
+def step_drift(target: Reader, ceiling: float, eps: float = 1e-6, base: Reader = old) -> Vec:
+    """SOD's weight of a turn: min((d_1 + eps) / (d_k + eps), 1 + ceiling), d_k the turn's mean |log-ratio| to the target.
+
+    The running product of the paper telescopes to this (arXiv:2605.07725; eps 1e-6 is the code's).
+    """
+    d = abs(log_ratio(target, base)).over(Rung.TURN, "mean")
+    return ((d.over(Rung.SEQUENCE, "first") + eps) / (d + eps)).clip(hi=1.0 + ceiling)
+
+
+def confidence(reader: Reader, beta: float = 1.0) -> Vec:
+    """exp(−beta H): near 1 where the reader is sure, per token (SRPO)."""
+    return (-beta * entropy(reader)).exp()
+
+
+def mean_one(of: Vec, among: Vec) -> Vec:
+    """x over its mean on the batch's tokens where the mask holds."""
+    mean = of.over(Rung.BATCH, "mean", among)
+    return of / where(mean > 0.0, mean, 1.0)
 
 
 all_wrong: Vec = ~correct.over(Rung.GROUP, "any")

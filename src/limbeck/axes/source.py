@@ -8,9 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import LimbeckError
+from .context import Context
 from .reader import Blend, Reader, student
 from .scalar import Scalar, scalar
 from .vec import Need, Vec
+
+
+ONE = scalar(1.0)
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,23 @@ class Source:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Who must be able to write."""
+        """Who must be able to write, and what is read to choose among what was written."""
         return frozenset()
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """The sources it is made of."""
+        return ()
+
+    @property
+    def of(self) -> str:
+        """The named source whose records it starts from; empty: none."""
+        return ""
+
+    @property
+    def contexts(self) -> frozenset[Context]:
+        """What its writers see besides the prompt."""
+        return frozenset(c for part in self.parts for c in part.contexts)
 
 
 @dataclass(frozen=True)
@@ -82,26 +101,58 @@ class Data(Source):
 class Sample(Source):
     """``n`` responses a prompt, sampled from a reader, or token by token from a blend.
 
+    Whatever a writer sees (``sample(teacher.given(hint))``), the record's prompt is the student's own; ``recast`` puts
+    the student under another one.
+
     Attributes:
         reader: who writes.
         n: responses a prompt.
         check: whether the task's verifier judges them.
         tau: sampling temperature.
-        max_tokens: limit of a response; None takes the run's.
+        max_tokens: limit of a response (of a turn); None takes the run's.
+        turns: at most so many turns where the task has episodes, or where ``retry`` says what comes between them.
+        retry: what is said after a turn on a task without episodes; None: one turn.
+        start: a source of episodes whose first turns are played again before the reader takes over; all but the last
+            ``1 + back``.
+        back: see ``start``.
     """
 
     reader: Reader | Blend = student
     n: int = 1
     check: bool = True
     tau: float = 1.0
-    max_tokens: int | None = None
+    max_tokens: Scalar | None = None
+    turns: Scalar = ONE
+    retry: Context | None = None
+    start: Source | None = None
+    back: Scalar = ONE
 
     def __post_init__(self) -> None:
-        if self.n < 1 or not self.tau > 0 or (self.max_tokens is not None and self.max_tokens < 1):
+        if self.n < 1 or not self.tau > 0 or (self.max_tokens is not None and self.max_tokens.at(0) < 1):
             raise LimbeckError(
                 f"sample(n={self.n}, tau={self.tau:g}, max_tokens={self.max_tokens}): n and max_tokens must be at "
                 "least 1 and tau positive."
             )
+        if self.turns.at(0) < 1:
+            raise LimbeckError(f"sample(turns={self.turns}): an episode has at least one turn.")
+        if isinstance(self.reader, Blend) and (self.reader.space != "prob" or any(r.context for r in self.reader.readers)):
+            raise LimbeckError(
+                f"sample({self.reader}): only a mixture of probabilities of readers without contexts can write."
+            )
+
+    @property
+    def episodic(self) -> bool:
+        """Whether it may take more than one turn."""
+        return self.turns != ONE or self.start is not None
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        return () if self.start is None else (self.start,)
+
+    @property
+    def contexts(self) -> frozenset[Context]:
+        own = self.reader.context if isinstance(self.reader, Reader) else ()
+        return frozenset(own) | super().contexts
 
     @property
     def group(self) -> int:
@@ -121,13 +172,17 @@ class Sample(Source):
 
     @property
     def needs(self) -> frozenset[Need]:
-        readers = [r for r, w in self.reader.parts if w > 0] if isinstance(self.reader, Blend) else [self.reader]
-        return frozenset((r, "text") for r in readers)
+        readers = self.reader.readers if isinstance(self.reader, Blend) else (self.reader,)
+        return frozenset((r, "text") for r in readers) | frozenset(n for p in self.parts for n in p.needs)
 
     def __str__(self) -> str:
         verified = ", verified" if self.check else ""
         heat = "" if self.tau == 1.0 else f", τ={self.tau:g}"
-        return f"{self.n} sampled from {self.reader}{heat}{verified}"
+        turns = f", {self.turns} turns" if self.episodic else ""
+        turns += f" with {self.retry} between" if self.retry else ""
+        limit = "" if self.max_tokens is None else f", at most {self.max_tokens} tokens"
+        start = "" if self.start is None else f", after all but the last 1 + {self.back} turns of {self.start}"
+        return f"{self.n} sampled from {self.reader}{heat}{turns}{limit}{start}{verified}"
 
 
 @dataclass(frozen=True)
@@ -153,6 +208,10 @@ class Either(Source):
     @property
     def needs(self) -> frozenset[Need]:
         return self.a.needs | self.b.needs
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        return (self.a, self.b)
 
     def __str__(self) -> str:
         return f"{self.a} with probability {self.chance}, else {self.b}"
@@ -192,6 +251,10 @@ class Resample(Source):
     def needs(self) -> frozenset[Need]:
         return self.source.needs
 
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        return (self.source,)
+
     def __str__(self) -> str:
         return f"{self.source}, groups kept where {self.until}"
 
@@ -211,10 +274,15 @@ def sample(
     n: int = 1,
     check: bool = True,
     tau: float = 1.0,
-    max_tokens: int | None = None,
+    max_tokens: Scalar | int | str | None = None,
+    turns: Scalar | int | str = 1,
+    retry: Context | None = None,
+    start: Source | None = None,
+    back: Scalar | int | str = 0,
 ) -> Sample:
-    """``n`` sampled responses a prompt."""
-    return Sample(reader, n, check, tau, max_tokens)
+    """``n`` sampled responses a prompt, of one turn or, on a task with episodes, of several; see ``Sample``."""
+    limit = None if max_tokens is None else scalar(max_tokens)
+    return Sample(reader, n, check, tau, limit, scalar(turns), retry, start, scalar(back))
 
 
 def either(chance: Scalar | float | str, a: Source, b: Source) -> Source:

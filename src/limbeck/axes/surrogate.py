@@ -12,7 +12,9 @@ at sequences or groups.
 ``contrast``    labels over the members of a group                         DPO, SimPO, f-DPO, list-wise forms
 ==============  ========================================================  ==================================
 
-(``logistic``, ``regress``, ``chunkwise``, ``feature`` and ``coupled`` join with the methods that use them.)
+``logistic``    +1 / -1 per sequence                                       BCO, VPD's E-step
+
+(``regress``, ``chunkwise``, ``feature`` and ``coupled`` join with the methods that use them.)
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ from torch import Tensor
 
 from ..errors import LimbeckError, nearest
 from ..math.divergence import Divergence, fkl, rkl
-from ..math.statistic import Distance, LogProb, Statistic
+from ..math.statistic import Distance, LogProb, Statistic, Support
 from .ladder import Rung, segment
-from .leaves import Read
-from .reader import Reader, old
-from .signal import logp
-from .vec import Need, Vec, replace_reader
+from .leaves import Read, ability, laws
+from .reader import Blend, Law, Reader, old
+from .signal import length, logp
+from .vec import Need, Vec, replace_reader, vec
 
 OLD = logp(old)
 """What ratios are taken against unless a method names another base."""
@@ -66,9 +68,9 @@ class Question:
     """A live statistic that a surrogate asks of the student."""
 
     statistic: Statistic
-    target: Reader | None = None
+    target: Law | None = None
     tau: float = 1.0
-    top_k: int | None = None
+    support: Support | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Surrogate:
         """Whether surrogate(a + b) = surrogate(a) + surrogate(b)."""
         return False
 
-    def questions(self, signal: Vec | Reader) -> tuple[Question, ...]:
+    def questions(self, signal: Vec | Law) -> tuple[Question, ...]:
         """The live statistics it needs."""
         del signal
         return (Question(LogProb()),)
@@ -110,12 +112,12 @@ class Surrogate:
         del was, now
         return self
 
-    def needs(self, signal: Vec | Reader) -> frozenset[Need]:
+    def needs(self, signal: Vec | Law) -> frozenset[Need]:
         """What it reads besides the student as it is now."""
         del signal
         return self.base.needs if self.base is not None else frozenset()
 
-    def check(self, signal: Vec | Reader) -> None:
+    def check(self, signal: Vec | Law) -> None:
         """Raise LimbeckError where it cannot hear this signal."""
         if not isinstance(signal, Vec):
             raise LimbeckError(
@@ -142,49 +144,63 @@ class Surrogate:
 
 @dataclass(frozen=True)
 class Pathwise(Surrogate):
-    """A divergence of the student's law to a target law, differentiated through the student's row."""
+    """A divergence of the student's law to a target law, differentiated through the student's row.
+
+    ``cap`` cuts the divergence of each *token* from above: a token at the cap gives no gradient.
+    """
 
     row: Divergence
     tau: float = 1.0
-    top_k: int | None = None
+    support: Support | None = None
+    cap: float | None = None
 
     def __post_init__(self) -> None:
         if not self.tau > 0:
             raise LimbeckError(f"pathwise(tau={self.tau:g}): a temperature must be positive.")
-        if self.top_k is not None and (self.top_k < 1 or self.tau != 1.0):
+        if self.support is not None and self.tau != 1.0:
             raise LimbeckError(
-                f"pathwise(top_k={self.top_k}, tau={self.tau:g}): a top-k target needs k >= 1 and tau = 1, because its "
-                "tail has no temperature; use dense logits for tau != 1."
+                f"pathwise(top_k={self.support.k}, tau={self.tau:g}): a top-k target needs tau = 1, because its tail "
+                "has no temperature; use dense logits for tau != 1."
             )
+        if self.cap is not None and not self.cap > 0:
+            raise LimbeckError(f"pathwise(cap={self.cap:g}): a token's divergence is cut above 0; use None for no cut.")
 
-    def questions(self, signal: Vec | Reader) -> tuple[Question, ...]:
-        assert isinstance(signal, Reader)
-        return (Question(Distance(self.row), signal, self.tau, self.top_k),)
+    def questions(self, signal: Vec | Law) -> tuple[Question, ...]:
+        assert isinstance(signal, Law)
+        tail = self.support is None or self.support.tail
+        return (Question(Distance(self.row, tail), signal, self.tau, self.support),)
 
-    def needs(self, signal: Vec | Reader) -> frozenset[Need]:
-        assert isinstance(signal, Reader)
-        return frozenset({(signal, "topk" if self.top_k else "dense")})
+    def needs(self, signal: Vec | Law) -> frozenset[Need]:
+        assert isinstance(signal, Law)
+        asked = "dense" if isinstance(signal, Blend) else ability(self.support)
+        return frozenset((reader, asked) for reader in laws(signal))
 
-    def check(self, signal: Vec | Reader) -> None:
-        if not isinstance(signal, Reader):
+    def check(self, signal: Vec | Law) -> None:
+        if not isinstance(signal, Law):
             raise LimbeckError(
                 f"{self} pulls towards a whole law and must be told a reader such as teacher, not {signal}; for a "
                 "signal per token use policy(...) or sampled(...)."
             )
-        if signal.role in ("student", "old", "writer"):
+        own = all(r.key in ("student", "old", "writer", "synced(1)") for r in laws(signal))
+        if own:
             raise LimbeckError(
                 f"{self} was told {signal}, the student itself, so its gradient is zero; name another reader, such as "
-                "teacher, ref or init."
+                "teacher, ref or init, or give it a context it does not see: student.given(feedback)."
             )
+        clocks = [r for r in laws(signal) if r.key in ("student", "old", "writer")]
+        if clocks or (isinstance(signal, Blend) and self.support is not None and self.support.by == "target"):
+            what = f"{clocks[0]}, which is live" if clocks else "a blend, which has no top-k of its own"
+            raise LimbeckError(f"{self} was told {what}; use readers with weights of their own, and their full rows.")
 
     def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
         del told, base, rows
-        return live[0]
+        return live[0] if self.cap is None else live[0].clamp(max=self.cap)
 
     def __str__(self) -> str:
         heat = "" if self.tau == 1.0 else f", τ={self.tau:g}"
-        top = "" if self.top_k is None else f", top {self.top_k} + tail"
-        return f"pathwise({self.row.label}{heat}{top})"
+        over = "" if self.support is None else f", {self.support}"
+        cut = "" if self.cap is None else f", at most {self.cap:g} a token"
+        return f"pathwise({self.row.label}{heat}{over}{cut})"
 
 
 @dataclass(frozen=True)
@@ -272,7 +288,7 @@ class SampledLoss(Surrogate):
     def with_reader(self, was: Reader, now: Reader) -> SampledLoss:
         return replace(self, against=replace_reader(self.against, was, now))
 
-    def check(self, signal: Vec | Reader) -> None:
+    def check(self, signal: Vec | Law) -> None:
         super().check(signal)
         if not (isinstance(signal, Read) and isinstance(signal.statistic, LogProb)):
             raise LimbeckError(f"{self} compares log-probs at the sampled token: tell it logp(reader), not {signal}.")
@@ -347,19 +363,72 @@ class Contrast(Surrogate):
         return f"contrast({', '.join(parts)})"
 
 
+@dataclass(frozen=True)
+class Logistic(Surrogate):
+    r"""Binary classification of sequences by their log-ratio: :math:`-\log\sigma(\pm(\beta\log\pi/\pi_{base} - \delta))`.
+
+    The sign is the told label's, +1 or -1. BCO, KTO, and VPD's E-step.
+    """
+
+    beta: float
+    against: Vec
+    shift: Vec
+
+    @property
+    def hears(self) -> Rung:
+        return Rung.SEQUENCE
+
+    @property
+    def gives(self) -> Rung:
+        return Rung.SEQUENCE
+
+    @property
+    def reach(self) -> Rung:
+        return Rung.SEQUENCE
+
+    @property
+    def base(self) -> Vec:
+        """The shift is spread over the tokens of a sequence, so that one base holds both."""
+        return self.against + self.shift / (self.beta * length.clip(lo=1.0))
+
+    def with_reader(self, was: Reader, now: Reader) -> Logistic:
+        return replace(
+            self,
+            against=replace_reader(self.against, was, now),
+            shift=replace_reader(self.shift, was, now),
+        )
+
+    def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
+        assert told is not None
+        assert base is not None
+        margin_B = self.beta * rows.sum(live[0] - base)
+        return -torch.nn.functional.logsigmoid(told.sign() * margin_B)
+
+    def __str__(self) -> str:
+        return f"logistic(β={self.beta:g}, base={self.against}, δ={self.shift})"
+
+
 # ---------------------------------------------------------------- how methods write them
 
 _KINDS = ("reinforce", "ratio", "clip", "cispo")
 _ESTIMATORS: dict[str, Divergence] = {"k2": rkl, "k3": fkl}
 
 
-def pathwise(row: Divergence, tau: float = 1.0, top_k: int | None = None) -> Pathwise:
+def pathwise(
+    row: Divergence,
+    tau: float = 1.0,
+    top_k: int | None = None,
+    by: str = "target",
+    tail: bool = True,
+    cap: float | None = None,
+) -> Pathwise:
     """Pull the student's law towards a target law; ``tau`` divides both sides' logits (multiply by tau^2 outside).
 
-    ``top_k`` reads the target's k likeliest entries and one tail bucket: the exact divergence of the coarser laws, a
-    lower bound of the full one, equal at k = V.
+    ``top_k`` takes only the k likeliest entries of ``by`` (the ``target`` or the ``student``) and one tail bucket: the
+    exact divergence of the coarser laws, a lower bound of the full one, equal at k = V. ``tail=False`` normalises both
+    laws within the k instead, which is biased. ``cap`` cuts a token's divergence from above.
     """
-    return Pathwise(row, tau, top_k)
+    return Pathwise(row, tau, None if top_k is None else Support(top_k, by, tail), cap)
 
 
 def policy(
@@ -426,6 +495,13 @@ def sampled(estimator: str | Divergence, ratio: bool = False) -> SampledLoss:
             "divergence with a loss form."
         )
     return SampledLoss(estimator, _ESTIMATORS[estimator], ratio)
+
+
+def logistic(beta: float, base: Vec, shift: Vec | float = 0.0) -> Logistic:
+    """Classify sequences labelled +1 or -1 by beta times their log-ratio to a base, less a shift (a batch value)."""
+    if not (beta > 0 and math.isfinite(beta)):
+        raise LimbeckError(f"logistic(beta={beta}): the scale of the log-ratio must be positive.")
+    return Logistic(beta, base, vec(shift))
 
 
 def contrast(

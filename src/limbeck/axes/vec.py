@@ -16,13 +16,14 @@ from torch import Tensor
 
 from ..errors import LimbeckError
 from ..math.divergence import Divergence
-from ..math.statistic import Statistic
+from ..math.statistic import Statistic, Support
+from .context import Context
 from .ladder import HOWS, Ladder, Rung
-from .reader import Reader
+from .reader import Blend, Law, Reader
 from .scalar import Scalar
 
 Need = tuple[Reader, str]
-"""(reader, ability): abilities are ``sampled``, ``topk``, ``dense`` for reading and ``text`` for writing."""
+"""(reader, ability): ``sampled``, ``topk``, ``at`` (entries the student chose), ``dense`` to read, ``text`` to write."""
 
 
 class Hearing(Protocol):
@@ -31,7 +32,14 @@ class Hearing(Protocol):
     ladder: Ladder
     step: int
 
-    def read(self, reader: Reader, statistic: Statistic, target: Reader | None) -> Tensor:
+
+    def remember(self, name: str, update: Callable[[float | None], float]) -> float:
+        """A number of the run's memory, updated once a batch."""
+        ...
+
+    def read(
+        self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None = None
+    ) -> Tensor:
         """What a reader reports of every scored token, ``[N]``."""
         ...
 
@@ -85,6 +93,15 @@ class Vec:
     def own_fields(self) -> frozenset[str]:
         """Record fields that this node itself reads."""
         return frozenset()
+
+    def own_contexts(self) -> frozenset[Context]:
+        """Contexts whose presence this node itself looks at."""
+        return frozenset()
+
+    @property
+    def contexts(self) -> frozenset[Context]:
+        """Contexts whose presence it looks at."""
+        return frozenset(c for node in self.walk() for c in node.own_contexts())
 
     @property
     def fields(self) -> frozenset[str]:
@@ -155,6 +172,13 @@ class Vec:
     def log(self) -> Vec:
         """Natural logarithm."""
         return op("log", self)
+
+    def sigmoid(self) -> Vec:
+        """1 / (1 + e^-x)."""
+        return op("σ", self)
+
+    def __abs__(self) -> Vec:
+        return op("abs", self)
 
     def clip(self, lo: float | None = None, hi: float | None = None) -> Vec:
         """Held between ``lo`` and ``hi`` (None: open)."""
@@ -247,9 +271,11 @@ _OPS: dict[str, Callable[..., Tensor]] = {
     "¬": lambda a: ~a.bool(),
     "exp": lambda a: a.clamp(-20.0, 20.0).exp(),
     "log": torch.log,
+    "σ": torch.sigmoid,
+    "abs": torch.abs,
     "where": _where,
 }
-_PREFIX = {"neg": "−", "¬": "¬", "exp": "exp", "log": "log"}
+_PREFIX = {"neg": "−", "¬": "¬", "exp": "exp", "log": "log", "σ": "σ", "abs": "abs"}
 
 
 def _standardised(x: Vec) -> str:
@@ -397,7 +423,10 @@ class Over(Vec):
 
 @dataclass(frozen=True)
 class ToGo(Vec):
-    """Discounted rest of the sequence; ``average`` divides by the number of tokens left (MiniLLM)."""
+    """Discounted rest of the sequence, token by token, or turn by turn where the signal has one value a turn.
+
+    ``average`` divides by the number of tokens left (MiniLLM).
+    """
 
     of: Vec
     gamma: float
@@ -410,7 +439,7 @@ class ToGo(Vec):
 
     @property
     def rung(self) -> Rung:
-        return Rung.TOKEN
+        return Rung.TURN if self.of.rung == Rung.TURN else Rung.TOKEN
 
     @property
     def reach(self) -> Rung:
@@ -422,6 +451,8 @@ class ToGo(Vec):
 
     def evaluate(self, hearing: Hearing) -> Tensor:
         ladder = hearing.ladder
+        if self.rung == Rung.TURN:
+            return ladder.to_go(self.of.evaluate(hearing), self.gamma, self.strict, Rung.TURN)
         rest = ladder.to_go(ladder.down(self.of.evaluate(hearing), self.of.rung, Rung.TOKEN), self.gamma, self.strict)
         if not self.average:
             return rest
@@ -442,7 +473,9 @@ def replace_reader(of: Vec, was: Reader, now: Reader) -> Vec:
 
     def swap(x: Any) -> Any:
         if isinstance(x, Reader):
-            return now.at(x.tau) if x.role == was.role else x
+            return now.at(x.tau) if x.key == was.key else x
+        if isinstance(x, Blend):
+            return Blend(tuple((swap(reader), weight) for reader, weight in x.parts), x.space)
         if isinstance(x, tuple):
             return tuple(swap(item) for item in x)
         if isinstance(x, Vec):

@@ -12,6 +12,7 @@ Rows that no question asks about are never touched: a NaN there reaches nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..math.statistic import Statistic, Target, with_tail
-from ..types import Carrier, Dense, Head, Hidden, TopK
+from ..math.statistic import Statistic, Support, Target, with_tail
+from ..types import Carrier, Dense, Head, Hidden, Mixture, TopK
 
 TILE_ELEMENTS = 1 << 22
 """Logits per tile: 16 MiB of float32. Ours; small enough for a laptop's cache, large enough for its matrix products."""
@@ -35,12 +36,14 @@ class Ask:
         rows: int64, sorted rows of the carrier, or None for all N.
         target: the other law's payload, aligned with the carrier's rows, or None.
         tau: temperature that divides the logits of both sides.
+        support: entries that the student chooses, row by row; those that a target chose come with its payload.
     """
 
     statistic: Statistic
     rows: Tensor | None = None
-    target: Carrier | None = None
+    target: Carrier | Mixture | None = None
     tau: float = 1.0
+    support: Support | None = None
 
 
 Objective = Callable[[list[Tensor], list[slice]], Tensor]
@@ -148,7 +151,7 @@ class _Tile:
     z_nV: Tensor
     logq: dict[float, Tensor] = field(default_factory=dict)
     answers: dict[int, _Answer] = field(default_factory=dict)
-    laws: dict[tuple[int, float, int], Target] = field(default_factory=dict)
+    laws: dict[tuple[int, float, int, Support | None], Target] = field(default_factory=dict)
 
     def answer(self, i: int) -> _Answer:
         """For ask i: its rows' slice in its answer, their places in this tile (None = all), and statistic arguments."""
@@ -168,11 +171,23 @@ class _Tile:
 
     def _target_law(self, ask: Ask, rows: Tensor, mine: Tensor) -> Target:
         """The target's law on this tile; questions about one target on the same rows share it."""
-        key = (id(ask.target), ask.tau, id(rows))
+        key = (id(ask.target), ask.tau, id(rows), ask.support)
         if key not in self.laws:
             assert ask.target is not None
-            self.laws[key] = _target(ask.target, mine, ask.tau, self.plan)
+            law = _target(ask.target, mine, ask.tau, self.plan)
+            self.laws[key] = law if ask.support is None else self._supported(law, ask.support, ask.tau, mine)
         return self.laws[key]
+
+    def _supported(self, law: Target, support: Support, tau: float, mine: Tensor) -> Target:
+        """The target on the entries that the student finds likeliest (or on those its payload holds already)."""
+        if law.ids_nK is not None:
+            ids, logp = law.ids_nK, law.logp[:, : law.ids_nK.shape[-1]]
+        else:
+            logq = self._logq(tau)
+            local = logq if mine.numel() == self.rows.numel() else logq[torch.searchsorted(self.rows, mine)]
+            ids = local.topk(min(support.k, self.plan.vocabulary), dim=-1).indices
+            logp = law.logp.gather(-1, ids)
+        return Target(with_tail(logp, self.plan.vocabulary) if support.tail else logp.log_softmax(-1), ids)
 
     def _logq(self, tau: float) -> Tensor:
         if tau not in self.logq:
@@ -197,8 +212,10 @@ class _Tile:
         return dz
 
 
-def _target(carrier: Carrier, rows: Tensor, tau: float, plan: _Plan) -> Target:
+def _target(carrier: Carrier | Mixture, rows: Tensor, tau: float, plan: _Plan) -> Target:
     """The target law on the given rows, in the accumulation dtype."""
+    if isinstance(carrier, Mixture):
+        return _mixed(carrier, rows, tau, plan)
     if isinstance(carrier, TopK):
         return Target(with_tail(carrier.logp_NK[rows].to(plan.dtype), plan.vocabulary), carrier.ids_NK[rows])
     if isinstance(carrier, Dense):
@@ -208,6 +225,16 @@ def _target(carrier: Carrier, rows: Tensor, tau: float, plan: _Plan) -> Target:
         head: Head = carrier.head
         z = _logits(carrier.hidden_NH[rows], head.weight_VH, head.bias_V, head.scale, head.softcap, plan.dtype)
     return Target((z / tau).log_softmax(-1))
+
+
+def _mixed(mixture: Mixture, rows: Tensor, tau: float, plan: _Plan) -> Target:
+    """A law made of others: their probabilities added, or their log-probs added and normalised."""
+    laws = [(_target(part, rows, tau, plan).logp, weight) for part, weight in mixture.parts]
+    if mixture.space == "prob":
+        return Target(torch.stack([logp + math.log(weight) for logp, weight in laws if weight > 0]).logsumexp(0))
+    # An entry that one law excludes stays excluded: 0 times -inf is no number.
+    terms = [torch.where(logp.isinf(), logp, weight * logp) for logp, weight in laws if weight != 0]
+    return Target(torch.stack(terms).sum(0).log_softmax(-1))
 
 
 def _open_tile(plan: _Plan, rows: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> _Tile:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import LimbeckError
 from .divergence import Divergence
 
 
@@ -61,23 +62,79 @@ class Entropy:
 
 @dataclass(frozen=True)
 class Distance:
-    """A divergence to the target, nats; on a top-k target, the exact divergence over its k entries and the tail."""
+    """A divergence to the target, nats; on a top-k target, the exact divergence over its k entries and the tail.
+
+    With ``tail=False`` the target holds k entries and no bucket, and both laws are normalised within them: no bound of
+    the full divergence, and biased as a loss unless k = V.
+    """
 
     divergence: Divergence
+    tail: bool = True
 
     def value(self, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
         del label_n
         assert target is not None
-        return self.divergence.value(coarsen(logq_nV, target.ids_nK), target.logp)
+        return self.divergence.value(self._coarse(logq_nV, target), target.logp)
 
     def flow(self, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
         del label_n
         assert target is not None
-        logc = coarsen(logq_nV, target.ids_nK)
-        return spread(self.divergence.flow(logc, target.logp), logc, logq_nV, target.ids_nK)
+        logc = self._coarse(logq_nV, target)
+        flow_c = self.divergence.flow(logc, target.logp)
+        if self.tail or target.ids_nK is None:
+            return spread(flow_c, logc, logq_nV, target.ids_nK)
+        within = flow_c - logc.exp() * flow_c.sum(-1, keepdim=True)  # the normalisation within the support has its own
+        return torch.zeros_like(logq_nV).scatter_(-1, target.ids_nK, within)
+
+    def _coarse(self, logq_nV: Tensor, target: Target) -> Tensor:
+        if self.tail or target.ids_nK is None:
+            return coarsen(logq_nV, target.ids_nK)
+        return logq_nV.gather(-1, target.ids_nK).log_softmax(-1)
 
 
-Statistic = LogProb | Entropy | Distance
+@dataclass(frozen=True)
+class InTop:
+    """1 where the label is among the k likeliest entries, else 0; without gradient."""
+
+    k: int
+
+    def value(self, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
+        del target
+        logp_n1 = logq_nV.gather(-1, label_n.unsqueeze(-1))
+        return ((logq_nV > logp_n1).sum(-1) < self.k).to(logq_nV.dtype)
+
+    def flow(self, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
+        del label_n, target
+        return torch.zeros_like(logq_nV)
+
+
+Statistic = LogProb | Entropy | Distance | InTop
+
+
+@dataclass(frozen=True)
+class Support:
+    """Which entries of the vocabulary a divergence is taken over.
+
+    Attributes:
+        k: how many of the likeliest.
+        by: whose likeliest: ``target`` or ``student``.
+        tail: True puts the rest into one bucket (the exact divergence of the coarser laws, a lower bound of the full
+            one); False normalises both laws within the k (biased as a loss unless k = V).
+    """
+
+    k: int
+    by: str = "target"
+    tail: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
+            raise LimbeckError(f"top_k={self.k!r}: a support holds at least one entry; give a whole number above 0.")
+        if self.by not in ("target", "student"):
+            raise LimbeckError(f"support(by={self.by!r}): the entries are chosen by 'target' or by 'student'.")
+
+    def __str__(self) -> str:
+        whose = "" if self.by == "target" else "student's "
+        return f"{whose}top {self.k}{' + tail' if self.tail else ', normalised within (biased)'}"
 
 
 def log_tail(logp_nK: Tensor) -> Tensor:

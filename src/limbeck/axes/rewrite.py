@@ -1,0 +1,267 @@
+"""Sources made of others: chosen among, patched, written once, refined, or put under another prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import LimbeckError
+from .context import Context
+from .reader import Reader
+from .source import Source
+from .vec import Need, Vec
+
+
+@dataclass(frozen=True)
+class _Derived(Source):
+    """What one inner source passes on."""
+
+    source: Source
+
+    @property
+    def group(self) -> int:
+        return self.source.group
+
+    @property
+    def verified(self) -> bool:
+        return self.source.verified
+
+    @property
+    def sampled(self) -> bool:
+        return self.source.sampled
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.source.needs
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        return (self.source,)
+
+    @property
+    def of(self) -> str:
+        return self.source.of
+
+
+@dataclass(frozen=True)
+class Select(_Derived):
+    """The best ``keep`` sequences of each group, by several scores in their order of importance.
+
+    Attributes:
+        by: a Vec per sequence each; larger is better, the first decides, the next breaks ties.
+        keep: sequences kept of each group.
+    """
+
+    by: tuple[Vec, ...] = ()
+    keep: int = 1
+
+    @property
+    def group(self) -> int:
+        return self.keep
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.source.needs | frozenset(need for v in self.by for need in v.needs)
+
+    def __str__(self) -> str:
+        return f"best {self.keep} of ({self.source}) by {', then '.join(map(str, self.by))}"
+
+
+@dataclass(frozen=True)
+class Patch(_Derived):
+    """Groups where ``when`` holds get further sequences from another writer.
+
+    Attributes:
+        new: who writes them, on the same prompts.
+        when: a Vec per group.
+    """
+
+    new: Source = None  # type: ignore[assignment]  # dataclass inheritance wants a default; patch() always gives one
+    when: Vec = None  # type: ignore[assignment]
+
+    @property
+    def sampled(self) -> bool:
+        return self.source.sampled and self.new.sampled
+
+    @property
+    def verified(self) -> bool:
+        return self.source.verified and self.new.verified
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.source.needs | self.new.needs
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        return (self.source, self.new)
+
+    def __str__(self) -> str:
+        return f"{self.source}, and where {self.when} also {self.new}"
+
+
+@dataclass(frozen=True)
+class Once(_Derived):
+    """Written at the first visit of a prompt, stored, and used again afterwards (state of the run).
+
+    Attributes:
+        score: a reader whose log-probs of the stored tokens are stored with them, as a column per token.
+    """
+
+    score: Reader | None = None
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.source.needs | (frozenset() if self.score is None else frozenset({(self.score, "sampled")}))
+
+    def __str__(self) -> str:
+        scored = "" if self.score is None else f" with {self.score}'s log-probs"
+        return f"{self.source}, written once and stored{scored}"
+
+
+@dataclass(frozen=True)
+class Refine(Source):
+    """One response for each sequence of another named source, by a writer that may see that sequence.
+
+    Attributes:
+        name: of the source whose prompts are used, and whose replies its contexts show as ``reply``.
+        reader: who writes.
+    """
+
+    name: str
+    reader: Reader
+    check: bool = False
+    tau: float = 1.0
+
+    @property
+    def of(self) -> str:
+        return self.name
+
+    @property
+    def group(self) -> int:
+        return 1
+
+    @property
+    def verified(self) -> bool:
+        return self.check
+
+    @property
+    def sampled(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({(self.reader, "text")})
+
+    @property
+    def contexts(self) -> frozenset[Context]:
+        return frozenset(self.reader.context)
+
+    def __str__(self) -> str:
+        return f"each sequence of {self.name} refined by {self.reader}"
+
+
+SAME = "same"
+"""``recast(response="same")``: the very tokens."""
+
+
+@dataclass(frozen=True)
+class Recast(Source):
+    """Sequences of another named source, put under another prompt: a second gradient view of the same text.
+
+    A record has one gradient view. Where the student must be trained under a second prompt (what a teacher saw, a
+    question about the answer), a second record says so.
+
+    Attributes:
+        name: of the source.
+        given: contexts behind the prompt; empty leaves the plain prompt.
+        response: ``same`` copies the sequence's scored tokens; ``turn K`` (from 0) copies one turn's, and drops
+            sequences without it; anything else is a Jinja template over the evidence (see ``context``) and the turns
+            ``turn_0``, ``turn_1`` ...
+        question: Jinja template that replaces the prompt's last message; empty keeps it.
+        keep: a Vec per sequence of the source; others are dropped.
+        carry: Vecs evaluated on the source, which become columns of the recast sequences.
+    """
+
+    name: str
+    given: tuple[Context, ...] = ()
+    response: str = SAME
+    question: str = ""
+    keep: Vec | None = None
+    carry: tuple[tuple[str, Vec], ...] = ()
+    verdicts: bool = True
+    copies: bool = True
+
+    @property
+    def of(self) -> str:
+        return self.name
+
+    @property
+    def group(self) -> int:
+        return 1
+
+    @property
+    def verified(self) -> bool:
+        return self.verdicts
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the writer's log-probs are known: only of copied tokens."""
+        return self.copies
+
+    @property
+    def contexts(self) -> frozenset[Context]:
+        return frozenset(self.given)
+
+    def __str__(self) -> str:
+        prompt = "question" if self.question else "x"
+        prompt += "".join(f" + {c}" for c in self.given)
+        kept = "" if self.keep is None else f", kept where {self.keep}"
+        short = self.response if len(self.response) < 40 else "text made of it"
+        return f"{self.name} as {prompt} → {short}{kept}"
+
+
+def select(source: Source, *by: Vec, keep: int = 1) -> Select:
+    """The best of each group, lexicographically by the given scores."""
+    if not by or not 1 <= keep <= source.group:
+        raise LimbeckError(
+            f"select(keep={keep}): give at least one score, and keep from 1 to the {source.group} that are written."
+        )
+    return Select(source, by, keep)
+
+
+def patch(source: Source, new: Source, when: Vec) -> Patch:
+    """Further sequences from another writer for the groups where ``when`` holds."""
+    return Patch(source, new, when)
+
+
+def once(source: Source, score: Reader | None = None) -> Once:
+    """Write each prompt once, store it, and use it again; with ``score``, a reader's log-probs are stored too."""
+    return Once(source, score)
+
+
+def refine(name: str, reader: Reader, check: bool = False, tau: float = 1.0) -> Refine:
+    """One rewritten response for each sequence of the named source."""
+    return Refine(name, reader, check, tau)
+
+
+def recast(
+    name: str,
+    *given: Context,
+    response: str = SAME,
+    question: str = "",
+    keep: Vec | None = None,
+    carry: Mapping[str, Vec] | None = None,
+) -> Recast:
+    """The named source's sequences under another prompt."""
+    copies = response == SAME or response.removeprefix("turn ").isdigit()
+    columns = tuple(sorted((carry or {}).items()))
+    for key, v in [*columns, ("keep", keep)]:
+        if v is not None and v.needs:
+            asked = ", ".join(sorted(str(reader) for reader, _ in v.needs))
+            raise LimbeckError(f"recast({key}={v}): it reads {asked}, but a recast looks only at what was written.")
+    return Recast(name, given, response, question, keep, columns, copies, copies)
+
+
+def stored(reader: Reader) -> str:
+    """The column in which ``once(..., score=reader)`` keeps the log-probs."""
+    return f"log π_{reader}"

@@ -1,0 +1,153 @@
+"""Parts of ``Vec`` that choose, compare or remember: top, draw, cohort, running.
+
+They look at a whole batch (*this process's* part of it), so they never read the live student: read ``old``, which the
+engine scores before the first update.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import LimbeckError
+from .ladder import Rung, segment
+from .vec import Hearing, Vec
+
+
+@dataclass(frozen=True)
+class Chosen(Vec):
+    """True on ``max(1, floor(fraction * N))`` tokens of the batch; ties go to the earlier token.
+
+    The share is taken of the tokens where ``among`` holds. Nothing is chosen where there is no token at all.
+    """
+
+    of: Vec
+    fraction: float
+    among: Vec | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise LimbeckError(f"a fraction of {self.fraction} of the tokens: give one above 0 and at most 1.")
+
+    @property
+    def rung(self) -> Rung:
+        return Rung.TOKEN
+
+    @property
+    def reach(self) -> Rung:
+        return Rung.BATCH
+
+    @property
+    def children(self) -> tuple[Vec, ...]:
+        return (self.of,) if self.among is None else (self.of, self.among)
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        ladder = hearing.ladder
+        priority = self.priority(ladder.down(self.of.evaluate(hearing), self.of.rung, Rung.TOKEN), hearing)
+        open_N = torch.ones_like(priority, dtype=torch.bool)
+        if self.among is not None:
+            open_N = ladder.down(self.among.evaluate(hearing), self.among.rung, Rung.TOKEN).bool()
+        count = int(open_N.sum())
+        chosen = torch.zeros_like(open_N)
+        if count:
+            places = open_N.nonzero().squeeze(-1)
+            order = priority[places].argsort(descending=True, stable=True)
+            chosen[places[order[: max(1, int(count * self.fraction))]]] = True
+        return chosen
+
+    def priority(self, of_N: Tensor, hearing: Hearing) -> Tensor:
+        """Larger is chosen first."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Top(Chosen):
+    """The tokens with the largest values."""
+
+    def priority(self, of_N: Tensor, hearing: Hearing) -> Tensor:
+        del hearing
+        return of_N
+
+    def __str__(self) -> str:
+        return f"top {self.fraction:g} by {self.of}"
+
+
+@dataclass(frozen=True)
+class Draw(Chosen):
+    """Tokens drawn without replacement with probability proportional to their values.
+
+    Gumbel top-k, seeded by the step and the text, so that a resumed run draws the same.
+    """
+
+    def priority(self, of_N: Tensor, hearing: Hearing) -> Tensor:
+        seed = zlib.crc32(hearing.ladder.record.ids_L.cpu().numpy().tobytes(), hearing.step)
+        uniform = torch.rand(of_N.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        gumbel = -(-uniform.clamp(min=1e-300).log()).log()
+        return of_N.double().clamp(min=1e-8).log() + gumbel.to(of_N.device)  # 1e-8: the release's floor (TIP)
+
+    def __str__(self) -> str:
+        return f"{self.fraction:g} drawn by {self.of}"
+
+
+@dataclass(frozen=True)
+class Cohort(Vec):
+    """Mean over those turns of the group that have the same place in their sequence (RLTF's baseline)."""
+
+    of: Vec
+
+    @property
+    def rung(self) -> Rung:
+        return Rung.TURN
+
+    @property
+    def reach(self) -> Rung:
+        return Rung.GROUP
+
+    @property
+    def children(self) -> tuple[Vec, ...]:
+        return (self.of,)
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        ladder = hearing.ladder
+        x_U = ladder.down(self.of.evaluate(hearing), self.of.rung, Rung.TURN)
+        turn_U, group_U = ladder.turn(), ladder.record.group_B[ladder.record.seq_U]
+        longest = int(turn_U.max()) if turn_U.numel() else 1
+        cell = group_U * longest + turn_U - 1
+        return segment(x_U, cell, ladder.size(Rung.GROUP) * longest, "mean")[cell]
+
+    def __str__(self) -> str:
+        return f"mean over the group at the same turn({self.of})"
+
+
+@dataclass(frozen=True)
+class Running(Vec):
+    """A moving average of a batch value: ``m <- rate m + (1 - rate) x``, starting at the first x. State of the run."""
+
+    of: Vec
+    rate: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise LimbeckError(f"running(rate={self.rate}): the share of the past lies in [0, 1).")
+        if self.of.rung != Rung.BATCH:
+            raise LimbeckError(f"running({self.of}): one value a {self.of.rung}; reduce it with .over('batch', 'mean').")
+
+    @property
+    def rung(self) -> Rung:
+        return Rung.BATCH
+
+    @property
+    def children(self) -> tuple[Vec, ...]:
+        return (self.of,)
+
+    def evaluate(self, hearing: Hearing) -> Tensor:
+        now = self.of.evaluate(hearing)
+        x = float(now)
+        value = hearing.remember(str(self), lambda m: x if m is None else self.rate * m + (1 - self.rate) * x)
+        return torch.full_like(now, value)
+
+    def __str__(self) -> str:
+        return f"running {self.rate:g}({self.of})"
