@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, expect
 from ..math.statistic import Distance, LogProb, Statistic
 from .ladder import Ladder, Rung
 from .reader import Reader, student
@@ -22,6 +22,11 @@ class Read(Vec):
     reader: Reader
     statistic: Statistic
     target: Reader | None = None
+
+    def __post_init__(self) -> None:
+        for reader in (self.reader, self.target):
+            if reader is not None:
+                expect("a reader", reader, Reader, "give one such as teacher, ref or old, from limbeck.axes")
 
     @property
     def rung(self) -> Rung:

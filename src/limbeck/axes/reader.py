@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, expect, number
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Reader:
     tau: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.tau > 0:
-            raise LimbeckError(f"{self.role}.at({self.tau}): a temperature must be positive; use at(1.0) for none.")
+        expect("the name of a reader", self.role, str, "give a text, for instance other('critic')")
+        number(f"the temperature of {self.role}", self.tau, 0)
 
     def at(self, tau: float) -> Reader:
         """The same policy at another temperature."""
@@ -45,6 +45,10 @@ class Blend:
     parts: tuple[tuple[Reader, float], ...]
 
     def __post_init__(self) -> None:
+        for part in self.parts:
+            expect("a part of blend", part, tuple, "give (reader, weight), for instance (teacher, 0.2)")
+            expect("a reader of blend", part[0], Reader, "give one such as student or teacher")
+            number(f"the weight of {part[0]}", part[1])
         total = sum(w for _, w in self.parts)
         if any(w < 0 for _, w in self.parts) or not math.isclose(total, 1.0, abs_tol=1e-9):
             weights = ", ".join(f"{w:g}" for _, w in self.parts)

@@ -6,9 +6,9 @@ Record fields: ``reward`` (turn), ``score`` its sum over the sequence, ``correct
 
 from __future__ import annotations
 
-from ..math.divergence import Alpha, Divergence, Renyi
+from ..math.divergence import Alpha, Divergence, Renyi, as_divergence
 from ..math.statistic import Distance, Entropy, LogProb
-from .ladder import Rung
+from .ladder import Rung, as_rung
 from .leaves import Column, Field, On, Read
 from .reader import Reader, old, student
 from .vec import Const, Slope, ToGo, Vec, VecLike, op
@@ -20,7 +20,7 @@ position = Field("position", Rung.TOKEN)
 
 def column(name: str, at: Rung | str = Rung.SEQUENCE) -> Vec:
     """A named number per sequence (or per token) of the data."""
-    return Column(name, Rung[at.upper()] if isinstance(at, str) else at)
+    return Column(name, as_rung(at))
 
 
 def on(source: str) -> Vec:
@@ -47,9 +47,9 @@ def entropy(reader: Reader) -> Vec:
     return Read(reader, Entropy())
 
 
-def divergence(row: Divergence, target: Reader, of: Reader = student) -> Vec:
+def divergence(row: Divergence | str, target: Reader, of: Reader = student) -> Vec:
     """Full-vocabulary divergence of ``of`` to ``target``, nats, per token."""
-    return Read(of, Distance(row), target)
+    return Read(of, Distance(as_divergence(row)), target)
 
 
 def to_go(of: Vec, gamma: float, strict: bool = False, mean: bool = False) -> Vec:
@@ -90,12 +90,13 @@ def importance(a: Reader, b: Reader, cap: float | None = None) -> Vec:
     return ratio if cap is None else ratio.clip(hi=cap)
 
 
-def divergence_advantage(row: Divergence, target: Reader, base: Reader = old) -> Vec:
+def divergence_advantage(row: Divergence | str, target: Reader, base: Reader = old) -> Vec:
     """The exact on-policy policy-gradient signal of a divergence: f'(1) − f'(u) at the sampled token, u = base/target.
 
     ``Term(divergence_advantage(row, teacher), reinforce)`` has the expected gradient of the full divergence. Renyi's
     needs its row total ``M = 1 + a(a−1) D_alpha``, so it reads both laws densely.
     """
+    row = as_divergence(row)
     log_u = logp(base) - logp(target)
     if isinstance(row, Renyi):
         a = row.alpha

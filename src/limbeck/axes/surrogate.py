@@ -24,8 +24,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..errors import LimbeckError, nearest
-from ..math.divergence import Divergence, fkl, rkl
+from ..errors import LimbeckError, expect, nearest, number, whole
+from ..math.divergence import Divergence, as_divergence, fkl, rkl
 from ..math.statistic import Distance, LogProb, Statistic
 from .ladder import Rung, segment
 from .leaves import Read
@@ -35,6 +35,8 @@ from .vec import Need, Vec, replace_reader
 
 OLD = logp(old)
 """What ratios are taken against unless a method names another base."""
+
+_KINDS = ("reinforce", "ratio", "clip", "cispo")
 
 LOG_RATIO_LIMIT = 20.0
 """Log importance ratios are held within ±20 before they are exponentiated (verl's value)."""
@@ -149,11 +151,12 @@ class Pathwise(Surrogate):
     top_k: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.tau > 0:
-            raise LimbeckError(f"pathwise(tau={self.tau:g}): a temperature must be positive.")
-        if self.top_k is not None and (self.top_k < 1 or self.tau != 1.0):
+        number("tau of pathwise", self.tau, 0)
+        if self.top_k is not None:
+            whole("top_k of pathwise", self.top_k, 1)
+        if self.top_k is not None and self.tau != 1.0:
             raise LimbeckError(
-                f"pathwise(top_k={self.top_k}, tau={self.tau:g}): a top-k target needs k >= 1 and tau = 1, because its "
+                f"pathwise(top_k={self.top_k}, tau={self.tau:g}): a top-k target needs tau = 1, because its "
                 "tail has no temperature; use dense logits for tau != 1."
             )
 
@@ -207,6 +210,19 @@ class Policy(Surrogate):
     pool: str = "token"
     dual: float | None = None
     cap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            known = ", ".join(_KINDS)
+            raise LimbeckError(f"policy({self.kind!r}): unknown kind{nearest(self.kind, _KINDS)}; use one of {known}.")
+        if self.pool not in ("token", "sequence"):
+            raise LimbeckError(f"policy(pool={self.pool!r}): a ratio is pooled per token or per sequence.")
+        expect("base of policy", self.against, Vec, "give log-probs, for instance logp(writer)")
+        for name in ("lo", "hi"):  # infinite: no bound on that side
+            number(f"{name} of {self.kind} (the range is 1 - lo to 1 + hi)", getattr(self, name), 0, ends=True)
+        for name in ("dual", "cap"):
+            if getattr(self, name) is not None:  # at 1 and below, the gradient would vanish on policy
+                number(f"{name} of {self.kind}", getattr(self, name), 1)
 
     @property
     def reach(self) -> Rung:
@@ -305,8 +321,11 @@ class Contrast(Surrogate):
     score: Divergence = rkl
 
     def __post_init__(self) -> None:
-        if not self.tau > 0:
-            raise LimbeckError(f"contrast(tau={self.tau:g}): a temperature must be positive; DPO's is 1 / beta.")
+        number("tau of contrast (DPO's is 1 / beta)", self.tau, 0)
+        number("margin of contrast", self.margin)
+        slope = self.score.slope(torch.tensor([0.5, 1.0]))  # refuses what has no slope at a sampled token
+        if slope[0] == slope[1]:
+            raise LimbeckError(f"contrast(score={self.score}): its slope is flat, so nothing would be learnt; use rkl.")
 
     @property
     def hears(self) -> Rung:
@@ -349,17 +368,16 @@ class Contrast(Surrogate):
 
 # ---------------------------------------------------------------- how methods write them
 
-_KINDS = ("reinforce", "ratio", "clip", "cispo")
 _ESTIMATORS: dict[str, Divergence] = {"k2": rkl, "k3": fkl}
 
 
-def pathwise(row: Divergence, tau: float = 1.0, top_k: int | None = None) -> Pathwise:
+def pathwise(row: Divergence | str, tau: float = 1.0, top_k: int | None = None) -> Pathwise:
     """Pull the student's law towards a target law; ``tau`` divides both sides' logits (multiply by tau^2 outside).
 
     ``top_k`` reads the target's k likeliest entries and one tail bucket: the exact divergence of the coarser laws, a
     lower bound of the full one, equal at k = V.
     """
-    return Pathwise(row, tau, top_k)
+    return Pathwise(as_divergence(row), tau, top_k)
 
 
 def policy(
@@ -371,13 +389,7 @@ def policy(
     dual: float | None = None,
     cap: float | None = None,
 ) -> Policy:
-    """A policy gradient; see ``Policy`` for the kinds."""
-    if kind not in _KINDS:
-        raise LimbeckError(f"policy({kind!r}): unknown kind{nearest(kind, _KINDS)}; use one of {', '.join(_KINDS)}.")
-    if pool not in ("token", "sequence"):
-        raise LimbeckError(f"policy(pool={pool!r}): a ratio is pooled per token or per sequence.")
-    if lo < 0 or hi < 0:
-        raise LimbeckError(f"policy(lo={lo:g}, hi={hi:g}): the clip range is [1 - lo, 1 + hi], so neither is negative.")
+    """A policy gradient; see ``Policy`` for the kinds. An infinite ``lo`` or ``hi`` is no bound on that side."""
     return Policy(kind, lo, hi, base if base is not None else OLD, pool, dual, cap)
 
 
@@ -433,7 +445,7 @@ def contrast(
     base: Reader | None = None,
     margin: float = 0.0,
     length: bool = False,
-    score: Divergence | None = None,
+    score: Divergence | str | None = None,
 ) -> Contrast:
     """Preferences over a group; DPO is ``contrast(tau=1 / beta, base=ref)`` told the labels (1, 0)."""
-    return Contrast(tau, None if base is None else logp(base), margin, length, score or rkl)
+    return Contrast(tau, None if base is None else logp(base), margin, length, as_divergence(score or rkl))

@@ -65,6 +65,9 @@ class Distance:
 
     divergence: Divergence
 
+    def __str__(self) -> str:
+        return self.divergence.label
+
     def value(self, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
         del label_n
         assert target is not None
