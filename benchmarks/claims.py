@@ -1,7 +1,7 @@
 """KDRL's claims at small scale: GRPO, distillation, and KDRL constant, annealed and gated, on the embedded pair.
 
 Every method gets the same number of written tokens, the same prompts and the same learning rate; five seeds each; the
-table holds 95 % Student intervals and the paired difference to GRPO. Takes about half an hour on two cores::
+table holds 95 % Student intervals and the paired difference to GRPO. Takes about 20 minutes on two idle cores, two processes with one thread each (--only)::
 
     python benchmarks/claims.py --out runs/claims
     python benchmarks/claims.py --out runs/claims --seeds 1 --tokens 50000    # a quick look

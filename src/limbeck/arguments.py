@@ -60,7 +60,9 @@ def refuse_vocabulary(live: Carrier, token_N: Tensor, method: Method) -> None:
         raise LimbeckError(f"tokens holds ids outside the student's {width}; mask what must not count.")
     for support in (getattr(term.surrogate, "support", None) for _, term in method.parts):
         if support is not None and support.by == "target" and width is not None and support.k > width:
-            raise LimbeckError(f"top_k={support.k} is more than the vocabulary's {width} entries; ask for at most {width}.")
+            raise LimbeckError(
+                f"top_k={support.k} is more than the vocabulary's {width} entries; ask for at most {width}."
+            )
 
 
 def read_sources(source: Sequence[str] | None, batch: int, method: Method) -> list[str]:

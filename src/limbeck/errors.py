@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
+import numbers
 import typing
 from collections.abc import Callable, Iterable, Mapping
 
@@ -15,10 +17,54 @@ class LimbeckError(ValueError):
     """
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: object, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the closest known name, or an empty string."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5) if isinstance(word, str) else []
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def shown(value: object) -> str:
+    """A value as a sentence can hold it: itself where it is short, else what it is."""
+    if inspect.isfunction(value) or inspect.isclass(value):
+        return f"the {'function' if inspect.isfunction(value) else 'class'} {value.__name__}"
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
+
+
+def expect(what: str, value: object, kinds: type | tuple[type, ...], remedy: str) -> None:
+    """Raise where a value is none of these kinds; ``remedy`` says what to give.
+
+    Raises:
+        LimbeckError: naming the value and the remedy.
+    """
+    if not isinstance(value, kinds):
+        raise LimbeckError(f"{what} is {shown(value)}; {remedy}.")
+
+
+def number(what: str, value: object, low: float = -math.inf, high: float = math.inf, ends: bool = False) -> None:
+    """Raise where a value is not a number between two bounds.
+
+    Args:
+        what: how the sentence calls it.
+        value: whatever was given.
+        low, high: the bounds.
+        ends: whether the bounds themselves are allowed, also infinite ones.
+    """
+    try:
+        x = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        x = math.inf
+    if not (low <= x <= high if ends else low < x < high):
+        infinite = math.isinf(low) or math.isinf(high)
+        bounds = "" if infinite else f" between {low:g} and {high:g}"
+        bounds = f" {'of at least' if ends else 'above'} {low:g}" if high == math.inf and low > -math.inf else bounds
+        raise LimbeckError(f"{what} is {shown(value)}; give a {'' if ends and infinite else 'finite '}number{bounds}.")
+
+
+def whole(what: str, value: object, low: int) -> None:
+    """Raise where a value is not a whole number of at least ``low``."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < low:
+        raise LimbeckError(f"{what} is {shown(value)}; give a whole number of at least {low}.")
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "none"}

@@ -5,23 +5,18 @@ from __future__ import annotations
 from .axes.reader import old
 from .axes.signal import everywhere
 from .method import Method, Term
-from .registry import get
+from .registry import Recipe, as_method
 
 
-def _value(method: Method | str) -> Method:
-    """A registered name as the value it stands for with its defaults."""
-    return get(method)() if isinstance(method, str) else method
-
-
-def cite(method: Method | str) -> str:
+def cite(method: Method | Recipe | str) -> str:
     """Where the method is published, as one line."""
-    method = _value(method)
+    method = as_method(method)
     return f"{method.title} ({method.paper})" if method.paper else method.title or "unpublished"
 
 
-def explain(method: Method | str) -> str:
+def explain(method: Method | Recipe | str) -> str:
     """The formula, the axes, what is read from whom, the denominators and the citation, as plain text."""
-    method = _value(method)
+    method = as_method(method)
     lines = [f"{method.name} — {cite(method)}" if method.name else "a method", "", f"  L = {method.terms}", ""]
     lines += [f"  {label:<13}{text}" for label, text in axes(method).items()]
     lines += [f"  {'confidence':<13}{method.confidence}"] if method.confidence else []
@@ -74,8 +69,8 @@ def _denominator(term: Term, method: Method) -> tuple:
     return reduction, per, "" if looks == "1" else looks
 
 
-def diff(a: Method | str, b: Method | str) -> list[tuple[str, str, str]]:
+def diff(a: Method | Recipe | str, b: Method | Recipe | str) -> list[tuple[str, str, str]]:
     """(axis, a's, b's) for every axis in which two methods differ; empty where they are the same objective."""
-    left, right = axes(_value(a)), axes(_value(b))
+    left, right = axes(as_method(a)), axes(as_method(b))
     keys = [*left, *(k for k in right if k not in left)]
     return [(k, left.get(k, "—"), right.get(k, "—")) for k in keys if left.get(k) != right.get(k)]

@@ -16,13 +16,13 @@ from .axes.ladder import Rung
 from .axes.leaves import On
 from .axes.reader import Law, Reader, old, student, writer
 from .axes.reduction import PERS, Reduction, token_mean
+from .axes.rewrite import Patch, Select
 from .axes.scalar import Constant, Controller, Scalar, product, scalar
 from .axes.signal import everywhere
-from .axes.rewrite import Patch, Select
 from .axes.source import Resample, Sample, Source
 from .axes.surrogate import Surrogate
 from .axes.vec import Need, Vec, replace_reader
-from .errors import LimbeckError, nearest
+from .errors import LimbeckError, expect, nearest
 
 CLOCKS = frozenset({student.role, old.role, writer.role})
 """Views that are the student itself at some time, in its own prompt."""
@@ -50,6 +50,14 @@ class Term:
     weight: Vec = everywhere
     per: str = "kept"
     reduction: Reduction | None = None
+
+    def __post_init__(self) -> None:
+        expect("the signal of a term", self.signal, (Vec, Reader), "give a Vec such as group_advantage(), or a reader")
+        expect("the surrogate of a term", self.surrogate, Surrogate, "give one such as clip(0.2) or reinforce")
+        expect("where of a term", self.where, Vec, "give a mask such as correct or entropy(old) > 1")
+        expect("weight of a term", self.weight, Vec, "give a Vec, or multiply the whole term: 2.0 * Term(...)")
+        if self.reduction is not None:
+            expect("the reduction of a term", self.reduction, Reduction, _REDUCTION)
 
     def __add__(self, other: Term | Sum) -> Sum:
         return _sum(self) + other
@@ -95,6 +103,14 @@ class Sum:
 
     parts: tuple[tuple[Scalar, Term], ...]
 
+    def __post_init__(self) -> None:
+        expect("the parts of a sum", self.parts, tuple, "give ((coefficient, term), ...), or add terms with +")
+        for part in self.parts:
+            expect("a part of a sum", part, tuple, "give (coefficient, term), or add terms with +")
+            coefficient, term = part
+            expect("a coefficient of a sum", coefficient, Scalar, "write 0.5 * Term(...), or scalar(0.5) here")
+            expect("a term of a sum", term, Term, "give Term(signal, surrogate)")
+
     def __add__(self, other: Term | Sum) -> Sum:
         return Sum(self.parts + _sum(other).parts)
 
@@ -113,7 +129,26 @@ def _sum(x: Term | Sum) -> Sum:
 
 
 def routed(mask: Vec, a: Term, b: Term) -> Sum:
-    """``a`` where the mask holds, ``b`` elsewhere, over one denominator: ``routed(z, t, t) == t`` as an objective."""
+    """``a`` where the mask holds, ``b`` elsewhere, each divided by everything there is (``per="all"``).
+
+    As an objective ``routed(z, t, t)`` is ``replace(t, per="all")``: t itself where t keeps everything, and t over
+    another total where it has a ``where`` of its own, which goes on to hold.
+
+    Raises:
+        LimbeckError: for ``per="weight"``, whose total would change its meaning, and for a mask that cuts units which
+            the surrogate looks at as a whole.
+    """
+    expect("the mask of routed", mask, Vec, "give a mask such as correct")
+    for term in (a, b):
+        expect("a route", term, Term, "give one Term each")
+        reach = term.surrogate.reach
+        if term.per == "weight":
+            raise LimbeckError(f"routed: {term} divides by its weights, a route by all units; use per='kept'.")
+        if mask.rung < reach:
+            raise LimbeckError(
+                f"routed: {mask} has one value per {mask.rung}, but {term.surrogate} looks at a whole {reach}; the "
+                f"mask would cut it, so reduce it with .over('{reach}', 'any')."
+            )
     return replace(a, where=_and(a.where, mask), per="all") + replace(b, where=_and(b.where, ~mask), per="all")
 
 
@@ -145,6 +180,7 @@ class Method:
     confidence: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        expect("the terms of a method", self.terms, (Term, Sum), "give Term(signal, surrogate), or a sum of them")
         object.__setattr__(self, "terms", _sum(self.terms))
         if isinstance(self.source, Mapping):  # frozen and hashable from here on
             object.__setattr__(self, "source", tuple(self.source.items()))
@@ -206,7 +242,9 @@ class Method:
         """Scalars that are moved by what is measured."""
         scalars = [c for c, _ in self.parts]
         for source in self.sources.values():
-            scalars += [s for part in walk(source) if isinstance(part, Sample) for s in (part.max_tokens, part.turns) if s]
+            scalars += [
+                s for part in walk(source) if isinstance(part, Sample) for s in (part.max_tokens, part.turns) if s
+            ]
         return tuple(dict.fromkeys(c for s in scalars for c in s.controllers))
 
     @property
@@ -276,7 +314,8 @@ _REMEDIES = {
 
 def _alias_old(term: Term) -> Term:
     aliased = term.with_reader(old, student)
-    return term if any(v.live_reach > Rung.TOKEN for v in aliased.vecs) or aliased.where.live else aliased
+    counts = aliased.where.live or (aliased.per == "weight" and aliased.weight.live)  # a total is known beforehand
+    return term if counts or any(v.live_reach > Rung.TOKEN for v in aliased.vecs) else aliased
 
 
 # ---------------------------------------------------------------- refusals
@@ -285,6 +324,7 @@ def _alias_old(term: Term) -> Term:
 def _check(method: Method) -> None:
     if not method.parts:
         raise LimbeckError("this method has no term left: every coefficient is 0; give at least one that is not.")
+    _check_kinds(method)
     if method.updates < 1:
         raise LimbeckError(f"updates={method.updates}: a batch needs at least one optimiser step.")
     _check_sources(method)
@@ -297,7 +337,29 @@ def _check(method: Method) -> None:
         _check_record(term, method)
 
 
+_REDUCTION = "give one such as token_mean, or as_reduction('token_mean')"
+
+
+def _check_kinds(method: Method) -> None:
+    expect("the source of a method", method.source, (Source, tuple), "give one such as sample(n=8), or several by name")
+    pairs = isinstance(method.source, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in method.source)
+    if isinstance(method.source, tuple) and not pairs:
+        raise LimbeckError("the sources of a method are no pairs; give {'roll': sample(), 'lm': data()}.")
+    if not method.sources:
+        raise LimbeckError("this method has no source; give one such as sample(n=8) or data().")
+    for name, source in method.sources.items():
+        expect("the name of a source", name, str, "give a text")
+        expect(f"source {name!r}", source, Source, "give one such as sample(n=8) or data()")
+    expect("the reduction of a method", method.reduction, Reduction, _REDUCTION)
+    expect("the curriculum of a method", method.curriculum, Curriculum, "give prompts")
+    expect("updates", method.updates, int, "give a whole number of optimiser steps a batch")
+
+
 def _check_live(term: Term) -> None:
+    if term.per == "weight" and term.weight.live:
+        raise LimbeckError(
+            f"per='weight' divides by the sum of {term.weight}, which reads the student as it is now; read old instead."
+        )
     if term.where.live:
         raise LimbeckError(
             f"where={term.where} reads the student as it is now, so the number of kept tokens would be known too late; "

@@ -63,9 +63,7 @@ class Batch:
             self._remembered.add(name)
         return self.memory[name]
 
-    def read(
-        self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None = None
-    ) -> Tensor:
+    def read(self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None = None) -> Tensor:
         """What a reader reports of every scored token, ``[N]``, without gradient."""
         key = (reader, statistic, target, support)
         if key not in self._memo:
@@ -232,10 +230,6 @@ def _unit_weight(term: Term, batch: Batch, known: dict[Vec, Tensor], ones: Tenso
     """The weight per unit of what the surrogate gives, where the denominator looks at it; else 1."""
     if term.per != "weight":
         return ones
-    if term.weight.live:
-        raise LimbeckError(
-            f"per='weight' divides by the sum of {term.weight}, which reads the student as it is now; read old instead."
-        )
     weight = batch.ladder.down(known[term.weight], term.weight.rung, Rung.TOKEN)
     gives = term.surrogate.gives
     return weight if gives == Rung.TOKEN else batch.ladder.up(weight, Rung.TOKEN, gives, "mean")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import LimbeckError
+from .errors import LimbeckError, expect, whole
 from .registry import get
 
 
@@ -25,6 +25,10 @@ class Stage:
 
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expect("the method of a stage", self.method, str, "give a registered name such as 'kdrl'")
+        expect("the settings of a stage", self.settings, Mapping, "give them by name")
 
     def __str__(self) -> str:
         told = ", ".join(f"{k}={v}" for k, v in self.settings.items())
@@ -44,13 +48,13 @@ class Pipeline:
     repeat: int = 1
 
     def __post_init__(self) -> None:
+        expect("the stages of a pipeline", self.stages, (tuple, list), "give a list such as [run('sft'), run('opd')]")
         object.__setattr__(self, "stages", tuple(self.stages))
-        if not self.stages or self.repeat < 1:
-            raise LimbeckError(
-                f"Pipeline({len(self.stages)} stages, repeat={self.repeat}): give at least one stage and repeat it at "
-                "least once."
-            )
+        whole("repeat of a pipeline", self.repeat, 1)
+        if not self.stages:
+            raise LimbeckError("this pipeline is empty; give at least one stage, such as run('sft').")
         for stage in self.stages:
+            expect("a stage of a pipeline", stage, Stage, "give run('sft')")
             get(stage.method)  # an unknown name is refused here, not after the stages before it have run
 
     @property

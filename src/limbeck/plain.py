@@ -31,6 +31,7 @@ from .errors import LimbeckError
 from .math.statistic import LogProb
 from .method import Method
 from .objective import Batch, Loss, hear, loss
+from .registry import Recipe, as_method
 from .types import DATA, STUDENT, Carrier, Dense, Head, Hidden, Rollout, Sampled, TopK, View
 
 
@@ -126,9 +127,12 @@ class Objective:
         return Outcome(result.loss, {"loss": float(result.loss.detach()), **metrics})
 
 
-def objective(method: Method) -> Objective:
-    """The method's loss as a function of plain tensors; see ``Objective.__call__`` for its arguments."""
-    return Objective(method)
+def objective(method: Method | Recipe | str) -> Objective:
+    """The method's loss as a function of plain tensors; see ``Objective.__call__`` for its arguments.
+
+    A registered name or its recipe stands for the method with its defaults.
+    """
+    return Objective(as_method(method))
 
 
 @dataclass

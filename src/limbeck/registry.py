@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .errors import LimbeckError, nearest, refuse_wrong_types
+from .errors import LimbeckError, expect, nearest, refuse_wrong_types, shown
 from .method import Method
 
 
@@ -80,8 +80,19 @@ def get(name: str) -> Recipe:
     from . import methods
 
     del methods  # importing it fills the registry
-    if name not in REGISTRY:
-        raise LimbeckError(
-            f"unknown method {name!r}{nearest(name, REGISTRY)}; `limbeck methods` lists the {len(REGISTRY)} there are."
-        )
+    if not isinstance(name, str) or name not in REGISTRY:
+        near = nearest(name, REGISTRY)
+        raise LimbeckError(f"unknown method {shown(name)}{near}; `limbeck methods` lists all {len(REGISTRY)}.")
     return REGISTRY[name]
+
+
+def as_method(x: Method | Recipe | str) -> Method:
+    """A method from its name or recipe, which stand for its defaults.
+
+    Raises:
+        LimbeckError: with the nearest name, or for anything else.
+    """
+    value = get(x) if isinstance(x, str) else x
+    value = value() if isinstance(value, Recipe) else value
+    expect("the method", value, Method, "give a name such as 'kdrl', or a value such as lb.methods.kdrl(coef=0.1)")
+    return value

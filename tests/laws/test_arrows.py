@@ -39,7 +39,7 @@ MAY = {
     "explain": {"axes", "method", "registry"},
     "objective": {"axes", "kernels", "math", "method", "types"},
     "arguments": {"axes", "method", "registry", "types"},
-    "plain": {"arguments", "axes", "math", "method", "objective", "types"},
+    "plain": {"arguments", "axes", "math", "method", "objective", "registry", "types"},
     "methods": {"axes", "math", "method", "registry"},
 }
 """What each part of the core may import at the top of a file, besides itself and ``errors``."""

@@ -158,9 +158,7 @@ step_feedback = Context(
 )
 """Step-aligned feedback (arXiv:2606.11173), from a privileged field; ``criticised_by`` has a model write it."""
 
-skill = Context(
-    "skill", "Advice from earlier attempts at this task:\n{{ skill }}", ("skill",), bank=Bank()
-)
+skill = Context("skill", "Advice from earlier attempts at this task:\n{{ skill }}", ("skill",), bank=Bank())
 """Skill-SD's: the skill that UCB chose."""
 
 draft = Context("draft", "A draft answer:\n{{ reply }}\n\nRewrite it into a correct, complete solution.", ("reply",))

@@ -12,6 +12,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from ..errors import LimbeckError, nearest, shown
 from ..types import Rollout
 
 
@@ -26,6 +27,20 @@ class Rung(IntEnum):
 
     def __str__(self) -> str:
         return self.name.lower()
+
+
+def as_rung(x: Rung | str) -> Rung:
+    """A rung from its name.
+
+    Raises:
+        LimbeckError: with the nearest name.
+    """
+    if isinstance(x, Rung):
+        return x
+    names = [str(r) for r in Rung]
+    if not isinstance(x, str) or x.lower() not in names:
+        raise LimbeckError(f"{shown(x)} is no unit of text{nearest(x, names)}; use one of {', '.join(names)}.")
+    return Rung[x.upper()]
 
 
 HOWS = ("sum", "mean", "std", "min", "max", "any", "all", "first")

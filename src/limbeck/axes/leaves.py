@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, expect
 from ..math.statistic import Distance, InTop, LogProb, Statistic, Support
 from .context import Context
 from .ladder import Ladder, Rung
@@ -24,6 +24,11 @@ class Read(Vec):
     statistic: Statistic
     target: Law | None = None
     support: Support | None = None
+
+    def __post_init__(self) -> None:
+        for reader in (self.reader, self.target):
+            if reader is not None:
+                expect("a reader", reader, (Reader, Blend), "give one such as teacher, ref or old, from limbeck.axes")
 
     @property
     def rung(self) -> Rung:
@@ -184,7 +189,9 @@ class Tagged(Vec):
         if self.tag in record.columns_B:  # plain tensors: one boolean a sequence
             return record.columns_B[self.tag].bool()
         if not record.prompts or any(self.column not in p.columns for p in record.prompts):
-            raise LimbeckError(f"{self} reads the column {self.column!r}, which not every prompt has; add it to the data.")
+            raise LimbeckError(
+                f"{self} reads the column {self.column!r}, which not every prompt has; add it to the data."
+            )
         hits = [str(p.columns[self.column]) == self.value for p in record.prompts]
         return torch.tensor(hits, device=record.correct_B.device)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, expect, number
 from .context import Context
 
 
@@ -48,8 +48,8 @@ class Reader:
     follow: Follow | None = None
 
     def __post_init__(self) -> None:
-        if not (self.tau > 0 and math.isfinite(self.tau)):
-            raise LimbeckError(f"{self.role}.at({self.tau}): a temperature must be positive; use at(1.0) for none.")
+        expect("the name of a reader", self.role, str, "give a text, for instance other('critic')")
+        number(f"the temperature of {self.role}", self.tau, 0)
 
     def at(self, tau: float) -> Reader:
         """The same policy at another temperature."""
@@ -107,9 +107,11 @@ class Blend:
     def __post_init__(self) -> None:
         if self.space not in SPACES:
             raise LimbeckError(f"blend(space={self.space!r}): use one of {', '.join(SPACES)}.")
+        for part in self.parts:
+            expect("a part of blend", part, tuple, "give (reader, weight), for instance (teacher, 0.2)")
+            expect("a reader of blend", part[0], Reader, "give one such as student or teacher")
+            number(f"the weight of {part[0]}", part[1])
         weights = ", ".join(f"{w:g}" for _, w in self.parts)
-        if not all(math.isfinite(w) for _, w in self.parts):
-            raise LimbeckError(f"blend: the weights ({weights}) must be finite numbers.")
         total = sum(w for _, w in self.parts)
         unfit = any(w < 0 for _, w in self.parts) or not math.isclose(total, 1.0, abs_tol=1e-9)
         if self.space == "prob" and unfit:

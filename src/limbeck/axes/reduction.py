@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import LimbeckError, nearest
+from ..errors import LimbeckError, expect, nearest, number
 from .ladder import Ladder, Rung
 
 PERS = ("kept", "all", "weight")
@@ -113,9 +113,8 @@ group_mean = Reduction("group_mean", Rung.GROUP, average=True)
 """Mean over groups of the means inside (pairs, lists)."""
 
 
-def _positive(name: str, number: int) -> None:
-    if not number > 0:
-        raise LimbeckError(f"{name}({number}): a denominator must be positive; give a number of tokens.")
+def _positive(name: str, tokens: int) -> None:
+    number(f"the number of tokens that {name}(...) divides by", tokens, 0)
 
 
 def fixed(length: int) -> Reduction:
@@ -142,6 +141,7 @@ def as_reduction(x: Reduction | str) -> Reduction:
     """
     if isinstance(x, Reduction):
         return x
+    expect("reduction", x, str, f"give one of {', '.join(_NAMED)}, or fixed(1000) or budget(1000)")
     name, _, number = x.replace(" ", "").rstrip(")").partition("(")
     if name in _NAMED and not number:
         return _NAMED[name]

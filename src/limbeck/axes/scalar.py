@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, number, whole
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class Constant(Scalar):
 
     value: float
 
+    def __post_init__(self) -> None:
+        number("a coefficient", self.value)
+
     def at(self, step: int) -> float:
         del step
         return self.value
@@ -63,6 +66,8 @@ class Anneal(Scalar):
     decay: float
 
     def __post_init__(self) -> None:
+        for name in ("start", "floor", "decay"):
+            number(f"anneal's {name}", getattr(self, name))
         if self.decay < 0 or self.floor > self.start:
             raise LimbeckError(
                 f"anneal(start={self.start:g}, floor={self.floor:g}, decay={self.decay:g}): it falls from start to "
@@ -84,8 +89,13 @@ class Linear(Scalar):
     end: float
     steps: int
 
+    def __post_init__(self) -> None:
+        number("linear's start", self.start)
+        number("linear's end", self.end)
+        whole("linear's steps", self.steps, 1)
+
     def at(self, step: int) -> float:
-        return self.start + (self.end - self.start) * min(step / max(self.steps, 1), 1.0)
+        return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
 
     def __str__(self) -> str:
         return f"{self.start:g}→{self.end:g} in {self.steps} steps"
@@ -200,11 +210,12 @@ def scalar(x: Scalar | float | str) -> Scalar:
     """A number as a Scalar; a string such as ``"0.002"`` or ``"anneal(5e-3, 1e-3, 5e-5)"`` comes from a command line.
 
     Raises:
-        LimbeckError: where a string is neither.
+        LimbeckError: where a string is neither, or a number is not finite.
     """
     if isinstance(x, Scalar):
         return x
     if not isinstance(x, str):
+        number("a coefficient", x)
         return Constant(float(x))
     name, _, rest = x.replace(" ", "").partition("(")
     try:
@@ -214,10 +225,11 @@ def scalar(x: Scalar | float | str) -> Scalar:
         if name == "anneal":
             return anneal(*numbers)
         if name == "linear":
-            return linear(numbers[0], numbers[1], int(numbers[2]))
+            start, end, steps = numbers
+            return linear(start, end, int(steps) if steps.is_integer() else steps)  # type: ignore[arg-type]
         if name == "stairs":
             return stairs(*numbers)
-    except (ValueError, TypeError, IndexError) as e:
+    except (ValueError, TypeError) as e:
         if isinstance(e, LimbeckError):
             raise
     raise LimbeckError(

@@ -133,7 +133,9 @@ class Running(Vec):
         if not 0 <= self.rate < 1:
             raise LimbeckError(f"running(rate={self.rate}): the share of the past lies in [0, 1).")
         if self.of.rung != Rung.BATCH:
-            raise LimbeckError(f"running({self.of}): one value a {self.of.rung}; reduce it with .over('batch', 'mean').")
+            raise LimbeckError(
+                f"running({self.of}): one value a {self.of.rung}; reduce it with .over('batch', 'mean')."
+            )
 
     @property
     def rung(self) -> Rung:

@@ -7,11 +7,11 @@ Record fields: ``reward`` (turn), ``score`` its sum over the sequence, ``correct
 from __future__ import annotations
 
 from ..errors import LimbeckError
-from ..math.divergence import Alpha, Divergence, Renyi
+from ..math.divergence import Alpha, Divergence, Renyi, as_divergence
 from ..math.statistic import Distance, Entropy, InTop, LogProb, Support
 from ..types import DATA, STUDENT, TEACHER
 from .context import Context
-from .ladder import Rung
+from .ladder import Rung, as_rung
 from .leaves import Column, Field, Has, On, Read, Tagged
 from .reader import Law, Reader, old, student
 from .select import Cohort, Draw, Running, Top
@@ -24,7 +24,7 @@ position, turn = Field("position", Rung.TOKEN), Field("turn", Rung.TURN)
 
 def column(name: str, at: Rung | str = Rung.SEQUENCE) -> Vec:
     """A named number per sequence (or per token) of the data."""
-    return Column(name, Rung[at.upper()] if isinstance(at, str) else at)
+    return Column(name, as_rung(at))
 
 
 def on(source: str) -> Vec:
@@ -69,9 +69,9 @@ def entropy(reader: Reader) -> Vec:
     return Read(reader, Entropy())
 
 
-def divergence(row: Divergence, target: Law, of: Reader = student, support: Support | None = None) -> Vec:
+def divergence(row: Divergence | str, target: Law, of: Reader = student, support: Support | None = None) -> Vec:
     """Divergence of ``of`` to ``target``, nats, per token; over the full vocabulary, or over a support."""
-    return Read(of, Distance(row, support is None or support.tail), target, support)
+    return Read(of, Distance(as_divergence(row), support is None or support.tail), target, support)
 
 
 def in_top(k: int, reader: Reader) -> Vec:
@@ -117,12 +117,13 @@ def importance(a: Reader, b: Reader, cap: float | None = None) -> Vec:
     return ratio if cap is None else ratio.clip(hi=cap)
 
 
-def divergence_advantage(row: Divergence, target: Reader, base: Reader = old) -> Vec:
+def divergence_advantage(row: Divergence | str, target: Reader, base: Reader = old) -> Vec:
     """The exact on-policy policy-gradient signal of a divergence: f'(1) − f'(u) at the sampled token, u = base/target.
 
     ``Term(divergence_advantage(row, teacher), reinforce)`` has the expected gradient of the full divergence. Renyi's
     needs its row total ``M = 1 + a(a−1) D_alpha``, so it reads both laws densely.
     """
+    row = as_divergence(row)
     log_u = logp(base) - logp(target)
     if isinstance(row, Renyi):
         a = row.alpha

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, expect, number, whole
 from .context import Context
 from .reader import Blend, Reader, student
 from .scalar import Scalar, scalar
 from .vec import Need, Vec
-
 
 ONE = scalar(1.0)
 
@@ -128,14 +127,15 @@ class Sample(Source):
     back: Scalar = ONE
 
     def __post_init__(self) -> None:
-        if self.n < 1 or not self.tau > 0 or (self.max_tokens is not None and self.max_tokens.at(0) < 1):
-            raise LimbeckError(
-                f"sample(n={self.n}, tau={self.tau:g}, max_tokens={self.max_tokens}): n and max_tokens must be at "
-                "least 1 and tau positive."
-            )
-        if self.turns.at(0) < 1:
-            raise LimbeckError(f"sample(turns={self.turns}): an episode has at least one turn.")
-        if isinstance(self.reader, Blend) and (self.reader.space != "prob" or any(r.context for r in self.reader.readers)):
+        expect("the writer of sample", self.reader, (Reader, Blend), "give a reader such as student, or blend(...)")
+        whole("n of sample", self.n, 1)
+        number("tau of sample", self.tau, 0)
+        for name, limit in (("max_tokens", self.max_tokens), ("turns", self.turns)):
+            if limit is not None:
+                number(f"{name} of sample", limit.at(0), 1, ends=True)
+        if isinstance(self.reader, Blend) and (
+            self.reader.space != "prob" or any(r.context for r in self.reader.readers)
+        ):
             raise LimbeckError(
                 f"sample({self.reader}): only a mixture of probabilities of readers without contexts can write."
             )
@@ -231,6 +231,11 @@ class Resample(Source):
     until: Vec
     rounds: int = 4
 
+    def __post_init__(self) -> None:
+        expect("the source of resample", self.source, Source, "give one such as sample(n=8)")
+        expect("until of resample", self.until, Vec, "give a mask such as ~(all_wrong | all_right)")
+        whole("rounds of resample", self.rounds, 1)
+
     @property
     def group(self) -> int:
         return self.source.group
@@ -287,6 +292,8 @@ def sample(
 
 def either(chance: Scalar | float | str, a: Source, b: Source) -> Source:
     """A coin for each batch; a chance of 0 or 1 is no coin."""
+    for of in (a, b):
+        expect("a source of either", of, Source, "give one such as sample() or data()")
     coin = scalar(chance)
     values = (coin.at(0), coin.at(10**9))
     if not all(0.0 <= v <= 1.0 for v in values):

@@ -26,8 +26,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..errors import LimbeckError, nearest
-from ..math.divergence import Divergence, fkl, rkl
+from ..errors import LimbeckError, expect, nearest, number
+from ..math.divergence import Divergence, as_divergence, fkl, rkl
 from ..math.statistic import Distance, LogProb, Statistic, Support
 from .ladder import Rung, segment
 from .leaves import Read, ability, laws
@@ -37,6 +37,8 @@ from .vec import Need, Vec, replace_reader, vec
 
 OLD = logp(old)
 """What ratios are taken against unless a method names another base."""
+
+_KINDS = ("reinforce", "ratio", "clip", "cispo")
 
 LOG_RATIO_LIMIT = 20.0
 """Log importance ratios are held within ±20 before they are exponentiated (verl's value)."""
@@ -155,15 +157,14 @@ class Pathwise(Surrogate):
     cap: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.tau > 0:
-            raise LimbeckError(f"pathwise(tau={self.tau:g}): a temperature must be positive.")
+        number("tau of pathwise", self.tau, 0)
+        if self.cap is not None:
+            number("cap of pathwise", self.cap, 0)
         if self.support is not None and self.tau != 1.0:
             raise LimbeckError(
                 f"pathwise(top_k={self.support.k}, tau={self.tau:g}): a top-k target needs tau = 1, because its tail "
                 "has no temperature; use dense logits for tau != 1."
             )
-        if self.cap is not None and not self.cap > 0:
-            raise LimbeckError(f"pathwise(cap={self.cap:g}): a token's divergence is cut above 0; use None for no cut.")
 
     def questions(self, signal: Vec | Law) -> tuple[Question, ...]:
         assert isinstance(signal, Law)
@@ -223,6 +224,19 @@ class Policy(Surrogate):
     pool: str = "token"
     dual: float | None = None
     cap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            known = ", ".join(_KINDS)
+            raise LimbeckError(f"policy({self.kind!r}): unknown kind{nearest(self.kind, _KINDS)}; use one of {known}.")
+        if self.pool not in ("token", "sequence"):
+            raise LimbeckError(f"policy(pool={self.pool!r}): a ratio is pooled per token or per sequence.")
+        expect("base of policy", self.against, Vec, "give log-probs, for instance logp(writer)")
+        for name in ("lo", "hi"):  # infinite: no bound on that side
+            number(f"{name} of {self.kind} (the range is 1 - lo to 1 + hi)", getattr(self, name), 0, ends=True)
+        for name in ("dual", "cap"):
+            if getattr(self, name) is not None:  # at 1 and below, the gradient would vanish on policy
+                number(f"{name} of {self.kind}", getattr(self, name), 1)
 
     @property
     def reach(self) -> Rung:
@@ -321,8 +335,11 @@ class Contrast(Surrogate):
     score: Divergence = rkl
 
     def __post_init__(self) -> None:
-        if not self.tau > 0:
-            raise LimbeckError(f"contrast(tau={self.tau:g}): a temperature must be positive; DPO's is 1 / beta.")
+        number("tau of contrast (DPO's is 1 / beta)", self.tau, 0)
+        number("margin of contrast", self.margin)
+        slope = self.score.slope(torch.tensor([0.5, 1.0]))  # refuses what has no slope at a sampled token
+        if slope[0] == slope[1]:
+            raise LimbeckError(f"contrast(score={self.score}): its slope is flat, so nothing would be learnt; use rkl.")
 
     @property
     def hears(self) -> Rung:
@@ -410,12 +427,11 @@ class Logistic(Surrogate):
 
 # ---------------------------------------------------------------- how methods write them
 
-_KINDS = ("reinforce", "ratio", "clip", "cispo")
 _ESTIMATORS: dict[str, Divergence] = {"k2": rkl, "k3": fkl}
 
 
 def pathwise(
-    row: Divergence,
+    row: Divergence | str,
     tau: float = 1.0,
     top_k: int | None = None,
     by: str = "target",
@@ -428,7 +444,7 @@ def pathwise(
     exact divergence of the coarser laws, a lower bound of the full one, equal at k = V. ``tail=False`` normalises both
     laws within the k instead, which is biased. ``cap`` cuts a token's divergence from above.
     """
-    return Pathwise(row, tau, None if top_k is None else Support(top_k, by, tail), cap)
+    return Pathwise(as_divergence(row), tau, None if top_k is None else Support(top_k, by, tail), cap)
 
 
 def policy(
@@ -440,13 +456,7 @@ def policy(
     dual: float | None = None,
     cap: float | None = None,
 ) -> Policy:
-    """A policy gradient; see ``Policy`` for the kinds."""
-    if kind not in _KINDS:
-        raise LimbeckError(f"policy({kind!r}): unknown kind{nearest(kind, _KINDS)}; use one of {', '.join(_KINDS)}.")
-    if pool not in ("token", "sequence"):
-        raise LimbeckError(f"policy(pool={pool!r}): a ratio is pooled per token or per sequence.")
-    if lo < 0 or hi < 0:
-        raise LimbeckError(f"policy(lo={lo:g}, hi={hi:g}): the clip range is [1 - lo, 1 + hi], so neither is negative.")
+    """A policy gradient; see ``Policy`` for the kinds. An infinite ``lo`` or ``hi`` is no bound on that side."""
     return Policy(kind, lo, hi, base if base is not None else OLD, pool, dual, cap)
 
 
@@ -509,7 +519,7 @@ def contrast(
     base: Reader | None = None,
     margin: float = 0.0,
     length: bool = False,
-    score: Divergence | None = None,
+    score: Divergence | str | None = None,
 ) -> Contrast:
     """Preferences over a group; DPO is ``contrast(tau=1 / beta, base=ref)`` told the labels (1, 0)."""
-    return Contrast(tau, None if base is None else logp(base), margin, length, score or rkl)
+    return Contrast(tau, None if base is None else logp(base), margin, length, as_divergence(score or rkl))

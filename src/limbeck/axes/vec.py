@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, expect, number, shown
 from ..math.divergence import Divergence
 from ..math.statistic import Statistic, Support
 from .context import Context
-from .ladder import HOWS, Ladder, Rung
+from .ladder import HOWS, Ladder, Rung, as_rung
 from .reader import Blend, Law, Reader
 from .scalar import Scalar
 
@@ -32,14 +32,11 @@ class Hearing(Protocol):
     ladder: Ladder
     step: int
 
-
     def remember(self, name: str, update: Callable[[float | None], float]) -> float:
         """A number of the run's memory, updated once a batch."""
         ...
 
-    def read(
-        self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None = None
-    ) -> Tensor:
+    def read(self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None = None) -> Tensor:
         """What a reader reports of every scored token, ``[N]``."""
         ...
 
@@ -111,6 +108,10 @@ class Vec:
     def evaluate(self, hearing: Hearing) -> Tensor:
         """``[size(rung)]`` values on a whole batch."""
         raise NotImplementedError
+
+    def __bool__(self) -> bool:
+        # Python's "and", "or", "not" and "0 < x < 1" ask for one truth and would silently drop half of the expression.
+        raise LimbeckError(f"{self} has no single truth; combine masks with &, | and ~, and write (x > 0) & (x < 1).")
 
     # ---- arithmetic
     def __add__(self, x: Vec | Scalar | float) -> Vec:
@@ -187,7 +188,7 @@ class Vec:
     # ---- ladder
     def over(self, rung: Rung | str, how: str, where: Vec | None = None) -> Vec:
         """Up the ladder: one value per unit of ``rung``; a reduction of nothing is 0."""
-        return Over(self, Rung[rung.upper()] if isinstance(rung, str) else rung, how, where)
+        return Over(self, as_rung(rung), how, where)
 
     @property
     def total(self) -> Vec:
@@ -204,9 +205,17 @@ VecLike = Vec | Scalar | float | bool
 
 
 def vec(x: VecLike) -> Vec:
-    """A number or schedule as a Vec."""
+    """A number or schedule as a Vec.
+
+    Raises:
+        LimbeckError: for anything else.
+    """
     if isinstance(x, Vec):
         return x
+    if isinstance(x, Reader):
+        raise LimbeckError(f"{x} is a reader, not a number per token; write logp({x}) or entropy({x}).")
+    if not isinstance(x, bool | Scalar):
+        number("a value in an expression", x)
     return Scheduled(x) if isinstance(x, Scalar) else Const(float(x))
 
 
@@ -334,6 +343,15 @@ class Clip(Vec):
     lo: float | None
     hi: float | None
 
+    def __post_init__(self) -> None:
+        for bound in (self.lo, self.hi):
+            if bound is not None:
+                number("a bound of clip", bound, ends=True)
+        if self.lo is None and self.hi is None:
+            raise LimbeckError("clip() has no bound; give lo, hi or both.")
+        if self.lo is not None and self.hi is not None and self.lo > self.hi:
+            raise LimbeckError(f"clip({self.lo:g}, {self.hi:g}): nothing lies between; give lo first.")
+
     @property
     def rung(self) -> Rung:
         return self.of.rung
@@ -391,6 +409,8 @@ class Over(Vec):
     def __post_init__(self) -> None:
         if self.how not in HOWS:
             raise LimbeckError(f"over(..., how={self.how!r}): unknown reduction; use one of {', '.join(HOWS)}.")
+        if self.mask is not None:
+            expect("the mask of over", self.mask, Vec, "give a comparison or a mask such as correct")
         if self.to < self.of.rung:
             raise LimbeckError(
                 f"over({self.to}): {self.of} has one value per {self.of.rung}, which is coarser; going down the ladder "
@@ -434,8 +454,9 @@ class ToGo(Vec):
     average: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gamma <= 1:
-            raise LimbeckError(f"to_go(gamma={self.gamma:g}): a discount lies between 0 and 1; use 0 for no future.")
+        expect("what to_go sums", self.of, Vec, "give an expression such as log_ratio(teacher)")
+        if not isinstance(self.gamma, int | float) or not 0 <= self.gamma <= 1:
+            raise LimbeckError(f"to_go(gamma={shown(self.gamma)}): a discount lies between 0 and 1; 0 for no future.")
 
     @property
     def rung(self) -> Rung:

@@ -241,12 +241,21 @@ def _open_tile(plan: _Plan, rows: Tensor, x: Tensor, weight: Tensor | None, bias
     return _Tile(plan, rows, _logits(x[rows], weight, bias, plan.scale, plan.softcap, plan.dtype))
 
 
+def _narrow(dz_nV: Tensor, dtype: torch.dtype) -> Tensor:
+    """dz in bfloat16 beside a bfloat16 matrix: it has float32's range, while in float16 a token's dz underflows."""
+    return dz_nV.to(dtype) if dtype == torch.bfloat16 else dz_nV
+
+
 class _Gradients:
-    """Gradients of the student's carrier, accumulated over tiles."""
+    """Gradients of the student's carrier, accumulated over tiles.
+
+    They are rounded to float16 only in ``result``, once the upstream gradient, which holds a loss scaler, is in them.
+    """
 
     def __init__(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, needed: Sequence[bool], plan: _Plan):
         self.x, self.weight, self.plan = x, weight, plan
-        self.dx = torch.zeros_like(x) if needed[0] else None
+        held = plan.dtype if x.dtype == torch.float16 else x.dtype
+        self.dx = torch.zeros_like(x, dtype=held) if needed[0] else None
         self.dw = weight.new_zeros(weight.shape, dtype=plan.dtype) if weight is not None and needed[1] else None
         self.db = bias.new_zeros(bias.shape, dtype=plan.dtype) if bias is not None and needed[2] else None
 
@@ -261,16 +270,16 @@ class _Gradients:
             dz_nV = dz_nV * (1 - (tile.z_nV / plan.softcap).square())
         dz_nV = dz_nV * plan.scale if plan.scale != 1.0 else dz_nV
         if self.dx is not None:
-            self.dx[tile.rows] = _matmul(dz_nV.to(self.weight.dtype), self.weight, plan.dtype).to(self.dx.dtype)
+            self.dx[tile.rows] = _matmul(_narrow(dz_nV, self.weight.dtype), self.weight, plan.dtype).to(self.dx.dtype)
         if self.dw is not None:
-            self.dw += _matmul(dz_nV.to(self.x.dtype).t(), self.x[tile.rows], plan.dtype)
+            self.dw += _matmul(_narrow(dz_nV, self.x.dtype).t(), self.x[tile.rows], plan.dtype)
         if self.db is not None:
             self.db += dz_nV.sum(0)
 
     def result(self, scale: Tensor | float = 1.0) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients in the dtypes of their inputs, times ``scale``."""
         dw = None if self.dw is None or self.weight is None else (self.dw * scale).to(self.weight.dtype)
-        dx = None if self.dx is None else self.dx * scale
+        dx = None if self.dx is None else (self.dx * scale).to(self.x.dtype)
         return dx, dw, None if self.db is None else self.db * scale
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import LimbeckError, nearest
+from ..errors import LimbeckError, nearest, number, shown
 
 _LOG_U_LIMIT = 60.0  # exp(60) is finite in float32 and its square is not needed anywhere
 
@@ -41,6 +41,7 @@ def _times_log(weight: Tensor, log_ratio: Tensor) -> Tensor:
 
 
 def _open_unit(name: str, symbol: str, x: float, at_0: str, at_1: str) -> None:
+    number(f"{symbol} of {name}", x)
     if not 0.0 < x < 1.0:
         raise LimbeckError(
             f"{name}({symbol}={x}): {symbol} must lie strictly between 0 and 1, because the end points are other "
@@ -264,6 +265,7 @@ class Alpha(Divergence):
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
+        number("alpha of alpha(...)", self.alpha)
         if self.alpha in (0.0, 1.0):
             raise LimbeckError(f"alpha({self.alpha:g}): alpha 0 and 1 are limits; use fkl for 0 and rkl for 1.")
 
@@ -393,6 +395,7 @@ class Renyi(Divergence):
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
+        number("the order of renyi(...)", self.alpha)
         if self.alpha <= 0 or self.alpha == 1.0:
             raise LimbeckError(f"renyi({self.alpha:g}): the order must be positive and not 1; use rkl for order 1.")
 
@@ -468,6 +471,8 @@ def as_divergence(x: Divergence | str) -> Divergence:
     """
     if isinstance(x, Divergence):
         return x
+    if not isinstance(x, str):
+        raise LimbeckError(f"divergence is {shown(x)}; give one such as rkl or jsd(0.5), or its name as a text.")
     name, _, rest = x.replace(" ", "").partition("(")
     if name not in _NAMED:
         raise LimbeckError(f"divergence={x!r}: unknown{nearest(name, _NAMED)}; use one of {', '.join(_NAMED)}.")

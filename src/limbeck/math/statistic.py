@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, whole
 from .divergence import Divergence
 
 
@@ -70,6 +70,9 @@ class Distance:
 
     divergence: Divergence
     tail: bool = True
+
+    def __str__(self) -> str:
+        return self.divergence.label
 
     def value(self, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
         del label_n
@@ -127,8 +130,7 @@ class Support:
     tail: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
-            raise LimbeckError(f"top_k={self.k!r}: a support holds at least one entry; give a whole number above 0.")
+        whole("top_k", self.k, 1)
         if self.by not in ("target", "student"):
             raise LimbeckError(f"support(by={self.by!r}): the entries are chosen by 'target' or by 'student'.")
 

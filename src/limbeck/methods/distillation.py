@@ -25,6 +25,7 @@ from ..axes import (
     token_sum,
     writer,
 )
+from ..errors import number
 from ..math.divergence import Divergence, as_divergence, fkl, jsd, rkl, soft_ce
 from ..method import Method, Term
 from ..registry import method
@@ -127,6 +128,8 @@ def minillm(
         lm_coef: 1 (paper); 0 leaves out term 3 and the data it needs.
         updates: PPO epochs a batch; 4 (code).
     """
+    number("minillm: reward_scale", reward_scale, 0)
+    number("minillm: reward_clip", reward_clip, 0)
     r = (log_ratio(teacher) / reward_scale).clip(-reward_clip, reward_clip)
     returns = standardise(to_go(r, gamma, mean=True), "batch", where=on("roll"))
     weight = importance(student, writer)
