@@ -65,6 +65,7 @@ class Rollout:
         columns_B, columns_N: further numbers per sequence or token, by name.
         prompts: one Prompt per sequence, or empty for records made from plain tensors.
         feedback: one text or None per sequence, or empty.
+        drafts: what each sequence was refined from (empty text: nothing), or empty.
     """
 
     ids_L: Tensor
@@ -86,6 +87,7 @@ class Rollout:
     columns_N: Mapping[str, Tensor] = field(default_factory=dict)
     prompts: tuple[Prompt, ...] = ()
     feedback: tuple[str | None, ...] = ()
+    drafts: tuple[str, ...] = ()
 
     @property
     def n_tokens(self) -> int:
@@ -209,6 +211,7 @@ class Rollout:
             columns_N={k: v[n] for k, v in self.columns_N.items()},
             prompts=self.prompts[b],
             feedback=self.feedback[b],
+            drafts=self.drafts[b],
         )
         return part, {"N": n, "U": u, "B": b, "L": slice(l0, l1)}
 
@@ -244,6 +247,7 @@ def concatenate(records: Sequence[Rollout]) -> Rollout:
         sources=names,
         prompts=tuple(p for r in records for p in r.prompts),
         feedback=tuple(f for r in records for f in r.feedback),
+        drafts=tuple(d for r in records for d in r.drafts),
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..axes.reader import old, teacher
-from ..axes.surrogate import Question
+from ..axes.reader import teacher
+from ..axes.surrogate import Pathwise, Question
 from ..errors import LimbeckError
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
@@ -20,10 +20,9 @@ from ..objective import Batch, Heard, Loss, hear, loss
 from ..types import Dense, Hidden, Rollout, Sampled, View
 from .batch import read_view, run_model
 from .config import RunConfig
+from .frame import Lens
 from .setup import Workshop
 from .write import write
-
-_READ_BY_ENGINE = ("student", "writer", "old")
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
@@ -49,6 +48,7 @@ class Loop:
         # With one update a batch the student at the start of the batch is the student itself, detached.
         method = workshop.method
         self.method = method.on_policy() if method.updates == 1 else method
+        self.contexts = sorted(method.contexts, key=str)
 
     # ---- the four stages of a step
     def step(self, step: int) -> dict[str, Any]:
@@ -57,32 +57,47 @@ class Loop:
         seed_step(self.config.seed, step, self.accelerator.process_index)
         record = write(self.method.sources, self.shop.desk, self.config.prompts // self.accelerator.num_processes, step)
         clock.lap("seconds_write")
-        scores = self.read(record)
+        lens = Lens(record, self.shop.desk)
+        record = lens.noted(self.contexts)
+        scores = self.read(lens)
         clock.lap("seconds_read")
         record = record.to(self.accelerator.device)
         metrics = self.update(record, scores, step)
         clock.lap("seconds_train")
         counts = {"tokens_written": record.n_tokens, "tokens_read": record.ids_L.numel() * len(scores)}
         metrics |= {k: int(self._sum(v)) for k, v in counts.items()}
-        return {"step": step, **self._record_metrics(record), **metrics, **clock.laps, "seconds": clock.total}
+        metrics = {"step": step, **self._record_metrics(record), **metrics, **clock.laps, "seconds": clock.total}
+        self.remember(step, lens, metrics)
+        return metrics
 
-    def read(self, record: Rollout) -> dict[str, View]:
-        """One detached View for each reader that the terms name."""
-        scores = {}
-        for role, policy in self.shop.policies.items():
-            asked = self.method.reads(role)
-            if role == "student":
-                role, asked = old.role, self.method.reads(old.role)
-            elif role == teacher.role and self.config.diagnostics:
-                asked |= {"dense"}
-            if asked:
-                k = max((getattr(t.surrogate, "top_k", None) or 0 for _, t in self.method.parts), default=0)
-                scores[role] = read_view(policy, record, asked, self.config.micro_tokens, k or None)
-        return scores
+    def read(self, lens: Lens) -> dict[str, View]:
+        """One detached View for each reader that the terms name, of the record as that reader sees it."""
+        asked = {r: a for r, a in self.method.views.items() if r.key not in ("student", "writer")}
+        if teacher.role in self.shop.policies and self.config.diagnostics:
+            asked[teacher] = asked.get(teacher, frozenset()) | {"dense"}
+        supports = [t.surrogate.support for _, t in self.method.parts if isinstance(t.surrogate, Pathwise)]
+        k = max((s.k for s in supports if s is not None and s.by == "target"), default=None)
+        desk, tokens = self.shop.desk, self.config.micro_tokens
+        return {
+            reader.key: read_view(desk.policy(reader.role), lens.seen_by(reader), abilities, tokens, k)
+            for reader, abilities in asked.items()
+        }
+
+    def remember(self, step: int, lens: Lens, metrics: Mapping[str, Any]) -> None:
+        """What outlives the step: following weights, controllers, skills."""
+        memory, student = self.shop.desk.memory, self.accelerator.unwrap_model(self.shop.student.scorer)
+        for shadow in self.shop.shadows.values():
+            shadow.after(step, student)
+        known = {**memory.numbers, **{k: v for k, v in metrics.items() if isinstance(v, int | float)}}
+        for controller in self.method.controllers:
+            memory.numbers[controller.name] = controller.update(memory.numbers.get(controller.name), step, known)
+        for context in self.contexts:
+            if context.bank is not None:
+                lens.learn(context)
 
     def update(self, record: Rollout, scores: dict[str, View], step: int) -> dict[str, Any]:
         """The optimiser steps on one batch."""
-        heard = hear(self.method, Batch(record, scores, step, self._sum))
+        heard = hear(self.method, Batch(record, scores, step, self._sum, self.shop.desk.memory.numbers))
         rate = learning_rate(self.config, step)
         metrics: dict[str, Any] = {"lr": rate}
         for group in self.optimizer.param_groups:

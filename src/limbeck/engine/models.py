@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,11 @@ class Policy:
         return tuple(int(i) for i in ids if i is not None)
 
     @property
+    def end(self) -> int:
+        """The first of them that the shared vocabulary has."""
+        return next(i for i in self.eos if i < self.vocabulary)
+
+    @property
     def pad(self) -> int:
         """Id that fills; its positions are masked everywhere."""
         pad = self.tokenizer.pad_token_id
@@ -143,6 +148,10 @@ class Policy:
         """Longest text the model reads, in tokens."""
         config = self.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What tokens say, without the end of a response."""
+        return str(self.tokenizer.decode([i for i in ids if i not in self.eos], skip_special_tokens=True))
 
     def parameters(self) -> int:
         """Number of parameters, adapters included."""
@@ -226,8 +235,8 @@ def _template(tokenizer: PreTrainedTokenizerBase, template: str | None, name: st
     return None
 
 
-def render(policy: Policy, messages: list[dict[str, str]]) -> list[int]:
-    """Token ids of a conversation, ready for the assistant's reply."""
+def render_text(policy: Policy, messages: list[dict[str, str]]) -> str:
+    """A conversation as its chat template writes it, ready for the assistant's reply."""
     try:
         text = policy.tokenizer.apply_chat_template(
             messages, chat_template=policy.template, add_generation_prompt=True, tokenize=False
@@ -237,7 +246,13 @@ def render(policy: Policy, messages: list[dict[str, str]]) -> list[int]:
             f"the chat template of {policy.name!r} cannot render {str(messages)[:80]} ({str(e).rstrip('.')}); give "
             "another with --set template=FILE.jinja or template=plain."
         ) from None
-    ids: list[int] = policy.tokenizer(str(text), add_special_tokens=policy.template == PLAIN_TEMPLATE)["input_ids"]
+    return str(text)
+
+
+def render(policy: Policy, messages: list[dict[str, str]]) -> list[int]:
+    """Token ids of a conversation, ready for the assistant's reply."""
+    text = render_text(policy, messages)
+    ids: list[int] = policy.tokenizer(text, add_special_tokens=policy.template == PLAIN_TEMPLATE)["input_ids"]
     return ids
 
 

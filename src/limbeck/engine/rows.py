@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,6 +47,7 @@ class Row:
         feedback: the verifier's text.
         label: preference; NaN.
         columns: further numbers, by name.
+        draft: what it was refined from; then that is its evidence ``reply``.
     """
 
     prompt: Prompt
@@ -57,6 +58,7 @@ class Row:
     feedback: str | None = None
     label: float = math.nan
     columns: Mapping[str, float] = field(default_factory=dict)
+    draft: str = ""
 
     @property
     def ids(self) -> list[int]:
@@ -67,10 +69,6 @@ class Row:
     def turns(self) -> list[Piece]:
         """The scored pieces."""
         return [p for p in self.pieces if p.scored]
-
-    def with_column(self, name: str, value: float) -> Row:
-        """The same row with one more number."""
-        return replace(self, columns={**self.columns, name: value})
 
 
 def single(
@@ -118,6 +116,7 @@ def assemble(groups: Sequence[Sequence[Row]], name: str) -> Rollout:
             for k in _names(p.columns for _, p in pieces)
         },
         prompts=tuple(r.prompt for r in rows),
+        drafts=tuple(r.draft for r in rows),
         feedback=tuple(r.feedback for r in rows),
     )
 
@@ -161,6 +160,7 @@ def to_json(row: Row) -> dict[str, Any]:
         "feedback": row.feedback,
         "label": _null(row.label),
         "columns": {k: _null(v) for k, v in row.columns.items()},
+        "draft": row.draft,
     }
 
 

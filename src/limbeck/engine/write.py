@@ -1,4 +1,7 @@
-"""Writing: sources become records. Who writes and who verifies is the source's; how is here."""
+"""Writing: sources become groups of rows, and rows a record. Who writes and who verifies is the source's; how is here.
+
+Sources made of others are in ``rewrite``, responses of several turns in ``episode``.
+"""
 
 from __future__ import annotations
 
@@ -9,72 +12,49 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..axes.ladder import Rung
-from ..axes.reader import Blend, Reader, student
+from ..axes.reader import Blend, student
+from ..axes.rewrite import Once, Patch, Recast, Refine, Select
 from ..axes.source import Data, Either, Resample, Sample, Source
 from ..errors import LimbeckError
-from ..objective import Batch
-from ..tasks import Task, Verdict
+from ..tasks import Verdict
 from ..types import DATA, STUDENT, TEACHER, Prompt, Rollout, concatenate
-from .feed import Feed
-from .models import Policy, render
+from .desk import Desk
+from .frame import behind, fill, of_prompt
+from .rows import Row, assemble, single
 from .sampler import Law, Written, generate
 
-
-@dataclass(frozen=True)
-class Row:
-    """One sequence before it joins a record."""
-
-    prompt: Prompt
-    prompt_ids: list[int]
-    ids: list[int]
-    logp: list[float] | None
-    author: int
-    truncated: bool = False
-    verdict: Verdict | None = None
-    label: float = math.nan
+Groups = list[list[Row]]
+"""Rows of one source; a group is what one prompt gave."""
 
 
 @dataclass
-class Desk:
-    """What a writer needs at hand.
+class Pen:
+    """One batch being written.
 
     Attributes:
-        policies: by role (``student``, ``teacher`` ...).
-        tasks: by name; ``task`` is the run's own, others are what a method's ``data(name)`` reads.
-        feeds: prompts, by the same names.
-        max_tokens: limit of a response unless the source says otherwise.
-        batch: sequences generated at once.
+        desk: models, tasks and prompts.
+        n: groups a source writes in this process.
+        step: for schedules.
+        done: what the named sources before this one wrote.
+        name: of the source that is being written.
+        died: episodes that an environment broke off.
     """
 
-    policies: Mapping[str, Policy]
-    tasks: Mapping[str, Task]
-    feeds: Mapping[str, Feed]
-    max_tokens: int
-    batch: int
-    rendered: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    desk: Desk
+    n: int
+    step: int
+    done: dict[str, Groups] = field(default_factory=dict)
+    name: str = ""
+    died: int = 0
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """The rendered prompt, checked against the student's context."""
-        key = (prompt.id, str(prompt.messages))
-        if key not in self.rendered:
-            ids = render(self.policies["student"], [dict(m) for m in prompt.messages])
-            room = min(p.context for p in self.policies.values())
-            if len(ids) + self.max_tokens > room:
-                raise LimbeckError(
-                    f"prompt {prompt.id!r} has {len(ids)} tokens and max_tokens is {self.max_tokens}, but the models "
-                    f"read only {room}; shorten the prompt or lower max_tokens."
-                )
-            if ids and max(ids) >= self.policies["student"].vocabulary:
-                token = self.policies["student"].tokenizer.convert_ids_to_tokens(max(ids))
-                raise LimbeckError(
-                    f"prompt {prompt.id!r} has the token {token!r}, which the other model's vocabulary lacks; use "
-                    "another chat template (--set template=FILE.jinja) or models of one family."
-                )
-            if not ids:
-                raise LimbeckError(f"prompt {prompt.id!r} renders to no token; give it text or a template with some.")
-            self.rendered[key] = ids
-        return self.rendered[key]
+    def take(self) -> list[Prompt]:
+        """The next prompts of the task."""
+        return self.desk.feeds["task"].take(self.n)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The run's memory, where controllers find their values."""
+        return self.desk.memory.numbers
 
 
 def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) -> Rollout:
@@ -86,21 +66,43 @@ def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) ->
         prompts: groups a source writes in this process.
         step: for schedules.
     """
-    return concatenate([_write(source, name, desk, prompts, step) for name, source in sources.items()]).check()
+    pen = Pen(desk, prompts, step)
+    for name, source in sources.items():
+        pen.name = name
+        pen.done[name] = written(source, pen, None)
+    if pen.died and not any(row for groups in pen.done.values() for group in groups for row in group):
+        raise LimbeckError(
+            f"every episode of step {step} was broken off by its environment ({pen.died} of them), so there is nothing to "
+            "learn from; see whether the environment works, and resume."
+        )
+    return concatenate([assemble(groups, name) for name, groups in pen.done.items()]).check()
 
 
-def _write(source: Source, name: str, desk: Desk, n: int, step: int) -> Rollout:
+def written(source: Source, pen: Pen, prompts: Sequence[Prompt] | None) -> Groups:
+    """The groups of one source, on the given prompts or on the next ones."""
+    from . import rewrite  # it calls back here for the sources that its own are made of
+
     match source:
         case Data():
-            return _from_data(source, name, desk, n)
+            return _from_data(source, pen)
         case Sample():
-            return _sampled(source, name, desk, desk.feeds["task"].take(n))
+            return sampled(source, pen, pen.take() if prompts is None else prompts)
         case Either():
-            heads = _coin(desk.feeds["task"].seed, step, name) < source.chance.at(step)
-            return _write(source.a if heads else source.b, name, desk, n, step)
+            heads = _coin(pen.desk.feeds["task"].seed, pen.step, pen.name) < source.chance.now(pen.step, pen.numbers)
+            return written(source.a if heads else source.b, pen, prompts)
         case Resample():
-            return _resampled(source, name, desk, n, step)
-    raise LimbeckError(f"source {name}={source}: the engine has no writer for {type(source).__name__}.")
+            return rewrite.resampled(source, pen)
+        case Select():
+            return rewrite.selected(source, pen, prompts)
+        case Patch():
+            return rewrite.patched(source, pen, prompts)
+        case Once():
+            return rewrite.stored(source, pen, prompts)
+        case Refine():
+            return rewrite.refined(source, pen, prompts)
+        case Recast():
+            return rewrite.recast(source, pen)
+    raise LimbeckError(f"source {pen.name}={source}: the engine has no writer for {type(source).__name__}.")
 
 
 def _coin(seed: int, step: int, name: str) -> float:
@@ -109,103 +111,85 @@ def _coin(seed: int, step: int, name: str) -> float:
     return float(torch.rand((), generator=generator))
 
 
-def _sampled(source: Sample, name: str, desk: Desk, prompts: Sequence[Prompt]) -> Rollout:
-    parts = source.reader.parts if isinstance(source.reader, Blend) else ((source.reader, 1.0),)
-    law = Law(tuple((_policy(desk, reader), weight) for reader, weight in parts), source.tau)
+# ---------------------------------------------------------------- the two that start from nothing
+
+
+def sampled(source: Sample, pen: Pen, prompts: Sequence[Prompt]) -> Groups:
+    """``n`` responses a prompt, of one turn or of several."""
+    if source.episodic:
+        from .episode import played
+
+        return played(source, pen, prompts)
+    desk = pen.desk
     repeated = [p for p in prompts for _ in range(source.n)]
-    texts = generate(law, [desk.prompt_ids(p) for p in repeated], source.max_tokens or desk.max_tokens, desk.batch)
-    author = STUDENT if any(reader.role == student.role for reader, _ in parts) else TEACHER
+    texts = generate(law_of(source, desk), seen(source, desk, repeated), limit_of(source, pen), desk.batch)
     rows = [
-        Row(p, desk.prompt_ids(p), w.ids, w.logp, author, w.truncated, judge(desk, p, w))
+        single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, judge(desk, p, w) if source.check else None)
         for p, w in zip(repeated, texts, strict=True)
     ]
-    return assemble(rows, source.n, name)
+    return [rows[i : i + source.n] for i in range(0, len(rows), source.n)]
 
 
-def _policy(desk: Desk, reader: Reader) -> Policy:
-    return desk.policies[reader.role]
+def law_of(source: Sample, desk: Desk) -> Law:
+    """Who writes."""
+    parts = source.reader.parts if isinstance(source.reader, Blend) else ((source.reader, 1.0),)
+    return Law(tuple((desk.policy(reader.role), weight) for reader, weight in parts), source.tau)
 
 
-def judge(desk: Desk, prompt: Prompt, written: Written) -> Verdict | None:
+def author_of(source: Sample) -> int:
+    """Whose hand it is in the record."""
+    readers = source.reader.readers if isinstance(source.reader, Blend) else (source.reader,)
+    return STUDENT if any(r.role == student.role for r in readers) else TEACHER
+
+
+def limit_of(source: Sample, pen: Pen) -> int:
+    """Tokens of a response, or of a turn."""
+    return pen.desk.max_tokens if source.max_tokens is None else int(source.max_tokens.now(pen.step, pen.numbers))
+
+
+def seen(source: Sample, desk: Desk, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """What the writer reads: the prompt as the student reads it, or with the writer's own contexts behind it."""
+    reader = source.reader
+    if isinstance(reader, Blend) or not (reader.context or desk.foreign(reader.role)):
+        return [desk.prompt_ids(p) for p in prompts]
+    out = []
+    for p in prompts:
+        blocks = [fill(desk.blocks.get(c.name, c.block), of_prompt(p), c.name) for c in reader.context]
+        what = f"prompt {p.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
+        out.append(desk.render(behind(p, blocks), reader.role, what, desk.max_tokens))
+    return out
+
+
+def judge(desk: Desk, prompt: Prompt, text: Written) -> Verdict | None:
     """The task's verdict, or None where it has no verifier.
 
     Raises:
         LimbeckError: where a reward is not finite.
     """
     task = desk.tasks["task"]
-    if "reward" not in task.serves:
+    if "reward" not in task.serves or "episodes" in task.serves:
         return None
-    policy = desk.policies["student"]
-    ids = [i for i in written.ids if i not in policy.eos]
-    text = str(policy.tokenizer.decode(ids, skip_special_tokens=True))
-    verdict = task.verify(prompt, text)
+    said = desk.policies["student"].text(text.ids)
+    verdict = task.verify(prompt, said)
     if not math.isfinite(verdict.reward):
         raise LimbeckError(
             f"the verifier of {task.name!r} gave reward {verdict.reward} to a response to prompt {prompt.id!r} "
-            f"({text[:60]!r}); a reward must be a finite number, so mend the verifier."
+            f"({said[:60]!r}); a reward must be a finite number, so mend the verifier."
         )
     return verdict
 
 
-def _from_data(source: Data, name: str, desk: Desk, n: int) -> Rollout:
+def _from_data(source: Data, pen: Pen) -> Groups:
+    desk = pen.desk
     task, feed = desk.tasks[source.name], desk.feeds[source.name]
-    policy = desk.policies["student"]
-    rows = []
-    for prompt in feed.take(n):
-        responses = task.responses(prompt)[: source.group]
-        for response in responses:
-            ids: list[int] = policy.tokenizer(response.text, add_special_tokens=False)["input_ids"]
-            limit = max(desk.max_tokens, 1)
+    limit = max(desk.max_tokens, 1)
+    groups = []
+    for prompt in feed.take(pen.n):
+        rows = []
+        for response in task.responses(prompt)[: source.group]:
+            ids = desk.response_ids(prompt, response.text)
             cut = len(ids) >= limit
-            ids = ids[:limit] if cut else [*ids, policy.eos[0]]
-            rows.append(Row(prompt, desk.prompt_ids(prompt), ids, None, DATA, cut, None, response.label))
-    return assemble(rows, source.group, name)
-
-
-def _resampled(source: Resample, name: str, desk: Desk, n: int, step: int) -> Rollout:
-    """Write until ``n`` groups satisfy the condition, at most ``rounds`` times; with none at all, one group remains."""
-    kept: list[Rollout] = []
-    last = None
-    for _ in range(source.rounds):
-        record = last = _write(source.source, name, desk, n, step)
-        kept += [record.groups(g, g + 1)[0] for g in _satisfying(source, record, step)]
-        if len(kept) >= n:
-            break
-    assert last is not None
-    # A group whose rewards agree has no advantage: keeping one keeps the step whole where no group informs.
-    return concatenate(kept[:n]) if kept else last.groups(0, 1)[0]
-
-
-def _satisfying(source: Resample, record: Rollout, step: int) -> list[int]:
-    """The groups where the source's condition holds."""
-    batch = Batch(record, {}, step)
-    holds_G = batch.ladder.down(source.until.evaluate(batch), source.until.rung, Rung.GROUP).bool()
-    groups: list[int] = holds_G.nonzero().squeeze(-1).tolist()
+            ids = ids[:limit] if cut else [*ids, desk.policies["student"].end]
+            rows.append(single(prompt, desk.prompt_ids(prompt), ids, None, DATA, cut, None, response.label))
+        groups.append(rows)
     return groups
-
-
-def assemble(rows: Sequence[Row], group: int, name: str) -> Rollout:
-    """Rows, ``group`` neighbours a group, as one record."""
-    length = torch.tensor([len(r.prompt_ids) + len(r.ids) for r in rows])
-    start = torch.cat([torch.zeros(1, dtype=torch.int64), length.cumsum(0)])
-    pos = [int(start[b]) + len(r.prompt_ids) + t for b, r in enumerate(rows) for t in range(len(r.ids))]
-    seq = torch.tensor([b for b, r in enumerate(rows) for _ in r.ids], dtype=torch.int64)
-    nan = math.nan
-    return Rollout(
-        ids_L=torch.tensor([i for r in rows for i in (*r.prompt_ids, *r.ids)], dtype=torch.int64),
-        start_B1=start,
-        pos_N=torch.tensor(pos, dtype=torch.int64),
-        turn_N=seq,
-        seq_U=torch.arange(len(rows)),
-        group_B=torch.arange(len(rows)) // group,
-        author_N=torch.tensor([r.author for r in rows for _ in r.ids], dtype=torch.int8),
-        writer_logp_N=torch.tensor([x for r in rows for x in (r.logp or [nan] * len(r.ids))], dtype=torch.float32),
-        origin_B=torch.zeros(len(rows), dtype=torch.int64),
-        reward_U=torch.tensor([r.verdict.reward if r.verdict else nan for r in rows], dtype=torch.float32),
-        correct_B=torch.tensor([r.verdict.correct if r.verdict else False for r in rows]),
-        truncated_B=torch.tensor([r.truncated for r in rows]),
-        label_B=torch.tensor([r.label for r in rows], dtype=torch.float32),
-        sources=(name,),
-        prompts=tuple(r.prompt for r in rows),
-        feedback=tuple(r.verdict.feedback if r.verdict else None for r in rows),
-    )

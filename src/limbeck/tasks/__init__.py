@@ -9,7 +9,9 @@ from typing import Any
 
 from ..errors import LimbeckError, nearest
 from .base import Environment, Episode, EpisodeDied, Observation, Response, Task, Verdict, open_episode
+from .calculator import CalculatorTask
 from .corridor import Corridor
+from .guard import Guarded, Limits, Pool
 from .gym import GymTask, gym_names
 from .hf import FolderTask
 from .jsonl import JsonlTask
@@ -17,14 +19,18 @@ from .presets import PRESETS
 from .retry import Retry
 
 __all__ = [
+    "CalculatorTask",
     "Corridor",
     "Environment",
     "Episode",
     "EpisodeDied",
     "FolderTask",
+    "Guarded",
     "GymTask",
     "JsonlTask",
+    "Limits",
     "Observation",
+    "Pool",
     "Response",
     "Retry",
     "Task",
@@ -37,12 +43,12 @@ __all__ = [
 # Set by load_task or by a preset, never by the user's options.
 _RESERVED = ("self", "path", "seed", "name", "demonstrate", "options")
 _NAMED: dict[str, Callable[..., Task]] = {**PRESETS, "corridor": Corridor}
-_RETRY = "retry"
+_RETRY, _CALCULATOR = "retry", "calculator"
 
 
 def available_tasks() -> tuple[str, ...]:
     """Names that :func:`load_task` knows: our presets and environments, then the reasoning-gym data sets."""
-    return (*_NAMED, _RETRY, *gym_names())
+    return (*_NAMED, _CALCULATOR, _RETRY, *gym_names())
 
 
 def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task:
@@ -70,6 +76,9 @@ def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task
     if name in _NAMED:
         _check(name, options, _NAMED[name])
         return _NAMED[name](seed=seed, **options)
+    if name == _CALCULATOR:
+        # As with GymTask below: it refuses unknown fields of the data set's configuration itself.
+        return CalculatorTask(seed=seed, **options)
     if name == _RETRY:
         return _retry(seed, options)
     if name.endswith(".jsonl"):

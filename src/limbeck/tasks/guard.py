@@ -195,6 +195,7 @@ class _Worker:
     def __init__(self, factory: Mapping[str, Any], limits: Limits) -> None:
         self.episodes: set[int] = set()
         self.had = 0
+        self._killed = False
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -292,6 +293,9 @@ class _Worker:
 
     def kill(self) -> None:
         """End the process and whatever it started, and wait for it: no zombie remains."""
+        if self._killed:  # the number of the process may be another's by now
+            return
+        self._killed = True
         with contextlib.suppress(OSError):
             if os.name == "posix":
                 os.killpg(self.process.pid, signal.SIGKILL)

@@ -80,8 +80,8 @@ class GymTask:
         self.serves = frozenset({"reward", "feedback", *(["responses"] if self._states_answers() else [])})
         # Generating an item can take 50 ms (sokoban), and each is read once as a prompt and several times to verify.
         self._item = functools.lru_cache(maxsize=50_000)(self._make_item)
-        self.train: Sequence[Prompt] = _Lazy(train_size, functools.partial(self._prompt, "train"))
-        self.test: Sequence[Prompt] = _Lazy(test_size, functools.partial(self._prompt, "test"))
+        self.train: Sequence[Prompt] = Lazy(train_size, functools.partial(self._prompt, "train"))
+        self.test: Sequence[Prompt] = Lazy(test_size, functools.partial(self._prompt, "test"))
 
     def verify(self, prompt: Prompt, text: str) -> Verdict:
         """Score a response with the data set's own verifier; ``correct`` means a full score.
@@ -89,7 +89,7 @@ class GymTask:
         Raises:
             LimbeckError: the prompt is not one of this task, or the verifier's score is not a finite number.
         """
-        item = self._item_of(prompt)
+        item = self.item(prompt)
         answer = extract_answer(text)
         expected = str(item["answer"]) if self._reveal and "responses" in self.serves else None
         try:
@@ -108,7 +108,7 @@ class GymTask:
         """One demonstration, or nothing where the data set states no answers."""
         if "responses" not in self.serves:
             return ()
-        item = self._item_of(prompt)
+        item = self.item(prompt)
         if self._demonstrate is not None:
             return (Response(self._demonstrate(item)),)
         return (Response(f"<answer>{item['answer']}</answer>"),)
@@ -147,7 +147,12 @@ class GymTask:
             "lower test_size or raise train_size."
         )
 
-    def _item_of(self, prompt: Prompt) -> dict[str, Any]:
+    def item(self, prompt: Prompt) -> dict[str, Any]:
+        """What the data set says of a prompt: ``question``, ``answer`` and ``metadata``.
+
+        Raises:
+            LimbeckError: the prompt is not one of this task.
+        """
         split, _, number = prompt.id.partition("/")
         size = {"train": len(self.train), "test": len(self.test)}.get(split, 0)
         if not number.isdecimal() or int(number) >= size:
@@ -164,7 +169,7 @@ class GymTask:
         )
 
 
-class _Lazy(Sequence[Prompt]):
+class Lazy(Sequence[Prompt]):
     """A sequence whose prompts are made when they are read; slices are lists."""
 
     def __init__(self, size: int, make: Callable[[int], Prompt]) -> None:
@@ -197,8 +202,16 @@ def _columns(metadata: Mapping[str, Any]) -> dict[str, float | str]:
     }
 
 
-def check_options(dataset: str, options: Mapping[str, Any]) -> None:
+def check_options(
+    dataset: str, options: Mapping[str, Any], task: str | None = None, further: tuple[str, ...] = ()
+) -> None:
     """Refuse an unknown data set, or an option that its configuration does not have.
+
+    Args:
+        dataset: in reasoning-gym.
+        options: of the user.
+        task: how to call it; the data set's name unless given.
+        further: options that the caller knows itself, to be named in a refusal.
 
     Raises:
         LimbeckError: with the nearest known name.
@@ -211,9 +224,10 @@ def check_options(dataset: str, options: Mapping[str, Any]) -> None:
     known = [f.name for f in dataclasses.fields(registry[dataset][1]) if f.name not in _OURS]
     for option in options:
         if option not in known:
+            names = (*further, *_KNOWN, *known)
             raise LimbeckError(
-                f"option {option!r} is not one of task {dataset!r}{nearest(option, (*_KNOWN, *known))}: "
-                f"it knows {', '.join((*_KNOWN, *known))}."
+                f"option {option!r} is not one of task {task or dataset!r}{nearest(option, names)}: "
+                f"it knows {', '.join(names)}."
             )
 
 

@@ -1,0 +1,206 @@
+"""Responses of several turns: the writer and an environment take turns, tokens are never rendered again.
+
+Between two turns stands what the chat template puts there: the end of the assistant's message, the environment's
+message, and the beginning of the next reply. Those tokens are read and never scored. An environment that breaks costs its
+episode and no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..axes.context import Context
+from ..axes.source import Sample
+from ..errors import LimbeckError
+from ..tasks.base import Episode, EpisodeDied, Observation
+from ..types import STUDENT, TEACHER, Prompt
+from .desk import Desk
+from .frame import fill, of_prompt
+from .models import Policy, render_text
+from .rows import Piece, Row
+from .sampler import Written, generate
+from .write import Groups, Pen, author_of, law_of, limit_of, seen, written
+
+_MARK = "\u241f"  # a symbol that no template writes
+
+
+@dataclass
+class Seat:
+    """One episode in progress."""
+
+    prompt: Prompt
+    prompt_ids: list[int]
+    seen_ids: list[int]
+    episode: Episode
+    pieces: list[Piece] = field(default_factory=list)
+    done: bool = False
+    died: bool = False
+    truncated: bool = False
+    correct: bool = False
+    feedback: list[str] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[int]:
+        """What the writer reads next."""
+        return self.seen_ids + [i for p in self.pieces for i in p.ids]
+
+    def act(self, written: Written, author: int, scored: bool, policy: Policy) -> None:
+        """One turn, and what the environment says to it."""
+        try:
+            said = self.episode.step(policy.text(written.ids))
+            if not math.isfinite(said.reward):
+                raise EpisodeDied(f"its reward was {said.reward}")
+        except EpisodeDied:
+            self.done = self.died = True
+            return
+        self.pieces.append(Piece(written.ids, written.logp, author, scored, said.reward))
+        self.correct, self.truncated = said.correct, written.truncated
+        self.feedback += [said.feedback] if said.feedback else []
+        self.done = said.done
+        if not said.done:
+            self.pieces.append(Piece(between(policy, said, written.ids), None, author, scored=False))
+
+    def row(self) -> Row:
+        """The finished episode; it always has a turn, if an empty one."""
+        pieces = self.pieces if any(p.scored for p in self.pieces) else [*self.pieces, Piece([], [], STUDENT, reward=0.0)]
+        while not pieces[-1].scored:  # nobody answers the last observation
+            pieces = pieces[:-1]
+        feedback = "\n".join(self.feedback) or None
+        return Row(self.prompt, self.prompt_ids, tuple(pieces), self.truncated or not self.done, self.correct, feedback)
+
+
+def played(source: Sample, pen: Pen, prompts: Sequence[Prompt]) -> Groups:
+    """``n`` episodes a prompt, all in step, so that every turn is one batch of generation."""
+    desk = pen.desk
+    policy, law, limit = desk.policies["student"], law_of(source, desk), limit_of(source, pen)
+    repeated = [p for p in prompts for _ in range(source.n)]
+    seats = [
+        Seat(p, desk.prompt_ids(p), ids, _open(desk, p, source.retry))
+        for p, ids in zip(repeated, seen(source, desk, repeated), strict=True)
+    ]
+    try:
+        if source.start is not None:
+            _replay(source, pen, prompts, seats)
+        room = min(p.context for p in desk.policies.values())
+        for _ in range(max(1, int(source.turns.now(pen.step, pen.numbers)))):
+            active = [s for s in seats if not s.done and len(s.ids) + limit <= room]
+            if not active:
+                break
+            texts = generate(law, [s.ids for s in active], limit, desk.batch)
+            for seat, text in zip(active, texts, strict=True):
+                seat.act(text, author_of(source), True, policy)
+    finally:
+        for seat in seats:
+            seat.episode.close()
+    pen.died += sum(s.died for s in seats)
+    rows = [None if s.died else s.row() for s in seats]
+    return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
+
+
+def _open(desk: Desk, prompt: Prompt, retry: Context | None) -> Episode:
+    """The task's episode, or a conversation about one answer."""
+    task: Any = desk.tasks["task"]
+    if "episodes" not in task.serves:
+        if retry is None:
+            raise LimbeckError(
+                f"{task.name!r} is answered in one turn, but the method plays several; give a task with episodes, or "
+                "say what comes between the turns with sample(retry=...)."
+            )
+        return _Talk(task, prompt, desk.blocks.get(retry.name, retry.block), retry.name)
+    try:
+        episode: Episode = task.open(prompt)
+    except EpisodeDied as e:
+        return _Broken(e)
+    return episode
+
+
+class _Broken:
+    """An environment that did not start: its first step says so."""
+
+    def __init__(self, reason: EpisodeDied):
+        self.reason = reason
+
+    def step(self, text: str) -> Observation:
+        """Raise what happened."""
+        raise self.reason
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class _Talk:
+    """A single-turn task as a conversation: a template answers each attempt, and silence ends it.
+
+    Every turn carries its own verdict's reward.
+    """
+
+    def __init__(self, task: Any, prompt: Prompt, template: str, name: str):
+        self.task, self.prompt, self.template, self.name = task, prompt, template, name
+
+    def step(self, text: str) -> Observation:
+        """Judge an attempt."""
+        verdict = self.task.verify(self.prompt, text)
+        known: Mapping[str, Any] = {
+            **of_prompt(self.prompt),
+            "reply": text,
+            "correct": verdict.correct,
+            "reward": verdict.reward,
+            "feedback": verdict.feedback or "",
+        }
+        said = fill(self.template, known, self.name)
+        return Observation(said, not said, verdict.reward, verdict.correct, verdict.feedback)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def _replay(source: Sample, pen: Pen, prompts: Sequence[Prompt], seats: list[Seat]) -> None:
+    """Play the first turns of stored episodes again: all but the last ``1 + back``, where the episode succeeded.
+
+    They are read and not scored. An episode that failed is no start, so the writer begins at the beginning.
+    """
+    assert source.start is not None
+    back = int(source.back.now(pen.step, pen.numbers))
+    name, pen.name = pen.name, f"{pen.name} start"
+    starts = {g[0].prompt.id: g[0] for g in written(source.start, pen, prompts) if g}
+    pen.name = name
+    policy = pen.desk.policies["student"]
+    for seat in seats:
+        start = starts.get(seat.prompt.id)
+        turns = start.turns if start is not None and start.correct else []
+        for piece in turns[: max(0, len(turns) - 1 - back)]:
+            if not seat.done:
+                seat.act(Written(piece.ids, piece.logp or [], False), TEACHER, False, policy)
+
+
+def between(policy: Policy, said: Observation, written: list[int]) -> list[int]:
+    """The tokens between a reply and the next one: the rest of its message, the observation, the next opening."""
+    messages = [
+        {"role": "user", "content": "-"},
+        {"role": "assistant", "content": _MARK},
+        {"role": said.role, "content": said.text},
+    ]
+    try:
+        text = _rendered(policy, messages)
+    except LimbeckError:  # few templates know other roles than these
+        text = _rendered(policy, [*messages[:2], {"role": "user", "content": said.text}])
+    ids: list[int] = policy.tokenizer(text.partition(_MARK)[2], add_special_tokens=False)["input_ids"]
+    ended = bool(written) and written[-1] in policy.eos
+    return ids[1:] if ended and ids and ids[0] == written[-1] else ids
+
+
+def _rendered(policy: Policy, messages: list[dict[str, str]]) -> str:
+    """A conversation as text; refused where the template drops what the assistant said."""
+    text = render_text(policy, messages)
+    if _MARK not in text:
+        raise LimbeckError(
+            f"the chat template of {policy.name!r} drops what the assistant said before, so a second turn cannot follow "
+            "it; give another with --set template=FILE.jinja."
+        )
+    return text
+
+
+

@@ -1,0 +1,100 @@
+"""A calculator for expressions that a model wrote: numbers, operators and four functions, nothing else.
+
+Standard library only: the file is loaded on its own in a guarded worker, which bounds what the checks here let through.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+_LONGEST = 1000
+# Of an exact result; a power is refused before it is computed if it would be longer.
+_DIGITS = 1000
+_BITS = int(_DIGITS * math.log2(10))
+_BINARY: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_UNARY: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs, "round": round}
+
+
+class Mistake(ValueError):
+    """What is wrong with an expression, in words for whoever wrote it."""
+
+
+def calculate(expression: str) -> str:
+    """The value of an expression, as Python writes it; a float that is whole loses its ``.0``.
+
+    Raises:
+        Mistake: not an expression of numbers, ``+ - * / // % **``, parentheses, ``min``, ``max``, ``abs`` and
+            ``round``; or it has no value; or the value is too large.
+    """
+    if len(expression) > _LONGEST:
+        raise Mistake(f"the expression is longer than {_LONGEST} characters")
+    try:
+        value = _value(ast.parse(expression.strip(), mode="eval").body)
+    except (SyntaxError, MemoryError, RecursionError):
+        raise Mistake("this is not an expression") from None
+    except ZeroDivisionError:
+        raise Mistake("division by zero") from None
+    except OverflowError:
+        raise Mistake("the value is too large") from None
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, Mistake) else Mistake("a function was called in a wrong way") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Mistake("the value is too large")
+    return str(int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value)
+
+
+def _value(node: ast.expr) -> int | float:
+    match node:
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return _bounded(number)
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
+            return _bounded(_UNARY[type(op)](_value(operand)))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            a, b = _value(left), _value(right)
+            if isinstance(op, ast.Pow):
+                _refuse_long_power(a, b)
+            return _bounded(_BINARY[type(op)](a, b))
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
+            return _bounded(_FUNCTIONS[name](*map(_value, args)))
+    raise Mistake(f"{ast.unparse(node)[:40]!r} is not allowed: use numbers, + - * / // % **, min, max, abs and round")
+
+
+def _refuse_long_power(base: int | float, exponent: int | float) -> None:
+    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > _BITS + 1:
+        raise Mistake("the value is too large")
+
+
+def _bounded(value: Any) -> int | float:
+    if isinstance(value, complex):
+        raise Mistake("the value is not a real number")
+    if isinstance(value, int) and value.bit_length() > _BITS:
+        raise Mistake("the value is too large")
+    number: int | float = value
+    return number
+
+
+class Calculator:
+    """The calculator as an environment: an action is an expression, an observation its value or the mistake."""
+
+    def step(self, text: str) -> dict[str, Any]:
+        """Calculate."""
+        try:
+            return {"text": calculate(text)}
+        except Mistake as mistake:
+            return {"text": f"error: {mistake}", "feedback": str(mistake)}
+
+    def close(self) -> None:
+        """Nothing to give back."""
