@@ -73,7 +73,8 @@ def _value(node: ast.expr) -> int | float:
 
 
 def _refuse_long_power(base: int | float, exponent: int | float) -> None:
-    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > _BITS + 1:
+    # |base| is at least 2 ** (bits - 1): what is refused here is too large, and what is not is soon computed.
+    if isinstance(base, int) and isinstance(exponent, int) and (base.bit_length() - 1) * abs(exponent) > _BITS:
         raise Mistake("the value is too large")
 
 
