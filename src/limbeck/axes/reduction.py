@@ -45,7 +45,7 @@ class Reduction:
 
     def formula(self) -> str:
         """The denominator in words."""
-        units = {Rung.TOKEN: "tokens", Rung.SEQUENCE: "sequences", Rung.GROUP: "groups", Rung.BATCH: "1"}[self.unit]
+        units = {Rung.TOKEN: "tokens", Rung.TURN: "turns", Rung.SEQUENCE: "sequences", Rung.GROUP: "groups", Rung.BATCH: "1"}[self.unit]
         if self.total is None:
             return f"Σ {units}"
         if not self.per_unit:
@@ -99,6 +99,9 @@ class Reduction:
 token_mean = Reduction("token_mean", Rung.TOKEN)
 """Sum over tokens / number of tokens of the global batch (DAPO)."""
 
+turn_mean = Reduction("turn_mean", Rung.TURN, average=True)
+"""Mean over turns of token means: each turn is an experience of its own (TCOD)."""
+
 sequence_mean = Reduction("sequence_mean", Rung.SEQUENCE, average=True)
 """Mean over sequences of token means (GRPO, GSPO). The mean is over sequences with a kept token, as in verl; TRL
 counts an empty sequence as 0 in the mean over all of them."""
@@ -130,7 +133,7 @@ def budget(tokens: int) -> Reduction:
 
 
 _COUNTED = {"fixed": fixed, "budget": budget}
-_NAMED = {r.name: r for r in (token_mean, sequence_mean, sequence_sum, token_sum, group_mean)}
+_NAMED = {r.name: r for r in (token_mean, turn_mean, sequence_mean, sequence_sum, token_sum, group_mean)}
 
 
 def as_reduction(x: Reduction | str) -> Reduction:

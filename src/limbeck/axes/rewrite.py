@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import LimbeckError
 from .context import Context
-from .reader import Reader
+from .reader import Reader, student
 from .source import Source
 from .vec import Need, Vec
 
@@ -119,26 +119,18 @@ class Once(_Derived):
 
 
 @dataclass(frozen=True)
-class Refine(Source):
-    """One response for each sequence of another named source, by a writer that may see that sequence.
+class Refine(_Derived):
+    """One response for each sequence of the inner source, by a writer that may see it; the sequence itself is dropped.
 
     Attributes:
-        name: of the source whose prompts are used, and whose replies its contexts show as ``reply``.
-        reader: who writes.
+        reader: who writes; its contexts show the sequence as ``reply``, also when the refined one is read.
+        check: whether the task's verifier judges the new responses.
+        tau: sampling temperature.
     """
 
-    name: str
-    reader: Reader
+    reader: Reader = student
     check: bool = False
     tau: float = 1.0
-
-    @property
-    def of(self) -> str:
-        return self.name
-
-    @property
-    def group(self) -> int:
-        return 1
 
     @property
     def verified(self) -> bool:
@@ -150,14 +142,14 @@ class Refine(Source):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({(self.reader, "text")})
+        return self.source.needs | frozenset({(self.reader, "text")})
 
     @property
     def contexts(self) -> frozenset[Context]:
-        return frozenset(self.reader.context)
+        return frozenset(self.reader.context) | super().contexts
 
     def __str__(self) -> str:
-        return f"each sequence of {self.name} refined by {self.reader}"
+        return f"({self.source}), refined by {self.reader}"
 
 
 SAME = "same"
@@ -239,9 +231,9 @@ def once(source: Source, score: Reader | None = None) -> Once:
     return Once(source, score)
 
 
-def refine(name: str, reader: Reader, check: bool = False, tau: float = 1.0) -> Refine:
-    """One rewritten response for each sequence of the named source."""
-    return Refine(name, reader, check, tau)
+def refine(source: Source, reader: Reader, check: bool = False, tau: float = 1.0) -> Refine:
+    """One rewritten response in place of each sequence of a source."""
+    return Refine(source, reader, check, tau)
 
 
 def recast(

@@ -22,7 +22,7 @@ from .desk import Desk
 from .frame import behind, fill, of_record
 from .rows import Piece, Row, assemble, from_json, single, to_json
 from .sampler import Law, generate
-from .write import Groups, Pen, judge, written
+from .write import OWN, Groups, Pen, judge, written
 
 
 def evaluate(v: Vec, record: Rollout, desk: Desk, step: int, rung: Rung) -> Tensor:
@@ -80,7 +80,7 @@ def stored(source: Once, pen: Pen, prompts: Sequence[Prompt] | None) -> Groups:
     """Groups from the memory; what it lacks is written, scored and stored."""
     memory = pen.desk.memory.written.setdefault(pen.name, {})
     if prompts is None:
-        prompts = [g[0].prompt for g in pen.done[source.of] if g] if source.of else pen.take()
+        prompts = pen.take()
     missing = list({p.id: p for p in prompts if p.id not in memory}.values())
     if missing:
         groups = written(source.source, pen, missing)
@@ -111,30 +111,25 @@ def _scored(source: Once, groups: Groups, pen: Pen) -> Groups:
 
 
 def refined(source: Refine, pen: Pen, prompts: Sequence[Prompt] | None) -> Groups:
-    """One response for each sequence of another source, by a writer that sees it."""
+    """One response in place of each sequence of the inner source, by a writer that sees it."""
     desk, reader = pen.desk, source.reader
-    wanted = None if prompts is None else {p.id for p in prompts}
-    groups = [g for g in pen.done[source.of] if g and (wanted is None or g[0].prompt.id in wanted)]
-    record = assemble(groups, source.of)
+    drafts = [g for g in written(source.source, pen, prompts) if g]
+    record = assemble(drafts, pen.name)
     known = of_record(record, desk)
     seen = []
     for prompt, k in zip(record.prompts, known, strict=True):
         blocks = [fill(desk.blocks.get(c.name, c.block), k, c.name) for c in reader.context]
         what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
         seen.append(desk.render(behind(prompt, blocks), reader.role, what, desk.max_tokens))
-    texts = iter(generate(Law(((desk.policy(reader.role), 1.0),), source.tau), seen, desk.max_tokens, desk.batch))
-    author = STUDENT if reader.role == "student" else TEACHER
-    evidence = iter(known)
-    out = []
-    for group in groups:
-        rows = []
-        for row in group:
-            w, k = next(texts), next(evidence)
-            verdict = judge(desk, row.prompt, w) if source.check else None
-            new = single(row.prompt, desk.prompt_ids(row.prompt), w.ids, w.logp, author, w.truncated, verdict)
-            rows.append(replace(new, draft=str(k["reply"])))
-        out.append(rows)
-    return out
+    texts = generate(Law(((desk.policy(reader.role), 1.0),), source.tau), seen, desk.max_tokens, desk.batch)
+    author = TEACHER if reader.follow is None and reader.role not in OWN else STUDENT
+    rows = []
+    for prompt, w, k in zip(record.prompts, texts, known, strict=True):
+        verdict = judge(desk, prompt, w) if source.check else None
+        new = single(prompt, desk.prompt_ids(prompt), w.ids, w.logp, author, w.truncated, verdict)
+        rows.append(replace(new, draft=str(k["reply"])))
+    ends = iter(rows)
+    return [[next(ends) for _ in group] for group in drafts]
 
 
 def recast(source: Recast, pen: Pen) -> Groups:
@@ -165,6 +160,7 @@ def _recast(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> Row 
     """One sequence under its new prompt; None where it has nothing to say there."""
     turns = row.turns
     known = {**known, **{f"turn_{t}": desk.policies["student"].text(p.ids) for t, p in enumerate(turns)}}
+    known |= {f"reward_{t}": p.reward for t, p in enumerate(turns)}
     pieces = _response(source, row, known, desk)
     if not pieces:
         return None

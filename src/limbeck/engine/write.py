@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..axes.reader import Blend, student
+from ..axes.reader import Blend
 from ..axes.rewrite import Once, Patch, Recast, Refine, Select
 from ..axes.source import Data, Either, Resample, Sample, Source
 from ..errors import LimbeckError
@@ -22,6 +22,9 @@ from .desk import Desk
 from .frame import behind, fill, of_prompt
 from .rows import Row, assemble, single
 from .sampler import Law, Written, generate
+
+OWN = ("student", "init", "ref")
+"""Roles that write in the student's hand: its weights, now or before."""
 
 Groups = list[list[Row]]
 """Rows of one source; a group is what one prompt gave."""
@@ -139,7 +142,7 @@ def law_of(source: Sample, desk: Desk) -> Law:
 def author_of(source: Sample) -> int:
     """Whose hand it is in the record."""
     readers = source.reader.readers if isinstance(source.reader, Blend) else (source.reader,)
-    return STUDENT if any(r.role == student.role for r in readers) else TEACHER
+    return STUDENT if any(r.follow is not None or r.role in OWN for r in readers) else TEACHER
 
 
 def limit_of(source: Sample, pen: Pen) -> int:

@@ -17,6 +17,7 @@ from .hf import FolderTask
 from .jsonl import JsonlTask
 from .presets import PRESETS
 from .retry import Retry
+from .textworld import TextWorldTask
 
 __all__ = [
     "CalculatorTask",
@@ -34,6 +35,7 @@ __all__ = [
     "Response",
     "Retry",
     "Task",
+    "TextWorldTask",
     "Verdict",
     "available_tasks",
     "load_task",
@@ -42,7 +44,7 @@ __all__ = [
 
 # Set by load_task or by a preset, never by the user's options.
 _RESERVED = ("self", "path", "seed", "name", "demonstrate", "options")
-_NAMED: dict[str, Callable[..., Task]] = {**PRESETS, "corridor": Corridor}
+_NAMED: dict[str, Callable[..., Task]] = {**PRESETS, "corridor": Corridor, "textworld": TextWorldTask}
 _RETRY, _CALCULATOR = "retry", "calculator"
 
 

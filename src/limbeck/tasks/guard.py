@@ -27,6 +27,9 @@ from ..errors import LimbeckError
 from .base import EpisodeDied, Observation, refuse_if_over
 
 _SCRIPT = Path(__file__).with_name("guard_worker.py")
+# One order of sets in all workers, or a replay could come out differently; and one thread, because threads of linear
+# algebra that nobody needs fill the address space.
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 # A worker that has had this many episodes takes no more: what an environment leaks goes with it.
 _RETIRE_AFTER = 1000
 # How often an episode is brought back after its worker vanished between two requests.
@@ -201,11 +204,11 @@ class _Worker:
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         # A session of its own: Ctrl-C in the terminal reaches the run, and the run ends its workers.
         self.process = subprocess.Popen(
-            [sys.executable, "-I", str(_SCRIPT)],
+            [sys.executable, "-P", "-s", str(_SCRIPT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            env={**os.environ, **_ENVIRONMENT},
             start_new_session=True,
         )
         assert self.process.stdout is not None

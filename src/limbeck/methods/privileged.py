@@ -1,0 +1,284 @@
+"""Self-distillation: the teacher is the student (now, before, or averaged) with text that the student does not see."""
+
+from __future__ import annotations
+
+from ..axes import (
+    Context,
+    blend,
+    clip,
+    confidence,
+    correct,
+    divergence,
+    ema,
+    everywhere,
+    feedback,
+    group_advantage,
+    has,
+    importance,
+    init,
+    log_ratio,
+    logp,
+    mean_one,
+    old,
+    on,
+    outcome_hint,
+    own_reply,
+    pathwise,
+    recast,
+    reinforce,
+    sample,
+    sampled,
+    score,
+    sequence_mean,
+    sequence_sum,
+    sibling_or_feedback,
+    skill,
+    solution,
+    student,
+    synced,
+    to_go,
+    token_mean,
+    verdict_phrase,
+    writer,
+)
+from ..axes.context import named
+from ..math.composed import EntryClip
+from ..math.divergence import Divergence, as_divergence, rkl, soft_ce
+from ..method import Method, Sum, Term, routed
+from ..registry import method
+
+
+@method(paper="arXiv:2601.18734", title="OPSD", confidence="medium")
+def opsd(
+    divergence: Divergence | str = "fkl",
+    token_clip: float | None = None,
+    entry_clip: float | None = None,
+    context: Context | str = solution,
+    group: int = 1,
+) -> Method:
+    r"""On-policy self-distillation: the student's first weights, seeing the reference solution, teach the student.
+
+    .. math:: L = \frac1B\sum_b\frac1{|y|}\sum_t D\big(\pi_0(\cdot|x,c,y_{<t}),\,\pi_\theta(\cdot|x,y_{<t})\big)
+
+    Two clips. ``entry_clip`` is the paper's (v3): each vocabulary entry's share, cut before the sum. Its cap is given
+    as 0.05, 1e-6 and 1e-7 in different places, so there is no default; the literal clip **can raise** the divergence (see
+    ``EntryClip``). ``token_clip`` cuts a token's divergence and gives it no gradient above the cap; it never reverses.
+
+    Args:
+        divergence: ``fkl`` (paper); the released scripts have ``jsd(0.5)``.
+        token_clip: nats; None (ours). TRD's port has 0.1.
+        entry_clip: nats; None (ours).
+        context: what the teacher sees; the reference solution (paper). ``step_feedback`` is Feedback Alignment
+            (arXiv:2606.11173).
+        group: 1 (paper).
+    """
+    row = as_divergence(divergence)
+    row = row if entry_clip is None else EntryClip(row, entry_clip)
+    return Method(
+        sample(student, group, check=False), Term(init.given(named(context)), pathwise(row, cap=token_clip)), sequence_mean
+    )
+
+
+@method(paper="arXiv:2601.18734", title="OPSD, sampled token")
+def opsd_sampled(context: Context | str = solution, group: int = 1) -> Method:
+    """OPSD from the log-probs of the sampled tokens alone: ``A = log π_0(y|x,c) − log π_θ(y|x)``, REINFORCE (code).
+
+    Args:
+        context: the reference solution (paper).
+        group: 1 (paper).
+    """
+    signal = log_ratio(init.given(named(context)), student)
+    return Method(sample(student, group, check=False), Term(signal, reinforce), token_mean)
+
+
+def _distilled(divergence: Divergence | str, rate: float, top_k: int | None, cap: float) -> tuple[Term, Context]:
+    """SDPO's term: the averaged student with feedback in view, on the student's top entries and a tail."""
+    view = ema(rate).given(sibling_or_feedback)
+    surrogate = pathwise(as_divergence(divergence), top_k=top_k, by="student")
+    weight = importance(student, old, cap) * importance(old, writer, cap)
+    return Term(view, surrogate, has(sibling_or_feedback), weight), sibling_or_feedback
+
+
+@method(paper="arXiv:2601.20802", title="SDPO")
+def sdpo(
+    divergence: Divergence | str = "jsd(0.5)",
+    rate: float = 0.05,
+    top_k: int | None = 100,
+    is_cap: float = 2.0,
+    group: int = 8,
+) -> Method:
+    r"""Self-distillation policy optimisation: an averaged student that sees a correct sibling, or the feedback, teaches.
+
+    .. math:: L = \frac{\sum_i z_i\sum_t \omega_t D(p_{i,t}, q_{i,t})}{\sum_i z_i |y_i|}
+
+    :math:`z_i`: there is a correct sibling or feedback; other samples are in neither sum. :math:`\omega` holds the
+    importance weights to the old student and to the writer, each capped. D is over the student's top entries and a tail.
+
+    Args:
+        divergence: ``jsd(0.5)`` (code); ``fkl`` and ``rkl`` are its alpha = 0 and 1.
+        rate: of the moving average; 0.05 (code; 0.01 for code tasks).
+        top_k: 100 (code); None takes the full vocabulary.
+        is_cap: 2 (code).
+        group: 8 (code).
+    """
+    return Method(sample(student, group), _distilled(divergence, rate, top_k, is_cap)[0], token_mean)
+
+
+@method(paper="arXiv:2601.20802", title="SDPO, trust region")
+def sdpo_trust_region(
+    mix: float = 0.05, divergence: Divergence | str = "jsd(0.5)", top_k: int | None = 100, group: int = 8
+) -> Method:
+    """SDPO whose teacher's logits lie between the first weights' and the student's, both with the context in view.
+
+    Args:
+        mix: share of the student; 0.05 (ours, after the EMA's rate).
+        divergence, top_k, group: as in ``sdpo``.
+    """
+    c = sibling_or_feedback
+    target = blend((init.given(c), 1.0 - mix), (student.given(c), mix), space="log")
+    term = Term(target, pathwise(as_divergence(divergence), top_k=top_k, by="student"), has(c))
+    return Method(sample(student, group), term, token_mean)
+
+
+@method(paper="arXiv:2601.20802", title="SDPO and GRPO in one advantage", confidence="medium")
+def sdpo_hybrid(share: float = 0.1, rate: float = 0.05, group: int = 8) -> Method:
+    """``A = (1 − share) A_GRPO + share A_SDPO`` with the sampled log-ratio as SDPO's advantage (as reported by SRPO).
+
+    Args:
+        share: 0.1 (SRPO's report).
+        rate: of the moving average; 0.05 (code).
+        group: 8 (code).
+    """
+    c = sibling_or_feedback
+    signal = (1.0 - share) * group_advantage() + share * log_ratio(ema(rate).given(c)) * has(c)
+    return Method(sample(student, group), Term(signal, clip(0.2)), token_mean)
+
+
+@method(paper="arXiv:2604.02288", title="SRPO")
+def srpo(beta: float = 1.0, rate: float = 0.05, top_k: int | None = 100, is_cap: float = 2.0, group: int = 8) -> Method:
+    r"""Sample-routed policy optimisation: wrong samples with teacher information are distilled, all others get GRPO.
+
+    .. math:: L = \frac{\sum_i z^G_i\sum_t \ell^{GRPO} + \sum_i z^S_i\sum_t w_{i,t}\,\ell^{SDPO}}{\sum_i |y_i|}
+
+    one denominator for both. :math:`w\propto e^{-\beta H(q_{i,t})}` with mean 1 over the distilled tokens: a teacher that
+    is unsure counts less. The advantage is of the whole group, before routing.
+
+    Args:
+        beta: 1 (paper); 0 is uniform.
+        rate: of the moving average; 0.05 (paper).
+        top_k: 100 (paper).
+        is_cap: 2 (paper).
+        group: 8 (paper).
+    """
+    term, context = _distilled("jsd(0.5)", rate, top_k, is_cap)
+    distilled = ~correct & has(context)
+    sure = mean_one(confidence(ema(rate).given(context), beta), distilled)
+    guided = Term(term.signal, term.surrogate, weight=sure * term.weight)
+    return Method(
+        sample(student, group), routed(distilled, guided, Term(group_advantage(), clip(0.2, 0.28))), token_mean
+    )
+
+
+@method(paper="arXiv:2604.12002", title="SD-Zero, phase 2", confidence="medium")
+def sd_zero(group: int = 1) -> Method:
+    r"""Learn from yourself, told the outcome: the first weights see the whole answer and a phrase chosen by its reward.
+
+    .. math:: L = \frac1B\sum_b\sum_t \mathrm{KL}\big(\pi_\theta(\cdot|x,y_{<t})\,\Vert\,\pi_{SRT}(\cdot|x,y,P_r,y_{<t})\big)
+
+    The teacher is the student at the start of this phase, which phase 1 (``sd_zero_srt``) taught to revise;
+    ``lb.pipelines.sd_zero()`` runs both, and again if told to. The phrases are ours.
+
+    Args:
+        group: 1 (paper).
+    """
+    view = init.given(own_reply, verdict_phrase)
+    return Method(sample(student, group), Term(view, pathwise(rkl)), sequence_sum)
+
+
+@method(paper="arXiv:2604.12002", title="SD-Zero, phase 1 (SRT)", confidence="medium")
+def sd_zero_srt(group: int = 1) -> Method:
+    r"""Self-revision training: learn your own correct revisions, as a reply to the phrase and as one text.
+
+    .. math:: L = -\log\pi(y_{rev}|x,y_{init},P_r) - \log\pi(y_{init}\oplus P_r\oplus y_{rev}|x)
+
+    over sequences whose revision is right.
+
+    Args:
+        group: 1 (paper).
+    """
+    talk = sample(student, group, turns=2, retry=verdict_phrase)
+    phrase = verdict_phrase.block.replace("{% if correct %}", "{% if reward_0 > 0 %}")
+    whole = recast("talk", response="{{ turn_0 }}\n" + phrase + "\n{{ turn_1 }}", keep=correct)
+    second = recast("talk", question="{{ prompt }}\n\n{{ turn_0 }}\n\n" + phrase, response="turn 1", keep=correct)
+    nll: Sum = Term(everywhere, reinforce, on("whole")) + Term(everywhere, reinforce, on("second"))
+    return Method({"talk": talk, "whole": whole, "second": second}, nll, sequence_sum)
+
+
+@method(paper="arXiv:2606.05152", title="DistIL", confidence="low")
+def distil(future: bool = True, black_box: bool = False, rate: float = 0.05, group: int = 1) -> Method:
+    r"""Distributional DAgger: cross-entropy to a feedback-conditioned expert on the student's states, future included.
+
+    .. math:: \nabla L = \sum_t\nabla H_t + \sum_t\nabla\log\pi_\theta(y_t)\,\mathrm{sg}\Big[\sum_{s>t}H_s\Big],\qquad
+              H_t = -\sum_v p_t(v)\log q_t(v)
+
+    The objective is the project page's; the gradient, the averaged weights, no baseline and the sum per sequence are our
+    reconstruction, because neither code nor the paper's text was available.
+
+    Args:
+        future: the second sum; True (page). False is forward KL on the student's prefixes.
+        black_box: one token drawn from the expert at each state in place of its whole law; False.
+        rate: of the expert's moving average; 0.05 (ours, after SDPO).
+        group: 1 (ours).
+    """
+    expert = ema(rate).given(feedback)
+    told = has(feedback)
+    now = Term(expert, pathwise(soft_ce, top_k=1, by="draw") if black_box else pathwise(soft_ce), told)
+    if not future:
+        return Method(sample(student, group), now, sequence_sum)
+    cost = divergence(soft_ce, expert, old)
+    later = Term(to_go(-cost, 1.0, strict=True), reinforce, told)
+    return Method(sample(student, group), now + later, sequence_sum)
+
+
+@method(paper="arXiv:2604.10674", title="Skill-SD")
+def skill_sd(lam: float = 0.001, group: int = 4, turns: int = 40, every: int = 1) -> Method:
+    r"""GRPO plus a distance to the synced student that sees a skill from a bank.
+
+    .. math:: L = L_{GRPO} + \lambda\,\frac1N\sum_{i,t}\rho_t\,k_3(\ell_t),\quad
+              \ell_t = \log\pi_\theta(y_t|s_t) - \log\pi_{\bar\theta}(y_t|s_t\oplus S)
+
+    The gradient passes through :math:`\rho`, which is not clipped: :math:`\nabla(\rho k_3)=\rho\,\ell\,\nabla\log\pi`, the
+    reverse KL's. Skills are finished sequences (the best of a group), chosen by UCB; a summary by the student itself is a
+    matter of the context's bank. Without a skill and in step the distance is 0.
+
+    Args:
+        lam: 0.001 (paper).
+        group: 4 (paper).
+        turns: 40 (paper's tasks); 1 for a task answered in one turn.
+        every: batches between syncs of the teacher; 1 (paper).
+    """
+    rl = Term(group_advantage(), clip(0.2, 0.28))
+    distance = Term(logp(synced(every).given(skill)), sampled("k3", ratio=True))
+    return Method(sample(student, group, turns=turns), rl + lam * distance, token_mean)
+
+
+@method(paper="arXiv:2605.02943", title="TT-OPD", confidence="low")
+def tt_opd(lam: float = 0.01, rate: float = 0.005, every: int = 5, reset: int = 30, group: int = 3, turns: int = 10) -> Method:
+    r"""Turn-level distillation of an averaged student that knows how the episode ends, beside GRPO.
+
+    .. math:: L = L_{GRPO} + \lambda_d \sum \mathrm{KL}\big(\pi_\theta\,\Vert\,\pi_{EMA}(\cdot|x,h)\big)
+
+    Known from a README and notes: what is truncated, the estimator and the length shaping are not. This takes k2, no
+    truncation, no shaping.
+
+    Args:
+        lam: lambda_d; 0.01 (the paper's Algorithm 1; its README has 4).
+        rate: 0.005, i.e. alpha 0.995 (README).
+        every: batches between updates of the average; 5 (README).
+        reset: batches between hard copies; 30 (README).
+        group: 3 (README).
+        turns: 10 (ours); 1 for a task answered in one turn.
+    """
+    view = ema(rate, every, reset).given(outcome_hint)
+    rl = Term(group_advantage(of=score), clip(0.2))
+    return Method(sample(student, group, turns=turns), rl + lam * Term(logp(view), sampled("k2")), token_mean)

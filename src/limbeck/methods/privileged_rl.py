@@ -1,0 +1,193 @@
+"""Privileged text and rewards: the hinted policy is trained too, or only pulls; critiques become targets."""
+
+from __future__ import annotations
+
+from ..axes import (
+    Context,
+    Scalar,
+    clip,
+    cohort,
+    correct,
+    every,
+    everywhere,
+    feedback,
+    group_advantage,
+    has,
+    log_ratio,
+    logistic,
+    logp,
+    old,
+    on,
+    pathwise,
+    plain,
+    ratio,
+    recast,
+    reinforce,
+    reward,
+    running,
+    sample,
+    sampled,
+    score,
+    sequence_mean,
+    solution,
+    student,
+    to_go,
+    token_mean,
+    token_sum,
+    where,
+    writer,
+)
+from ..axes.context import named, tried_again
+from ..axes.scalar import scalar
+from ..errors import number
+from ..math.divergence import chi2, rkl
+from ..method import Method, Sum, Term
+from ..registry import method
+
+
+@method(paper="arXiv:2602.04942", title="π-Distill", confidence="medium")
+def pi_distill(
+    alpha: float = 0.5, beta: float = 0.25, context: Context | str = solution, clip_range: float = 0.2, group: int = 8
+) -> Method:
+    r"""Privileged information distillation: sample from the hinted student, train the hinted and the plain one.
+
+    .. math:: J = \alpha\big(E[R] - \beta\,\mathrm{KL}(\pi^T\Vert\mathrm{sg}\,\pi^S)\big)
+                + (1-\alpha)\Big(E\Big[\frac{\pi^S(o|s)}{\mathrm{sg}\,\pi^T(o|s,I)}R\Big]
+                - \beta\,\mathrm{KL}(\mathrm{sg}\,\pi^T\Vert\pi^S)\Big)
+
+    One set of weights; :math:`\pi^T` sees I. Two records of the same text: ``hinted`` has the student under I, ``plain``
+    without. The ratio is of the whole sequence (the formula's; a token ratio has another expected gradient). KL(T‖S) on
+    text that T wrote is estimated by :math:`u-\log u-1`, half the loss form of chi-square. Rewards become GRPO's
+    advantages. No code was released; the equations are from notes.
+
+    Args:
+        alpha: share of the hinted policy's objective; 0.5 (paper's most robust). 1 and 0 drop the other half.
+        beta: 0.25 (of the paper's 0, 0.1, 0.25, 0.5).
+        context: I; the task's solution (ours; the paper has expert tool calls).
+        clip_range: PPO's, for the hinted policy; 0.2 (ours).
+        group: 8 (ours).
+    """
+    number("alpha of pi_distill", alpha, 0, 1, ends=True)
+    c = named(context)
+    A = group_advantage()
+    hinted = Term(A, clip(clip_range), on("hinted")) + beta * Term(
+        logp(student.given(plain)), sampled("k3", ratio=True), on("hinted")
+    )
+    moved = (logp(old) - logp(writer)).total.exp()
+    bare = Term(A * moved, reinforce, on("plain")) + 0.5 * beta * Term(logp(writer), sampled(chi2), on("plain"))
+    sources = {"plain": sample(student.given(c), group), "hinted": recast("plain", c)}
+    return Method(sources, alpha * hinted + (1.0 - alpha) * bare, token_mean)
+
+
+@method(paper="arXiv:2602.04942", title="OPSD-RL", confidence="medium")
+def opsd_rl(beta: float = 0.25, context: Context | str = solution, clip_range: float = 0.2, group: int = 8) -> Method:
+    r"""GRPO on the student's own text, with a reverse KL to itself that sees the privileged text.
+
+    .. math:: J = E_{o\sim\pi^S}[R] - \beta\,\mathrm{KL}(\pi^S\Vert\mathrm{sg}\,\pi^T)
+
+    The KL is :math:`\rho\,k_3` of the sampled tokens, which has its gradient. ("OPSD" in its paper; another method than
+    ``opsd``.)
+
+    Args:
+        beta: 0.25 (of the paper's 0, 0.1, 0.25, 0.5); 0 is GRPO without a reference.
+        context: I; the task's solution (ours).
+        clip_range: 0.2 (ours).
+        group: 8 (ours).
+    """
+    view = student.given(named(context))
+    rl = Term(group_advantage(), clip(clip_range))
+    return Method(sample(student, group), rl + beta * Term(logp(view), sampled("k3", ratio=True)), token_mean)
+
+
+@method(paper="arXiv:2605.15113", title="VPD", confidence="medium")
+def vpd(e_every: float = 5, beta: float = 0.1, rate: float = 0.99, group: int = 8) -> Method:
+    r"""Variational policy distillation: now and then train the feedback-conditioned self on outcomes, else distil it.
+
+    .. math:: L_E = -E_{y^+}\log\sigma(\tilde r-\delta) - E_{y^-}\log\sigma(-(\tilde r-\delta)),\quad
+              \tilde r = \beta\log\frac{q(y|x,C)}{\mathrm{sg}\,\pi_\theta(y|x)}
+    .. math:: L_M = \sum_t\mathrm{KL}\big(\pi_\theta(\cdot|x,y_{<t})\,\Vert\,\mathrm{sg}\,q(\cdot|x,C,y_{<t})\big)
+
+    q and :math:`\pi_\theta` share their weights; the prior is the student now. :math:`\delta` is a moving average of
+    :math:`\frac12(E\tilde r^+ + E\tilde r^-)`. E-step where the step is a multiple of F, else M-step. No code was released.
+
+    Args:
+        e_every: F; 5 (paper). Infinity never trains the feedback-conditioned self.
+        beta: 0.1 (paper).
+        rate: of delta's past; 0.99 (ours).
+        group: 8 (ours).
+    """
+    view = student.given(feedback)
+    pull = Term(view, pathwise(rkl), on("roll") & has(feedback))
+    prior = student.given(plain)
+    r = beta * log_ratio(old, prior).total
+    right, wrong = on("read") & correct, on("read") & ~correct
+    middle = 0.5 * (r.over("batch", "mean", right) + r.over("batch", "mean", wrong))
+    judge = logistic(beta, logp(prior), running(middle, rate))
+    verdict = where(correct, 1.0, -1.0)
+    expect: Sum = Term(verdict, judge, right, reduction=sequence_mean) + Term(
+        verdict, judge, wrong, reduction=sequence_mean
+    )
+    roll = sample(student, group)
+    if e_every == float("inf"):
+        return Method({"roll": roll}, pull, token_mean)
+    terms = every(e_every) * expect + every(e_every, rest=True) * pull
+    return Method({"roll": roll, "read": recast("roll", feedback)}, terms, token_mean)
+
+
+def _talk(group: int, gamma: float) -> tuple[dict[str, object], Term]:
+    """RLTF's two-turn reinforcement: returns over turns, centred among the group's attempts at the same turn."""
+    returns = to_go(reward, gamma)
+    rl = Term(returns - cohort(returns), ratio, on("talk"))
+    return {"talk": sample(student, group, turns=2, retry=tried_again)}, rl
+
+
+@method(paper="arXiv:2602.02482", title="RLTF-SD")
+def rltf_sd(
+    coef: Scalar | float | str = 0.1,
+    gamma: float = 0.1,
+    threshold: float = -5.0,
+    first_turn_baseline: bool = True,
+    group: int = 8,
+) -> Method:
+    r"""Two-turn reinforcement, and the second answer taught as if it had been the first.
+
+    .. math:: L = L_{RL} - \kappa\sum_t (r_1-\bar r_0)\,1[\log\pi_{old}(y_{1,t}|x_0)\ge-5]\,\log\pi(y_{1,t}|x_0)
+
+    A wrong first answer gets feedback and a second attempt. :math:`\bar r_0` is the group's mean first reward. The released
+    trainer does not pass its own flag on and uses the second turn's mean; this is the intended baseline.
+
+    Args:
+        coef: kappa; 0.1 (code, reasoning); for mathematics ``linear(0, 0.1, STEPS)``.
+        gamma: discount over turns; 0.1 (code).
+        threshold: tokens less likely than this under the plain prompt are left out; −5 nats (code).
+        first_turn_baseline: False centres by the second turn (the ablation, and what the release runs).
+        group: 8 (code).
+    """
+    sources, rl = _talk(group, gamma)
+    base = reward.over("sequence", "first").mean if first_turn_baseline else None
+    carry = {} if base is None else {"first reward": base}
+    sources["first"] = recast("talk", response="turn 1", carry=carry)
+    from ..axes import column
+
+    advantage = score - (column("first reward") if first_turn_baseline else score.mean)
+    taught = Term(advantage, reinforce, on("first") & (logp(old) >= threshold))
+    terms: Sum = rl + scalar(coef) * taught
+    return Method(sources, terms, token_sum)  # type: ignore[arg-type]
+
+
+@method(paper="arXiv:2602.02482", title="RLTF-FM")
+def rltf_fm(coef: Scalar | float | str = 0.1, gamma: float = 0.1, group: int = 8) -> Method:
+    r"""Two-turn reinforcement, and the critique as a target: the student learns to find its own mistakes.
+
+    .. math:: L = L_{RL} - \lambda_f\log\pi(c\,|\,x_0, y_0, \text{"write a critique"})
+
+    Args:
+        coef: lambda_f; 0.1 (code).
+        gamma: discount over turns; 0.1 (code).
+        group: 8 (code).
+    """
+    sources, rl = _talk(group, gamma)
+    ask = "{{ prompt }}\n\nPrevious attempt:\n{{ turn_0 }}\n\nWrite a critique of the attempt."
+    sources["critic"] = recast("talk", question=ask, response="{{ feedback }}")
+    terms: Sum = rl + scalar(coef) * Term(everywhere, reinforce, on("critic"))
+    return Method(sources, terms, token_sum)  # type: ignore[arg-type]

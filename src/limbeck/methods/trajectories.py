@@ -1,0 +1,222 @@
+"""On-policy distillation that changes *whose text* is learnt from: curricula of turns and lengths, refined, chosen."""
+
+from __future__ import annotations
+
+import math
+
+from ..axes import (
+    Vec,
+    all_wrong,
+    by,
+    clip,
+    column,
+    confidence_column,
+    correct,
+    debate,
+    draft,
+    entropy_gate,
+    in_top,
+    init,
+    log_ratio,
+    on,
+    once,
+    other,
+    patch,
+    pathwise,
+    refine,
+    sample,
+    select,
+    solution,
+    stairs,
+    student,
+    teacher,
+    token_mean,
+    turn_mean,
+    vec,
+    where,
+)
+from ..math.composed import KLMix
+from ..math.divergence import Divergence, as_divergence, fkl, rkl
+from ..method import Method, Sum, Term
+from ..registry import method
+
+
+@method(paper="arXiv:2604.24005", title="TCOD, from the front")
+def tcod(start: int = 1, every: int = 2, clip_range: float = 0.2, group: int = 1) -> Method:
+    r"""Temporal curriculum: the student plays only the first k turns, and k grows, :math:`k(n)=k_0+\lfloor n/\eta\rfloor`.
+
+    Long episodes derail a small student; what comes after the derailment teaches nothing. The signal is the sampled
+    log-ratio to the teacher; every turn counts equally (each is an experience of its own in the code). The paper prints
+    the forward KL in one equation; the code, and this, have the reverse.
+
+    Args:
+        start: k_0; 1 (paper).
+        every: eta, steps a turn; 2 (paper; the code's ALFWorld script has 6).
+        clip_range: 0.2 (code).
+        group: rollouts a prompt; 1 (ours).
+    """
+    source = sample(student, group, check=False, turns=stairs(start, every))
+    return Method(source, Term(log_ratio(teacher), clip(clip_range)), turn_mean)
+
+
+@method(paper="arXiv:2604.24005", title="TCOD, from the back")
+def tcod_back(every: int = 5, turns: int = 30, clip_range: float = 0.2, group: int = 1) -> Method:
+    r"""Temporal curriculum from the end: a successful teacher episode is replayed but for its last turns.
+
+    Of an episode of L turns the first :math:`\max(0,(L-1)-\lfloor n/c\rfloor)` are played again, unscored; the student
+    finishes. Where the teacher failed, the student starts at the beginning (ours; the paper has such tasks left out).
+
+    Args:
+        every: c, steps a turn; 5 (code).
+        turns: limit of an episode; 30 (code).
+        clip_range: 0.2 (code).
+        group: 1 (ours).
+    """
+    start = once(sample(teacher, turns=turns))
+    source = sample(student, group, check=False, turns=turns, start=start, back=stairs(0, every))
+    return Method(source, Term(log_ratio(teacher), clip(clip_range), by("student")), turn_mean)
+
+
+@method(paper="arXiv:2605.16826", title="Decoupling KL: mixture and entropy gate", confidence="medium")
+def decoupled_kl(
+    lam: float = 0.5,
+    student_prefix: bool = True,
+    rungs: tuple[int, ...] = (),
+    floor: float = -math.inf,
+    steps: int = 100,
+    group: int = 1,
+) -> Method:
+    r"""Four objectives in two switches: whose prefix, and a mixture of the two KLs; with a gated ladder of lengths.
+
+    .. math:: L = \lambda\,\mathrm{KL}(q\Vert p) + (1-\lambda)\,\mathrm{KL}(p\Vert q)
+
+    Responses are cut at :math:`L_m`; at a gate the length climbs one rung if the mean token entropy is at least
+    ``floor``, else it stays. The paper gives neither the ladder, nor the floor, nor lambda: **sweep them**.
+
+    Args:
+        lam: lambda; 1 is reverse KL, 0 forward. 0.5 (ours).
+        student_prefix: on the student's own text, else on the teacher's; True (ours).
+        rungs: rising limits of a response in tokens; empty: the run's ``max_tokens`` throughout.
+        floor: H_min, nats; minus infinity climbs at every gate.
+        steps: between gates; 100 (ours).
+        group: 1 (ours).
+    """
+    row = rkl if lam == 1 else fkl if lam == 0 else KLMix(lam)
+    limit = entropy_gate(tuple(rungs), floor, steps) if rungs else None
+    source = sample(student if student_prefix else teacher, group, check=False, max_tokens=limit)
+    return Method(source, Term(teacher, pathwise(row)), token_mean)
+
+
+@method(paper="arXiv:2606.08432", title="TRD", confidence="medium")
+def trd(tau: float = 0.6) -> Method:
+    r"""Trajectory-refined distillation: the teacher rewrites the student's draft, and the rewrite is distilled.
+
+    .. math:: L = \frac1N\sum_{t\in y_r}\mathrm{KL}\big(\pi_T(\cdot|x,y_o,y_{r,<t})\,\Vert\,\pi_\theta(\cdot|x,y_{r,<t})\big)
+
+    Drafts and rewrites are written once. The teacher scores in the context in which it wrote (the draft). Read from the
+    released code; the paper's equations were not read.
+
+    Args:
+        tau: temperature of draft and rewrite; 0.6 (code, which also cuts to top-p 0.95 and top-k 20; ours does not).
+    """
+    drafts = sample(student, check=False, tau=tau)
+    return Method(
+        once(refine(drafts, teacher.given(draft), tau=tau)), Term(teacher.given(draft), pathwise(fkl)), token_mean
+    )
+
+
+@method(paper="arXiv:2606.08432", title="TRD, own rewrite", confidence="medium")
+def trd_self(tau: float = 0.6, show_draft: bool = True) -> Method:
+    """TRD without a teacher: the student's first weights rewrite its draft with the reference solution in view.
+
+    Args:
+        tau: temperature of draft and rewrite; 0.6 (code).
+        show_draft: whether the draft is shown beside the solution; True (code's ``use_initial_response``).
+    """
+    editor = init.given(solution, draft) if show_draft else init.given(solution)
+    return Method(
+        once(refine(sample(student, check=False, tau=tau), editor, tau=tau)), Term(editor, pathwise(fkl)), token_mean
+    )
+
+
+@method(paper="arXiv:2605.09725", title="BRTS", confidence="medium")
+def brts(lam: float = 10.0, n: int = 4, top_k: int = 16, group: int = 2, tau: float = 0.7) -> Method:
+    r"""Best-of-N teacher rollouts beside on-policy distillation: correct first, similar to the student second.
+
+    .. math:: L = \mathrm{KL}_k(q\Vert p)\big|_{y\sim\pi_\theta} + \lambda\,\mathrm{KL}_k(p\Vert q)\big|_{y'}
+
+    y' is the teacher's rollout that is correct and, among those, has the largest share of tokens in the student's top k.
+    Where none is correct, further ones are written with the reference solution in view; where those fail too, the most
+    similar is taken. The first KL is over the student's k entries, normalised within them: **biased**, as in the paper.
+    The released repository has the second branch off and other weights; this is the paper's equation.
+
+    Args:
+        lam: lambda; 10 (paper).
+        n: teacher rollouts a prompt; 4 (paper's best).
+        top_k: k; 16 (paper).
+        group: student rollouts a prompt; 2 (code).
+        tau: of the teacher's sampling; 0.7 (code).
+    """
+    shown = sample(teacher.given(solution), n, tau=tau)
+    best = select(
+        patch(sample(teacher, n, tau=tau), shown, all_wrong),
+        correct,
+        in_top(top_k, student).over("sequence", "mean"),
+    )
+    own = Term(teacher, pathwise(rkl, top_k=top_k, by="student", tail=False), on("own"))
+    if lam == 0:
+        return Method({"own": sample(student, group, check=False)}, own, token_mean)
+    chosen = Term(teacher, pathwise(fkl, top_k=top_k), on("teacher"))
+    return Method(
+        {"own": sample(student, group, check=False), "teacher": best}, own + lam * chosen, token_mean
+    )
+
+
+@method(paper="arXiv:2605.01347", title="MAD-OPD")
+def mad_opd(
+    teachers: tuple[str, ...] = ("first", "second"),
+    rounds: int = 2,
+    tau: float = 1.0,
+    divergence: Divergence | str = "jsd(0.5)",
+    group: int = 1,
+) -> Method:
+    r"""Several teachers debate; each scores the student's tokens with the transcript in view, weighed by its confidence.
+
+    .. math:: L = \frac1N\sum_t\sum_k w_k\,D\big(p_{k}(\cdot|x,H,y_{<t}), q_t\big),\quad
+              w = \mathrm{softmax}\Big(\frac{\mathrm{conf}}{100\,\tau}\Big)
+
+    A confidence that is not stated makes the weights uniform. OPAD (step-level sampling) is a matter of data: prompts
+    whose messages already hold the earlier turns. Name the models with ``--set others.first=PATH``.
+
+    Args:
+        teachers: names of the models.
+        rounds: R; 2 (code). 0: no debate.
+        tau: of the weights; 1 (code).
+        divergence: ``jsd(0.5)`` (paper, agentic; reverse KL for code).
+        group: 1 (ours).
+    """
+    transcript = debate(tuple(teachers), rounds) if rounds else None
+    views = [other(name).given(transcript) if transcript else other(name) for name in teachers]
+    weights = _by_confidence(tuple(teachers), rounds, tau)
+    terms: Term | Sum | None = None
+    for view, weight in zip(views, weights, strict=True):
+        term = Term(view, pathwise(as_divergence(divergence)), weight=weight)
+        terms = term if terms is None else terms + term
+    assert terms is not None
+    return Method(sample(student, group, check=False), terms, token_mean)
+
+
+def _by_confidence(teachers: tuple[str, ...], rounds: int, tau: float) -> list[Vec]:
+    """softmax of the stated confidences; uniform where one is missing."""
+    uniform = 1.0 / len(teachers)
+    if not rounds:
+        return [vec(uniform) for _ in teachers]
+    stated = [column(confidence_column(name, rounds)) for name in teachers]
+    known = stated[0].eq(stated[0])  # NaN is not equal to itself
+    for s in stated[1:]:
+        known = known & s.eq(s)
+    power = [(s / (100.0 * tau)).exp() for s in stated]
+    total = power[0]
+    for p in power[1:]:
+        total = total + p
+    return [where(known, p / total, uniform) for p in power]

@@ -1,0 +1,170 @@
+"""TextWorld: text adventures that are made here, one for each prompt, and kept on disk."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import LimbeckError
+from ..types import Prompt
+from .base import EpisodeDied, Turns, whole_number, yes_or_no
+from .guard import Guarded, Limits, Pool
+from .gym import Lazy
+from .textworld_game import with_hints
+
+# Changes when games of the same options and seed come out differently.
+_EDITION = 1
+_PLAY = Limits(step_s=20.0, start_s=120.0, memory_mb=4096)
+# Making a game takes seconds and runs a compiler.
+_MAKE = Limits(step_s=300.0, start_s=120.0, memory_mb=4096, episodes=1)
+_INSTRUCTIONS = """You play a text adventure. In each turn, write one command on a line of its own:
+look, inventory, go north (south, east, west), examine X, open X, close X, take X, take X from Y, drop X, put X on Y, \
+insert X into Y, unlock X with Y, lock X with Y, eat X."""
+
+
+class TextWorldTask(Turns):
+    """Games with a goal that is told at the start, in a world of a few rooms. Needs ``limbeck[textworld]``.
+
+    A turn's command is its last line, or what stands in its last ``<action>...</action>``, in lower case. The reward
+    of a turn is what it added to the game's score, as a share of the highest score: 1 in all for a game that was won.
+    The goal of these games is one quest, so nearly all of it comes with the last command.
+
+    Prompts are made when they are read: a game takes seconds to make, and nothing when it is in the folder already.
+    Which split a game belongs to is a function of its text, so no prompt is in both. ``prompt.privileged`` holds the
+    walkthrough as ``solution``, one command a line.
+
+    Args:
+        world_size: rooms.
+        quest_length: commands that the shortest solution takes.
+        nb_objects: things in the world.
+        train_size, test_size: number of prompts of each split, at least 1.
+        max_turns: after which an episode ends; five times ``quest_length`` and five more if None.
+        hints: whether every message lists the commands that do something now.
+        folder: for the games; in the user's cache if None. ``~`` is expanded.
+        seed: at least 0; another seed gives other games.
+
+    Raises:
+        LimbeckError: an option out of its range, or TextWorld is not installed. When a prompt is first read: options
+            from which TextWorld can make no game.
+    """
+
+    name = "textworld"
+    serves = frozenset({"reward", "feedback", "episodes", "expert"})
+
+    def __init__(
+        self,
+        *,
+        world_size: int = 3,
+        quest_length: int = 3,
+        nb_objects: int = 5,
+        train_size: int = 100,
+        test_size: int = 20,
+        max_turns: int | None = None,
+        hints: bool = False,
+        folder: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        count = functools.partial(whole_number, self.name)
+        kind = {"world_size": world_size, "quest_length": quest_length, "nb_objects": nb_objects}
+        self._kind = {field: count(field, value, 1) for field, value in kind.items()}
+        self.max_turns = count("max_turns", 5 * quest_length + 5 if max_turns is None else max_turns, 1)
+        self.hints = yes_or_no(self.name, "hints", hints)
+        self._seed = count("seed", seed, 0)
+        sizes = {"train": count("train_size", train_size, 1), "test": count("test_size", test_size, 1)}
+        if folder is not None and not isinstance(folder, str | Path):
+            raise LimbeckError(f"folder of task {self.name!r} is {folder!r}, give a path.")
+        if importlib.util.find_spec("textworld") is None:
+            raise LimbeckError(f"task {self.name!r} needs TextWorld, which is missing: pip install limbeck[textworld].")
+        self.folder = _cache() / "textworld" if folder is None else Path(folder).expanduser()
+        here = Path(__file__).with_name("textworld_game.py")
+        self._makers, self._players = Pool(f"{here}:Maker", _MAKE), Pool(f"{here}:Play", _PLAY)
+        self._maker: Guarded | None = None
+        self._about = functools.lru_cache(maxsize=10_000)(self._read)
+        self._sizes = sizes
+        self.train: Sequence[Prompt] = Lazy(sizes["train"], functools.partial(self._prompt, "train"))
+        self.test: Sequence[Prompt] = Lazy(sizes["test"], functools.partial(self._prompt, "test"))
+
+    def open(self, prompt: Prompt) -> Guarded:
+        """A fresh episode in a worker.
+
+        Raises:
+            EpisodeDied: the game did not start.
+            LimbeckError: the prompt is not one of this task.
+        """
+        where = self._where(*self._index(prompt))
+        self._about(*self._index(prompt))
+        return self._players.open(file=str(where / "game.z8"), max_turns=self.max_turns, hints=self.hints)
+
+    def expert(self, prompt: Prompt) -> tuple[str, ...]:
+        """The walkthrough."""
+        return tuple(self._about(*self._index(prompt))["walkthrough"])
+
+    def close(self) -> None:
+        """End the workers; they start again when they are needed."""
+        self._maker = None
+        self._makers.close()
+        self._players.close()
+
+    def _index(self, prompt: Prompt) -> tuple[str, int]:
+        split, _, number = prompt.id.partition("/")
+        if not number.isdecimal() or int(number) >= self._sizes.get(split, 0):
+            raise LimbeckError(f"prompt {prompt.id!r} is not one of task {self.name!r}: open it with its own task.")
+        return split, int(number)
+
+    def _where(self, split: str, index: int) -> Path:
+        kind = json.dumps([_EDITION, importlib.metadata.version("textworld"), self._kind, self._seed, split, index])
+        return self.folder / hashlib.sha256(kind.encode()).hexdigest()[:24]
+
+    def _read(self, split: str, index: int) -> dict[str, Any]:
+        """What is known of a game, which is made if it is not in the folder."""
+        where = self._where(split, index)
+        # Numbers below 2^32 seed games without two (seed, index) of a split sharing one, for splits of a million.
+        wanted = {"folder": str(where), "split": split, "seed": self._seed * 1_000_003 + index}
+        try:
+            text = (where / "about.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            text = self._make(json.dumps(wanted))
+        about: dict[str, Any] = json.loads(text)
+        return about
+
+    def _make(self, wanted: str) -> str:
+        try:
+            if self._maker is None:
+                self._maker = self._makers.open(**self._kind)
+            return self._maker.step(wanted).text
+        except EpisodeDied as death:
+            self._maker = None
+            kind = ", ".join(f"{field}={value}" for field, value in self._kind.items())
+            raise LimbeckError(
+                f"task {self.name!r} with {kind} made no game in {str(self.folder)!r} ({death.reason}): "
+                "give a shorter quest, a larger world, or another folder."
+            ) from None
+
+    def _prompt(self, split: str, index: int) -> Prompt:
+        about = self._about(split, index)
+        opening = with_hints(about["opening"], about["admissible"]) if self.hints else about["opening"]
+        return Prompt(
+            id=f"{split}/{index}",
+            messages=({"role": "user", "content": f"{_INSTRUCTIONS}\n\n{opening}"},),
+            privileged={"solution": "\n".join(about["walkthrough"])},
+            columns={"quest_length": float(len(about["walkthrough"])), "max_score": float(about["max_score"])},
+        )
+
+
+def _cache() -> Path:
+    """Where programs of this user keep what can be made again."""
+    if sys.platform == "win32":
+        root = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        root = "~/Library/Caches"
+    else:
+        root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "limbeck"

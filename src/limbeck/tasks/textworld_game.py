@@ -1,0 +1,160 @@
+"""Making and playing one TextWorld game: loaded on its own in a guarded worker, where ``textworld`` is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# Z-machine commands that act on the session, not in the world: some end it, some write files.
+_META = frozenset(
+    ("brief", "die", "full", "fullscore", "notify", "noscript", "nouns", "oops", "pronouns", "q", "quit", "recording")
+    + ("replay", "restart", "restore", "save", "score", "script", "superbrief", "transcript", "undo", "unscript")
+    + ("verbose", "verify", "version")
+)
+_COMPLAINTS = ("That's not", "You can't", "I beg your pardon", "I didn't", "I only", "You must", "You need", "What do")
+_LONGEST_COMMAND = 200
+# Which side a game is on is a coin toss on its text; so many tosses never all come out wrong.
+_TRIES = 64
+
+
+def side(objective: str) -> str:
+    """The split of a game, a function of what it asks for: equal prompts are never in both splits."""
+    return "test" if hashlib.sha256(objective.encode()).digest()[0] % 2 else "train"
+
+
+def clean(text: str) -> str:
+    """The game's words without the banner, the status line and the offers at its end."""
+    text = text.rpartition("$$")[2].partition("\n")[2] if "$$" in text else text
+    text = re.sub(r"\n?>\s+-= .*? =-\s*-?\d+/\d+\s*$", "", text)
+    text = text.partition("Would you like to RESTART")[0]
+    text = re.sub(r"[ \t]+(?=\n|$)|(?<=\n)[ \t]+", "", text)
+    return re.sub(r"\n{2,}", "\n\n", text).strip()
+
+
+def command(text: str) -> str:
+    """The command in an assistant's turn: in the last ``<action>...</action>``, else its last line with something."""
+    marked = re.findall(r"<action>(.*?)</action>", text, re.DOTALL)
+    lines = [line for line in text.splitlines() if line.strip()]
+    said = marked[-1] if marked else lines[-1] if lines else ""
+    plain = " ".join(said.lower().encode("ascii", "replace").decode().split())
+    return plain.removeprefix(">").strip()[:_LONGEST_COMMAND]
+
+
+def with_hints(text: str, admissible: list[str]) -> str:
+    """The text with the commands that do something now."""
+    return f"{text}\n\nPossible commands: {'; '.join(admissible)}"
+
+
+class Maker:
+    """An environment whose one kind of action makes a game; the observation's text is the game's description.
+
+    Args:
+        world_size, quest_length, nb_objects: of the games.
+    """
+
+    def __init__(self, world_size: int, quest_length: int, nb_objects: int) -> None:
+        self.rooms, self.quest, self.objects = world_size, quest_length, nb_objects
+
+    def step(self, text: str) -> dict[str, Any]:
+        """Make a game of a split in a folder, unless it is there; the action is ``{"folder", "split", "seed"}``."""
+        wanted = json.loads(text)
+        folder = Path(wanted["folder"])
+        if not (folder / "about.json").is_file():
+            self._make(folder, wanted["split"], wanted["seed"])
+        return {"text": (folder / "about.json").read_text(encoding="utf-8")}
+
+    def _make(self, folder: Path, split: str, seed: int) -> None:
+        from textworld.generator import compile_game
+
+        game, options = self._game(split, seed)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+        try:
+            options.path = str(beside / "game.z8")
+            compile_game(game, options)
+            play = Play(str(beside / "game.z8"), 1, False)
+            opening, admissible, most = play.opening, play.admissible, play.most
+            play.close()
+            about = {"opening": opening, "admissible": admissible, "max_score": most, "walkthrough": list(_steps(game))}
+            (beside / "about.json").write_text(json.dumps(about), encoding="utf-8")
+            # A folder appears whole or not at all. Where another process was faster, its folder holds the same game.
+            if not (folder / "about.json").is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+            os.rename(beside, folder)
+        except OSError:
+            if not (folder / "about.json").is_file():
+                raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def _game(self, split: str, seed: int) -> tuple[Any, Any]:
+        import textworld
+        from textworld.generator import make_game
+
+        for attempt in range(_TRIES):
+            options = textworld.GameOptions()
+            options.nb_rooms, options.nb_objects, options.quest_length = self.rooms, self.objects, self.quest
+            options.seeds = int.from_bytes(hashlib.sha256(f"{split} {seed} {attempt}".encode()).digest()[:4]) % 2**31
+            game = make_game(options)
+            if side(game.objective) == split:
+                return game, options
+        raise ValueError(f"no game for the split {split} was found in {_TRIES} tries")
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def _steps(game: Any) -> list[str]:
+    walkthrough = game.metadata["walkthrough"]
+    return [str(step) for step in walkthrough]
+
+
+class Play:
+    """One episode of a game.
+
+    Args:
+        file: the compiled game.
+        max_turns: after which the episode ends.
+        hints: whether observations list the commands that do something.
+    """
+
+    def __init__(self, file: str, max_turns: int, hints: bool) -> None:
+        import textworld
+
+        wanted = ("feedback", "admissible_commands", "max_score", "score", "won", "lost")
+        self._game = textworld.start(file, textworld.EnvInfos(**dict.fromkeys(wanted, True)))
+        self._left, self._hints, self._score = max_turns, hints, 0
+        state = self._game.reset()
+        self.opening = clean(state.feedback)
+        self.admissible: list[str] = sorted(state.admissible_commands)
+        self.most = int(state.max_score)
+
+    def step(self, text: str) -> dict[str, Any]:
+        """One command. The reward is the score it brought, as a share of the highest score."""
+        self._left -= 1
+        words = command(text)
+        if not words or words.split()[0] in _META:
+            said = f"{words!r} is not a command of this game." if words else "Write a command."
+            return self._seen(said, said)
+        state, _, over = self._game.step(words)
+        said = clean(state.feedback)
+        gained, self._score = state.score - self._score, state.score
+        self.admissible = sorted(state.admissible_commands or [])
+        complaint = said.startswith(_COMPLAINTS) and words not in self.admissible
+        seen = self._seen(said, said if complaint else None, over=bool(over or state.won or state.lost))
+        return {**seen, "reward": gained / max(self.most, 1), "correct": bool(state.won)}
+
+    def _seen(self, said: str, feedback: str | None, over: bool = False) -> dict[str, Any]:
+        done = over or self._left <= 0
+        text = with_hints(said, self.admissible) if self._hints and not done else said
+        return {"text": text, "feedback": feedback, "done": done}
+
+    def close(self) -> None:
+        """End the game."""
+        self._game.close()
