@@ -29,7 +29,7 @@ from .arguments import (
     width_of,
 )
 from .axes.reader import old, student, writer
-from .errors import whole
+from .errors import LimbeckError, shown, whole
 from .finite import Doubt, Key, Places, doubts_of_carrier, doubts_of_field, refuse_doubts
 from .math.statistic import LogProb
 from .method import Method
@@ -114,6 +114,8 @@ class Objective:
             LimbeckError: naming what is missing or misshapen, and the remedy.
         """
         whole("step", step, 0)
+        if all_sum is not None and not callable(all_sum):
+            raise LimbeckError(f"all_sum is {shown(all_sum)}; give a function that adds a tensor over processes.")
         live, shape = read_student(student_logits, student_hidden, student_head, student_logp)
         tokens = read_tokens(tokens, shape, live)
         source = read_sources(source, shape[0], self.method)
