@@ -8,34 +8,69 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import LimbeckError, nearest
+from .axes.reader import init, ref, teacher
+from .errors import LimbeckError, expect, nearest, shown
 from .method import CARRIERS, CLOCKS, Method
 from .types import Carrier, Dense, Head, Hidden, Sampled, TopK
 
+Given = Tensor | Any
+"""A tensor, or what becomes one: an array, nested lists of numbers."""
 
-def read_student(
-    logits: Tensor | None, hidden: Tensor | None, head: Tensor | Head | None, logp: Tensor | None
-) -> tuple[Carrier, torch.Size]:
+
+def tensor(name: str, x: Given, device: torch.device | None = None, floats: bool = False) -> Tensor:
+    """Any argument as a tensor; ``floats`` refuses whole numbers, which are ids more often than log-probs."""
+    if not isinstance(x, Tensor):
+        try:
+            x = torch.as_tensor(x)
+        except (TypeError, ValueError, RuntimeError):
+            raise LimbeckError(
+                f"{name} is {shown(x)}; give a tensor, an array, or lists of numbers that are equally long."
+            ) from None
+    if floats and not x.is_floating_point():
+        raise LimbeckError(f"{name} has dtype {x.dtype}; give floating-point numbers.")
+    return x if device is None else x.to(device)
+
+
+def _whole(name: str, x: Tensor) -> Tensor:
+    """Ids as int64; 2.7 is no id, and truncating it would hide that."""
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise LimbeckError(f"{name} has dtype {x.dtype}; give whole numbers.")
+    return x.long()
+
+
+def read_student(logits: Given, hidden: Given, head: Any, logp: Given) -> tuple[Carrier, torch.Size]:
     """The live student's carrier on ``[B, T, ...]`` and ``(B, T)``."""
-    given = [x for x in (logits, hidden, logp) if x is not None]
+    forms = {"student_logits": logits, "student_hidden": hidden, "student_logp": logp}
+    given = {name: tensor(name, x, floats=True) for name, x in forms.items() if x is not None}
     if len(given) != 1:
-        raise LimbeckError(
-            f"{len(given)} of student_logits, student_hidden and student_logp were given; give exactly one."
-        )
-    wanted = 2 if logp is not None else 3
-    if given[0].dim() != wanted:
+        raise LimbeckError(f"{len(given)} of {', '.join(forms)} were given; give exactly one.")
+    ((name, x),) = given.items()
+    if x.dim() != (2 if logp is not None else 3):
         name = "student_logp [B, T]" if logp is not None else "student_logits [B, T, V] or student_hidden [B, T, H]"
-        raise LimbeckError(f"{name} was expected, but its shape is {tuple(given[0].shape)}.")
-    shape = given[0].shape[:2]
+        raise LimbeckError(f"{name} was expected, but its shape is {tuple(x.shape)}.")
     if logits is not None:
-        return Dense(logits), shape
-    if logp is not None:
-        return Sampled(logp), shape
-    assert hidden is not None
+        return Dense(x), x.shape[:2]
+    return Sampled(x) if logp is not None else Hidden(x, _head("student", head, x)), x.shape[:2]
+
+
+def _head(role: str, head: Any, hidden: Tensor) -> Head:
+    """A head from a ``Head``, a linear layer or a weight."""
     if head is None:
-        raise LimbeckError("student_hidden needs student_head, the [V, H] weight of the last linear map (or a Head).")
-    head = head if isinstance(head, Head) else Head(head)
-    return Hidden(hidden, _fitting(hidden, head, "student")), shape
+        raise LimbeckError(
+            f"{role}_hidden needs {role}_head, the [V, H] weight of the last linear map (or a Head, or an nn.Linear)."
+        )
+    if isinstance(head, torch.nn.Linear):
+        head = Head(head.weight, head.bias)
+    if isinstance(head, torch.nn.Module):
+        raise LimbeckError(f"{role}_head is a {type(head).__name__}; give its [V, H] weight, a Head or an nn.Linear.")
+    head = head if isinstance(head, Head) else Head(tensor(f"{role}_head", head, hidden.device))
+    tensor(f"{role}_head", head.weight_VH, floats=True)
+    if head.bias_V is not None and head.bias_V.shape != head.weight_VH.shape[:1]:
+        raise LimbeckError(
+            f"{role}_head has a bias of shape {tuple(head.bias_V.shape)}, but its weight is "
+            f"{tuple(head.weight_VH.shape)}; give one bias per entry of the vocabulary."
+        )
+    return _fitting(hidden, head, role)
 
 
 def _fitting(hidden: Tensor, head: Head, role: str) -> Head:
@@ -65,9 +100,12 @@ def refuse_vocabulary(live: Carrier, token_N: Tensor, method: Method) -> None:
             )
 
 
-def read_sources(source: Sequence[str] | None, batch: int, method: Method) -> list[str]:
-    """The name of the source of each sequence."""
+def read_sources(source: Sequence[str] | str | None, batch: int, method: Method) -> list[str]:
+    """The name of the source of each sequence; one name is everybody's."""
     names, called = list(method.sources), method.name or "this method"
+    source = [source] * batch if isinstance(source, str) else source
+    if source is not None and not (isinstance(source, list | tuple) and all(isinstance(s, str) for s in source)):
+        raise LimbeckError(f"source is {shown(source)}; give a list with one of {sorted(names)} per sequence.")
     if source is None:
         if len(names) > 1:
             raise LimbeckError(f"{called} has several sources; give source=, one of {sorted(names)} per sequence.")
@@ -79,21 +117,28 @@ def read_sources(source: Sequence[str] | None, batch: int, method: Method) -> li
     return list(source)
 
 
+def _payload(live: Carrier) -> Tensor:
+    if isinstance(live, Hidden):
+        return live.hidden_NH
+    return live.logits_NV if isinstance(live, Dense) else live.logp_N if isinstance(live, Sampled) else live.logp_NK
+
+
+def device_of(live: Carrier) -> torch.device:
+    """Where the student is; everything else is brought there."""
+    return _payload(live).device
+
+
 def dtype_of(live: Carrier) -> torch.dtype:
     """What constants, shares and totals are held in: float64 for a float64 student, else float32."""
-    if isinstance(live, Hidden):
-        x = live.hidden_NH
-    else:
-        x = live.logits_NV if isinstance(live, Dense) else live.logp_N if isinstance(live, Sampled) else live.logp_NK
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.float64 if _payload(live).dtype == torch.float64 else torch.float32
 
 
-def read_tokens(tokens: Tensor | None, shape: torch.Size, live: Carrier) -> Tensor:
+def read_tokens(tokens: Given, shape: torch.Size, live: Carrier) -> Tensor:
     if tokens is None:
         if isinstance(live, Sampled):
-            return torch.zeros(shape, dtype=torch.int64, device=live.logp_N.device)
+            return torch.zeros(shape, dtype=torch.int64, device=device_of(live))
         raise LimbeckError("tokens is missing: give the [B, T] ids that the student's rows score.")
-    return shaped(tokens, shape, "tokens").long()
+    return _whole("tokens", shaped(tensor("tokens", tokens, device_of(live)), shape, "tokens"))
 
 
 def shaped(x: Tensor, shape: torch.Size, name: str, dims: int = 2) -> Tensor:
@@ -106,53 +151,115 @@ def shaped(x: Tensor, shape: torch.Size, name: str, dims: int = 2) -> Tensor:
     return x
 
 
-def read_mask(mask: Tensor | None, shape: torch.Size, device: torch.device) -> Tensor:
-    return torch.ones(shape, dtype=torch.bool, device=device) if mask is None else shaped(mask, shape, "mask").bool()
+def read_mask(mask: Given, shape: torch.Size, device: torch.device) -> Tensor:
+    """Which tokens count, ``[B, T]`` bool."""
+    if mask is None:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    mask = shaped(tensor("mask", mask, device), shape, "mask")
+    if bool(torch.isnan(mask).any()):
+        raise LimbeckError("mask holds NaN, which is neither kept nor left out; give 0 or 1 (or booleans).")
+    return mask.bool()
 
 
-def read_groups(group: Tensor | None, batch: int, method: Method, device: torch.device) -> tuple[Tensor, Tensor]:
+def read_logp(name: str, logp: Given, shape: torch.Size, live: Carrier) -> Tensor | None:
+    """Log-probs ``[B, T]`` of the sampled tokens, detached."""
+    return None if logp is None else shaped(tensor(name, logp, device_of(live), floats=True), shape, name).detach()
+
+
+def read_fields(fields: Mapping[str, Given], batch: int, device: torch.device) -> dict[str, Tensor | None]:
+    """Numbers by sequence, ``[B]``."""
+    told: dict[str, Tensor | None] = {}
+    for name, x in fields.items():
+        told[name] = None if x is None else tensor(name, x, device).detach()
+        _sized(name, told[name], [(batch,)], batch)
+    return told
+
+
+def read_columns(columns: Mapping[str, Given] | None, shape: torch.Size, device: torch.device) -> dict[str, Tensor]:
+    """Further numbers by name, ``[B]`` or ``[B, T]``."""
+    expect("columns", columns, (Mapping, type(None)), "give tensors by name, {'difficulty': ...}")
+    read = {name: tensor(name, x, device).detach() for name, x in (columns or {}).items()}
+    for name, x in read.items():
+        _sized(name, x, [(shape[0],), tuple(shape)], shape[0])
+    return read
+
+
+def _sized(name: str, x: Tensor | None, shapes: Sequence[tuple[int, ...]], batch: int) -> None:
+    if x is not None and tuple(x.shape) not in shapes:
+        raise LimbeckError(f"{name} has shape {tuple(x.shape)}, but there are {batch} sequences; give [{batch}].")
+
+
+def read_groups(group: Given, batch: int, method: Method, device: torch.device) -> tuple[Tensor, Tensor]:
     """The order that puts groups together, and the group of each sequence in that order."""
     if group is None:
         paired = any(s.labelled for s in method.sources.values())
         group = torch.arange(batch) // 2 if paired else torch.zeros(batch, dtype=torch.int64)
+    group = tensor("group", group, device)
     if group.shape != (batch,):
         raise LimbeckError(f"group has shape {tuple(group.shape)}, but there are {batch} sequences; give one each.")
-    numbers, order = group.to(device).sort(stable=True)
+    if not bool(torch.isfinite(group).all()):
+        raise LimbeckError("group holds numbers that are not finite; give the number of the group of each sequence.")
+    numbers, order = group.sort(stable=True)
     return order, torch.unique_consecutive(numbers, return_inverse=True)[1]
 
 
 _CARRIER_NAMES = ("logits", "hidden", "head", "topk", "logp")
+_KNOWN_ROLES = frozenset({teacher.role, ref.role, init.role})
+"""Roles that a trainer may hand to every method; one that reads them not leaves them alone."""
 
 
-def read_carriers(given: Mapping[str, Any], shape: torch.Size, method: Method, width: int | None) -> dict[str, Carrier]:
-    """Carriers by role from ``ROLE_logits=...`` and its like."""
+def read_carriers(given: Mapping[str, Any], shape: torch.Size, method: Method, live: Carrier) -> dict[str, Carrier]:
+    """Carriers by role from ``ROLE_logits=...`` and its like; roles that the method does not read are left out."""
     roles = {r for r in method.roles if any(a != "text" for a in method.roles[r])}
-    names = [f"{role}_{c}" for role in sorted(roles) for c in _CARRIER_NAMES]
     carriers: dict[str, Carrier] = {}
+    names: dict[str, str] = {}
     for key, value in given.items():
-        role, _, kind = key.rpartition("_")
-        if kind not in _CARRIER_NAMES or not role:
-            raise LimbeckError(f"unknown argument {key!r}{nearest(key, names)}; this method reads {sorted(roles)}.")
-        if role in CLOCKS:
-            raise LimbeckError(f"{key}: the student's other clocks are log-probs; give {role}_logp=, [B, T].")
-        if value is None or kind == "head":
+        role = _role(key, method, roles)
+        if value is None or key.endswith("_head") or role not in roles:
             continue
-        shaped(value[0] if kind == "topk" else value, shape, key, 2 if kind == "logp" else 3)
-        if kind == "logits":
-            _same_vocabulary(key, value.shape[-1], width, method)
-            carriers[role] = Dense(value)
-        elif kind == "logp":
-            carriers[role] = Sampled(value)
-        elif kind == "topk":
-            carriers[role] = TopK(value[0].long(), value[1])
-        else:
-            head = given.get(f"{role}_head")
-            if head is None:
-                raise LimbeckError(f"{key} needs {role}_head, the [V, H] weight of its last linear map (or a Head).")
-            carriers[role] = Hidden(value, _fitting(value, head if isinstance(head, Head) else Head(head), role))
-            _same_vocabulary(f"{role}_head", width_of(carriers[role]), width, method)
+        if role in names:
+            raise LimbeckError(f"{names[role]} and {key} were both given; give one, logits or hidden serve everything.")
+        names[role] = key
+        carriers[role] = _carrier(key, value, given.get(f"{role}_head"), shape, method, live)
     _check_served(method, carriers, roles)
     return carriers
+
+
+def _role(key: str, method: Method, roles: set[str]) -> str:
+    """The role of ``ROLE_logits``; refused where neither the method nor anybody else knows it."""
+    role, _, kind = key.rpartition("_")
+    names = [f"{r}_{c}" for r in sorted(roles) for c in _CARRIER_NAMES]
+    if kind in _CARRIER_NAMES and role in CLOCKS:
+        raise LimbeckError(f"{key}: the student's other clocks are log-probs; give {role}_logp=, [B, T].")
+    if kind not in _CARRIER_NAMES or role not in _KNOWN_ROLES | set(method.roles):
+        raise LimbeckError(f"unknown argument {key!r}{nearest(key, names)}; this method reads {sorted(roles)}.")
+    return role
+
+
+def _carrier(key: str, value: Given, head: Any, shape: torch.Size, method: Method, live: Carrier) -> Carrier:
+    role, _, kind = key.rpartition("_")
+    device = device_of(live)
+    if kind == "topk":
+        return _topk(key, value, shape, device)
+    x = shaped(tensor(key, value, device, floats=True), shape, key, 2 if kind == "logp" else 3)
+    if kind == "logp":
+        return Sampled(x)
+    carrier = Dense(x) if kind == "logits" else Hidden(x, _head(role, head, x))
+    _same_vocabulary(key if kind == "logits" else f"{role}_head", width_of(carrier), width_of(live), method)
+    return carrier
+
+
+def _topk(key: str, value: Any, shape: torch.Size, device: torch.device) -> TopK:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise LimbeckError(f"{key} is {shown(value)}; give (ids, log-probs), each [B, T, K].")
+    ids = _whole(f"{key}: ids", tensor(f"{key}: ids", value[0], device))
+    logp = tensor(f"{key}: log-probs", value[1], device, floats=True)
+    shaped(ids, shape, key, 3)
+    if ids.shape != logp.shape:
+        raise LimbeckError(
+            f"{key}: ids are {tuple(ids.shape)} and log-probs of shape {tuple(logp.shape)}; give both [B, T, K]."
+        )
+    return TopK(ids, logp)
 
 
 def _same_vocabulary(name: str, theirs: int | None, ours: int | None, method: Method) -> None:
@@ -177,7 +284,9 @@ def _check_served(method: Method, carriers: Mapping[str, Carrier], roles: set[st
     method.validate(**able, **written)
 
 
-def refuse_missing(method: Method, reward: Tensor | None, correct: Tensor | None, label: Tensor | None) -> None:
+def refuse_missing(method: Method, fields: Mapping[str, Tensor | None]) -> None:
+    """Raise where a field that the method reads was not given."""
+    reward, correct, label = fields["reward"], fields["correct"], fields["label"]
     name = method.name or "this method"
     if "reward" in method.fields and reward is None:
         raise LimbeckError(f"{name} reads rewards; give reward=, one number per sequence.")
@@ -185,7 +294,3 @@ def refuse_missing(method: Method, reward: Tensor | None, correct: Tensor | None
         raise LimbeckError(f"{name} reads correctness; give correct=, one boolean per sequence.")
     if "label" in method.fields and label is None:
         raise LimbeckError(f"{name} reads preference labels; give label=, 1 for the chosen and 0 for the rejected one.")
-    for field, value in (("reward", reward), ("label", label)):
-        if value is not None and field in method.fields and not bool(torch.isfinite(value).all()):
-            first = int((~torch.isfinite(value)).nonzero()[0])
-            raise LimbeckError(f"{field} is {float(value[first])} at sequence {first}; give finite numbers.")

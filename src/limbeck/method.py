@@ -278,6 +278,7 @@ class Method:
                     f"name one with {role}=... (--{role} on the command line)."
                 )
             offer = served[role]
+            expect(f"what {role} serves", offer, (str, frozenset, set), f"give one of {', '.join(CARRIERS)}")
             able = CARRIERS.get(offer, frozenset()) if isinstance(offer, str) else offer
             for ability in sorted(asked - able):
                 what = offer if isinstance(offer, str) else ", ".join(sorted(offer))

@@ -16,23 +16,28 @@ from torch import Tensor
 from .arguments import (
     dtype_of,
     read_carriers,
+    read_columns,
+    read_fields,
     read_groups,
+    read_logp,
     read_mask,
     read_sources,
     read_student,
     read_tokens,
     refuse_missing,
     refuse_vocabulary,
-    shaped,
     width_of,
 )
-from .axes.reader import old, writer
-from .errors import LimbeckError
+from .axes.reader import old, student, writer
+from .errors import LimbeckError, shown, whole
+from .finite import Doubt, Key, Places, doubts_of_carrier, doubts_of_field, refuse_doubts
 from .math.statistic import LogProb
 from .method import Method
 from .objective import Batch, Loss, hear, loss
 from .registry import Recipe, as_method
 from .types import DATA, STUDENT, Carrier, Dense, Head, Hidden, Rollout, Sampled, TopK, View
+
+_WROTE = "writer_logp"
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Objective:
         Args:
             student_logits: ``[B, T, V]``; row t scores token t (shift before you call).
             student_hidden: ``[B, T, H]``, in place of the logits, with ``student_head``.
-            student_head: the ``[V, H]`` weight of the last linear map, or a ``Head``.
+            student_head: the ``[V, H]`` weight of the last linear map, an ``nn.Linear`` or a ``Head``.
             student_logp: ``[B, T]`` nats, in place of the logits: enough for methods that read only sampled log-probs.
             tokens: ``[B, T]`` int64; may be left out with ``student_logp``.
             mask: ``[B, T]``, non-zero where a token counts; default everywhere. What it hides is never touched.
@@ -90,38 +95,51 @@ class Objective:
             writer_logp: ``[B, T]`` as reported when written; left out, ``old_logp``, else the student itself.
             reward, correct, truncated, label: ``[B]``; ``correct`` defaults to ``reward > 0``.
             group: ``[B]`` group of each sequence, equal numbers together; default one group (pairs: consecutive twos).
-            source: name of the source of each sequence, for methods with several.
+            source: name of the source of each sequence, for methods with several; one name is everybody's.
             columns: further numbers by name, ``[B]`` or ``[B, T]``.
             step: for schedules, from 0.
             all_sum: adds a tensor over processes, so that denominators are global.
             **readers: for each role the method reads, one of ``ROLE_logits`` ``[B, T, V]``, ``ROLE_hidden`` with
                 ``ROLE_head``, ``ROLE_topk`` (ids, log-probs) ``[B, T, K]`` each, or ``ROLE_logp`` ``[B, T]``; for
-                instance ``teacher_logits``. Whatever they are, no gradient enters them.
+                instance ``teacher_logits``. Whatever they are, no gradient enters them. ``teacher_*``, ``ref_*`` and
+                ``init_*`` may be given to any method and are ignored where it does not read them; other names are
+                refused.
+
+        Arrays and nested lists are as good as tensors; everything is brought to the student's device. Log-probs,
+        rewards, labels and correctness must be finite where a term reads them, and may be anything elsewhere: under
+        the mask, where a term's own ``where`` drops a token, on sequences of a source that no term looks at. An entry
+        of -inf in a top-k list has no mass; a list of nothing else is refused.
 
         Raises:
             LimbeckError: naming what is missing or misshapen, and the remedy.
         """
+        whole("step", step, 0)
+        if all_sum is not None and not callable(all_sum):
+            raise LimbeckError(f"all_sum is {shown(all_sum)}; give a function that adds a tensor over processes.")
         live, shape = read_student(student_logits, student_hidden, student_head, student_logp)
         tokens = read_tokens(tokens, shape, live)
         source = read_sources(source, shape[0], self.method)
         keep = read_mask(mask, shape, tokens.device)
-        order = read_groups(group, shape[0], self.method, keep.device)
-        rows = _Rows(keep, order)
-        carrier = rows.carrier(live)
-        refuse_missing(self.method, reward, correct, label)
+        rows = _Rows(keep, read_groups(group, shape[0], self.method, keep.device))
+        told = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
+        fields = read_fields(told, shape[0], keep.device)
+        refuse_missing(self.method, fields)
         refuse_vocabulary(live, rows.pick(tokens), self.method)
-        fields = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
-        old_logp = old_logp if old_logp is None else shaped(old_logp, shape, "old_logp")
-        wrote = writer_logp if writer_logp is not None else old_logp
-        record = rows.record(tokens, fields, columns or {}, source, wrote, dtype_of(live))
-        scores = {role: rows.view(c) for role, c in read_carriers(readers, shape, self.method, width_of(live)).items()}
+        clocks = {name: read_logp(name, x, shape, live) for name, x in (("old_logp", old_logp), (_WROTE, writer_logp))}
+        wrote = clocks[_WROTE] if writer_logp is not None else clocks["old_logp"]
+        record = rows.record(tokens, fields, read_columns(columns, shape, keep.device), source, wrote, dtype_of(live))
+        scores = {role: rows.view(c) for role, c in read_carriers(readers, shape, self.method, live).items()}
         method = self.method
-        if old_logp is not None:
-            scores[old.role] = rows.view(Sampled(old_logp))
+        if clocks["old_logp"] is not None:
+            scores[old.role] = rows.view(Sampled(clocks["old_logp"]))
         else:
             method = method.on_policy()
+        carrier = rows.carrier(live)
         record, scores = _own_clocks(record, scores, method, carrier, wrote is not None)
-        heard = hear(method, Batch(record, scores, step, all_sum or (lambda x: x)))
+        batch = Batch(record, scores, step, all_sum or (lambda x: x))
+        heard = hear(method, batch)
+        given = {name for name, x in clocks.items() if x is not None}
+        refuse_doubts(heard, batch, rows.doubts(fields, batch, carrier, given), Places(rows.b_N, rows.t_N, rows.order))
         result: Loss = loss(method, heard, carrier)
         metrics = {f"term/{name}": value for name, value in result.terms.items()}
         return Outcome(result.loss, {"loss": float(result.loss.detach()), **metrics})
@@ -166,6 +184,25 @@ class _Rows:
         """The same, detached."""
         return View(_detached(self.carrier(c)))
 
+    def doubts(
+        self, fields: Mapping[str, Tensor | None], batch: Batch, live: Carrier, given: set[str]
+    ) -> dict[Key, list[Doubt]]:
+        """What nothing may read, by what might: under the names of the arguments that hold it."""
+        width = width_of(live)
+        found: dict[Key, list[Doubt]] = {}
+        for name, value in fields.items():
+            held, called = (fields["reward"], "reward") if name == "correct" and value is None else (value, name)
+            found["field", name] = list(doubts_of_field(called, None if held is None else held[self.order]))
+        for role, view in batch.scores.items():
+            form = "topk" if isinstance(view.carrier, TopK) else "logp"
+            called = f"{role}_{form}" if role != old.role or "old_logp" in given else "student_logp"
+            found["role", role] = list(doubts_of_carrier(called, view.carrier, width))
+        found["role", student.role] = list(doubts_of_carrier("student_logp", _detached(live), width))
+        if given:  # else it is the student itself; a trainer with a loss scaler skips a step of NaN on its own
+            called = _WROTE if _WROTE in given else "old_logp"
+            found["role", writer.role] = list(doubts_of_field(called, batch.record.writer_logp_N))
+        return found
+
     def record(
         self,
         tokens: Tensor,
@@ -177,10 +214,6 @@ class _Rows:
     ) -> Rollout:
         """The record of the batch; each sequence opens with one token that nobody scores."""
         B, device = self.keep_BT.shape[0], self.keep_BT.device
-        for name, value in {**fields, **columns}.items():
-            per_token = name in columns and value is not None and value.shape == self.keep_BT.shape
-            if value is not None and value.shape != (B,) and not per_token:
-                raise LimbeckError(f"{name} has shape {tuple(value.shape)}, but there are {B} sequences; give [{B}].")
         count_B = self.keep_BT[self.order].sum(-1)
         start_B1 = torch.cat([count_B.new_zeros(1), (count_B + 1).cumsum(0)])
         ids = torch.zeros(int(start_B1[-1]), dtype=torch.int64, device=device)
@@ -191,9 +224,9 @@ class _Rows:
         if any(v is not None and v.dtype == torch.float64 for v in fields.values()):
             dtype = torch.float64
         nan_B = torch.full((B,), torch.nan, dtype=dtype, device=device)
-        told = {k: nan_B if v is None else v.detach().to(device)[self.order].to(dtype) for k, v in fields.items()}
+        told = {k: nan_B if v is None else v[self.order].to(dtype) for k, v in fields.items()}
         correct = fields["correct"]
-        logp = None if writer_logp is None else shaped(writer_logp, self.keep_BT.shape, "writer_logp").detach()
+        logp = writer_logp
         return Rollout(
             ids_L=ids,
             start_B1=start_B1,
@@ -210,8 +243,8 @@ class _Rows:
             truncated_B=told["truncated"].nan_to_num(0.0).bool(),
             label_B=told["label"],
             sources=names,
-            columns_B={k: v.detach().to(device)[self.order] for k, v in columns.items() if v.dim() == 1},
-            columns_N={k: self.pick(v.detach().to(device)) for k, v in columns.items() if v.dim() == 2},
+            columns_B={k: v[self.order] for k, v in columns.items() if v.dim() == 1},
+            columns_N={k: self.pick(v) for k, v in columns.items() if v.dim() == 2},
         )
 
 

@@ -26,6 +26,7 @@ CORE = {
     "explain",
     "plain",
     "arguments",
+    "finite",
     "methods",
 }
 MAY = {
@@ -39,7 +40,8 @@ MAY = {
     "explain": {"axes", "method", "registry"},
     "objective": {"axes", "kernels", "math", "method", "types"},
     "arguments": {"axes", "method", "registry", "types"},
-    "plain": {"arguments", "axes", "math", "method", "objective", "registry", "types"},
+    "finite": {"axes", "method", "objective", "types"},
+    "plain": {"arguments", "axes", "finite", "math", "method", "objective", "registry", "types"},
     "methods": {"axes", "math", "method", "registry"},
 }
 """What each part of the core may import at the top of a file, besides itself and ``errors``."""

@@ -198,6 +198,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "pipeline no repeat": (lambda: lb.Pipeline((lb.run("opd"),), 0), "repeat of a pipeline is 0"),
     "stage": (lambda: Stage(wrong(3)), "method of a stage is 3"),
     "stage settings": (lambda: Stage("opd", wrong(3)), "settings of a stage is 3"),
+    "served by a number": (lambda: m.opd().validate(teacher=wrong(3)), "what teacher serves is 3; give one of text"),
+    "summed by a number": (
+        lambda: lb.objective("sft")(torch.zeros(1, 1, 3), torch.zeros(1, 1).long(), all_sum=wrong(3)),
+        "all_sum is 3; give a function",
+    ),
     # routes
     "route by weights": (
         lambda: routed(correct, Term(A, reinforce, weight=entropy(old), per="weight"), T),

@@ -56,6 +56,9 @@ class World:
     def do_nan(self) -> float:
         return float("nan")
 
+    def do_hash(self) -> float:
+        return float(hash("a") % 2**32)
+
     def do_print(self) -> float:
         print("{}", flush=True)
         os.write(1, b'{"number": 0}\n')

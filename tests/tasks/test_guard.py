@@ -105,6 +105,12 @@ def test_an_episode_of_a_lost_worker_repeats_its_actions(pool: Pool, tmp_path: P
     assert log.read_text().split()[-1] == "closed"
 
 
+def test_sets_have_one_order_in_all_workers(pool: Pool) -> None:
+    episodes = [pool.open() for _ in range(3)]
+    assert len(pool.pids()) == 2
+    assert len({e.step("hash").reward for e in episodes}) == 1
+
+
 def test_workers_are_used_again_and_shared(pool: Pool) -> None:
     episodes = [pool.open() for _ in range(4)]
     assert len(pool.pids()) == 2

@@ -234,3 +234,78 @@ def test_refusals_of_folders(tmp_path: Path) -> None:
     (broken / "state.json").write_text("{}")
     with pytest.raises(LimbeckError, match="cannot be read"):
         load_task(broken)
+
+
+# ---------------------------------------------------------------- odd JSON
+
+
+ODD = {
+    "a number of thousands of digits": ('{"prompt": "a", "n": ' + "9" * 5000 + "}", "thousands of digits"),
+    "a deep list": ('{"prompt": "a", "n": ' + "[" * 100_000, "nested too deeply"),
+    "half a character in the prompt": (r'{"prompt": "a\ud83d"}', r"half a character (\ud83d)"),
+    "half a character in a message": (r'{"messages": [{"role": "user", "content": "\udc00"}]}', r"(\udc00)"),
+    "half a character in the response": (r'{"prompt": "a", "response": "\ud800"}', r"(\ud800)"),
+    "half a character in a column": (r'{"prompt": "a", "x": "\ud800"}', r"(\ud800)"),
+    "half a character in a name": (r'{"prompt": "a", "\ud800": 1}', r"(\ud800)"),
+    "an answer that is no number": ('{"prompt": "a", "answer": NaN}', "'answer' is nan"),
+    "an endless answer": ('{"prompt": "a", "answer": -Infinity}', "'answer' is -inf"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_json_is_told_with_its_line(tmp_path: Path, case: str) -> None:
+    line, words = ODD[case]
+    file = write(tmp_path / "a.jsonl", [*problems(3), line])
+    with pytest.raises(LimbeckError) as e:
+        load_task(file)
+    assert "a.jsonl, line 4" in str(e.value)
+    assert words in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_odd_columns_are_no_reason_to_stop(tmp_path: Path) -> None:
+    huge = 10**400
+    row = {"prompt": "a", "answer": huge, "n": huge, "m": -huge, "l": [1], "t": {"x": 1}, "b": True, "none": None}
+    for _ in range(900):
+        row["l"] = [row["l"]]
+    (prompt,) = load_task(write(tmp_path / "a.jsonl", [row])).train
+    assert prompt.privileged == {"answer": str(huge)}
+    assert prompt.columns == {"n": float("inf"), "m": -float("inf"), "b": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"columns": 3}, "columns is 3"),
+        ({"columns": ["prompt"]}, "columns is ['prompt']"),
+        ({"columns": {"prompt": 3}}, "columns.prompt is 3"),
+        ({"columns": {"prompt": ["a"]}}, "columns.prompt is ['a']"),
+        ({"test_path": 3}, "task file 3 is not a path"),
+        ({"test_path": "x" * 5000 + ".jsonl"}, "does not exist"),
+    ],
+)
+def test_options_of_surprising_types(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    file = write(tmp_path / "a.jsonl", problems(3))
+    with pytest.raises(LimbeckError) as e:
+        load_task(file, **options)
+    assert words in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "y/" + "x" * 5000, "~nobody-of-that-name/a", "~nobody-of-that-name/a.jsonl", "a\0b"]
+)
+def test_names_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(LimbeckError, match=r"unknown|does not exist"):
+        load_task(name)
+
+
+def test_columns_that_cannot_be_decoded(tmp_path: Path) -> None:
+    class Broken:
+        def __iter__(self) -> Any:
+            yield {"prompt": "a"}
+            raise ImportError("Pillow is\nneeded")
+
+    from limbeck.tasks.hf import _records
+
+    with pytest.raises(LimbeckError, match=r"here cannot be read \(Pillow is\): leave columns other than text out\.$"):
+        _records(Broken(), "here", None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LimbeckError, nearest
-from .base import Environment, Episode, EpisodeDied, Observation, Response, Task, Verdict, open_episode
+from .base import Environment, Episode, EpisodeDied, Observation, Response, Task, Verdict, found, open_episode
 from .calculator import CalculatorTask
 from .corridor import Corridor
 from .guard import Guarded, Limits, Pool
@@ -89,10 +89,10 @@ def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task
     if name in gym_names():
         # GymTask itself refuses unknown fields of the configuration.
         return GymTask(name, seed=seed, **options)
-    if Path(name).expanduser().is_dir():
+    if found(name, "folder"):
         _check(name, options, FolderTask)
         return FolderTask(name, **options)
-    if Path(name).expanduser().is_file():
+    if found(name, "file"):
         raise LimbeckError(f"task {name!r} is a file of another kind: give a .jsonl file or a data set folder.")
     if isinstance(spec, Path) or "/" in name or name.startswith("~"):
         raise LimbeckError(f"task {name!r} does not exist: check the path.")

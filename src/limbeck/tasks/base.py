@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from pathlib import Path
+from typing import Literal, Protocol, cast
 
 from ..errors import LimbeckError
 from ..types import Prompt
+
+
+def found(path: str | Path, kind: Literal["file", "folder"]) -> Path | None:
+    """The path with ``~`` expanded where such a file or folder is there; what no file system can name is not there."""
+    try:
+        there = Path(path).expanduser()
+        return there if (there.is_file() if kind == "file" else there.is_dir()) else None
+    except (OSError, RuntimeError, ValueError):  # a name too long, an unknown user, a zero byte
+        return None
 
 
 @dataclass(frozen=True)

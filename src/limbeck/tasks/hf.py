@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import LimbeckError
+from .base import found
 from .records import Record, RecordTask, check_columns, drop_overlap, parse_record, split_by_text
 
 
@@ -51,8 +52,8 @@ class FolderTask(RecordTask):
 
 def _load(path: str | Path) -> dict[str, Any]:
     """Splits by name; a data set without splits is called ``""``."""
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
+    folder = found(path, "folder")
+    if folder is None:
         raise LimbeckError(f"task folder {str(path)!r} does not exist: check the path.")
     if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         raise LimbeckError(
@@ -70,7 +71,16 @@ def _load(path: str | Path) -> dict[str, Any]:
 
 
 def _records(rows: Any, where: str, columns: Mapping[str, str] | None) -> list[Record]:
-    records = [parse_record(row, f"{where}, row {i}", columns) for i, row in enumerate(rows)]
+    records = [parse_record(row, f"{where}, row {i}", columns) for i, row in enumerate(_read(rows, where))]
     if not records:
         raise LimbeckError(f"{where} holds no records: give a row for each problem.")
     return records
+
+
+def _read(rows: Any, where: str) -> Iterator[Mapping[str, Any]]:
+    """Rows one by one; reading one decodes its columns (images, sound), which may need what is not installed."""
+    try:
+        yield from rows
+    except Exception as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LimbeckError(f"{where} cannot be read ({first_line}): leave columns other than text out.") from error

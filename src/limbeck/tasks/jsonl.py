@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import LimbeckError
+from .base import found
 from .records import Record, RecordTask, check_columns, drop_overlap, parse_record, split_by_text
 
 
@@ -54,8 +55,10 @@ def read_jsonl(path: str | Path, columns: Mapping[str, str] | None = None) -> li
     Raises:
         LimbeckError: no such file, no records in it, or a line that is no record.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
+    if not isinstance(path, str | Path):
+        raise LimbeckError(f"task file {path!r} is not a path: give the name of a .jsonl file.")
+    file = found(path, "file")
+    if file is None:
         raise LimbeckError(f"task file {str(path)!r} does not exist: check the path.")
     records = []
     try:
@@ -66,6 +69,8 @@ def read_jsonl(path: str | Path, columns: Mapping[str, str] | None = None) -> li
                     records.append(parse_record(_decode(line, where), where, columns))
     except UnicodeDecodeError as error:
         raise LimbeckError(f"task file {str(path)!r} is not UTF-8 text ({error.reason}): convert it.") from error
+    except OSError as error:
+        raise LimbeckError(f"task file {str(path)!r} cannot be read ({error.strerror}): check it.") from error
     if not records:
         raise LimbeckError(f"task file {str(path)!r} holds no records: give a line for each problem.")
     return records
@@ -78,4 +83,8 @@ def _decode(line: str, where: str) -> object:
         raise LimbeckError(
             f"{where} is not JSON ({error.msg} at column {error.colno}): give one object a line."
         ) from error
+    except ValueError as error:  # more digits than Python reads
+        raise LimbeckError(f"{where} holds a number of thousands of digits: give it as a string.") from error
+    except RecursionError as error:
+        raise LimbeckError(f"{where} is nested too deeply: give one flat object a line.") from error
     return value

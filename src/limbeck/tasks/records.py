@@ -52,6 +52,7 @@ def parse_record(raw: Any, where: str, columns: Mapping[str, str] | None = None)
     if not isinstance(raw, Mapping):
         raise LimbeckError(f"{where} holds {_short(raw)}, give an object with the key 'prompt' or 'messages'.")
     fields = {key: value for key, value in raw.items() if value is not None}
+    _refuse_half_characters(fields, where)
     for ours, theirs in (columns or {}).items():
         if theirs not in fields:
             raise LimbeckError(f"{where} has no key {theirs!r} for {ours!r}{nearest(theirs, fields)}: add it.")
@@ -158,9 +159,36 @@ def check_columns(columns: Mapping[str, str] | None) -> None:
     Raises:
         LimbeckError: with the nearest known key.
     """
-    for key in columns or {}:
+    if columns is not None and not isinstance(columns, Mapping):
+        raise LimbeckError(f"columns is {_short(columns)}: give a table such as columns.prompt=question.")
+    for key, theirs in (columns or {}).items():
         if key not in KEYS:
             raise LimbeckError(f"columns names {key!r}{nearest(key, KEYS)}: the keys are {', '.join(KEYS)}.")
+        if not isinstance(theirs, str):
+            raise LimbeckError(f"columns.{key} is {_short(theirs)}: give the name of a key of your data.")
+
+
+def _refuse_half_characters(value: Any, where: str, depth: int = 4) -> None:
+    """Refuse a lone surrogate: half a character, which no tokenizer reads and no file holds.
+
+    Text that is used lies at most in a table in a list in the record; what is deeper is left out anyway.
+    """
+    if not depth:
+        return
+    match value:
+        case str():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                half = f"\\u{ord(value[error.start]):04x}"
+                raise LimbeckError(f"{where}: the text has half a character ({half}): mend or remove it.") from error
+        case Mapping():
+            for key, inner in value.items():
+                _refuse_half_characters(key, where, depth - 1)
+                _refuse_half_characters(inner, where, depth - 1)
+        case list():
+            for inner in value:
+                _refuse_half_characters(inner, where, depth - 1)
 
 
 def _messages(fields: Mapping[str, Any], where: str) -> tuple[list[dict[str, str]], str | None]:
@@ -206,6 +234,8 @@ def _responses(fields: Mapping[str, Any], demonstration: str | None, where: str)
 def _text(fields: Mapping[str, Any], key: str, where: str, empty: bool = True) -> str:
     value = fields[key]
     if key == "answer" and isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise LimbeckError(f"{where}: 'answer' is {value}, give a finite number or a string.")
         return str(value)
     if not isinstance(value, str) or not (empty or value.strip()):
         kind = "a string" if empty else "a string that is not empty"
@@ -216,7 +246,14 @@ def _text(fields: Mapping[str, Any], key: str, where: str, empty: bool = True) -
 def _columns(fields: Mapping[str, Any]) -> dict[str, float | str]:
     """Further scalars of a record; lists and objects have no place in a column and are left out."""
     further = {key: value for key, value in fields.items() if key not in KEYS and isinstance(value, str | int | float)}
-    return {key: value if isinstance(value, str) else float(value) for key, value in further.items()}
+    return {key: value if isinstance(value, str) else _float(value) for key, value in further.items()}
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf if value > 0 else -math.inf
 
 
 def _check_ids(records: Iterable[Record]) -> None:
@@ -234,5 +271,8 @@ def _names(fields: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or of brackets
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
