@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .axes.reader import init, ref, teacher
+from .axes.reader import Reader, init, ref, teacher
 from .errors import LimbeckError, expect, nearest, shown
-from .method import CARRIERS, CLOCKS, Method
+from .method import Method
+from .refusals import CARRIERS, CLOCKS, refuse_lacking
 from .types import Carrier, Dense, Head, Hidden, Sampled, TopK
 
 Given = Tensor | Any
@@ -209,34 +211,35 @@ _KNOWN_ROLES = frozenset({teacher.role, ref.role, init.role})
 
 
 def read_carriers(given: Mapping[str, Any], shape: torch.Size, method: Method, live: Carrier) -> dict[str, Carrier]:
-    """Carriers by role from ``ROLE_logits=...`` and its like; roles that the method does not read are left out."""
-    roles = {r for r in method.roles if any(a != "text" for a in method.roles[r])}
+    """Carriers by the key of their view, from ``NAME_logits=...`` and its like; what is not read is left out."""
+    slots = method.slots
     carriers: dict[str, Carrier] = {}
     names: dict[str, str] = {}
     for key, value in given.items():
-        role = _role(key, method, roles)
-        if value is None or key.endswith("_head") or role not in roles:
+        slot = _slot(key, method, slots)
+        if value is None or key.endswith("_head") or slot not in slots:
             continue
-        if role in names:
-            raise LimbeckError(f"{names[role]} and {key} were both given; give one, logits or hidden serve everything.")
-        names[role] = key
-        carriers[role] = _carrier(key, value, given.get(f"{role}_head"), shape, method, live)
-    _check_served(method, carriers, roles)
+        if slot in names:
+            raise LimbeckError(f"{names[slot]} and {key} were both given; give one, logits or hidden serve everything.")
+        names[slot] = key
+        asked = method.views[slots[slot]]
+        carriers[slots[slot].key] = _carrier(key, value, given.get(f"{slot}_head"), shape, asked, live)
+    _check_served(method, carriers)
     return carriers
 
 
-def _role(key: str, method: Method, roles: set[str]) -> str:
-    """The role of ``ROLE_logits``; refused where neither the method nor anybody else knows it."""
-    role, _, kind = key.rpartition("_")
-    names = [f"{r}_{c}" for r in sorted(roles) for c in _CARRIER_NAMES]
-    if kind in _CARRIER_NAMES and role in CLOCKS:
-        raise LimbeckError(f"{key}: the student's other clocks are log-probs; give {role}_logp=, [B, T].")
-    if kind not in _CARRIER_NAMES or role not in _KNOWN_ROLES | set(method.roles):
-        raise LimbeckError(f"unknown argument {key!r}{nearest(key, names)}; this method reads {sorted(roles)}.")
-    return role
+def _slot(key: str, method: Method, slots: Mapping[str, Reader]) -> str:
+    """The view that ``NAME_logits`` is of; refused where neither the method nor anybody else knows it."""
+    slot, _, kind = key.rpartition("_")
+    names = [f"{s}_{c}" for s in slots for c in _CARRIER_NAMES]
+    if kind in _CARRIER_NAMES and slot in CLOCKS and slot not in slots:
+        raise LimbeckError(f"{key}: the student's other clocks are log-probs; give {slot}_logp=, [B, T].")
+    if kind not in _CARRIER_NAMES or slot not in _KNOWN_ROLES | set(slots) | set(method.roles):
+        raise LimbeckError(f"unknown argument {key!r}{nearest(key, names)}; this method reads {sorted(slots)}.")
+    return slot
 
 
-def _carrier(key: str, value: Given, head: Any, shape: torch.Size, method: Method, live: Carrier) -> Carrier:
+def _carrier(key: str, value: Given, head: Any, shape: torch.Size, asked: AbstractSet[str], live: Carrier) -> Carrier:
     role, _, kind = key.rpartition("_")
     device = device_of(live)
     if kind == "topk":
@@ -245,7 +248,7 @@ def _carrier(key: str, value: Given, head: Any, shape: torch.Size, method: Metho
     if kind == "logp":
         return Sampled(x)
     carrier = Dense(x) if kind == "logits" else Hidden(x, _head(role, head, x))
-    _same_vocabulary(key if kind == "logits" else f"{role}_head", width_of(carrier), width_of(live), method)
+    _same_vocabulary(key if kind == "logits" else f"{role}_head", width_of(carrier), width_of(live), asked)
     return carrier
 
 
@@ -262,26 +265,28 @@ def _topk(key: str, value: Any, shape: torch.Size, device: torch.device) -> TopK
     return TopK(ids, logp)
 
 
-def _same_vocabulary(name: str, theirs: int | None, ours: int | None, method: Method) -> None:
-    if ours is not None and theirs != ours and "dense" in method.reads(name.rpartition("_")[0]):
+def _same_vocabulary(name: str, theirs: int | None, ours: int | None, asked: AbstractSet[str]) -> None:
+    if ours is not None and theirs != ours and asked & {"dense", "at"}:
         raise LimbeckError(
             f"{name} has a vocabulary of {theirs}, but the student's has {ours}; cut or pad one of them (with -inf)."
         )
 
 
-def _check_served(method: Method, carriers: Mapping[str, Carrier], roles: set[str]) -> None:
-    name = method.name or "this method"
-    for role in sorted(roles):
-        asked = method.reads(role)
-        if role not in carriers:
-            enough = "_logits (or _hidden with _head)" if "dense" in asked else "_logp"
-            enough = "_topk" if "topk" in asked else enough
-            raise LimbeckError(f"{name} reads {', '.join(sorted(asked))} from {role}; give {role}{enough}.")
+def _check_served(method: Method, carriers: Mapping[str, Carrier]) -> None:
     kinds = {Dense: "dense", Hidden: "dense", TopK: "topk", Sampled: "sampled"}
-    read_only = {role: kinds[type(c)] for role, c in carriers.items() if role in roles}
-    able = {role: CARRIERS[kind] | {"text"} for role, kind in read_only.items()}
-    written = {role: frozenset({"text"}) for role in method.roles if role not in roles}
-    method.validate(**able, **written)
+    for slot, reader in method.slots.items():
+        asked = method.views[reader]
+        if slot == "old" and reader.key not in carriers:
+            continue  # without it the batch is on-policy
+        if reader.key not in carriers:
+            enough = "_logits (or _hidden with _head)" if "dense" in asked else "_logp"
+            enough = "_topk" if asked & {"topk", "at"} and "dense" not in asked else enough
+            raise LimbeckError(
+                f"{method.name or 'this method'} reads {', '.join(sorted(asked))} from {reader}; give {slot}{enough}."
+            )
+        kind = kinds[type(carriers[reader.key])]
+        able = CARRIERS[kind] | ({"at"} if kind == "topk" else set())  # whoever chose the ids, here they are
+        refuse_lacking(method, str(reader), asked, able, kind)
 
 
 def refuse_missing(method: Method, fields: Mapping[str, Tensor | None]) -> None:
@@ -294,3 +299,27 @@ def refuse_missing(method: Method, fields: Mapping[str, Tensor | None]) -> None:
         raise LimbeckError(f"{name} reads correctness; give correct=, one boolean per sequence.")
     if "label" in method.fields and label is None:
         raise LimbeckError(f"{name} reads preference labels; give label=, 1 for the chosen and 0 for the rejected one.")
+
+
+def read_turns(turn: Given, shape: torch.Size, device: torch.device) -> Tensor | None:
+    """The turn of each token, ``[B, T]``, or None for one turn a sequence."""
+    if turn is None:
+        return None
+    turns = _whole("turn", shaped(tensor("turn", turn, device), shape, "turn"))
+    if bool((turns.diff(dim=1) < 0).any()):
+        raise LimbeckError("turn falls along a sequence; give whole numbers that rise, or stay, from token to token.")
+    return turns
+
+
+def read_turn_rewards(rewards: Given, reward: Given, batch: int, device: torch.device) -> Tensor | None:
+    """Rewards per turn, ``[B, K]``."""
+    if rewards is None:
+        return None
+    if reward is not None:
+        raise LimbeckError("reward and turn_reward were both given; give one of them.")
+    x = tensor("turn_reward", rewards, device, floats=True)
+    if x.dim() != 2 or x.shape[0] != batch:
+        raise LimbeckError(
+            f"turn_reward has shape {tuple(x.shape)}, but there are {batch} sequences; give [{batch}, K]."
+        )
+    return x

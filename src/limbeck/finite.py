@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .axes.ladder import Ladder, Rung
-from .axes.leaves import Field, Read
+from .axes.leaves import Field, Read, laws
 from .axes.reader import student
 from .axes.vec import Op, Over, ToGo, Vec
 from .errors import LimbeckError
@@ -114,7 +114,8 @@ class _Walk:
             if v is not None:
                 self.visit(v, kept_N, Rung.TOKEN)
         if not isinstance(term.signal, Vec):
-            self.leaf("role", term.signal.role, kept_N)
+            for reader in laws(term.signal):
+                self.leaf("role", reader.key, kept_N)
             return
         hears = term.surrogate.hears  # a member of a kept group is told its signal, also where its own text is empty
         units = kept_N if hears == Rung.TOKEN else self._move(kept_N, Rung.TOKEN, term.surrogate.reach)
@@ -129,9 +130,8 @@ class _Walk:
         """Follow one expression; ``counts`` says of which units of ``rung`` its value counts."""
         mine = self._move(counts, rung, v.rung)
         if isinstance(v, Read):
-            for reader in (v.reader, v.target):
-                if reader is not None:
-                    self.leaf("role", reader.role, mine)
+            for reader in (v.reader, *laws(v.target)):
+                self.leaf("role", reader.key, mine)
         elif isinstance(v, Field):
             self.leaf("field", v.name, mine)
         elif isinstance(v, Over):

@@ -7,28 +7,21 @@ Illegal points are refused when the value is built, or when it meets its models,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from .axes.context import Context
 from .axes.curriculum import Curriculum, prompts
 from .axes.ladder import Rung
-from .axes.leaves import On
-from .axes.reader import Law, Reader, old, student, writer
-from .axes.reduction import PERS, Reduction, token_mean
-from .axes.rewrite import Patch, Select
+from .axes.reader import Blend, Law, Reader, old, student
+from .axes.reduction import Reduction, token_mean
 from .axes.scalar import Constant, Controller, Scalar, product, scalar
 from .axes.signal import everywhere
-from .axes.source import Resample, Sample, Source
+from .axes.source import Sample, Source
 from .axes.surrogate import Surrogate
 from .axes.vec import Need, Vec, replace_reader
-from .errors import LimbeckError, expect, nearest
-
-CLOCKS = frozenset({student.role, old.role, writer.role})
-"""Views that are the student itself at some time, in its own prompt."""
-
-DERIVED = ("student", "ema", "synced")
-"""Roles whose weights come from the student, so nobody has to give them."""
+from .errors import LimbeckError, expect
+from .refusals import CLOCKS, DERIVED, REDUCTION, check, refuse_unserved, walk
 
 
 @dataclass(frozen=True)
@@ -52,12 +45,17 @@ class Term:
     reduction: Reduction | None = None
 
     def __post_init__(self) -> None:
-        expect("the signal of a term", self.signal, (Vec, Reader), "give a Vec such as group_advantage(), or a reader")
+        expect(
+            "the signal of a term",
+            self.signal,
+            (Vec, Reader, Blend),
+            "give a Vec such as group_advantage(), or a reader",
+        )
         expect("the surrogate of a term", self.surrogate, Surrogate, "give one such as clip(0.2) or reinforce")
         expect("where of a term", self.where, Vec, "give a mask such as correct or entropy(old) > 1")
         expect("weight of a term", self.weight, Vec, "give a Vec, or multiply the whole term: 2.0 * Term(...)")
         if self.reduction is not None:
-            expect("the reduction of a term", self.reduction, Reduction, _REDUCTION)
+            expect("the reduction of a term", self.reduction, Reduction, REDUCTION)
 
     def __add__(self, other: Term | Sum) -> Sum:
         return _sum(self) + other
@@ -184,7 +182,7 @@ class Method:
         object.__setattr__(self, "terms", _sum(self.terms))
         if isinstance(self.source, Mapping):  # frozen and hashable from here on
             object.__setattr__(self, "source", tuple(self.source.items()))
-        _check(self)
+        check(self)
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -260,6 +258,16 @@ class Method:
         terms = tuple((c, _alias_old(term)) for c, term in self.parts)
         return replace(self, terms=Sum(terms))
 
+    @property
+    def slots(self) -> dict[str, Reader]:
+        """What ``lb.objective`` calls the carriers of each view that the terms read besides the student's clocks.
+
+        ``teacher``, ``ema``, ``student_given``; where two views would share a name, their contexts tell them apart.
+        """
+        views = [r for r in self.views if r.key not in CLOCKS or (r == old and "dense" in self.views[r])]
+        short = [r.slot for r in views]
+        return {r.slot if short.count(r.slot) == 1 else "_".join([r.slot, *map(str, r.context)]): r for r in views}
+
     def validate(self, **served: str | frozenset[str]) -> Method:
         """Check the method against what its models serve, and return it.
 
@@ -270,22 +278,8 @@ class Method:
             LimbeckError: naming the role, what the method reads from it and the remedy.
         """
         for role, asked in self.roles.items():
-            if role not in served and role.partition("(")[0] in DERIVED:
-                continue
-            if role not in served:
-                raise LimbeckError(
-                    f"{self.name or 'this method'} reads {role} ({', '.join(sorted(asked))}), but no {role} was given; "
-                    f"name one with {role}=... (--{role} on the command line)."
-                )
-            offer = served[role]
-            expect(f"what {role} serves", offer, (str, frozenset, set), f"give one of {', '.join(CARRIERS)}")
-            able = CARRIERS.get(offer, frozenset()) if isinstance(offer, str) else offer
-            for ability in sorted(asked - able):
-                what = offer if isinstance(offer, str) else ", ".join(sorted(offer))
-                raise LimbeckError(
-                    f"{self.name or 'this method'} reads {ability} from {role}, which serves only {what!r}: "
-                    f"{_REMEDIES[ability]}."
-                )
+            if role in served or role.partition("(")[0] not in DERIVED:
+                refuse_unserved(self, role, asked, served)
         return self
 
     def __str__(self) -> str:
@@ -294,149 +288,7 @@ class Method:
         return explain(self)
 
 
-CARRIERS: dict[str, frozenset[str]] = {
-    "text": frozenset({"text"}),
-    "sampled": frozenset({"sampled"}),
-    "topk": frozenset({"topk"}),
-    "dense": frozenset({"sampled", "topk", "at", "dense"}),
-    "model": frozenset({"sampled", "topk", "at", "dense", "text"}),
-}
-"""What each carrier serves. Abilities are sets, not a chain: top-k ids do not hold the sampled token's log-prob."""
-
-_REMEDIES = {
-    "dense": "use a method that reads sampled log-probs (opd instead of gkd or opd_full), pass top_k=..., or host the "
-    "model so that it serves logits or hidden states",
-    "at": "host the model, or have it score the entries that the student chose",
-    "topk": "ask the server for its top log-probs, or host the model",
-    "sampled": "have the server score the sampled tokens, or use a method that reads top-k (opd_full(top_k=...))",
-    "text": "give a model that can generate",
-}
-
-
 def _alias_old(term: Term) -> Term:
     aliased = term.with_reader(old, student)
     counts = aliased.where.live or (aliased.per == "weight" and aliased.weight.live)  # a total is known beforehand
     return term if counts or any(v.live_reach > Rung.TOKEN for v in aliased.vecs) else aliased
-
-
-# ---------------------------------------------------------------- refusals
-
-
-def _check(method: Method) -> None:
-    if not method.parts:
-        raise LimbeckError("this method has no term left: every coefficient is 0; give at least one that is not.")
-    _check_kinds(method)
-    if method.updates < 1:
-        raise LimbeckError(f"updates={method.updates}: a batch needs at least one optimiser step.")
-    _check_sources(method)
-    for _, term in method.parts:
-        term.surrogate.check(term.signal)
-        if term.per not in PERS:
-            raise LimbeckError(f"per={term.per!r}: unknown{nearest(term.per, PERS)}; use one of {', '.join(PERS)}.")
-        (term.reduction or method.reduction).refuse_finer_than(term.surrogate.gives)
-        _check_live(term)
-        _check_record(term, method)
-
-
-_REDUCTION = "give one such as token_mean, or as_reduction('token_mean')"
-
-
-def _check_kinds(method: Method) -> None:
-    expect("the source of a method", method.source, (Source, tuple), "give one such as sample(n=8), or several by name")
-    pairs = isinstance(method.source, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in method.source)
-    if isinstance(method.source, tuple) and not pairs:
-        raise LimbeckError("the sources of a method are no pairs; give {'roll': sample(), 'lm': data()}.")
-    if not method.sources:
-        raise LimbeckError("this method has no source; give one such as sample(n=8) or data().")
-    for name, source in method.sources.items():
-        expect("the name of a source", name, str, "give a text")
-        expect(f"source {name!r}", source, Source, "give one such as sample(n=8) or data()")
-    expect("the reduction of a method", method.reduction, Reduction, _REDUCTION)
-    expect("the curriculum of a method", method.curriculum, Curriculum, "give prompts")
-    expect("updates", method.updates, int, "give a whole number of optimiser steps a batch")
-
-
-def _check_live(term: Term) -> None:
-    if term.per == "weight" and term.weight.live:
-        raise LimbeckError(
-            f"per='weight' divides by the sum of {term.weight}, which reads the student as it is now; read old instead."
-        )
-    if term.where.live:
-        raise LimbeckError(
-            f"where={term.where} reads the student as it is now, so the number of kept tokens would be known too late; "
-            "read old instead of student."
-        )
-    gives, hears = term.surrogate.gives, term.surrogate.hears
-    if gives != Rung.TOKEN and (term.weight.live or term.weight.rung < gives):
-        raise LimbeckError(
-            f"weight={term.weight} must be one value per {gives} or coarser, known before the student is read, because "
-            f"{term.surrogate} gives one loss per {gives}; reduce it with .over('{gives}', 'mean') and read old."
-        )
-    if hears != Rung.TOKEN and isinstance(term.signal, Vec) and term.signal.live:
-        raise LimbeckError(
-            f"{term.surrogate} hears a {hears}, but {term.signal} reads the student as it is now; read old instead."
-        )
-    for v in term.vecs:
-        if v.live_reach > Rung.TOKEN:
-            raise LimbeckError(
-                f"{v} looks at a whole {v.live_reach} of the student as it is now, which a micro-batch does not hold; "
-                "read old instead of student."
-            )
-
-
-def walk(source: Source) -> Iterator[Source]:
-    """A source and all it is made of."""
-    yield source
-    for part in source.parts:
-        yield from walk(part)
-
-
-def _check_sources(method: Method) -> None:
-    earlier: list[str] = []
-    for name, source in method.sources.items():
-        for part in walk(source):
-            if part.of and part.of not in earlier:
-                raise LimbeckError(
-                    f"source {name!r} starts from {part.of!r}, which is not a source before it{nearest(part.of, earlier)}; "
-                    f"there are {earlier or 'none'}."
-                )
-            _check_judged(part)
-        earlier.append(name)
-
-
-def _check_judged(source: Source) -> None:
-    """What looks at rewards while writing needs a verifier there."""
-    judged: tuple[Vec, ...] = ()
-    if isinstance(source, Resample):
-        judged, kind = (source.until,), "resample"
-    elif isinstance(source, Select):
-        judged, kind = source.by, "select"
-    elif isinstance(source, Patch):
-        judged, kind = (source.when,), "patch"
-    for v in judged:
-        if not source.parts[0].verified and v.fields & {"reward", "correct"}:
-            names = ", ".join(map(repr, sorted(v.fields)))
-            raise LimbeckError(f"{kind} reads {names}, but nothing verifies {source.parts[0]}; use check=True.")
-
-
-def _check_record(term: Term, method: Method) -> None:
-    sources = method.sources
-    names = {node.source for v in term.vecs for node in v.walk() if isinstance(node, On)}
-    for name in sorted(names - set(sources)):
-        raise LimbeckError(f"on({name!r}): no such source{nearest(name, sources)}; the method has {sorted(sources)}.")
-    read = [sources[n] for n in names] if names else list(sources.values())
-    for name in sorted({f for v in term.vecs for f in v.fields}):
-        if name in ("reward", "correct") and not any(s.verified for s in read):
-            raise LimbeckError(
-                f"{term} reads {name!r}, but nothing verifies its source ({'; '.join(map(str, read))}); use "
-                "sample(..., check=True)."
-            )
-        if name == "label" and not any(s.labelled for s in read):
-            raise LimbeckError(
-                f"{term} reads 'label', but its source ({'; '.join(map(str, read))}) has no preferences; use pairs()."
-            )
-    if any(r.role == writer.role for r, _ in term.needs) and not any(s.sampled for s in read):
-        raise LimbeckError(
-            f"{term} takes a ratio to the writer, but its source ({'; '.join(map(str, read))}) has no writer "
-            "log-probs; use sample(...), or read old."
-        )

@@ -116,7 +116,7 @@ def law_of(scores: Scores, target: Law, support: Support | None, statistic: Stat
     if support is None or support.by == "student":
         return carrier
     if isinstance(carrier, Dense | Hidden):
-        return top_k(carrier, support.k)
+        return drawn(carrier) if support.by == "draw" else top_k(carrier, support.k)
     if carrier.ids_NK.shape[-1] < support.k:
         raise LimbeckError(
             f"top_k={support.k} asked, but {target} gave {carrier.ids_NK.shape[-1]} entries; give {support.k} or ask "
@@ -127,7 +127,7 @@ def law_of(scores: Scores, target: Law, support: Support | None, statistic: Stat
 
 def _own(support: Support | None) -> Support | None:
     """A support as the tile sees it: entries of a target come with the payload, unless no bucket is to be added."""
-    return None if support is None or (support.by == "target" and support.tail) else support
+    return None if support is None or (support.by != "student" and support.tail) else support
 
 
 # ---------------------------------------------------------------- heard and counted
@@ -336,6 +336,14 @@ class _Asks:
                 )
         logp_N = self.live.logp_N
         return [logp_N if a.rows is None else logp_N[a.rows] for a in self.asks]
+
+
+def drawn(carrier: Dense | Hidden) -> TopK:
+    """One entry of each row, drawn from its law (torch's global generator), as a law of its own."""
+    from .kernels.tiles import drawn_rows
+
+    ids_N1 = drawn_rows(carrier)
+    return TopK(ids_N1, torch.zeros(ids_N1.shape, device=ids_N1.device))
 
 
 def top_k(carrier: Dense | Hidden, k: int) -> TopK:

@@ -24,6 +24,8 @@ from .arguments import (
     read_sources,
     read_student,
     read_tokens,
+    read_turn_rewards,
+    read_turns,
     refuse_missing,
     refuse_vocabulary,
     width_of,
@@ -58,6 +60,7 @@ class Objective:
 
     def __init__(self, method: Method):
         self.method = method
+        self.memory: dict[str, float] = {}  # moving averages live from call to call
 
     def __call__(
         self,
@@ -75,6 +78,8 @@ class Objective:
         truncated: Tensor | None = None,
         label: Tensor | None = None,
         group: Tensor | None = None,
+        turn: Tensor | None = None,
+        turn_reward: Tensor | None = None,
         source: Sequence[str] | None = None,
         columns: Mapping[str, Tensor] | None = None,
         step: int = 0,
@@ -95,6 +100,8 @@ class Objective:
             writer_logp: ``[B, T]`` as reported when written; left out, ``old_logp``, else the student itself.
             reward, correct, truncated, label: ``[B]``; ``correct`` defaults to ``reward > 0``.
             group: ``[B]`` group of each sequence, equal numbers together; default one group (pairs: consecutive twos).
+            turn: ``[B, T]`` whole numbers that rise along a sequence, the turn of each token; default one turn each.
+            turn_reward: ``[B, K]`` in place of ``reward``: of each sequence's first, second ... turn.
             source: name of the source of each sequence, for methods with several; one name is everybody's.
             columns: further numbers by name, ``[B]`` or ``[B, T]``.
             step: for schedules, from 0.
@@ -121,22 +128,25 @@ class Objective:
         source = read_sources(source, shape[0], self.method)
         keep = read_mask(mask, shape, tokens.device)
         rows = _Rows(keep, read_groups(group, shape[0], self.method, keep.device))
+        turns = rows.turns(read_turns(turn, shape, keep.device))
+        per_turn = read_turn_rewards(turn_reward, reward, shape[0], keep.device)
+        reward = reward if per_turn is None else per_turn.nan_to_num(0.0).sum(-1)
         told = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
         fields = read_fields(told, shape[0], keep.device)
         refuse_missing(self.method, fields)
         refuse_vocabulary(live, rows.pick(tokens), self.method)
         clocks = {name: read_logp(name, x, shape, live) for name, x in (("old_logp", old_logp), (_WROTE, writer_logp))}
         wrote = clocks[_WROTE] if writer_logp is not None else clocks["old_logp"]
-        record = rows.record(tokens, fields, read_columns(columns, shape, keep.device), source, wrote, dtype_of(live))
-        scores = {role: rows.view(c) for role, c in read_carriers(readers, shape, self.method, live).items()}
-        method = self.method
+        record = rows.record(
+            tokens, fields, turns, per_turn, read_columns(columns, shape, keep.device), source, wrote, dtype_of(live)
+        )
+        scores = {key: rows.view(c) for key, c in read_carriers(readers, shape, self.method, live).items()}
         if clocks["old_logp"] is not None:
-            scores[old.role] = rows.view(Sampled(clocks["old_logp"]))
-        else:
-            method = method.on_policy()
+            scores.setdefault(old.key, rows.view(Sampled(clocks["old_logp"])))
+        method = self.method if old.key in scores else self.method.on_policy()
         carrier = rows.carrier(live)
         record, scores = _own_clocks(record, scores, method, carrier, wrote is not None)
-        batch = Batch(record, scores, step, all_sum or (lambda x: x))
+        batch = Batch(record, scores, step, all_sum or (lambda x: x), self.memory)
         heard = hear(method, batch)
         given = {name for name, x in clocks.items() if x is not None}
         refuse_doubts(heard, batch, rows.doubts(fields, batch, carrier, given), Places(rows.b_N, rows.t_N, rows.order))
@@ -169,6 +179,19 @@ class _Rows:
     def pick(self, x: Tensor) -> Tensor:
         """``[N, ...]`` from ``[B, T, ...]``."""
         return x[self.b_N, self.t_N]
+
+    def turns(self, turn_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The turn of each kept token and the sequence of each turn; a sequence without a kept token has one turn."""
+        B = self.keep_BT.shape[0]
+        if turn_BT is None:
+            return self.seq_N, torch.arange(B, device=self.keep_BT.device)
+        said_N = self.pick(turn_BT)
+        fresh_N = torch.ones_like(self.seq_N, dtype=torch.bool)
+        fresh_N[1:] = (self.seq_N.diff() != 0) | (said_N.diff() != 0)
+        empty_B = torch.bincount(self.seq_N, minlength=B) == 0
+        seq_U = torch.cat([self.seq_N[fresh_N], empty_B.nonzero().squeeze(-1)]).sort(stable=True).values
+        before_N = torch.bincount(empty_B.nonzero().squeeze(-1), minlength=B).cumsum(0)[self.seq_N]
+        return fresh_N.cumsum(0) - 1 + before_N, seq_U
 
     def carrier(self, c: Any) -> Any:
         """A carrier on the scored tokens from one on ``[B, T]``."""
@@ -207,6 +230,8 @@ class _Rows:
         self,
         tokens: Tensor,
         fields: Mapping[str, Tensor | None],
+        turns: tuple[Tensor, Tensor],
+        per_turn: Tensor | None,
         columns: Mapping[str, Tensor],
         source: Sequence[str] | None,
         writer_logp: Tensor | None,
@@ -226,19 +251,19 @@ class _Rows:
         nan_B = torch.full((B,), torch.nan, dtype=dtype, device=device)
         told = {k: nan_B if v is None else v[self.order].to(dtype) for k, v in fields.items()}
         correct = fields["correct"]
-        logp = writer_logp
+        logp, (turn_N, seq_U) = writer_logp, turns
         return Rollout(
             ids_L=ids,
             start_B1=start_B1,
             root_B=torch.ones_like(count_B),
             pos_N=pos_N,
-            turn_N=self.seq_N,
-            seq_U=torch.arange(B, device=device),
+            turn_N=turn_N,
+            seq_U=seq_U,
             group_B=self.group_B,
             author_N=torch.full_like(self.seq_N, DATA if logp is None else STUDENT, dtype=torch.int8),
             writer_logp_N=torch.full(self.seq_N.shape, torch.nan, device=device) if logp is None else self.pick(logp),
             origin_B=torch.tensor(origin, dtype=torch.int64, device=device),
-            reward_U=told["reward"],
+            reward_U=_turn_rewards(told["reward"], per_turn, seq_U, self.order),
             correct_B=told["correct"].bool() if correct is not None else told["reward"] > 0,
             truncated_B=told["truncated"].nan_to_num(0.0).bool(),
             label_B=told["label"],
@@ -246,6 +271,22 @@ class _Rows:
             columns_B={k: v[self.order] for k, v in columns.items() if v.dim() == 1},
             columns_N={k: self.pick(v) for k, v in columns.items() if v.dim() == 2},
         )
+
+
+def _turn_rewards(reward_B: Tensor, per_turn: Tensor | None, seq_U: Tensor, order: Tensor) -> Tensor:
+    """Each turn's reward; one that was given for a whole sequence falls to its last turn, and the others get 0."""
+    last_U = torch.ones_like(seq_U, dtype=torch.bool)
+    last_U[:-1] = seq_U.diff() != 0
+    if per_turn is None:
+        return torch.where(last_U, reward_B[seq_U], torch.zeros_like(reward_B[seq_U]))
+    first_B = torch.searchsorted(seq_U, torch.arange(order.numel(), device=seq_U.device))
+    place_U = torch.arange(seq_U.numel(), device=seq_U.device) - first_B[seq_U]
+    if seq_U.numel() and int(place_U.max()) >= per_turn.shape[1]:
+        raise LimbeckError(
+            f"turn_reward holds {per_turn.shape[1]} turns a sequence, but one has {int(place_U.max()) + 1}; give one "
+            "reward for each."
+        )
+    return per_turn[order][seq_U, place_U].to(reward_B.dtype)
 
 
 def _detached(c: Carrier) -> Carrier:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, nearest
 
 WRITTEN = ("reply", "reward", "correct", "turns", "feedback", "sibling")
 """Evidence that exists only once the sequence is written (and judged)."""
@@ -163,6 +163,44 @@ skill = Context("skill", "Advice from earlier attempts at this task:\n{{ skill }
 
 draft = Context("draft", "A draft answer:\n{{ reply }}\n\nRewrite it into a correct, complete solution.", ("reply",))
 """TRD's: the student's own draft, to be rewritten."""
+
+
+tried_again = Context(
+    "tried_again",
+    "{% if not correct %}{{ feedback or 'That is not right.' }}\nTry again.{% endif %}",
+)
+"""What is said between two attempts: feedback on a wrong one; silence, which ends the episode, on a right one."""
+
+CONTEXTS = {
+    c.name: c
+    for c in (
+        plain,
+        solution,
+        hint,
+        feedback,
+        sibling_or_feedback,
+        own_reply,
+        verdict_phrase,
+        outcome_hint,
+        step_feedback,
+        skill,
+        draft,
+    )
+}
+"""The contexts that a name stands for (and whose words ``contexts.NAME`` replaces, as it does for every other)."""
+
+
+def named(x: Context | str) -> Context:
+    """A context from its name.
+
+    Raises:
+        LimbeckError: with the nearest name.
+    """
+    if isinstance(x, Context):
+        return x
+    if x not in CONTEXTS:
+        raise LimbeckError(f"context={x!r}: unknown{nearest(x, CONTEXTS)}; use one of {', '.join(CONTEXTS)}.")
+    return CONTEXTS[x]
 
 
 def criticised_by(role: str) -> Context:

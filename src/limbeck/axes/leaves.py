@@ -65,7 +65,9 @@ def laws(target: Law | None) -> tuple[Reader, ...]:
 
 def ability(support: Support | None) -> str:
     """What a target must serve: full rows, its own top-k, or log-probs at the entries that the student chose."""
-    return "dense" if support is None else "topk" if support.by == "target" else "at"
+    if support is None or support.by == "draw":
+        return "dense"
+    return "topk" if support.by == "target" else "at"
 
 
 @dataclass(frozen=True)

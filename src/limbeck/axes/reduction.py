@@ -45,7 +45,13 @@ class Reduction:
 
     def formula(self) -> str:
         """The denominator in words."""
-        units = {Rung.TOKEN: "tokens", Rung.TURN: "turns", Rung.SEQUENCE: "sequences", Rung.GROUP: "groups", Rung.BATCH: "1"}[self.unit]
+        units = {
+            Rung.TOKEN: "tokens",
+            Rung.TURN: "turns",
+            Rung.SEQUENCE: "sequences",
+            Rung.GROUP: "groups",
+            Rung.BATCH: "1",
+        }[self.unit]
         if self.total is None:
             return f"Σ {units}"
         if not self.per_unit:

@@ -10,11 +10,11 @@ from ..errors import LimbeckError
 from ..math.divergence import Alpha, Divergence, Renyi, as_divergence
 from ..math.statistic import Distance, Entropy, InTop, LogProb, Support
 from ..types import DATA, STUDENT, TEACHER
+from .choice import Cohort, Draw, Running, Top
 from .context import Context
 from .ladder import Rung, as_rung
 from .leaves import Column, Field, Has, On, Read, Tagged
 from .reader import Law, Reader, old, student
-from .select import Cohort, Draw, Running, Top
 from .vec import Const, Slope, ToGo, Vec, VecLike, op
 
 reward = Field("reward", Rung.TURN)

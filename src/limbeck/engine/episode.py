@@ -65,7 +65,9 @@ class Seat:
 
     def row(self) -> Row:
         """The finished episode; it always has a turn, if an empty one."""
-        pieces = self.pieces if any(p.scored for p in self.pieces) else [*self.pieces, Piece([], [], STUDENT, reward=0.0)]
+        pieces = (
+            self.pieces if any(p.scored for p in self.pieces) else [*self.pieces, Piece([], [], STUDENT, reward=0.0)]
+        )
         while not pieces[-1].scored:  # nobody answers the last observation
             pieces = pieces[:-1]
         feedback = "\n".join(self.feedback) or None
@@ -201,6 +203,3 @@ def _rendered(policy: Policy, messages: list[dict[str, str]]) -> str:
             "it; give another with --set template=FILE.jinja."
         )
     return text
-
-
-

@@ -63,7 +63,11 @@ def of_record(record: Rollout, desk: Desk) -> list[Evidence]:
         known = of_prompt(record.prompts[b])
         draft = record.drafts[b] if record.drafts else ""
         known |= {"reply": draft or replies[b], "reward": float(reward_B[b]), "correct": bool(record.correct_B[b])}
-        known |= {"turns": int(turns_B[b]), "feedback": record.feedback[b] or "", "sibling": _sibling(record, b, replies)}
+        known |= {
+            "turns": int(turns_B[b]),
+            "feedback": record.feedback[b] or "",
+            "sibling": _sibling(record, b, replies),
+        }
         out.append(known)
     return out
 
@@ -130,7 +134,10 @@ def _answers(ask: Ask, known: list[Evidence], desk: Desk, name: str) -> list[str
     different = list(dict.fromkeys(texts))
     policy = desk.policies[ask.by]
     limit = ask.max_tokens or desk.max_tokens
-    ids = [desk.render(({"role": "user", "content": t},), ask.by, f"a question of context {name!r}", limit) for t in different]
+    ids = [
+        desk.render(({"role": "user", "content": t},), ask.by, f"a question of context {name!r}", limit)
+        for t in different
+    ]
     written = generate(Law(((policy, 1.0),)), ids, limit, desk.batch)
     said = {t: policy.text(w.ids) for t, w in zip(different, written, strict=True)}
     return [said[t] for t in texts]
@@ -165,7 +172,9 @@ class Lens:
         summaries = known
         if context.bank.summary:
             ask = Ask("skill", "student", context.bank.summary)
-            summaries = [{**k, "reply": a} for k, a in zip(known, _answers(ask, known, self.desk, context.name), strict=True)]
+            summaries = [
+                {**k, "reply": a} for k, a in zip(known, _answers(ask, known, self.desk, context.name), strict=True)
+            ]
         for g in range(self.record.n_groups):
             members = (self.record.group_B == g).nonzero().squeeze(-1).tolist()
             rewards = [float(known[b]["reward"]) for b in members]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..axes.ladder import Rung
@@ -94,7 +93,9 @@ def _scored(source: Once, groups: Groups, pen: Pen) -> Groups:
     """The same rows with a reader's log-probs of their tokens as a column."""
     assert source.score is not None
     record, reader = assemble(groups, pen.name), source.score
-    carrier = read_view(pen.desk.policy(reader.role), record, frozenset({"sampled"}), pen.desk.micro_tokens, None).carrier
+    carrier = read_view(
+        pen.desk.policy(reader.role), record, frozenset({"sampled"}), pen.desk.micro_tokens, None
+    ).carrier
     assert isinstance(carrier, Sampled)
     logp = iter(carrier.logp_N.tolist())
     name = column_of(reader)

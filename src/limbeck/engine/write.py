@@ -127,7 +127,15 @@ def sampled(source: Sample, pen: Pen, prompts: Sequence[Prompt]) -> Groups:
     repeated = [p for p in prompts for _ in range(source.n)]
     texts = generate(law_of(source, desk), seen(source, desk, repeated), limit_of(source, pen), desk.batch)
     rows = [
-        single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, judge(desk, p, w) if source.check else None)
+        single(
+            p,
+            desk.prompt_ids(p),
+            w.ids,
+            w.logp,
+            author_of(source),
+            w.truncated,
+            judge(desk, p, w) if source.check else None,
+        )
         for p, w in zip(repeated, texts, strict=True)
     ]
     return [rows[i : i + source.n] for i in range(0, len(rows), source.n)]

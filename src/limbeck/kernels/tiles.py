@@ -349,6 +349,16 @@ class _Fused(torch.autograd.Function):
         return *ctx.gradients.result(upstream[0]), None, None
 
 
+def drawn_rows(carrier: Dense | Hidden, tile: int | None = None) -> Tensor:
+    """One id of each row, drawn from its law, int64 ``[N, 1]``."""
+    x, weight, bias, plan = _plan(carrier, torch.zeros(0, dtype=torch.int64), [], tile)
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        rows = torch.arange(x.shape[0], device=x.device).split(plan.tile)
+        laws = (_logits(x[r], weight, bias, plan.scale, plan.softcap, plan.dtype).softmax(-1) for r in rows)
+        ids = [torch.multinomial(law, 1) for law in laws if law.numel()]
+    return torch.cat(ids) if ids else torch.zeros(0, 1, dtype=torch.int64, device=x.device)
+
+
 def top_k_rows(carrier: Dense | Hidden, k: int, tile: int | None = None) -> tuple[Tensor, Tensor]:
     """The k likeliest ids of each row and their log-probs over the full vocabulary, without gradient.
 

@@ -120,7 +120,8 @@ class Support:
 
     Attributes:
         k: how many of the likeliest.
-        by: whose likeliest: ``target`` or ``student``.
+        by: whose likeliest: ``target`` or ``student``; ``draw`` takes entries that the target's law draws (a black box
+            that can only write), each with all the mass.
         tail: True puts the rest into one bucket (the exact divergence of the coarser laws, a lower bound of the full
             one); False normalises both laws within the k (biased as a loss unless k = V).
     """
@@ -131,10 +132,15 @@ class Support:
 
     def __post_init__(self) -> None:
         whole("top_k", self.k, 1)
-        if self.by not in ("target", "student"):
-            raise LimbeckError(f"support(by={self.by!r}): the entries are chosen by 'target' or by 'student'.")
+        if self.by not in ("target", "student", "draw") or (self.by == "draw" and self.k != 1):
+            raise LimbeckError(
+                f"support(k={self.k}, by={self.by!r}): the entries are chosen by 'target' or by 'student', or one is "
+                "taken by 'draw'."
+            )
 
     def __str__(self) -> str:
+        if self.by == "draw":
+            return "one drawn entry"
         whose = "" if self.by == "target" else "student's "
         return f"{whose}top {self.k}{' + tail' if self.tail else ', normalised within (biased)'}"
 

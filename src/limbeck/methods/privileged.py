@@ -75,7 +75,9 @@ def opsd(
     row = as_divergence(divergence)
     row = row if entry_clip is None else EntryClip(row, entry_clip)
     return Method(
-        sample(student, group, check=False), Term(init.given(named(context)), pathwise(row, cap=token_clip)), sequence_mean
+        sample(student, group, check=False),
+        Term(init.given(named(context)), pathwise(row, cap=token_clip)),
+        sequence_mean,
     )
 
 
@@ -263,7 +265,9 @@ def skill_sd(lam: float = 0.001, group: int = 4, turns: int = 40, every: int = 1
 
 
 @method(paper="arXiv:2605.02943", title="TT-OPD", confidence="low")
-def tt_opd(lam: float = 0.01, rate: float = 0.005, every: int = 5, reset: int = 30, group: int = 3, turns: int = 10) -> Method:
+def tt_opd(
+    lam: float = 0.01, rate: float = 0.005, every: int = 5, reset: int = 30, group: int = 3, turns: int = 10
+) -> Method:
     r"""Turn-level distillation of an averaged student that knows how the episode ends, beside GRPO.
 
     .. math:: L = L_{GRPO} + \lambda_d \sum \mathrm{KL}\big(\pi_\theta\,\Vert\,\pi_{EMA}(\cdot|x,h)\big)

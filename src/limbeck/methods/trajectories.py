@@ -167,9 +167,7 @@ def brts(lam: float = 10.0, n: int = 4, top_k: int = 16, group: int = 2, tau: fl
     if lam == 0:
         return Method({"own": sample(student, group, check=False)}, own, token_mean)
     chosen = Term(teacher, pathwise(fkl, top_k=top_k), on("teacher"))
-    return Method(
-        {"own": sample(student, group, check=False), "teacher": best}, own + lam * chosen, token_mean
-    )
+    return Method({"own": sample(student, group, check=False), "teacher": best}, own + lam * chosen, token_mean)
 
 
 @method(paper="arXiv:2605.01347", title="MAD-OPD")

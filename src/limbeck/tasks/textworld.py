@@ -86,7 +86,6 @@ class TextWorldTask(Turns):
         self.folder = _cache() / "textworld" if folder is None else Path(folder).expanduser()
         here = Path(__file__).with_name("textworld_game.py")
         self._makers, self._players = Pool(f"{here}:Maker", _MAKE), Pool(f"{here}:Play", _PLAY)
-        self._maker: Guarded | None = None
         self._about = functools.lru_cache(maxsize=10_000)(self._read)
         self._sizes = sizes
         self.train: Sequence[Prompt] = Lazy(sizes["train"], functools.partial(self._prompt, "train"))
@@ -109,7 +108,6 @@ class TextWorldTask(Turns):
 
     def close(self) -> None:
         """End the workers; they start again when they are needed."""
-        self._maker = None
         self._makers.close()
         self._players.close()
 
@@ -130,18 +128,18 @@ class TextWorldTask(Turns):
         wanted = {"folder": str(where), "split": split, "seed": self._seed * 1_000_003 + index}
         try:
             text = (where / "about.json").read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except OSError:
             text = self._make(json.dumps(wanted))
         about: dict[str, Any] = json.loads(text)
         return about
 
     def _make(self, wanted: str) -> str:
         try:
-            if self._maker is None:
-                self._maker = self._makers.open(**self._kind)
-            return self._maker.step(wanted).text
+            maker = self._makers.open(**self._kind)
+            about = maker.step(wanted).text
+            maker.close()
+            return about
         except EpisodeDied as death:
-            self._maker = None
             kind = ", ".join(f"{field}={value}" for field, value in self._kind.items())
             raise LimbeckError(
                 f"task {self.name!r} with {kind} made no game in {str(self.folder)!r} ({death.reason}): "

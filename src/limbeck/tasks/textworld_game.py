@@ -13,9 +13,9 @@ from typing import Any
 
 # Z-machine commands that act on the session, not in the world: some end it, some write files.
 _META = frozenset(
-    ("brief", "die", "full", "fullscore", "notify", "noscript", "nouns", "oops", "pronouns", "q", "quit", "recording")
-    + ("replay", "restart", "restore", "save", "score", "script", "superbrief", "transcript", "undo", "unscript")
-    + ("verbose", "verify", "version")
+    {"brief", "die", "full", "fullscore", "notify", "noscript", "nouns", "oops", "pronouns", "q", "quit", "recording"}
+    | {"replay", "restart", "restore", "save", "score", "script", "superbrief", "transcript", "undo", "unscript"}
+    | {"verbose", "verify", "version"}
 )
 _COMPLAINTS = ("That's not", "You can't", "I beg your pardon", "I didn't", "I only", "You must", "You need", "What do")
 _LONGEST_COMMAND = 200
@@ -146,7 +146,7 @@ class Play:
         said = clean(state.feedback)
         gained, self._score = state.score - self._score, state.score
         self.admissible = sorted(state.admissible_commands or [])
-        complaint = said.startswith(_COMPLAINTS) and words not in self.admissible
+        complaint = said.startswith(_COMPLAINTS) and words not in map(str.lower, self.admissible)
         seen = self._seen(said, said if complaint else None, over=bool(over or state.won or state.lost))
         return {**seen, "reward": gained / max(self.most, 1), "correct": bool(state.won)}
 

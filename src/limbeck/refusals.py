@@ -1,0 +1,202 @@
+"""What cannot mean what it says is refused: when a method is built, and when it meets its models.
+
+Every refusal names the part, the reason and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from .axes.curriculum import Curriculum
+from .axes.ladder import Rung
+from .axes.leaves import On
+from .axes.reader import old, student, writer
+from .axes.reduction import PERS, Reduction
+from .axes.rewrite import Patch, Select
+from .axes.source import Resample, Source
+from .axes.vec import Vec
+from .errors import LimbeckError, expect, nearest
+
+if TYPE_CHECKING:
+    from .method import Method, Term
+
+CLOCKS = frozenset({student.role, old.role, writer.role})
+"""Views that are the student itself at some time, in its own prompt."""
+
+DERIVED = ("student", "ema", "synced")
+"""Roles whose weights come from the student, so nobody has to give them."""
+
+CARRIERS: dict[str, frozenset[str]] = {
+    "text": frozenset({"text"}),
+    "sampled": frozenset({"sampled"}),
+    "topk": frozenset({"topk"}),
+    "dense": frozenset({"sampled", "topk", "at", "dense"}),
+    "model": frozenset({"sampled", "topk", "at", "dense", "text"}),
+}
+"""What each carrier serves. Abilities are sets, not a chain: top-k ids do not hold the sampled token's log-prob."""
+
+_REMEDIES = {
+    "dense": "use a method that reads sampled log-probs (opd instead of gkd or opd_full), pass top_k=..., or host the "
+    "model so that it serves logits or hidden states",
+    "at": "host the model, or have it score the entries that the student chose",
+    "topk": "ask the server for its top log-probs, or host the model",
+    "sampled": "have the server score the sampled tokens, or use a method that reads top-k (opd_full(top_k=...))",
+    "text": "give a model that can generate",
+}
+
+
+# ---------------------------------------------------------------- meeting the models
+
+
+def refuse_unserved(
+    method: Method, role: str, asked: frozenset[str], served: Mapping[str, str | frozenset[str]]
+) -> None:
+    """Raise where a role is missing, or serves less than the method reads from it."""
+    if role not in served:
+        raise LimbeckError(
+            f"{method.name or 'this method'} reads {role} ({', '.join(sorted(asked))}), but no {role} was given; "
+            f"name one with {_option(role)}."
+        )
+    offer = served[role]
+    expect(f"what {role} serves", offer, (str, frozenset, set), f"give one of {', '.join(CARRIERS)}")
+    able = CARRIERS.get(offer, frozenset()) if isinstance(offer, str) else offer
+    refuse_lacking(method, role, asked, able, offer if isinstance(offer, str) else ", ".join(sorted(offer)))
+
+
+def _option(role: str) -> str:
+    if role in ("teacher", "ref"):
+        return f"{role}=... (--{role} on the command line)"
+    return f"others={{{role!r}: ...}} (--set others.{role}=... on the command line)"
+
+
+def refuse_lacking(method: Method, who: str, asked: Collection[str], able: Collection[str], offer: str) -> None:
+    """Raise where abilities are asked that a carrier has not."""
+    for ability in sorted(set(asked) - set(able)):
+        raise LimbeckError(
+            f"{method.name or 'this method'} reads {ability} from {who}, which serves only {offer!r}: "
+            f"{_REMEDIES[ability]}."
+        )
+
+
+# ---------------------------------------------------------------- being built
+
+
+def check(method: Method) -> None:
+    if not method.parts:
+        raise LimbeckError("this method has no term left: every coefficient is 0; give at least one that is not.")
+    _check_kinds(method)
+    if method.updates < 1:
+        raise LimbeckError(f"updates={method.updates}: a batch needs at least one optimiser step.")
+    _check_sources(method)
+    for _, term in method.parts:
+        term.surrogate.check(term.signal)
+        if term.per not in PERS:
+            raise LimbeckError(f"per={term.per!r}: unknown{nearest(term.per, PERS)}; use one of {', '.join(PERS)}.")
+        (term.reduction or method.reduction).refuse_finer_than(term.surrogate.gives)
+        _check_live(term)
+        _check_record(term, method)
+
+
+REDUCTION = "give one such as token_mean, or as_reduction('token_mean')"
+
+
+def _check_kinds(method: Method) -> None:
+    expect("the source of a method", method.source, (Source, tuple), "give one such as sample(n=8), or several by name")
+    pairs = isinstance(method.source, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in method.source)
+    if isinstance(method.source, tuple) and not pairs:
+        raise LimbeckError("the sources of a method are no pairs; give {'roll': sample(), 'lm': data()}.")
+    if not method.sources:
+        raise LimbeckError("this method has no source; give one such as sample(n=8) or data().")
+    for name, source in method.sources.items():
+        expect("the name of a source", name, str, "give a text")
+        expect(f"source {name!r}", source, Source, "give one such as sample(n=8) or data()")
+    expect("the reduction of a method", method.reduction, Reduction, REDUCTION)
+    expect("the curriculum of a method", method.curriculum, Curriculum, "give prompts")
+    expect("updates", method.updates, int, "give a whole number of optimiser steps a batch")
+
+
+def _check_live(term: Term) -> None:
+    if term.per == "weight" and term.weight.live:
+        raise LimbeckError(
+            f"per='weight' divides by the sum of {term.weight}, which reads the student as it is now; read old instead."
+        )
+    if term.where.live:
+        raise LimbeckError(
+            f"where={term.where} reads the student as it is now, so the number of kept tokens would be known too late; "
+            "read old instead of student."
+        )
+    gives, hears = term.surrogate.gives, term.surrogate.hears
+    if gives != Rung.TOKEN and (term.weight.live or term.weight.rung < gives):
+        raise LimbeckError(
+            f"weight={term.weight} must be one value per {gives} or coarser, known before the student is read, because "
+            f"{term.surrogate} gives one loss per {gives}; reduce it with .over('{gives}', 'mean') and read old."
+        )
+    if hears != Rung.TOKEN and isinstance(term.signal, Vec) and term.signal.live:
+        raise LimbeckError(
+            f"{term.surrogate} hears a {hears}, but {term.signal} reads the student as it is now; read old instead."
+        )
+    for v in term.vecs:
+        if v.live_reach > Rung.TOKEN:
+            raise LimbeckError(
+                f"{v} looks at a whole {v.live_reach} of the student as it is now, which a micro-batch does not hold; "
+                "read old instead of student."
+            )
+
+
+def walk(source: Source) -> Iterator[Source]:
+    """A source and all it is made of."""
+    yield source
+    for part in source.parts:
+        yield from walk(part)
+
+
+def _check_sources(method: Method) -> None:
+    earlier: list[str] = []
+    for name, source in method.sources.items():
+        for part in walk(source):
+            if part.of and part.of not in earlier:
+                raise LimbeckError(
+                    f"source {name!r} starts from {part.of!r}, which is not a source before it{nearest(part.of, earlier)}; "
+                    f"there are {earlier or 'none'}."
+                )
+            _check_judged(part)
+        earlier.append(name)
+
+
+def _check_judged(source: Source) -> None:
+    """What looks at rewards while writing needs a verifier there."""
+    judged: tuple[Vec, ...] = ()
+    if isinstance(source, Resample):
+        judged, kind = (source.until,), "resample"
+    elif isinstance(source, Select):
+        judged, kind = source.by, "select"
+    elif isinstance(source, Patch):
+        judged, kind = (source.when,), "patch"
+    for v in judged:
+        if not source.parts[0].verified and v.fields & {"reward", "correct"}:
+            names = ", ".join(map(repr, sorted(v.fields)))
+            raise LimbeckError(f"{kind} reads {names}, but nothing verifies {source.parts[0]}; use check=True.")
+
+
+def _check_record(term: Term, method: Method) -> None:
+    sources = method.sources
+    names = {node.source for v in term.vecs for node in v.walk() if isinstance(node, On)}
+    for name in sorted(names - set(sources)):
+        raise LimbeckError(f"on({name!r}): no such source{nearest(name, sources)}; the method has {sorted(sources)}.")
+    read = [sources[n] for n in names] if names else list(sources.values())
+    for name in sorted({f for v in term.vecs for f in v.fields}):
+        if name in ("reward", "correct") and not any(s.verified for s in read):
+            raise LimbeckError(
+                f"{term} reads {name!r}, but nothing verifies its source ({'; '.join(map(str, read))}); use "
+                "sample(..., check=True)."
+            )
+        if name == "label" and not any(s.labelled for s in read):
+            raise LimbeckError(
+                f"{term} reads 'label', but its source ({'; '.join(map(str, read))}) has no preferences; use pairs()."
+            )
+    if any(r.role == writer.role for r, _ in term.needs) and not any(s.sampled for s in read):
+        raise LimbeckError(
+            f"{term} takes a ratio to the writer, but its source ({'; '.join(map(str, read))}) has no writer "
+            "log-probs; use sample(...), or read old."
+        )
