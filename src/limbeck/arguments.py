@@ -91,15 +91,10 @@ def width_of(live: Carrier) -> int | None:
     return live.head.weight_VH.shape[0] if isinstance(live, Hidden) else None
 
 
-def refuse_vocabulary(live: Carrier, token_N: Tensor, method: Method) -> None:
+def refuse_vocabulary(live: Carrier, token_N: Tensor) -> None:
     width = width_of(live)
     if width is not None and bool(((token_N < 0) | (token_N >= width)).any()):
         raise LimbeckError(f"tokens holds ids outside the student's {width}; mask what must not count.")
-    for support in (getattr(term.surrogate, "support", None) for _, term in method.parts):
-        if support is not None and support.by == "target" and width is not None and support.k > width:
-            raise LimbeckError(
-                f"top_k={support.k} is more than the vocabulary's {width} entries; ask for at most {width}."
-            )
 
 
 def read_sources(source: Sequence[str] | str | None, batch: int, method: Method) -> list[str]:

@@ -134,7 +134,7 @@ class Objective:
         told = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
         fields = read_fields(told, shape[0], keep.device)
         refuse_missing(self.method, fields)
-        refuse_vocabulary(live, rows.pick(tokens), self.method)
+        refuse_vocabulary(live, rows.pick(tokens))
         clocks = {name: read_logp(name, x, shape, live) for name, x in (("old_logp", old_logp), (_WROTE, writer_logp))}
         wrote = clocks[_WROTE] if writer_logp is not None else clocks["old_logp"]
         record = rows.record(

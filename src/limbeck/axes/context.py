@@ -1,8 +1,8 @@
-"""Contexts: what only a reader sees. Text built from what is known of a sequence, put behind the student's own prompt.
+"""Contexts: what only a reader sees. Text built from what is known of a sequence, put behind the prompt.
 
-A context is a *block* (a Jinja template over evidence). ``reader.given(a, b)`` reads the conversation with the blocks of
-a and b behind the last message before the response; the response's tokens are copied, never rendered again, so every
-scored token keeps its row. Evidence, by name:
+A context is a *block* (a Jinja template over evidence). ``reader.given(a, b)`` reads the conversation with the blocks
+of a and b behind the last message before the response; the response's tokens are copied, never rendered again, so
+every scored token keeps its row. Evidence, by name:
 
 ``prompt``    the last message before the response
 ``reply``     what the sequence itself says (all its turns)

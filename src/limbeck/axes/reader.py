@@ -97,8 +97,8 @@ SPACES = ("prob", "log")
 class Blend:
     """A mixture of policies: ``sum_i w_i pi_i`` (``prob``), or ``softmax(sum_i w_i log pi_i)`` (``log``).
 
-    ``log`` weights may be negative and need not sum to 1 (G-OPD's extrapolation). A mixture of logits is the same law as
-    one of log-probs, because a row's constant leaves with the normalisation: SDPO's trust region is a ``log`` blend.
+    ``log`` weights may be negative and need not sum to 1 (G-OPD's extrapolation). A mixture of logits is the same law
+    as one of log-probs, because a row's constant leaves with the normalisation: SDPO's trust region is such a blend.
     """
 
     parts: tuple[tuple[Reader, float], ...]

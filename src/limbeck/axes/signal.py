@@ -164,7 +164,7 @@ def running(of: Vec, rate: float) -> Vec:
 
 
 def step_drift(target: Reader, ceiling: float, eps: float = 1e-6, base: Reader = old) -> Vec:
-    """SOD's weight of a turn: min((d_1 + eps) / (d_k + eps), 1 + ceiling), d_k the turn's mean |log-ratio| to the target.
+    """SOD's weight of a turn: min((d_1 + eps) / (d_k + eps), 1 + ceiling), d_k the turn's mean |log-ratio| to target.
 
     The running product of the paper telescopes to this (arXiv:2605.07725; eps 1e-6 is the code's).
     """

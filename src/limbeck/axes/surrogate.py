@@ -382,7 +382,7 @@ class Contrast(Surrogate):
 
 @dataclass(frozen=True)
 class Logistic(Surrogate):
-    r"""Binary classification of sequences by their log-ratio: :math:`-\log\sigma(\pm(\beta\log\pi/\pi_{base} - \delta))`.
+    r"""Binary classification of sequences by log-ratio: :math:`-\log\sigma(\pm(\beta\log\pi/\pi_{base} - \delta))`.
 
     The sign is the told label's, +1 or -1. BCO, KTO, and VPD's E-step.
     """

@@ -23,7 +23,7 @@ from .reader import Blend, Law, Reader
 from .scalar import Scalar
 
 Need = tuple[Reader, str]
-"""(reader, ability): ``sampled``, ``topk``, ``at`` (entries the student chose), ``dense`` to read, ``text`` to write."""
+"""(reader, ability): ``sampled``, ``topk``, ``at`` (entries the student chose), ``dense`` to read, ``text``."""
 
 
 class Hearing(Protocol):

@@ -1,8 +1,8 @@
 """Responses of several turns: the writer and an environment take turns, tokens are never rendered again.
 
 Between two turns stands what the chat template puts there: the end of the assistant's message, the environment's
-message, and the beginning of the next reply. Those tokens are read and never scored. An environment that breaks costs its
-episode and no more.
+message, and the beginning of the next reply. Those tokens are read and never scored. An environment that breaks costs
+its episode and no more.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ class _Broken:
 
     def step(self, text: str) -> Observation:
         """Raise what happened."""
+        del text
         raise self.reason
 
     def close(self) -> None:

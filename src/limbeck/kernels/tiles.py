@@ -370,7 +370,7 @@ def top_k_rows(carrier: Dense | Hidden, k: int, tile: int | None = None) -> tupl
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         for rows in torch.arange(x.shape[0], device=x.device).split(plan.tile):
             logq = _logits(x[rows], weight, bias, plan.scale, plan.softcap, plan.dtype).log_softmax(-1)
-            top = logq.topk(k, dim=-1)
+            top = logq.topk(min(k, plan.vocabulary), dim=-1)
             ids.append(top.indices)
             logps.append(top.values)
     return torch.cat(ids), torch.cat(logps)

@@ -51,7 +51,7 @@ class EntryClip(Divergence):
 
     OPSD's pointwise clip (arXiv:2601.18734 v3). Entries at the cap give no gradient; for forward KL those are the
     entries that the teacher most wants raised, so **the step can increase the divergence** (a test pins a
-    counter-example). It is no f-divergence and has no sampled form; prefer ``pathwise(fkl, cap=...)``, a clip per token.
+    counter-example). It is no f-divergence and has no sampled form; prefer ``pathwise(fkl, cap=...)``, per token.
     """
 
     of: Divergence

@@ -7,7 +7,6 @@ import math
 from ..axes import (
     Vec,
     all_wrong,
-    by,
     clip,
     column,
     confidence_column,
@@ -74,7 +73,7 @@ def tcod_back(every: int = 5, turns: int = 30, clip_range: float = 0.2, group: i
     """
     start = once(sample(teacher, turns=turns))
     source = sample(student, group, check=False, turns=turns, start=start, back=stairs(0, every))
-    return Method(source, Term(log_ratio(teacher), clip(clip_range), by("student")), turn_mean)
+    return Method(source, Term(log_ratio(teacher), clip(clip_range)), turn_mean)
 
 
 @method(paper="arXiv:2605.16826", title="Decoupling KL: mixture and entropy gate", confidence="medium")
