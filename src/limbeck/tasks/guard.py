@@ -217,7 +217,12 @@ class _Worker:
         self._reader = threading.Thread(target=_read, args=(self.process.stdout, longest, self._answers), daemon=True)
         self._reader.start()
         path = [entry or os.getcwd() for entry in sys.path]
-        given = {"path": path, "factory": dict(factory), "memory_mb": limits.memory_mb, "longest": limits.output_chars}
+        given: dict[str, Any] = {
+            "path": path,
+            "factory": dict(factory),
+            "memory_mb": limits.memory_mb,
+            "longest": limits.output_chars,
+        }
         try:
             self.ask("load", limits.start_s, **given)
         except EpisodeDied as error:
