@@ -29,6 +29,11 @@ class RunConfig(BaseModel):
     task_options: dict[str, Any] = Field(default_factory=dict, description="options of the task")
     datasets: dict[str, str] = Field(default_factory=dict, description="further data sets by the name a method reads")
 
+    others: dict[str, str] = Field(default_factory=dict, description="further models by the name a method reads")
+    contexts: dict[str, str] = Field(
+        default_factory=dict, description="templates of contexts by name: a Jinja file, or the text itself"
+    )
+
     steps: int = Field(100, ge=1, description="optimiser batches")
     token_budget: int = Field(0, ge=0, description="stop once so many tokens are written, if that is earlier; 0: never")
     prompts: int = Field(32, ge=1, description="prompts a step, over all processes")
@@ -55,7 +60,13 @@ class RunConfig(BaseModel):
     diagnostics: bool = Field(True, description="entropy, and KL both ways where there is a teacher, at every step")
     trackers: tuple[str, ...] = Field((), description="tensorboard, trackio, wandb (Accelerate)")
 
+    episode_turns: int = Field(
+        8, ge=1, description="turns of an episode, where the task has episodes and the method does not say"
+    )
     template: str | None = Field(None, description="chat template: a Jinja file, or 'plain'; default: the tokenizer's")
+    teacher_template: str | None = Field(
+        None, description="chat template the teacher reads: 'own', a Jinja file or 'plain'; default: the student's"
+    )
     remote_code: bool = Field(False, description="allow code from the model's repository to run")
     cpu: bool = Field(False, description="use the CPU even where there is a GPU")
 

@@ -26,6 +26,7 @@ class Desk:
         micro_tokens: tokens a forward pass.
         blocks: templates that replace those of contexts, by name.
         formats: roles that read prompts in a chat format of their own.
+        turns: of an episode, where the source does not say.
         memory: state of the run.
     """
 
@@ -37,6 +38,7 @@ class Desk:
     micro_tokens: int = 16384
     blocks: Mapping[str, str] = field(default_factory=dict)
     formats: frozenset[str] = frozenset()
+    turns: int = 1
     memory: Memory = field(default_factory=Memory)
     rendered: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 

@@ -21,7 +21,7 @@ from .desk import Desk
 from .frame import fill, of_prompt
 from .models import Policy, render_text
 from .rows import Piece, Row
-from .sampler import Written, generate
+from .sampler import Law, Written, generate
 from .write import Groups, Pen, author_of, law_of, limit_of, seen, written
 
 _MARK = "\u241f"  # a symbol that no template writes
@@ -74,10 +74,11 @@ class Seat:
         return Row(self.prompt, self.prompt_ids, tuple(pieces), self.truncated or not self.done, self.correct, feedback)
 
 
-def played(source: Sample, pen: Pen, prompts: Sequence[Prompt]) -> Groups:
+def played(source: Sample, pen: Pen, prompts: Sequence[Prompt], law: Law | None = None) -> Groups:
     """``n`` episodes a prompt, all in step, so that every turn is one batch of generation."""
     desk = pen.desk
-    policy, law, limit = desk.policies["student"], law_of(source, desk), limit_of(source, pen)
+    policy, law, limit = desk.policies["student"], law or law_of(source, desk), limit_of(source, pen)
+    turns = int(source.turns.now(pen.step, pen.numbers)) if source.episodic else desk.turns
     repeated = [p for p in prompts for _ in range(source.n)]
     seats = [
         Seat(p, desk.prompt_ids(p), ids, _open(desk, p, source.retry))
@@ -87,7 +88,7 @@ def played(source: Sample, pen: Pen, prompts: Sequence[Prompt]) -> Groups:
         if source.start is not None:
             _replay(source, pen, prompts, seats)
         room = min(p.context for p in desk.policies.values())
-        for _ in range(max(1, int(source.turns.now(pen.step, pen.numbers)))):
+        for _ in range(max(1, turns)):
             active = [s for s in seats if not s.done and len(s.ids) + limit <= room]
             if not active:
                 break

@@ -12,16 +12,20 @@ import torch
 from torch import Tensor
 
 from ..axes.ladder import segment
+from ..axes.source import Sample
 from ..evaluate import wilson
 from ..kernels.tiles import Ask, statistics
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
 from ..tasks import Task
-from ..types import STUDENT, TEACHER, Dense, Hidden, Prompt, Rollout
+from ..types import DATA, STUDENT, TEACHER, Dense, Hidden, Prompt, Rollout
 from .batch import detached, run_model
+from .desk import Desk
+from .episode import played
 from .models import Policy
+from .rows import assemble, single
 from .sampler import Law, generate
-from .write import Desk, Row, assemble, judge
+from .write import Pen, judge
 
 
 @dataclass
@@ -63,13 +67,17 @@ class Evaluator:
         return out | self._reference_measures()
 
     def _greedy(self, writer: Policy, author: int) -> Rollout:
+        law = Law(((writer, 1.0),), tau=0.0)
+        if "episodes" in self.task.serves:
+            groups = played(Sample(), Pen(self.desk, len(self.prompts), 0), self.prompts, law)
+            return assemble(groups, "main")
         ids = [self.desk.prompt_ids(p) for p in self.prompts]
-        texts = generate(Law(((writer, 1.0),), tau=0.0), ids, self.desk.max_tokens, self.desk.batch)
+        texts = generate(law, ids, self.desk.max_tokens, self.desk.batch)
         rows = [
-            Row(p, i, w.ids, w.logp, author, w.truncated, judge(self.desk, p, w))
+            single(p, i, w.ids, w.logp, author, w.truncated, judge(self.desk, p, w))
             for p, i, w in zip(self.prompts, ids, texts, strict=True)
         ]
-        return assemble(rows, 1, "main")
+        return assemble([[row] for row in rows], "main")
 
     def _reference_measures(self) -> dict[str, float]:
         """Perplexity on texts that do not move: the teacher's greedy responses, else the data's own."""
@@ -89,12 +97,12 @@ class Evaluator:
             return self._greedy(teacher, TEACHER)
         if "responses" not in self.task.serves:
             return None
-        policy = self.desk.policies["student"]
         rows = []
         for p in self.prompts:
-            ids = policy.tokenizer(self.task.responses(p)[0].text, add_special_tokens=False)["input_ids"]
-            rows.append(Row(p, self.desk.prompt_ids(p), [*ids[: self.desk.max_tokens - 1], policy.eos[0]], None, -1))
-        return assemble(rows, 1, "main")
+            ids = self.desk.response_ids(p, self.task.responses(p)[0].text)[: self.desk.max_tokens - 1]
+            ids = [*ids, self.desk.policies["student"].end]
+            rows.append(single(p, self.desk.prompt_ids(p), ids, None, DATA))
+        return assemble([[row] for row in rows], "main")
 
     @torch.no_grad()
     def statistics(self, record: Rollout) -> dict[str, Tensor]:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from ..axes.source import Data, Either, Resample, Source
+from ..axes.context import WRITTEN
+from ..axes.source import Data, Sample, Source
 from ..errors import LimbeckError
 from ..method import Method
+from ..refusals import walk
 from ..tasks import Task, load_task
 from .config import RunConfig
+from .desk import Desk
 from .feed import Feed
+from .frame import of_prompt
 from .models import Policy, add_lora, freeze, load_policy, share_vocabulary
-from .write import Desk
+from .state import Shadow
 
 Models = Mapping[str, PreTrainedModel]
 """Model objects by role, for callers who have them in memory."""
@@ -35,6 +40,7 @@ class Workshop:
     accelerator: Accelerator
     policies: dict[str, Policy]
     desk: Desk
+    shadows: dict[str, Shadow]
 
     @property
     def student(self) -> Policy:
@@ -72,14 +78,7 @@ def _arguments(config: RunConfig) -> Mapping[str, object]:
 
 
 def _data_sources(source: Source) -> list[Data]:
-    match source:
-        case Data():
-            return [source]
-        case Either():
-            return _data_sources(source.a) + _data_sources(source.b)
-        case Resample():
-            return _data_sources(source.source)
-    return []
+    return [part for part in walk(source) if isinstance(part, Data)]
 
 
 def _data_names(method: Method) -> set[str]:
@@ -102,12 +101,47 @@ def _check_served(config: RunConfig, method: Method, tasks: Mapping[str, Task]) 
             raise LimbeckError(
                 f"{name} reads {service} from {tasks[which].name!r}, which serves {offers}; {remedies[service]}."
             )
+    _check_turns(name, method, tasks["task"])
+    _check_evidence(name, method, tasks["task"])
+
+
+def _check_turns(name: str, method: Method, task: Task) -> None:
+    """Several turns need an environment, or something that is said between them."""
+    parts = [p for source in method.sources.values() for p in walk(source) if isinstance(p, Sample) and p.episodic]
+    if "episodes" not in task.serves and any(p.retry is None for p in parts):
+        raise LimbeckError(
+            f"{name} plays several turns, but {task.name!r} is answered in one; give a task with episodes (textworld, "
+            "calculator, corridor), or --set turns=1."
+        )
+
+
+def _check_evidence(name: str, method: Method, task: Task) -> None:
+    """What contexts show must be something that the task gives."""
+    for context in sorted(method.contexts, key=str):
+        asked = {ask.name for ask in context.asks} | ({"skill"} if context.bank else set())
+        missing = [field for field in context.reads if not _gives(task, field, asked)]
+        if missing and (context.enough == "all" or len(missing) == len(context.reads)):
+            remedy = "whose verifier says what is wrong" if "feedback" in missing else f"whose data have {missing[0]!r}"
+            raise LimbeckError(
+                f"{name} shows {' or '.join(missing)} to its teacher (context {context.name!r}), but {task.name!r} "
+                f"gives none; give a task {remedy}, or another context."
+            )
+
+
+def _gives(task: Task, field: str, asked: set[str]) -> bool:
+    """Whether a task gives a piece of evidence: the verifier's, the text's own, or a privileged field of some prompt."""
+    if field == "feedback":
+        return "feedback" in task.serves
+    if field in asked or field in WRITTEN:
+        return True
+    return any(of_prompt(task.train[i]).get(field) for i in range(min(len(task.train), 50)))
 
 
 def check_models(config: RunConfig, method: Method, models: Models) -> None:
     """Refuse a method whose readers are missing, before anything is loaded."""
     given = {"ref", "init"} | set(models)
     given |= {"teacher"} if config.teacher else set()
+    given |= set(config.others)
     method.validate(**dict.fromkeys(given, "model"))
 
 
@@ -127,8 +161,20 @@ def open_workshop(
     if config.gradient_checkpointing:
         policies["student"].model.gradient_checkpointing_enable()
         policies["student"].model.train()
+    shadows = _shadows(method, policies)
     desk = _desk(config, tasks, policies, accelerator)
-    return Workshop(config, method, accelerator, policies, desk)
+    return Workshop(config, method, accelerator, policies, desk, shadows)
+
+
+def _shadows(method: Method, policies: dict[str, Policy]) -> dict[str, Shadow]:
+    """Weights that follow the student, because a reader names them; what is synced at every batch is the student."""
+    named = set(method.views) | {r for s in method.sources.values() for r, _ in s.needs}
+    shadows = {}
+    for reader in sorted(named, key=str):
+        if reader.follow is not None and reader.role != "synced(1)" and reader.role not in shadows:
+            shadows[reader.role] = Shadow(policies["student"], reader.role, reader.follow)
+            policies[reader.role] = freeze(shadows[reader.role].policy)
+    return shadows
 
 
 def notices(shop: Workshop) -> list[str]:
@@ -149,6 +195,9 @@ def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy
     tokenizer = policies["student"].tokenizer
     if config.teacher or "teacher" in models:
         policies["teacher"] = load_policy(models.get("teacher", config.teacher or ""), "teacher", **shared)
+    for role in sorted(set(method.roles) - {"teacher", "ref", "init", "student"}):
+        if role in models or role in config.others:
+            policies[role] = load_policy(models.get(role, config.others.get(role, "")), role, **shared)
     for role in ("ref", "init"):
         if role not in method.roles:
             continue
@@ -172,8 +221,33 @@ def _desk(config: RunConfig, tasks: dict[str, Task], policies: dict[str, Policy]
                 f"the training split of {name}={task.name!r} is empty; give data with at least one line."
             )
     feeds = {name: Feed(task.train, config.seed, rank, world) for name, task in tasks.items()}
-    desk = Desk(policies, tasks, feeds, config.max_tokens, config.generate_batch)
+    desk = Desk(
+        policies,
+        tasks,
+        feeds,
+        config.max_tokens,
+        config.generate_batch,
+        config.micro_tokens,
+        blocks={name: _template_text(name, text) for name, text in config.contexts.items()},
+        formats=frozenset({"teacher"} if config.teacher_template and "teacher" in policies else ()),
+        turns=config.episode_turns,
+    )
     for task in tasks.values():
         for i in range(min(CHECKED_PROMPTS, len(task.train))):
             desk.prompt_ids(task.train[i])
     return desk
+
+
+def _template_text(name: str, text: str) -> str:
+    """A context's template: a file where there is one of that name, else the text itself."""
+    file = Path(text).expanduser() if len(text) < 200 and "{" not in text else None
+    if file is None or not file.is_file():
+        if file is not None and file.suffix in (".jinja", ".txt", ".md"):
+            raise LimbeckError(
+                f"contexts.{name}={text!r}: there is no such file; give a Jinja file, or the text itself."
+            )
+        return text
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise LimbeckError(f"contexts.{name}={text!r}: it cannot be read ({e}); give a Jinja file in UTF-8.") from None

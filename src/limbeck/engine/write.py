@@ -75,8 +75,8 @@ def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) ->
         pen.done[name] = written(source, pen, None)
     if pen.died and not any(row for groups in pen.done.values() for group in groups for row in group):
         raise LimbeckError(
-            f"every episode of step {step} was broken off by its environment ({pen.died} of them), so there is nothing to "
-            "learn from; see whether the environment works, and resume."
+            f"every episode of step {step} was broken off by its environment ({pen.died} of them), so there is nothing "
+            "to learn from; see whether the environment works, and resume."
         )
     return concatenate([assemble(groups, name) for name, groups in pen.done.items()]).check()
 
@@ -119,25 +119,17 @@ def _coin(seed: int, step: int, name: str) -> float:
 
 def sampled(source: Sample, pen: Pen, prompts: Sequence[Prompt]) -> Groups:
     """``n`` responses a prompt, of one turn or of several."""
-    if source.episodic:
+    if source.episodic or "episodes" in pen.desk.tasks["task"].serves:
         from .episode import played
 
         return played(source, pen, prompts)
     desk = pen.desk
     repeated = [p for p in prompts for _ in range(source.n)]
     texts = generate(law_of(source, desk), seen(source, desk, repeated), limit_of(source, pen), desk.batch)
-    rows = [
-        single(
-            p,
-            desk.prompt_ids(p),
-            w.ids,
-            w.logp,
-            author_of(source),
-            w.truncated,
-            judge(desk, p, w) if source.check else None,
-        )
-        for p, w in zip(repeated, texts, strict=True)
-    ]
+    rows = []
+    for p, w in zip(repeated, texts, strict=True):
+        verdict = judge(desk, p, w) if source.check else None
+        rows.append(single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, verdict))
     return [rows[i : i + source.n] for i in range(0, len(rows), source.n)]
 
 
