@@ -92,8 +92,8 @@ class Evaluator:
         policy = self.desk.policies["student"]
         rows = []
         for p in self.prompts:
-            ids = policy.tokenizer(self.task.responses(p)[0].text, add_special_tokens=False)["input_ids"]
-            rows.append(Row(p, self.desk.prompt_ids(p), [*ids[: self.desk.max_tokens - 1], policy.eos[0]], None, -1))
+            ids = self.desk.response_ids(p, self.task.responses(p)[0].text)[: self.desk.max_tokens - 1]
+            rows.append(Row(p, self.desk.prompt_ids(p), [*ids, policy.end], None, -1))
         return assemble(rows, 1, "main")
 
     @torch.no_grad()

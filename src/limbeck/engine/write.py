@@ -76,6 +76,18 @@ class Desk:
             self.rendered[key] = ids
         return self.rendered[key]
 
+    def response_ids(self, prompt: Prompt, text: str) -> list[int]:
+        """The tokens of a written response, without an end."""
+        policy = self.policies["student"]
+        ids: list[int] = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if ids and max(ids) >= policy.vocabulary:
+            token = policy.tokenizer.convert_ids_to_tokens(max(ids))
+            raise LimbeckError(
+                f"the response of prompt {prompt.id!r} has the token {token!r}, which the other model's vocabulary "
+                "lacks; take it out of the text, or use models of one family."
+            )
+        return ids
+
 
 def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) -> Rollout:
     """One record with ``prompts`` groups of every source.
@@ -154,10 +166,10 @@ def _from_data(source: Data, name: str, desk: Desk, n: int) -> Rollout:
     for prompt in feed.take(n):
         responses = task.responses(prompt)[: source.group]
         for response in responses:
-            ids: list[int] = policy.tokenizer(response.text, add_special_tokens=False)["input_ids"]
+            ids = desk.response_ids(prompt, response.text)
             limit = max(desk.max_tokens, 1)
             cut = len(ids) >= limit
-            ids = ids[:limit] if cut else [*ids, policy.eos[0]]
+            ids = ids[:limit] if cut else [*ids, policy.end]
             rows.append(Row(prompt, desk.prompt_ids(prompt), ids, None, DATA, cut, None, response.label))
     return assemble(rows, source.group, name)
 
