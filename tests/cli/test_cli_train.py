@@ -99,7 +99,27 @@ def test_resume(limbeck_: Run, notes: Notes, run_folder: Path) -> None:
         (("train", "sft", "--task", "none.jsonl"), "--task none.jsonl: there is no such file"),
         (("train", "sft", "--out", "old"), "go on with it (limbeck train --resume old)"),
         (("train", "sft", "--out", "full", "--overwrite"), "--out full: the folder holds other things than a run"),
-        (("train", "sft", "--out", "file"), "--out file: it is a file"),
+        (("train", "sft", "--out", "file"), "--out file: it cannot be a folder (file is a file)"),
+        (("train", "sft", "--out", "file/x/y"), "--out file/x/y: it cannot be a folder (file is a file)"),
+        (("train", "sft", "--out", "x" * 300), "it cannot be a folder (File name too long)"),
+        (("demo", "--out", "file/x"), "--out file/x: it cannot be a folder (file is a file)"),
+        (("train", "--resume", "x" * 300), "there is no such folder"),
+        (("train", "sft", "--config", "."), "--config .: it cannot be read (Is a directory)"),
+        (("train", "sft", "--config", "latin.toml"), "--config latin.toml: it is not valid TOML"),
+        (("train", "sft", "--set", "lr=1", "--set", "lr.x=2"), "--set lr.x=2: lr was set to 1 before"),
+        (("train", "sft", "--set", ".x=2"), "--set .x=2: write key=value"),
+        (("train", "sft", "--set", "method=3"), "method=3 is not the name of a method"),
+        (("train", "sft", "--set", "method="), "a run needs a method"),
+        (("train", "sft", "--student", ""), "student='': string should have at least 1 character"),
+        (("train", "gkd", "--teacher", ""), "teacher='': string should have at least 1 character"),
+        (("train", "sft", "--task", ""), "task='': string should have at least 1 character"),
+        (("train", "sft", "--task", "x" * 300 + ".jsonl"), "there is no such file"),
+        (("train", "sft", "--student", "./" + "x" * 300), "there is no such folder"),
+        (("train", "sft", "--set", "lr=inf"), "lr=inf: input should be a finite number"),
+        (("train", "sft", "--set", "clip_norm=nan"), "clip_norm=nan: input should be a finite number"),
+        ((*WITH_TEACHER, "--set", "coef=inf"), "coef=inf is not finite"),
+        (("train", "sft", "--set", "task_options.x=inf"), "x=inf is not finite"),
+        (("train", "sft", "--set", "trackers=3"), "trackers=3:"),
         (("train", "--resume", "none"), "--resume none: there is no such folder"),
         (("train", "--resume", "full"), "--resume full: it is not the folder of a run"),
         (("train", "gkd", "--resume", "old"), "that run's method is kdrl, not gkd"),
@@ -114,6 +134,7 @@ def test_what_cannot_run_is_refused(
     (run_folder.parent / "full").mkdir()
     (run_folder.parent / "full" / "thesis.tex").touch()
     (run_folder.parent / "file").touch()
+    (run_folder.parent / "latin.toml").write_bytes(b"student = 'caf\xe9'")
     result = limbeck_(*words, "--json")
     assert result.exit_code == 2
     assert result.stderr.startswith("limbeck: ")

@@ -6,12 +6,14 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from tiny_runs import Killed, Shelf, dies, go, jsonl, lines, tensors
 from torch import nn
 
@@ -207,16 +209,75 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path / "nothing") is None
 
 
+CURSORS = {"cursors": {"task": 3}}
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def _state(**own: Any) -> Any:
+    """Replace fields of a checkpoint's state.json."""
+
+    def change(p: Path) -> None:
+        document = json.loads((p / "state.json").read_text()) | own
+        (p / "state.json").write_text(json.dumps({k: v for k, v in document.items() if v is not LACKING}))
+
+    return change
+
+
+def _group(**own: Any) -> Any:
+    def change(p: Path) -> None:
+        (group,) = json.loads((p / "state.json").read_text())["groups"]
+        _state(groups=[group | own])(p)
+
+    return change
+
+
+def _moments(change: Callable[[dict[str, torch.Tensor]], object]) -> Any:
+    """Change the optimiser's tensors."""
+
+    def rewrite(p: Path) -> None:
+        found = tensors(p / "optimizer.safetensors")
+        change(found)
+        save_file(found, p / "optimizer.safetensors")
+
+    return rewrite
+
+
+LACKING = object()
 DAMAGE = {
     "no state": lambda p: (p / "state.json").unlink(),
     "half a state": lambda p: _truncate(p / "state.json"),
     "a list": lambda p: (p / "state.json").write_text("[]"),
     "no step": lambda p: (p / "state.json").write_text('{"format": 1}'),
     "no groups": lambda p: (p / "state.json").write_text('{"format": 1, "step": 1}'),
+    "no cursors": _state(cursors=LACKING),
+    "cursors in a list": _state(cursors=[1]),
+    "a cursor that is text": _state(cursors={"task": "x"}),
+    "a cursor that is true": _state(cursors={"task": True}),
+    "a cursor below 0": _state(cursors={"task": -1}),
+    "a cursor beyond all data": _state(cursors={"task": 10**30}),
+    "a step below 0": _state(step=-1),
+    "half a step": _state(step=1.5),
+    "a scaler that is text": _state(scaler="x"),
+    "half a scaler": _state(scaler={"scale": 1.0}),
+    "groups that are text": _state(groups="x"),
+    "one group too many": _state(groups=[{}, {}]),
+    "a group of nothing": _state(groups=[{}]),
+    "a group of other parameters": _group(params=[0]),
+    "betas that are text": _group(betas=["a", "b"]),
+    "one beta": _group(betas=[0.9]),
+    "a rate that is text": _group(lr="x"),
+    "an endless rate": _group(weight_decay=float("inf")),
+    "a moment of no parameter": _moments(lambda t: t.update({"7.exp_avg": t.pop("0.exp_avg")})),
+    "a moment of no number": _moments(lambda t: t.update({"x.exp_avg": t.pop("0.exp_avg")})),
+    "a moment misnamed": _moments(lambda t: t.update({"0.exp_avgs": t.pop("0.exp_avg")})),
+    "a moment without a name": _moments(lambda t: t.update({"exp_avg": t.pop("0.exp_avg")})),
+    "a moment missing": _moments(lambda t: t.pop("0.exp_avg_sq")),
+    "a moment of another shape": _moments(lambda t: t.update({"0.exp_avg": torch.zeros(5)})),
+    "deep brackets": lambda p: (p / "state.json").write_text("[" * 100_000),
+    "no format": _state(format=LACKING),
     "no weights": lambda p: (p / "weights.safetensors").unlink(),
     "half the weights": lambda p: _truncate(p / "weights.safetensors"),
     "no weights in it": lambda p: (p / "weights.safetensors").write_bytes(b"not tensors"),
@@ -234,8 +295,10 @@ def _pickle(folder: Path) -> Path:
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_what_is_no_checkpoint_is_refused(damage: str, tmp_path: Path) -> None:
     m, optimizer = module()
-    path = checkpoint.save(tmp_path, 1, m, optimizer, {}, keep=1)
+    path = checkpoint.save(tmp_path, 1, m, optimizer, CURSORS, keep=1)
     DAMAGE[damage](path)
+    with torch.no_grad():
+        m.weight += 1.0  # so that a weight taken from the damaged folder shows
     before = {k: v.clone() for k, v in m.state_dict().items()}
     with pytest.raises(LimbeckError, match=r"step-000001 is not a checkpoint of Limbeck.*remove this one") as e:
         checkpoint.load(path, m, optimizer)
@@ -245,7 +308,7 @@ def test_what_is_no_checkpoint_is_refused(damage: str, tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_model_or_version_is_refused(tmp_path: Path) -> None:
     m, optimizer = module()
-    path = checkpoint.save(tmp_path, 1, m, optimizer, {}, keep=1)
+    path = checkpoint.save(tmp_path, 1, m, optimizer, CURSORS, keep=1)
     wide = module(4)
     with pytest.raises(LimbeckError, match=r"holds another model: weight does not fit.*own student"):
         checkpoint.load(path, *wide)
@@ -323,7 +386,7 @@ def test_a_folder_of_somebody_else_is_left_alone(overwrite: bool, shelf: Shelf, 
 
 def test_a_file_is_no_folder(shelf: Shelf, out: Path) -> None:
     out.write_text("mine")
-    with pytest.raises(LimbeckError, match=r"is a file; name a folder"):
+    with pytest.raises(LimbeckError, match=r"is a file\); name another"):
         go(shelf, "sft", out, overwrite=True)
     assert out.read_text() == "mine"
 

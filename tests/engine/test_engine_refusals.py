@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Shelf, go, jsonl, lines, llama, put
+from tiny_runs import METHODS, Shelf, go, jsonl, lines, llama, put
 from tokenizers import Tokenizer
 
 from limbeck.axes import pathwise, sample, student, teacher, token_mean
@@ -41,6 +41,10 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "load_policy", load)
 
 
+class _HalfATask:
+    name, serves, train, test = "half", frozenset[str](), (), ()
+
+
 BEFORE: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "method": ({"method": "kdlr"}, ("'kdlr'", "did you mean 'kdrl'?", "limbeck methods")),
     "key": ({"warmpu": 3}, ("'warmpu'", "did you mean 'warmup'?", "kdrl takes")),
@@ -60,6 +64,22 @@ BEFORE: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "choice": ({"schedule": "cosin"}, ("schedule='cosin'", "'constant', 'linear' or 'cosine'")),
     "seed": ({"seed": 2**40}, ("seed=", "less than")),
     "tracker": ({"trackers": ["tensorbored"]}, ("'tensorbored'", "did you mean 'tensorboard'?")),
+    "tracker as a word": ({"trackers": "wandbb"}, ("'wandbb'", "did you mean 'wandb'?")),
+    "no name": ({"method": None}, ("method=None", "limbeck methods")),
+    "a number for a name": ({"method": 3}, ("method=3", "limbeck methods")),
+    "a list for a name": ({"method": ["sft"]}, ("method=['sft']", "limbeck methods")),
+    "arguments": ({"arguments": 3}, ("arguments=3", "by name")),
+    "a task that is a number": ({"task": 3}, ("task=3", "no 'name'", "limbeck.tasks.Task")),
+    "half a task": ({"task": _HalfATask()}, ("_HalfATask", "is not a task", "no 'verify'")),
+    "a module": ({"student": torch.nn.Linear(2, 2)}, ("student=Linear(", "is not a model", "PreTrainedModel")),
+    "a number for a model": ({"teacher": 3}, ("teacher=3 is not a model", "hub name")),
+    "a folder that is a number": ({"out": 3}, ("out=3 is not a folder", "Path")),
+    "a folder in a file": ({"out": Path(__file__) / "x"}, ("cannot be a folder", "is a file")),
+    "a folder with a long name": ({"out": "x" * 5000}, ("xxx...", "cannot be a folder", "too long")),
+    "a zero byte": ({"out": "a\0b"}, ("cannot be a folder", "null byte")),
+    "an endless rate": ({"lr": math.inf}, ("lr=inf", "finite")),
+    "an endless coefficient": ({"coef": math.inf}, ("coef=inf is not finite", "resumed")),
+    "no student": ({"student": ""}, ("student=''", "at least 1 character")),
     "nothing to verify": ({"task": "PAIRS"}, ("kdrl reads reward", "'pairs'", "which serves pairs", "verifier")),
     "no responses": ({"method": "sft", "task": "PAIRS"}, ("sft reads responses", "'response' in every line")),
     "no pairs": ({"method": "dpo", "task": "VERIFIED"}, ("dpo reads pairs", "'chosen' and 'rejected'")),
@@ -73,9 +93,9 @@ def test_refused_before_a_model_is_loaded(case: str, shelf: Shelf, out: Path, un
     own, words = BEFORE[case]
     own = {k: {"PAIRS": str(shelf.pairs), "VERIFIED": str(shelf.verified)}.get(str(v), v) for k, v in own.items()}
     method = own.pop("method", "kdrl")
-    settings = shelf.settings(method if method != "kdlr" else "kdrl", **own)
+    settings = shelf.settings(method if method in METHODS else "kdrl", **{"out": out, **own})
     with pytest.raises(LimbeckError) as e:
-        distill(method, out=out, quiet=True, **settings)
+        distill(method, quiet=True, **settings)
     sentence(e, *words)
     assert not out.exists()
 
@@ -121,6 +141,13 @@ def test_a_method_value_is_checked_too(shelf: Shelf, out: Path, unloaded: None) 
     sentence(e, "reads teacher", "--teacher")
 
 
+def test_a_recipe_is_a_name(shelf: Shelf, out: Path) -> None:
+    from limbeck.methods import kd
+
+    result = distill(kd, out=out, quiet=True, **shelf.settings("kd", steps=1, eval_size=0))
+    assert json.loads((result.out / "run.json").read_text())["method"] == "kd"
+
+
 def test_settings_and_files(tmp_path: Path) -> None:
     parsed = parse_settings(["lr=1e-4", "steps=3", "a.b=[1, 2]", "name=x y", "flag=True", "none=none", "half=.5"])
     assert parsed == {
@@ -164,11 +191,11 @@ def test_a_run_of_another_version(shelf: Shelf, out: Path, unloaded: None) -> No
         ({"lr": 0}, ("lr=0",)),
         ({"method": "gone"}, ("'gone'",)),
     ):
-        (out / "run.json").write_text(json.dumps({"method": "sft", "config": {**config, **change}}))
+        (out / "run.json").write_text(json.dumps({"formula": "", "config": {**config, **change}}))
         with pytest.raises(LimbeckError) as e:
             resume(out)
         sentence(e, *words)
-    (out / "run.json").write_text(json.dumps({"method": "sft", "config": config}))
+    (out / "run.json").write_text(json.dumps({"formula": "", "config": config}))
     with pytest.raises(LimbeckError) as e:
         resume(out, steps=0)
     sentence(e, "steps=0")
@@ -254,7 +281,13 @@ def _loads_nothing(*_: object, **__: object) -> None:
 
 def test_templates_that_fail(shelf: Shelf, out: Path, tmp_path: Path) -> None:
     file = tmp_path / "bad.jinja"
-    for text, words in (("{% for %}", "template"), ("{{ raise_exception('no system role') }}", "no system role")):
+    cases = (
+        ("{% for %}", "template"),
+        ("{{ raise_exception('no system role') }}", "no system role"),
+        ("{{ messages + 3 }}", "can only concatenate list"),
+        ("{{ 1 // 0 }}", "by zero"),
+    )
+    for text, words in cases:
         file.write_text(text)
         with pytest.raises(LimbeckError) as e:
             go(shelf, "sft", out, template=str(file))
@@ -263,6 +296,11 @@ def test_templates_that_fail(shelf: Shelf, out: Path, tmp_path: Path) -> None:
     with pytest.raises(LimbeckError) as e:
         go(shelf, "sft", out, template=str(file))
     sentence(e, "renders to no token")
+    file.write_bytes("{{ 'é' }}".encode("latin-1"))
+    with pytest.raises(LimbeckError) as e:
+        go(shelf, "sft", out, template=str(file))
+    sentence(e, "bad.jinja", "cannot be read", "UTF-8")
+    assert not out.exists()
 
 
 def test_a_prompt_longer_than_the_context(shelf: Shelf, out: Path, tmp_path: Path) -> None:

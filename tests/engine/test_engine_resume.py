@@ -118,6 +118,28 @@ def test_a_finished_run_trains_longer(shelf: Shelf, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "short" / "run.json").read_text())["config"]["steps"] == 4
 
 
+def test_what_is_in_force_is_written_down(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heal = dies(monkeypatch, at=1)
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        go(shelf, "sft", out, steps=2, eval_size=0)
+    heal()
+
+    def told() -> tuple[int, bool, list[tuple[int, str]]]:
+        run = json.loads((out / "run.json").read_text())
+        history = [(r["step"], r["command"]) for r in run.get("resumed", [])]
+        return run["config"]["steps"], bool(run["finished"]), history
+
+    assert told() == (2, False, [])
+    resume(out, steps=3)  # no checkpoint yet
+    first = (0, f"limbeck train --resume {out} --steps 3")
+    assert told() == (3, True, [first])
+    dies(monkeypatch, at=3)
+    with pytest.raises(Killed):
+        resume(out, steps=4, command="as typed")
+    assert told() == (4, False, [first, (3, "as typed")])
+
+
 def test_a_resumed_finished_run_changes_nothing(shelf: Shelf, tmp_path: Path) -> None:
     done = go(shelf, "kdrl", tmp_path / "done", lora_rank=2).out
     before = (done / "student" / "model.safetensors").read_bytes()
@@ -176,6 +198,35 @@ def _slow_run(shelf: Shelf, out: Path, settings: dict[str, Any]) -> None:
 
     Loop.step = step  # type: ignore[method-assign]
     go(shelf, "kdrl", out, **settings)
+
+
+def _stoppable_run(shelf: Shelf, out: Path, settings: dict[str, Any]) -> None:
+    from limbeck.cli.app import Stopped, stoppable
+
+    try:
+        with stoppable(out):
+            _slow_run(shelf, out, settings)
+    except Stopped as e:
+        (out.parent / "said").write_text(str(e))
+        os._exit(e.status)
+
+
+def test_sigterm_stops_a_run_as_control_c_does(shelf: Shelf, tmp_path: Path) -> None:
+    """As a scheduler does: what was saved stays, and the run says how to go on."""
+    out = tmp_path / "stopped"
+    settings = {"steps": 1000, "save_every": 1, "eval_size": 0}
+    process = multiprocessing.get_context("fork").Process(target=_stoppable_run, args=(shelf, out, settings))
+    process.start()
+    deadline = time.monotonic() + 90
+    while not (out / "checkpoints" / "step-000002").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert (tmp_path / "said").read_text() == f"stopped; go on with `limbeck train --resume {out}`."
+    done = int(max(p.name for p in (out / "checkpoints").glob("step-*"))[5:])
+    assert resume(out, steps=done + 1).steps == done + 1
 
 
 def test_sigkill_in_the_middle(shelf: Shelf, tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from limbeck import embedded
 from limbeck.engine import Result, configure, distill
 from limbeck.engine.loop import Loop
 from limbeck.engine.models import Policy, load_policy, render
+from limbeck.engine.rows import assemble, single
 from limbeck.engine.run import _Run
 from limbeck.engine.sampler import Law, generate
 from limbeck.engine.setup import build_method, prepare_tasks
-from limbeck.engine.write import Row, assemble
 from limbeck.types import DATA, Prompt, Rollout
 
 VOCABULARY = 106  # entries of the embedded tokenizer
@@ -197,8 +197,8 @@ def record_of(policy: Policy, texts: list[tuple[str, str]], group: int = 1) -> R
         messages = [{"role": "user", "content": question}]
         ids = policy.tokenizer(answer, add_special_tokens=False)["input_ids"]
         prompt = Prompt(str(i), tuple(messages))
-        rows.append(Row(prompt, render(policy, messages), [*ids, policy.eos[0]], None, DATA))
-    return assemble(rows, group, "main").check()
+        rows.append(single(prompt, render(policy, messages), [*ids, policy.eos[0]], None, DATA))
+    return assemble([rows[i : i + group] for i in range(0, len(rows), group)], "main").check()
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from limbeck.errors import LimbeckError
 from limbeck.report import RunData, load_run, picture, summary_table
 from limbeck.report.charts import POINTS, series
 from limbeck.report.heat import SHOWN, heat
-from limbeck.report.page import costs
-from limbeck.report.words import change, duration, plain
+from limbeck.report.page import commands, costs, spent_sentence
+from limbeck.report.words import change, comparison, duration, plain
 
 
 def test_heat_is_shared_by_all_samples_and_grows_with_the_root() -> None:
@@ -155,3 +156,27 @@ def test_pictures_refuse_what_they_cannot_draw(tmp_path: Path) -> None:
         with pytest.raises(LimbeckError, match=message):
             picture(runs, tmp_path / name, names)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_tells_the_steps_in_force_and_how_it_went_on(tmp_path: Path) -> None:
+    folder = fake_run.whole(tmp_path, steps=8)
+    record = json.loads((folder / "run.json").read_text())
+    again = [{"command": f"limbeck train --resume runs/x --steps {n}", "step": 4} for n in (30, 40)]
+    (folder / "run.json").write_text(json.dumps({**record, "config": {"steps": 40}, "resumed": again}))
+    data = load_run(folder)
+    assert commands(data) == [record["command"], *(row["command"] for row in again)]
+    assert spent_sentence(data).startswith("8 of 40 steps, ")
+    # The hours that it lay still are not its cost.
+    assert data.wall_seconds is None
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(summary_table(data))
+    text = console.export_text()
+    assert "KDRL, 8 of 40 steps" in text
+    assert "resumed: limbeck train --resume runs/x --steps 40" in text
+    assert "9 min 10 s" not in text
+
+
+def test_an_accuracy_stands_beside_its_number_of_problems() -> None:
+    row = {"step": 0, "accuracy": 0.5, "n": 12}
+    assert [r[:2] for r in comparison(RunData(run={}, evaluations=(row,)))] == [("accuracy", "95%, n = 12")]
+    assert comparison(RunData(run={}, evaluations=({"step": 0, "accuracy": 0.5},)))[0][1] == "95%"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -17,12 +19,20 @@ from typer.core import TyperGroup
 from ..errors import LimbeckError
 from .out import print_json
 
-USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
+USER_ERROR, BUG, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 """Exit statuses besides 0."""
 
 
 class Stopped(Exception):
-    """Ctrl-C during a command that can say how to go on."""
+    """Ctrl-C, or a scheduler's SIGTERM, during a command that can say how to go on."""
+
+    def __init__(self, sentence: str, status: int = INTERRUPTED):
+        super().__init__(sentence)
+        self.status = status
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: it takes the way of a Ctrl-C, past every ``except Exception``."""
 
 
 class Commands(TyperGroup):
@@ -73,7 +83,7 @@ def told(e: BaseException) -> tuple[str, int]:
     if isinstance(e, LimbeckError):
         return str(e), USER_ERROR
     if isinstance(e, Stopped):
-        return str(e), INTERRUPTED
+        return str(e), e.status
     if isinstance(e, KeyboardInterrupt | typer.Abort):
         return "stopped.", INTERRUPTED
     if hasattr(e, "format_message"):  # a usage error of click, which Typer may carry under a name of its own
@@ -120,13 +130,35 @@ def _disk_full(e: BaseException | None) -> bool:
 
 @contextmanager
 def stoppable(out: Path) -> Iterator[None]:
-    """A Ctrl-C inside says how to go on with the run in ``out``."""
+    """A Ctrl-C or SIGTERM inside says how to go on with the run in ``out``."""
+    try:
+        with _sigterm_is_heard():
+            yield
+    except KeyboardInterrupt as e:
+        status = TERMINATED if isinstance(e, _Terminated) else INTERRUPTED
+        if (out / "run.json").is_file():
+            go_on = f"limbeck train --resume {shlex.quote(str(out))}"
+            raise Stopped(f"stopped; go on with `{go_on}`.", status) from None
+        raise Stopped("stopped before anything was written.", status) from None
+
+
+@contextmanager
+def _sigterm_is_heard() -> Iterator[None]:
+    """SIGTERM raises inside; a second one ends the process, should the first be stuck."""
+
+    def hear(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, hear)
+    except ValueError:  # only the main thread may ask for signals
+        yield
+        return
     try:
         yield
-    except KeyboardInterrupt:
-        if (out / "run.json").is_file():
-            raise Stopped(f"stopped; go on with `limbeck train --resume {out}`.") from None
-        raise Stopped("stopped before anything was written.") from None
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def is_main_process() -> bool:

@@ -109,7 +109,7 @@ def train(
         with listening(as_json=as_json, quiet=_quiet(quiet)) as console, stoppable(resume):
             from .. import engine
 
-            result = engine.resume(resume, steps=steps, console=console)
+            result = engine.resume(resume, steps=steps, command=_typed(ctx), console=console)
     else:
         made = run_config(name, {**flags, "steps": steps}, config, settings or [])
         check(made)
@@ -123,7 +123,9 @@ def train(
 
 
 def _check_resume(folder: Path, name: str | None, others: Mapping[str, Any]) -> None:
-    if not folder.is_dir():
+    from ..tasks.base import found
+
+    if found(folder, "folder") is None:
         raise LimbeckError(f"--resume {folder}: there is no such folder; name the folder of a run.")
     record = run_record(folder)
     if not record:
@@ -174,7 +176,12 @@ def demo(
 
 def _check_demo_folder(out: Path) -> None:
     """The demo replaces a demo, nothing else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())) or not is_main_process():
+    if not is_main_process():
+        return
+    from ..engine.folder import refuse_impossible
+
+    refuse_impossible(out)
+    if not out.exists() or not any(out.iterdir()):
         return
     if not str(run_record(out).get("command", "")).startswith("limbeck demo"):
         raise LimbeckError(f"--out {out}: it holds something else than an earlier demo; name another folder.")

@@ -37,8 +37,10 @@ def run_config(name: str | None, flags: Mapping[str, Any], file: Path | None, pa
 
     written = load_toml(file) if file else {}
     given = parse_settings(pairs)
-    method = given.get("method") or name or written.get("method")
-    if not isinstance(method, str):
+    method = next((m for m in (given.get("method"), name, written.get("method")) if m is not None), None)
+    if method is not None and not isinstance(method, str):
+        raise LimbeckError(f"method={method!r} is not the name of a method; `limbeck methods` lists them.")
+    if not method:
         raise LimbeckError("a run needs a method: `limbeck train kdrl ...`; `limbeck methods` lists them.")
     known = get(method).arguments
     merged: Settings = {}
@@ -96,13 +98,17 @@ def check_model(role: str, name: str | None) -> None:
 
     if name == "embedded" and role in embedded.NAMES:
         embedded.path(role)
-    if name and name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().is_dir():
+    from ..tasks.base import found
+
+    if name and name.startswith(("/", "./", "../", "~")) and found(name, "folder") is None:
         raise LimbeckError(f"--{role} {name}: there is no such folder; give a model folder or a hub name.")
 
 
 def check_task(task: str) -> None:
     """Refuse a task file that is not there; names are left to the tasks."""
-    if task.endswith(".jsonl") and not Path(task).expanduser().is_file():
+    from ..tasks.base import found
+
+    if task.endswith(".jsonl") and found(task, "file") is None:
         raise LimbeckError(f"--task {task}: there is no such file; check the path.")
 
 
@@ -112,10 +118,13 @@ def output_folder(out: Path | None, method: str, *, overwrite: bool) -> Path:
         if several_processes():
             raise LimbeckError("several processes need to agree on one folder: name it with --out.")
         return _fresh(Path("runs") / f"{method}-{datetime.now():%Y%m%d-%H%M%S}")
-    if not is_main_process() or not out.exists():  # the main process may be writing already
+    if not is_main_process():  # the main process may be writing already
         return out
-    if not out.is_dir():
-        raise LimbeckError(f"--out {out}: it is a file; name a folder.")
+    from ..engine.folder import refuse_impossible
+
+    refuse_impossible(out)
+    if not out.exists():
+        return out
     if any(out.iterdir()):
         if not (out / "run.json").is_file():
             raise LimbeckError(f"--out {out}: the folder holds other things than a run; name a new one.")
@@ -139,6 +148,6 @@ def run_record(folder: Path) -> dict[str, Any]:
     """``run.json`` of a run's folder; empty where it is missing or damaged."""
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}

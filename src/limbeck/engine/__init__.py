@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, shown
 from ..method import Method
+from ..registry import Recipe
 from ..tasks import Task
 from .config import RunConfig, checked, configure
+from .folder import folder_of
 from .run import Result, evaluate, resume, train
 from .stages import run_pipeline
 
@@ -20,7 +23,7 @@ __all__ = ["Result", "RunConfig", "configure", "distill", "evaluate", "resume", 
 
 
 def distill(
-    method: str | Method,
+    method: str | Method | Recipe,
     *,
     student: str | Path | PreTrainedModel = "embedded",
     teacher: str | Path | PreTrainedModel | None = None,
@@ -35,7 +38,7 @@ def distill(
     """Train a student by any method.
 
     Args:
-        method: a registered name (then ``settings`` may hold its arguments), or a ``Method`` of your own.
+        method: a registered name or recipe (then ``settings`` may hold its arguments), or a ``Method`` of your own.
         student, teacher, ref: a model folder, a hub name, ``"embedded"``, or a Hugging Face model object whose
             ``name_or_path`` has a tokenizer.
         task: a reasoning-gym data set, a JSONL file, a dataset folder, a preset, or a Task object.
@@ -51,6 +54,8 @@ def distill(
     # ``Result.student`` is a path, and a path is a natural thing to give.
     named: dict[str, Any] = {"student": student, "teacher": teacher, "ref": ref, "task": task}
     named = {k: str(v) if isinstance(v, Path) else v for k, v in named.items()}
+    _refuse_strangers(named)
+    method = method.name if isinstance(method, Recipe) else method
     models = {role: x for role, x in named.items() if isinstance(x, PreTrainedModel)}
     texts = {k: v if isinstance(v, str | None) else _name(v) for k, v in named.items()}
     values = {**texts, "steps": steps, **settings}
@@ -62,7 +67,9 @@ def distill(
         value, config = method, checked({"method": method.name or "custom", **values})
     else:
         config = configure(method, values)
-    folder = Path(out) if out else Path("runs") / f"{config.method}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = (
+        folder_of(out) if out not in (None, "") else Path("runs") / f"{config.method}-{datetime.now():%Y%m%d-%H%M%S}"
+    )
     command = f"lb.distill({config.method!r}, student={texts['student']!r}, teacher={texts['teacher']!r}, ...)"
     return train(
         config,
@@ -74,6 +81,26 @@ def distill(
         models=models,
         task=named["task"] if not isinstance(named["task"], str) else None,
     )
+
+
+_TASK = ("name", "serves", "train", "test", "verify", "responses")
+
+
+def _refuse_strangers(named: Mapping[str, Any]) -> None:
+    """Refuse objects that are neither a name nor what a name would give."""
+    for role, x in named.items():
+        if role != "task" and not isinstance(x, str | PreTrainedModel | None):
+            raise LimbeckError(
+                f"{role}={shown(x)} is not a model; give a folder, a hub name, or a Hugging Face model "
+                "(PreTrainedModel; of a PEFT model, merge_and_unload())."
+            )
+    task = named["task"]
+    lacks = [name for name in _TASK if not hasattr(task, name)]
+    if lacks and not isinstance(task, str):
+        raise LimbeckError(
+            f"task={shown(task)} is not a task, because it has no {lacks[0]!r}; give a name, a file, or an object "
+            "with what limbeck.tasks.Task asks for."
+        )
 
 
 def _name(x: Any) -> str:

@@ -7,9 +7,11 @@ they need no storage.
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,19 @@ from .files import whole_folder, write_text
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{6,})")
+_SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter."""
 
 
 def save(
-    folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], keep: int
+    folder: Path,
+    step: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    keep: int,
+    following: Mapping[str, nn.Module] | None = None,
 ) -> Path:
     """Write ``folder/step-000123`` whole, and remove the oldest beyond ``keep``.
 
@@ -37,6 +48,7 @@ def save(
         optimizer: its state is stored.
         state: further JSON (cursors, scaler).
         keep: checkpoints to keep.
+        following: modules whose weights follow the student's, by role; all their parameters are stored.
     """
     path = folder / f"step-{step:06d}"
     tensors, groups = _optimizer_state(optimizer)
@@ -44,6 +56,9 @@ def save(
         weights = {n: p.detach().contiguous().cpu() for n, p in module.named_parameters() if p.requires_grad}
         save_file(weights, beside / "weights.safetensors")
         save_file(tensors, beside / "optimizer.safetensors")
+        for i, (_, shadow) in enumerate(sorted((following or {}).items())):
+            own = {n: p.detach().contiguous().cpu() for n, p in shadow.named_parameters()}
+            save_file(own, beside / f"following-{i}.safetensors")
         document = {"format": FORMAT, "step": step, "groups": groups, **state}
         write_text(beside / "state.json", json.dumps(document, indent=1))
     for old in sorted(_steps(folder))[:-keep]:
@@ -64,33 +79,97 @@ def _steps(folder: Path) -> list[int]:
     return [int(m.group(1)) for m in matches if m]
 
 
-def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    feeds: Collection[str] | None = None,
+    following: Mapping[str, nn.Module] | None = None,
+) -> dict[str, Any]:
     """Put a checkpoint's weights and optimiser state in place and return its JSON.
 
+    Args:
+        path: of one checkpoint.
+        module, optimizer: as they were saved; untouched unless all of the checkpoint fits.
+        feeds: names of the data that the run reads; each must have its cursor.
+        following: modules whose weights follow the student's, by role.
+
     Raises:
-        LimbeckError: where the folder is no checkpoint, or one of another model.
+        LimbeckError: where the folder is no checkpoint, or one of another model or run.
     """
-    try:
-        state: dict[str, Any] = json.loads((path / "state.json").read_text())
+    with _damage_is_told(path):
+        state = _state(path)
         weights = _tensors(path / "weights.safetensors")
-        moments = _tensors(path / "optimizer.safetensors")
-        groups, _ = state["groups"], int(state["step"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
+        tensors = _tensors(path / "optimizer.safetensors")
+        shadows = [_tensors(path / f"following-{i}.safetensors") for i in range(len(following or {}))]
+    if feeds is not None and set(feeds) != set(state["cursors"]):
+        odd = sorted(set(feeds) ^ set(state["cursors"]))[0]
+        raise LimbeckError(f"{path} is of a run with other data: {odd!r} does not fit; resume with the run's own data.")
+    own = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    _fit(path, own, weights)
+    followers = [dict(f.named_parameters()) for _, f in sorted((following or {}).items())]
+    for follower, saved in zip(followers, shadows, strict=True):
+        _fit(path, follower, saved)
+    with _damage_is_told(path):
+        moments = _moments(tensors, optimizer)
+        groups = _groups(state["groups"], optimizer)
+    with torch.no_grad():
+        for parameters, saved in [(own, weights), *zip(followers, shadows, strict=True)]:
+            for name, parameter in parameters.items():
+                parameter.copy_(saved[name])
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    return state
+
+
+def _fit(path: Path, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    if set(own) != set(saved) or any(own[n].shape != saved[n].shape for n in own):
+        odds = sorted(set(own) ^ set(saved)) or [n for n in own if own[n].shape != saved[n].shape]
+        raise LimbeckError(f"{path} holds another model: {odds[0]} does not fit; resume with the run's own student.")
+
+
+@contextmanager
+def _damage_is_told(path: Path) -> Iterator[None]:
+    """Whatever reading a damaged checkpoint raises becomes one sentence."""
+    try:
+        yield
+    except LimbeckError:
+        raise
+    except (OSError, ValueError, OverflowError, RecursionError, SafetensorError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise LimbeckError(
-            f"{path} is not a checkpoint of Limbeck ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else '?'}); "
+            f"{path} is not a checkpoint of Limbeck ({reason}); "
             "name the folder of a run, or remove this one to resume from the checkpoint before it."
         ) from None
-    if state.get("format") != FORMAT:
-        raise LimbeckError(f"{path} has format {state.get('format')} and this version reads {FORMAT}; start a new run.")
-    own = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    if set(own) != set(weights) or any(own[n].shape != weights[n].shape for n in own):
-        odd = sorted(set(own) ^ set(weights)) or [n for n in own if own[n].shape != weights[n].shape]
-        raise LimbeckError(f"{path} holds another model: {odd[0]} does not fit; resume with the run's own student.")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(weights[name])
-    _restore_optimizer(optimizer, moments, groups)
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """``state.json``, whose every field has the form in which it was saved."""
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if not isinstance(state, dict):
+        raise ValueError("state.json holds no table")
+    if state.get("format", FORMAT) != FORMAT:
+        raise LimbeckError(f"{path} has format {state['format']} and this version reads {FORMAT}; start a new run.")
+    for key in ("format", "step", "groups", "cursors"):
+        if key not in state:
+            raise ValueError(f"state.json has no {key!r}")
+    if not _count(state["step"]):
+        raise ValueError(f"its step is {str(state['step'])[:40]}")
+    cursors = state["cursors"]
+    if not isinstance(cursors, dict) or not all(_count(c) for c in cursors.values()):
+        raise ValueError(f"its cursors are {str(cursors)[:40]}")
+    scaler = state.get("scaler")
+    if scaler and not (isinstance(scaler, dict) and set(scaler) >= _SCALER and all(map(_number, scaler.values()))):
+        raise ValueError(f"its scaler is {str(scaler)[:40]}")
     return state
+
+
+def _count(x: object) -> bool:
+    """Whether it counts steps or prompts."""
+    return isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 2**53
+
+
+def _number(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -110,12 +189,48 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor
     return tensors, groups
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[Any]) -> None:
+def _moments(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """The optimiser's state by the number of its parameter, each tensor under its own name and of its own shape."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        index, name = key.split(".", 1)
+        index, _, name = key.partition(".")
+        if not (index.isdecimal() and int(index) < len(parameters) and name in _MOMENTS):
+            raise ValueError(f"optimizer.safetensors holds {key!r}")
+        if value.shape not in (parameters[int(index)].shape, torch.Size([])):
+            raise ValueError(f"{key!r} of the optimiser has the shape {list(value.shape)}")
         state.setdefault(int(index), {})[name] = value
-    for group in groups:
-        if isinstance(group.get("betas"), list):
-            group["betas"] = tuple(group["betas"])
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    lacks = [f"{i}.{name}" for i, entries in state.items() for name in _MOMENTS if name not in entries]
+    if lacks:
+        raise ValueError(f"optimizer.safetensors has no {lacks[0]!r}")
+    return state
+
+
+def _groups(groups: object, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The optimiser's groups, of the same parameters and with the same kinds of settings as its own."""
+    own = _optimizer_state(optimizer)[1]
+    if not isinstance(groups, list) or len(groups) != len(own):
+        raise ValueError(f"its groups are {str(groups)[:40]}")
+    return [_group(i, group, mine) for i, (group, mine) in enumerate(zip(groups, own, strict=True))]
+
+
+def _group(i: int, group: object, mine: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(group, dict) or group.get("params") != mine["params"]:
+        raise ValueError(f"group {i} of its optimiser is of other parameters")
+    settings: dict[str, Any] = {}
+    for name, value in mine.items():  # another version of torch may have known fewer settings, or more
+        told = group.get(name, value)
+        told = tuple(told) if isinstance(value, tuple) and isinstance(told, list) else told
+        if not _alike(told, value):
+            raise ValueError(f"{name!r} in group {i} of its optimiser is {str(told)[:40]}")
+        settings[name] = told
+    return settings
+
+
+def _alike(told: object, own: object) -> bool:
+    """Whether a setting is of the kind of the optimiser's own."""
+    if isinstance(own, tuple):
+        return isinstance(told, tuple) and len(told) == len(own) and all(map(_alike, told, own))
+    if isinstance(own, int | float) and not isinstance(own, bool):
+        return _number(told)
+    return isinstance(told, type(own))

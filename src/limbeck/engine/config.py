@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from ..axes.scalar import Anneal, Constant, Linear
 from ..errors import LimbeckError, nearest
@@ -17,15 +18,17 @@ from ..registry import Recipe, get
 class RunConfig(BaseModel):
     """Everything that decides a run. Fields are what ``--set`` and TOML files may name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     method: str = Field(description="name of the method (`limbeck methods`)")
     arguments: dict[str, Any] = Field(default_factory=dict, description="the method's own arguments")
 
-    student: str = Field("embedded", description="model folder, hub name, or 'embedded'")
-    teacher: str | None = Field(None, description="model folder, hub name, or 'embedded'")
-    ref: str | None = Field(None, description="reference model; default: the student before training")
-    task: str = Field("two_digit_sums", description="reasoning-gym data set, JSONL file, dataset folder, or a preset")
+    student: str = Field("embedded", min_length=1, description="model folder, hub name, or 'embedded'")
+    teacher: str | None = Field(None, min_length=1, description="model folder, hub name, or 'embedded'")
+    ref: str | None = Field(None, min_length=1, description="reference model; default: the student before training")
+    task: str = Field(
+        "two_digit_sums", min_length=1, description="reasoning-gym data set, JSONL file, dataset folder, or a preset"
+    )
     task_options: dict[str, Any] = Field(default_factory=dict, description="options of the task")
     datasets: dict[str, str] = Field(default_factory=dict, description="further data sets by the name a method reads")
 
@@ -70,6 +73,21 @@ class RunConfig(BaseModel):
     remote_code: bool = Field(False, description="allow code from the model's repository to run")
     cpu: bool = Field(False, description="use the CPU even where there is a GPU")
 
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _words(cls, trackers: Any) -> Any:
+        """``wandb`` and ``wandb,tensorboard`` as a command line gives them."""
+        return [x.strip() for x in trackers.split(",") if x.strip()] if isinstance(trackers, str) else trackers
+
+    @field_validator("arguments", "task_options")
+    @classmethod
+    def _recordable(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A run's folder is JSON, which lacks NaN and infinities: such a value would come back as another."""
+        for key, value in values.items():
+            if not _finite(value):
+                raise ValueError(f"{key}={value} is not finite, and a run could not be resumed with it")
+        return values
+
     @field_serializer("arguments")
     def _storable(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {name: _as_text(value) for name, value in arguments.items()}
@@ -86,9 +104,14 @@ def configure(method: str, settings: Mapping[str, Any]) -> RunConfig:
     Raises:
         LimbeckError: for an unknown key (with the nearest) or a value that does not fit its field.
     """
+    if not isinstance(method, str):
+        raise LimbeckError(f"method={method!r} is not the name of a method; `limbeck methods` lists them.")
     recipe = get(method)
     fields = dict(RunConfig.model_fields)
-    arguments = dict(settings.get("arguments", {}))
+    table = settings.get("arguments", {})
+    if not isinstance(table, Mapping):
+        raise LimbeckError(f"arguments={table!r} is not a table; give the method's arguments by name.")
+    arguments = dict(table)
     own: dict[str, Any] = {}
     for key, value in settings.items():
         if key in fields:
@@ -116,6 +139,18 @@ def checked(values: Mapping[str, Any]) -> RunConfig:
         raise LimbeckError(_sentence(e)) from None
 
 
+def _finite(value: Any) -> bool:
+    """Whether no NaN and no infinity is in it."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case Mapping():
+            return all(_finite(x) for x in value.values())
+        case list() | tuple():
+            return all(_finite(x) for x in value)
+    return True
+
+
 def _as_text(value: Any) -> Any:
     """What a method reads as the same argument again; values of the library become the text that names them."""
     match value:
@@ -136,8 +171,12 @@ def _sentence(e: ValidationError) -> str:
     known = RunConfig.model_fields.get(str(first["loc"][0])) if first["loc"] else None
     if known is None:
         return f"unknown setting {field!r}{nearest(field, RunConfig.model_fields)}; leave it out."
-    description = known.description
-    return f"{field}={first['input']!r}: {first['msg'].lower()}; {field} is {description}."
+    if first["type"] == "missing":
+        return f"{field} is missing; it is {known.description}."
+    said = first["msg"].removeprefix("Value error, ")
+    told = repr(first["input"])
+    told = told if len(told) <= 80 else f"{told[:77]}..."
+    return f"{field}={told}: {said[:1].lower()}{said[1:]}; {field} is {known.description}."
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
@@ -150,12 +189,16 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
             raise LimbeckError(f"--set {pair}: write key=value, for instance --set lr=1e-4.")
-        table, *rest = key.strip().split(".", 1)
+        table, dot, name = (x.strip() for x in key.partition("."))
+        if not table or (dot and not name):
+            raise LimbeckError(f"--set {pair}: write key=value, for instance --set lr=1e-4.")
         value = _toml_value(text.strip())
-        if rest:
-            out.setdefault(table, {})[rest[0]] = value
-        else:
+        if not dot:
             out[table] = value
+            continue
+        if not isinstance(out.setdefault(table, {}), dict):
+            raise LimbeckError(f"--set {pair}: {table} was set to {out[table]!r} before, which is no table; give one.")
+        out[table][name] = value
     return out
 
 
@@ -165,7 +208,7 @@ def _toml_value(text: str) -> Any:
         return lowered[text.lower()]
     try:
         return float(text) if _is_float(text) else tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # not TOML, or more digits or brackets than Python reads
         return text
 
 
@@ -185,8 +228,10 @@ def load_toml(path: Path) -> dict[str, Any]:
         LimbeckError: where the file is missing or malformed.
     """
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LimbeckError(f"--config {path}: there is no such file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise LimbeckError(f"--config {path}: it is not valid TOML ({e}).") from None
+        raise LimbeckError(f"--config {path}: there is no such file; check the path.") from None
+    except OSError as e:
+        raise LimbeckError(f"--config {path}: it cannot be read ({e.strerror}); name a TOML file.") from None
+    except (ValueError, RecursionError) as e:
+        raise LimbeckError(f"--config {path}: it is not valid TOML ({e}); mend it.") from None

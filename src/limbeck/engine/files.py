@@ -71,16 +71,24 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file; a last line that a killed run left half-written is left out."""
+    """The JSON objects of a file; what is none, as the line that a killed run left half-written, is left out."""
     if not path.exists():
         return []
     out = []
     for line in path.read_bytes().split(b"\n"):  # text may hold what Python takes for a line's end
         try:
-            out.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(row, dict):
+            out.append(row)
     return out
+
+
+def whole(row: Mapping[str, Any], key: str) -> int | None:
+    """A whole number of a row, or None for anything else."""
+    value = row.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:

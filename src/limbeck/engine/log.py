@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..errors import LimbeckError
 from ..explain import explain
-from .files import append_line, read_lines, write_json, write_lines
+from .files import append_line, read_lines, whole, write_json, write_lines
 
 _PACKAGES = ("limbeck", "torch", "transformers", "accelerate", "peft", "reasoning-gym")
 
@@ -120,6 +121,12 @@ class Journal:
         """Change fields of run.json."""
         write_json(self.run, {**read_run(self.out), **fields})
 
+    def resumed(self, config: Mapping[str, Any], command: str, step: int) -> None:
+        """The run goes on from a step, with settings that may differ in the number of steps."""
+        earlier = read_run(self.out).get("resumed")
+        history = [*(earlier if isinstance(earlier, list) else []), {"command": command, "step": step, "at": now()}]
+        self.update(config=config, finished=None, resumed=history)
+
     def step(self, values: Mapping[str, Any]) -> None:
         """One more line of metrics."""
         append_line(self.metrics, values)
@@ -130,8 +137,10 @@ class Journal:
 
     def rewind(self, step: int) -> None:
         """Forget what came after a checkpoint, so that a resumed run reads as one that never stopped."""
-        write_lines(self.metrics, [m for m in read_lines(self.metrics) if m["step"] < step])
-        write_lines(self.evaluations, [e for e in read_lines(self.evaluations) if e["step"] <= step])
+        done = [m for m in read_lines(self.metrics) if (at := whole(m, "step")) is not None and at < step]
+        write_lines(self.metrics, done)
+        seen = [e for e in read_lines(self.evaluations) if (at := whole(e, "step")) is not None and at <= step]
+        write_lines(self.evaluations, seen)
 
 
 def read_run(out: Path) -> dict[str, Any]:
@@ -140,14 +149,14 @@ def read_run(out: Path) -> dict[str, Any]:
     Raises:
         LimbeckError: where the folder holds no run.
     """
-    import json
-
     try:
-        run: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise LimbeckError(f"{out} holds no run (there is no run.json in it); name the --out folder of one.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise LimbeckError(f"{out}/run.json is damaged ({e}); restore it, or start a new run.") from None
+    if not isinstance(run, dict):
+        raise LimbeckError(f"{out}/run.json is damaged (it holds no table); restore it, or start a new run.")
     return run
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -17,9 +15,10 @@ from transformers.utils.logging import disable_progress_bar
 from .. import embedded
 from ..errors import LimbeckError
 from ..types import Dense, Head, Hidden
+from . import hub
 
-_UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, SafetensorError)
-"""What Transformers raises for folders and names that it cannot load."""
+_FULL = (MemoryError, torch.OutOfMemoryError)
+"""No fault of a folder."""
 
 disable_progress_bar()  # the run has a bar of its own
 
@@ -184,16 +183,28 @@ def load_policy(
     path = str(Path(path).expanduser())
     if ("/" in spec or spec.startswith((".", "~"))) and _looks_local(path) and not Path(path).exists():
         raise LimbeckError(f"{role}={spec!r}: there is no such folder; give a model folder, a hub name, or 'embedded'.")
+    hub.refuse_unreachable(role, spec)
     tokenizer = tokenizer or _tokenizer(path, role, remote_code)
     chat = _template(tokenizer, template, spec) if role == "student" else None  # only its prompts are rendered
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, trust_remote_code=remote_code
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=remote_code,
+            local_files_only=hub.only_here(path),
         )
-    except _UNLOADABLE as e:
+    except _FULL:
+        raise
+    except Exception as e:  # a damaged folder fails in ways that nobody has listed
         raise LimbeckError(f"{role}={spec!r}: the model could not be loaded: {_reason(e)}") from None
     model.eval()
     return Policy(Scorer(model, len(tokenizer)), tokenizer, spec, chat)
+
+
+def speaking(policy: Policy, template: str) -> Policy:
+    """The policy with a chat format: ``own`` is its tokenizer's, else a Jinja file or ``plain``."""
+    return replace(policy, template=_template(policy.tokenizer, None if template == "own" else template, policy.name))
 
 
 def _looks_local(path: str) -> bool:
@@ -203,8 +214,10 @@ def _looks_local(path: str) -> bool:
 
 def _tokenizer(path: str, role: str, remote_code: bool) -> PreTrainedTokenizerBase:
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=remote_code)
-    except _UNLOADABLE as e:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=remote_code, local_files_only=hub.only_here(path)
+        )
+    except Exception as e:
         raise LimbeckError(f"{role}={path!r}: its tokenizer could not be loaded: {_reason(e)}") from None
     return tokenizer
 
@@ -226,7 +239,12 @@ def _template(tokenizer: PreTrainedTokenizerBase, template: str | None, name: st
         file = Path(template).expanduser()
         if not file.is_file():
             raise LimbeckError(f"template={template!r}: there is no such file; give a Jinja file or 'plain'.")
-        return file.read_text()
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            raise LimbeckError(
+                f"template={template!r}: it cannot be read ({e}); give a Jinja file in UTF-8, or 'plain'."
+            ) from None
     if not getattr(tokenizer, "chat_template", None):
         raise LimbeckError(
             f"the tokenizer of {name!r} has no chat template; give one with --set template=FILE.jinja, or "
@@ -241,9 +259,10 @@ def render_text(policy: Policy, messages: list[dict[str, str]]) -> str:
         text = policy.tokenizer.apply_chat_template(
             messages, chat_template=policy.template, add_generation_prompt=True, tokenize=False
         )
-    except TemplateError as e:
+    except Exception as e:  # a template is a program, and may fail as any does
+        said = next(iter(str(e).splitlines()), type(e).__name__).rstrip(".")
         raise LimbeckError(
-            f"the chat template of {policy.name!r} cannot render {str(messages)[:80]} ({str(e).rstrip('.')}); give "
+            f"the chat template of {policy.name!r} cannot render {str(messages)[:80]} ({said}); give "
             "another with --set template=FILE.jinja or template=plain."
         ) from None
     return str(text)
@@ -267,31 +286,61 @@ def share_vocabulary(student: Policy, *others: Policy) -> None:
     own = student.tokenizer.get_vocab()
     for other in others:
         theirs = other.tokenizer.get_vocab()
-        shared = min(len(own), len(theirs))
-        clash = [t for t, i in own.items() if i < shared and theirs.get(t) != i]
+        shared = min(_size(own), _size(theirs))
+        clash = {t for t, i in own.items() if i < shared and theirs.get(t) != i}
+        clash |= {t for t, i in theirs.items() if i < shared and own.get(t) != i}
         if clash:
             some = ", ".join(
-                f"{t!r} is {own[t]} / {theirs.get(t, 'absent')}" for t in sorted(clash, key=lambda t: own[t])[:3]
+                f"{t!r} is {own.get(t, 'absent')} / {theirs.get(t, 'absent')}"
+                for t in sorted(clash, key=lambda t: (own.get(t, shared), t))[:3]
             )
             raise LimbeckError(
                 f"{student.name!r} and {other.name!r} have different vocabularies: {len(clash)} of {shared} ids differ "
                 f"({some}); use models of one family, or distil from the other model's text with sft."
             )
-    size = min([len(own), *(len(o.tokenizer.get_vocab()) for o in others)])
+    size = min([_size(own), *(_size(o.tokenizer.get_vocab()) for o in others)])
     for policy in (student, *others):
         rows = policy.model.get_input_embeddings().num_embeddings
         if rows < size:
             raise LimbeckError(
                 f"{policy.name!r} has embeddings for {rows} tokens, but its tokenizer has "
-                f"{len(policy.tokenizer.get_vocab())}; give it its own tokenizer, or resize its embeddings."
+                f"{_size(policy.tokenizer.get_vocab())}; give it its own tokenizer, or resize its embeddings."
             )
         policy.scorer.vocabulary = size
+    _refuse_endless(student)
+
+
+def _size(vocabulary: Mapping[str, int]) -> int:
+    """Rows that a vocabulary needs: more than its entries where ids have gaps."""
+    return max(vocabulary.values(), default=-1) + 1
+
+
+def _refuse_endless(student: Policy) -> None:
+    """Refuse a student that cannot end a response."""
+    if not student.eos:
+        raise LimbeckError(
+            f"{student.name!r} has no token that ends a response; set eos_token_id in its generation_config.json."
+        )
+    if min(student.eos) >= student.vocabulary:
+        token = student.tokenizer.convert_ids_to_tokens(min(student.eos))
+        raise LimbeckError(
+            f"{student.name!r} ends a response with {token!r}, which the other model's vocabulary lacks; use models of "
+            "one family."
+        )
 
 
 def add_lora(policy: Policy, rank: int, alpha: int) -> None:
     """Wrap the model in LoRA adapters on every linear layer but the head (PEFT's ``all-linear``)."""
     from peft import LoraConfig, get_peft_model
 
+    largest = max(
+        (min(m.in_features, m.out_features) for m in policy.model.modules() if isinstance(m, nn.Linear)), default=0
+    )
+    if rank > largest:
+        raise LimbeckError(
+            f"lora_rank={rank} is more than any layer of {policy.name!r} has (at most {largest}); give less, or 0 to "
+            "train all weights."
+        )
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     policy.scorer.model = get_peft_model(policy.scorer.model, config)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import Progress
 
@@ -22,14 +23,14 @@ from ..tasks import Task, load_task
 from . import checkpoint
 from .config import RunConfig, checked
 from .evaluation import Evaluator
-from .files import read_lines, whole_folder, write_lines
-from .log import Journal, note, now, progress_bar, read_run
+from .files import read_lines, whole, whole_folder, write_lines
+from .folder import claimed, clear, recorded
+from .log import Journal, note, now, progress_bar
 from .loop import Loop
-from .setup import Models, Workshop, build_method, check_models, notices, open_workshop, prepare_tasks
+from .setup import Models, Workshop, build_method, check_models, few_problems, notices, open_workshop, prepare_tasks
+from .state import Memory
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
-_OWN = ("run.json", "metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "report.html")
-_OWN_FOLDERS = ("checkpoints", "student", "adapter", "trackers")
 
 
 @dataclass(frozen=True)
@@ -82,29 +83,28 @@ def train(
     _check_trackers(config)
     check_models(config, value, models or {})
     tasks = prepare_tasks(config, value, task)
-    _claim(out, overwrite)
-    run = _Run(config, value, tasks, models or {}, out, console)
-    if overwrite and run.accelerator.is_main_process:
-        _clear(out)  # only now: models that cannot be loaded cost nobody a run
-    return run.start(command)
+    with claimed(out, overwrite):
+        run = _Run(config, value, tasks, models or {}, out, console)
+        if overwrite and run.accelerator.is_main_process:
+            clear(out)  # only now: models that cannot be loaded cost nobody a run
+        return run.start(command)
 
 
-def resume(out: Path, *, steps: int | None = None, console: Console | None = None) -> Result:
+def resume(out: Path, *, steps: int | None = None, command: str = "", console: Console | None = None) -> Result:
     """Continue a run that was stopped, from its newest checkpoint, as if it had never stopped.
 
     Args:
         out: the run's folder.
         steps: a new total, to train longer than was asked first.
+        command: what the user typed, for the report.
         console: where progress goes.
 
     Raises:
         LimbeckError: where the folder holds no run.
     """
-    described = read_run(out)
-    settings = described.get("config")
-    if not isinstance(settings, dict):
-        raise LimbeckError(f"{out}/run.json has no 'config', so it is not of a run of Limbeck; name another folder.")
-    settings = dict(settings)
+    described = recorded(out)
+    settings = dict(described["config"])
+    typed = f"limbeck train --resume {shlex.quote(str(out))}" + (f" --steps {steps}" if steps is not None else "")
     if steps is not None:
         settings["steps"] = steps
     if settings.get("method") == "custom":
@@ -119,7 +119,8 @@ def resume(out: Path, *, steps: int | None = None, console: Console | None = Non
             f"{out} ran another objective than {config.method} is now with the arguments it recorded "
             f"({config.arguments or 'none'}): it was given as a value, or its definition has changed; start a new run."
         )
-    return _Run(config, method, prepare_tasks(config, method), {}, out, console).restart()
+    _check_trackers(config)
+    return _Run(config, method, prepare_tasks(config, method), {}, out, console).restart(command or typed)
 
 
 def _check_trackers(config: RunConfig) -> None:
@@ -128,29 +129,6 @@ def _check_trackers(config: RunConfig) -> None:
             raise LimbeckError(f"trackers={name!r}: unknown{nearest(name, TRACKERS)}; use {', '.join(TRACKERS)}.")
         if importlib.util.find_spec(name) is None:
             raise LimbeckError(f"trackers={name!r}: it is not installed; run `pip install {name}`, or leave it out.")
-
-
-def _claim(out: Path, overwrite: bool) -> None:
-    """Make the folder ours, or refuse one that holds something else."""
-    if out.exists() and not out.is_dir():
-        raise LimbeckError(f"--out {out} is a file; name a folder.")
-    if out.exists() and any(out.iterdir()):
-        if not (out / "run.json").exists():
-            raise LimbeckError(f"--out {out} is not empty and holds no run of Limbeck; name a new folder.")
-        if not overwrite:
-            raise LimbeckError(
-                f"--out {out} holds another run; continue it with --resume {out}, replace it with --overwrite, or name "
-                "another folder."
-            )
-    out.mkdir(parents=True, exist_ok=True)
-
-
-def _clear(out: Path) -> None:
-    """Remove what a run wrote, and nothing else."""
-    for name in _OWN:
-        (out / name).unlink(missing_ok=True)
-    for name in _OWN_FOLDERS:
-        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _accelerator(precision: str, cpu: bool, **own: Any) -> Accelerator:
@@ -204,28 +182,44 @@ class _Run:
         self._evaluate(0)
         return self._train(0)
 
-    def restart(self) -> Result:
+    def restart(self, command: str = "") -> Result:
         """From the newest checkpoint; from the first step where there is none."""
         path = checkpoint.latest(self.out / "checkpoints")
         if path is None:
             self.console.print(f"{self.out} has no checkpoint yet: starting from step 0.", highlight=False)
-            if self.accelerator.is_main_process:
-                self.journal.rewind(0)
+            self._rewind(0, command)
             if not read_lines(self.journal.evaluations):
                 self._evaluate(0)
             return self._train(0)
-        state = checkpoint.load(path, self._module(), self.optimizer.optimizer)
-        self.console.print(f"continuing {self.out} from step {state['step']}.", highlight=False)
+        shadows = {role: s.policy.scorer for role, s in self.shop.shadows.items()}
+        state = checkpoint.load(path, self._module(), self.optimizer.optimizer, self.shop.desk.feeds, shadows)
+        self._recall(path, state)
+        step = int(state["step"])
+        self.console.print(f"continuing {self.out} from step {step}.", highlight=False)
         for name, cursor in state["cursors"].items():
             self.shop.desk.feeds[name].cursor = cursor
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.accelerator.is_main_process:
-            self.journal.rewind(int(state["step"]))
-            self.journal.update(config=self.config.model_dump(mode="json"))
-        if state["step"] >= self.config.steps:
+        self._rewind(step, command)
+        if step >= self.config.steps:
             self.console.print(f"{self.out} has already done its {self.config.steps} steps; --steps N trains longer.")
-        return self._train(int(state["step"]))
+        return self._train(step)
+
+    def _recall(self, path: Path, state: dict[str, Any]) -> None:
+        """This process's memory again."""
+        memories = state.get("memory") or [Memory().to_json()]
+        try:
+            self.shop.desk.memory = Memory.from_json(memories[self.accelerator.process_index % len(memories)])
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise LimbeckError(
+                f"{path} has a damaged memory ({type(e).__name__}: {e}); remove it to resume from the checkpoint before."
+            ) from None
+
+    def _rewind(self, step: int, command: str) -> None:
+        """Forget what came after ``step``, and write down what is in force from here on."""
+        if self.accelerator.is_main_process:
+            self.journal.rewind(step)
+            self.journal.resumed(self.config.model_dump(mode="json"), command, step)
 
     def _module(self) -> Any:
         return self.accelerator.unwrap_model(self.shop.student.scorer)
@@ -236,7 +230,7 @@ class _Run:
             self.accelerator.init_trackers("limbeck", config={"method": config.method, "seed": config.seed})
         with progress_bar(self.console) as bar:
             task = bar.add_task(config.method, total=config.steps, completed=first, note="")
-            written = sum(m.get("tokens_written", 0) for m in read_lines(self.journal.metrics)[:first])
+            written = sum(whole(m, "tokens_written") or 0 for m in read_lines(self.journal.metrics)[:first])
             spent = bool(config.token_budget) and written >= config.token_budget
             for step in range(first, config.steps):
                 if spent:
@@ -273,7 +267,10 @@ class _Run:
         """The main process measures; the others wait."""
         if self.evaluator.prompts and self.accelerator.is_main_process:
             with self._unwrapped():
-                self.journal.evaluated(step, self.evaluator.measure())
+                measured = self.evaluator.measure()
+                self.journal.evaluated(step, measured)
+                if "entropy" in measured:
+                    self.shop.desk.memory.numbers["heldout_entropy"] = measured["entropy"]
         self.accelerator.wait_for_everyone()
 
     def _unwrapped(self) -> Any:
@@ -281,14 +278,18 @@ class _Run:
         return _Swap(self.shop.student, self._module())
 
     def _save(self, step: int) -> None:
+        memories = gather_object([self.shop.desk.memory.to_json()])
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
+                "memory": memories,
                 "cursors": {name: feed.cursor for name, feed in self.shop.desk.feeds.items()},
                 "scaler": scaler.state_dict() if scaler is not None else None,
             }
             optimizer = self.optimizer.optimizer
-            checkpoint.save(self.out / "checkpoints", step, self._module(), optimizer, state, self.config.keep)
+            shadows = {role: s.policy.scorer for role, s in self.shop.shadows.items()}
+            folder, keep = self.out / "checkpoints", self.config.keep
+            checkpoint.save(folder, step, self._module(), optimizer, state, keep, shadows)
         self.accelerator.wait_for_everyone()
 
     def _finish(self) -> Result:
@@ -385,6 +386,8 @@ def evaluate(
         evaluator = Evaluator(shop.desk, size, config.micro_tokens)
         if not evaluator.prompts:
             raise LimbeckError(f"{task!r} holds out no problem (size is {size}); give more of them, or test_path=FILE.")
+        for sentence in few_problems(tasks["task"], size):
+            quiet.print(sentence, style="yellow", highlight=False)
         out = evaluator.measure()
         if samples > 1:
             torch.manual_seed(seed)

@@ -17,6 +17,7 @@ from ..errors import LimbeckError
 from ..method import Method
 from ..refusals import walk
 from ..tasks import Task, load_task
+from . import hub
 from .config import RunConfig
 from .desk import Desk
 from .feed import Feed
@@ -28,7 +29,10 @@ Models = Mapping[str, PreTrainedModel]
 """Model objects by role, for callers who have them in memory."""
 
 CHECKED_PROMPTS = 2000
-"""Prompts whose length is checked before the first step; the rest are checked as they come."""
+"""Prompts (and responses) checked before the first step; the rest are checked as they come."""
+
+FEW_PROBLEMS = 20
+"""Held-out problems below which an accuracy gets a word of warning."""
 
 
 @dataclass
@@ -82,6 +86,7 @@ def _data_sources(source: Source) -> list[Data]:
 
 
 def _data_names(method: Method) -> set[str]:
+    """What its sources read written responses from."""
     return {d.name for source in method.sources.values() for d in _data_sources(source)}
 
 
@@ -143,6 +148,10 @@ def check_models(config: RunConfig, method: Method, models: Models) -> None:
     given |= {"teacher"} if config.teacher else set()
     given |= set(config.others)
     method.validate(**dict.fromkeys(given, "model"))
+    for role in ("student", "teacher", "ref"):
+        name = getattr(config, role)
+        if name and role not in models and (role != "ref" or role in method.roles):
+            hub.refuse_unreachable(role, name)
 
 
 def open_workshop(
@@ -156,13 +165,14 @@ def open_workshop(
         policy.scorer.to(accelerator.device)
         if role != "student":
             freeze(policy)
+    _refuse_frozen(policies["student"])
     if config.lora_rank:
         add_lora(policies["student"], config.lora_rank, config.lora_alpha)
     if config.gradient_checkpointing:
         policies["student"].model.gradient_checkpointing_enable()
         policies["student"].model.train()
     shadows = _shadows(method, policies)
-    desk = _desk(config, tasks, policies, accelerator)
+    desk = _desk(config, method, tasks, policies, accelerator)
     return Workshop(config, method, accelerator, policies, desk, shadows)
 
 
@@ -177,24 +187,50 @@ def _shadows(method: Method, policies: dict[str, Policy]) -> dict[str, Shadow]:
     return shadows
 
 
+def _refuse_frozen(student: Policy) -> None:
+    """A model object that was a teacher before has no gradients any more."""
+    if not any(p.requires_grad for p in student.scorer.parameters()):
+        raise LimbeckError(
+            f"student={student.name!r}: none of its parameters can be trained; call requires_grad_(True) on it first."
+        )
+
+
 def notices(shop: Workshop) -> list[str]:
     """What is allowed and worth knowing before the first step."""
     student, teacher = shop.student, shop.policies.get("teacher")
+    few = few_problems(shop.desk.tasks["task"], shop.config.eval_size)
     if teacher is None or set(teacher.eos) & set(student.eos):
-        return []
+        return few
     names = [" ".join(map(repr, p.tokenizer.convert_ids_to_tokens(list(p.eos)))) for p in (student, teacher)]
     return [
+        *few,
         f"note: the student ends a response with {names[0]} and the teacher with {names[1]}, so the teacher finds "
-        "every end unlikely and responses may grow; use a teacher tuned on the same chat format."
+        "every end unlikely and responses may grow; use a teacher tuned on the same chat format.",
+    ]
+
+
+def few_problems(task: Task, size: int) -> list[str]:
+    """A word where a task holds out so little that its accuracy says nothing."""
+    n = len(task.test)
+    if n >= min(FEW_PROBLEMS, size):  # size 0 asks for none
+        return []
+    if not n:
+        return [f"note: {task.name!r} holds out no problem, so nothing will be evaluated; give more data."]
+    return [
+        f"note: {task.name!r} holds out {n} problem{'' if n == 1 else 's'}, and an accuracy of so few is mostly "
+        "chance; give more data, or a file of test problems (--set task_options.test_path=FILE)."
     ]
 
 
 def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy]:
     shared: dict[str, Any] = {"template": config.template, "remote_code": config.remote_code}
+    models = {role: _own(model, role, models) for role, model in models.items()}
     policies = {"student": load_policy(models.get("student", config.student), "student", **shared)}
     tokenizer = policies["student"].tokenizer
     if config.teacher or "teacher" in models:
         policies["teacher"] = load_policy(models.get("teacher", config.teacher or ""), "teacher", **shared)
+        if config.teacher_template:
+            policies["teacher"] = speaking(policies["teacher"], config.teacher_template)
     for role in sorted(set(method.roles) - {"teacher", "ref", "init", "student"}):
         if role in models or role in config.others:
             policies[role] = load_policy(models.get(role, config.others.get(role, "")), role, **shared)
@@ -209,7 +245,14 @@ def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy
     return policies
 
 
-def _desk(config: RunConfig, tasks: dict[str, Task], policies: dict[str, Policy], accelerator: Accelerator) -> Desk:
+def _own(model: PreTrainedModel, role: str, models: Models) -> PreTrainedModel:
+    """The model, or a copy where it is the student's own object: a teacher is frozen, and the student must move."""
+    return copy.deepcopy(model) if role != "student" and model is models.get("student") else model
+
+
+def _desk(
+    config: RunConfig, method: Method, tasks: dict[str, Task], policies: dict[str, Policy], accelerator: Accelerator
+) -> Desk:
     rank, world = accelerator.process_index, accelerator.num_processes
     if config.prompts % world:
         raise LimbeckError(
@@ -232,9 +275,12 @@ def _desk(config: RunConfig, tasks: dict[str, Task], policies: dict[str, Policy]
         formats=frozenset({"teacher"} if config.teacher_template and "teacher" in policies else ()),
         turns=config.episode_turns,
     )
-    for task in tasks.values():
+    read = _data_names(method)
+    for name, task in tasks.items():
         for i in range(min(CHECKED_PROMPTS, len(task.train))):
             desk.prompt_ids(task.train[i])
+            for response in task.responses(task.train[i]) if name in read else ():
+                desk.response_ids(task.train[i], response.text)
     return desk
 
 

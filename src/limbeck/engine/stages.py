@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ..errors import LimbeckError
 from ..pipeline import Pipeline
 from .config import RunConfig, configure
 from .files import write_json
-from .log import read_run
+from .folder import folder_of, recorded
 from .run import Result, resume, train
 
 
@@ -29,13 +30,13 @@ def run_pipeline(pipeline: Pipeline, out: str | Path, *, quiet: bool = False, **
         LimbeckError: before the first stage is run, where a stage's settings are wrong, or where the folder holds
             another pipeline.
     """
-    folder = Path(out)
+    folder = folder_of(out)
     configs = _configure(pipeline, folder, settings)
     _claim(folder, pipeline, settings)
     console = Console(quiet=True) if quiet else None
     results = []
     for path, config in configs:
-        if (path / "run.json").exists() and dict(read_run(path)["config"])["method"] == config.method:
+        if (path / "run.json").exists() and recorded(path)["config"].get("method") == config.method:
             results.append(resume(path, console=console))
         else:
             results.append(train(config, path, command=f"stage {path.name} of {pipeline}", console=console))
@@ -57,11 +58,16 @@ def _claim(folder: Path, pipeline: Pipeline, settings: Mapping[str, Any]) -> Non
     described = {"pipeline": str(pipeline), "settings": {k: str(v) for k, v in settings.items()}}
     file = folder / "pipeline.json"
     if file.exists():
-        import json
-
-        if json.loads(file.read_text()) != described:
+        if _read(file) != described:
             raise LimbeckError(f"{folder} holds another pipeline ({file}); name another folder for {pipeline}.")
         return
     if folder.exists() and any(folder.iterdir()):
         raise LimbeckError(f"{folder} is not empty and holds no pipeline; name a new folder.")
     write_json(file, described)
+
+
+def _read(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise LimbeckError(f"{file} is damaged ({e}); restore it, or name another folder.") from None

@@ -67,12 +67,31 @@ class RunData:
 
     @property
     def wall_seconds(self) -> float | None:
-        """Seconds from ``started`` to ``finished``, or None where either is missing."""
+        """Seconds from ``started`` to ``finished``, or None where either is missing, or the run lay still between."""
+        if self.resumed:
+            return None
         try:
             span = datetime.fromisoformat(self.run["finished"]) - datetime.fromisoformat(self.run["started"])
         except (KeyError, TypeError, ValueError):
             return None
         return span.total_seconds()
+
+    @property
+    def resumed(self) -> tuple[Row, ...]:
+        """Every time the run went on after a stop: ``step`` and ``command``."""
+        history = self.run.get("resumed")
+        return tuple(row for row in history if isinstance(row, dict)) if isinstance(history, list) else ()
+
+    @property
+    def planned(self) -> int | None:
+        """The steps that were asked for last, or None where that is not known."""
+        steps = number(self.table("config"), "steps")
+        return None if steps is None else int(steps)
+
+    def table(self, key: str) -> Row:
+        """A table of ``run.json``; empty for anything else."""
+        value = self.run.get(key)
+        return value if isinstance(value, dict) else {}
 
     @property
     def name(self) -> str:
@@ -93,7 +112,7 @@ def load_run(run_dir: Path | str) -> RunData:
         raise LimbeckError(
             f"{str(folder)!r} is not a run folder: it has no run.json; name the folder a run was written to"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         run = None
     if not isinstance(run, dict):
         raise LimbeckError(f"run.json in {str(folder)!r} is not a JSON object; the file was damaged or is not ours")
@@ -118,13 +137,13 @@ def read_lines(path: Path) -> tuple[tuple[Row, ...], int]:
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
+    except OSError:  # no file, or something else of its name
         return (), 0
     rows, broken = [], 0
     for line in filter(str.strip, lines):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             rows.append(row)
@@ -160,7 +179,10 @@ def as_number(value: object) -> float | None:
     """``value`` as a finite float, or None."""
     if not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
 
 
 def accuracy_interval(row: Row | None) -> Interval | None:

@@ -98,7 +98,8 @@ def visible(text: object) -> str:
 
 def _sample(row: Row, values: Sequence[float], top: float) -> Sample:
     """One rollout with its tokens shaded."""
-    texts = [str(text) for text in row.get("tokens") or []]
+    written = row.get("tokens")
+    texts = [str(text) for text in written] if isinstance(written, list) else []
     student, teacher, entropy = (_list(row, key) for key in ("student_logp", "teacher_logp", "entropy"))
     tokens = tuple(
         _token(i, text, _at(values, i), top, _at(student, i), _at(teacher, i), _at(entropy, i))

@@ -43,7 +43,6 @@ def write_report(run_dir: Path | str) -> Path:
 
 def render(data: RunData) -> str:
     """The report of a run as HTML text. Everything that came from the run is escaped."""
-    parameters = data.run.get("parameters")
     return _template().render(
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         data=data,
@@ -54,9 +53,9 @@ def render(data: RunData) -> str:
         spent=spent_sentence(data),
         picture=charts.before_after(data),
         comparison=words.comparison(data),
-        facts=facts(data, parameters if isinstance(parameters, dict) else {}),
+        facts=facts(data, data.table("parameters")),
         formula=visible(data.run.get("formula")).strip("\n"),
-        command=visible(data.run.get("command")).strip(),
+        command="\n".join(commands(data)),
         config=pretty(data.run.get("config")),
         curves=charts.curves(data),
         heat=heat(data.samples),
@@ -79,9 +78,15 @@ def state(data: RunData) -> list[str]:
     return notes
 
 
+def commands(data: RunData) -> list[str]:
+    """What was typed: the start, then every time the run went on."""
+    typed = [data.run.get("command"), *(row.get("command") for row in data.resumed)]
+    return [text for command in typed if command and (text := visible(command).strip())]
+
+
 def spent_sentence(data: RunData) -> str:
     """Steps, time and tokens in one sentence, as far as they are known."""
-    parts = [f"{data.steps:,} steps"] if data.steps else []
+    parts = [words.steps(data)] if data.steps else []
     seconds = data.wall_seconds if data.wall_seconds is not None else data.spent.get("seconds")
     if seconds is not None:
         parts.append(words.duration(seconds))
@@ -94,7 +99,7 @@ def spent_sentence(data: RunData) -> str:
 def facts(data: RunData, parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of what was run; unknown ones are left out."""
     run = data.run
-    machine, versions = run.get("machine") or {}, run.get("versions") or {}
+    machine, versions = data.table("machine"), data.table("versions")
     cores = f"{machine['cores']} cores" if machine.get("cores") else ""
     pairs = (
         ("Method", data.name + (f" ({run['paper']})" if run.get("paper") else "")),

@@ -11,7 +11,7 @@ from limbeck.report.data import RunData
 
 def summary_table(data: RunData) -> Table:
     """Before, after and change of each measure, then time and tokens; it fits 80 columns."""
-    table = Table(title=Text(f"{data.name}, {data.steps:,} steps"), title_justify="left")
+    table = Table(title=Text(f"{data.name}, {words.steps(data)}"), title_justify="left")
     table.add_column("")
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right")
@@ -24,4 +24,7 @@ def summary_table(data: RunData) -> Table:
     for name, key in (("tokens written", "tokens_written"), ("tokens read", "tokens_read")):
         if key in data.spent:
             table.add_row(name, "", words.whole(data.spent[key]), "")
+    if data.resumed:
+        table.caption = Text(f"resumed: {data.resumed[-1].get('command') or 'command unknown'}")
+        table.caption_justify = "left"
     return table

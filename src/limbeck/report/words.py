@@ -53,6 +53,12 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def steps(data: RunData) -> str:
+    """``120 steps``, or ``80 of 120 steps`` where fewer were done than asked."""
+    done, planned = whole(data.steps), data.planned
+    return f"{done} steps" if planned in (None, data.steps) else f"{done} of {whole(planned)} steps"
+
+
 def bounds(interval: Interval | None) -> str:
     """``12.5% [9.1, 16.9]``, without ends that are not known."""
     if interval is None:
@@ -113,7 +119,8 @@ def comparison(data: RunData) -> list[tuple[str, str, str, str, str]]:
     rows = []
     if first or last:
         moved = f"{100 * (last.mean - first.mean):+.1f} points" if first and last else DASH
-        rows.append(("accuracy", "95%", bounds(first), bounds(last), moved))
+        n = (last or first or Interval(0, 0, 0, 0)).n
+        rows.append(("accuracy", f"95%, n = {n:,}" if n else "95%", bounds(first), bounds(last), moved))
     for name, key, unit in MEASURES:
         old, new = number(data.before, key), number(data.after, key)
         if old is not None or new is not None:
