@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import limbeck.methods
 from limbeck import embedded
+from limbeck.axes.source import Sample
 from limbeck.engine import Result, configure, distill
 from limbeck.engine.loop import Loop
 from limbeck.engine.models import Policy, load_policy, render
@@ -26,6 +27,8 @@ from limbeck.engine.rows import assemble, single
 from limbeck.engine.run import _Run
 from limbeck.engine.sampler import Law, generate
 from limbeck.engine.setup import build_method, prepare_tasks
+from limbeck.refusals import walk
+from limbeck.tasks import Observation, Response, Verdict
 from limbeck.types import DATA, Prompt, Rollout
 
 VOCABULARY = 106  # entries of the embedded tokenizer
@@ -60,9 +63,53 @@ class Shelf:
         }
         if "group" in limbeck.methods.REGISTRY[method].arguments:
             values["group"] = 6
+        value = limbeck.methods.REGISTRY[method]()
+        walks = [part for source in value.sources.values() for part in walk(source) if isinstance(part, Sample)]
+        if any(part.episodic for part in walks):  # answers that a random model gives often enough
+            values["task"] = Parity(turns=1 if any(part.retry for part in walks) else 3)
+        if method == "mad_opd":
+            values["others"] = {"first": str(self.teacher), "second": str(self.teacher)}
         if method == "minillm":
             values["datasets"] = {"pretrain": str(self.pretrain)}
         return {**values, **own}
+
+
+class Parity:
+    """Texts whose code points add up to an even number are right; in one turn, or in several that each count."""
+
+    name = "parity"
+
+    def __init__(self, turns: int = 1) -> None:
+        self.turns = turns
+        self.serves = frozenset({"reward", "feedback"} | ({"episodes"} if turns > 1 else set()))
+        prompts = [
+            Prompt(f"p{i}", ({"role": "user", "content": f"say {w}"},), {"answer": "ab", "solution": "a b"})
+            for i, w in enumerate(WORDS)
+        ]
+        self.train, self.test = prompts[:8], prompts[8:]
+
+    def verify(self, prompt: Prompt, text: str) -> Verdict:
+        right = sum(map(ord, text)) % 2 == 0
+        return Verdict(float(right), right, None if right else "odd")
+
+    def responses(self, prompt: Prompt) -> tuple[Response, ...]:
+        return ()
+
+    def open(self, prompt: Prompt) -> Any:
+        return _Rounds(self, prompt)
+
+
+class _Rounds:
+    def __init__(self, task: Parity, prompt: Prompt) -> None:
+        self.task, self.prompt, self.left = task, prompt, task.turns
+
+    def step(self, text: str) -> Observation:
+        verdict = self.task.verify(self.prompt, text)
+        self.left -= 1
+        return Observation("go on", self.left == 0, verdict.reward, verdict.correct, verdict.feedback)
+
+    def close(self) -> None:
+        pass
 
 
 def llama(seed: int, layers: int = 1, vocabulary: int = 112, **own: Any) -> LlamaForCausalLM:
@@ -75,7 +122,7 @@ def llama(seed: int, layers: int = 1, vocabulary: int = 112, **own: Any) -> Llam
         num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=128,
+        max_position_embeddings=1024,
         initializer_range=1.0,
         bos_token_id=1,
         eos_token_id=2,

@@ -58,7 +58,7 @@ def _still(carrier: Carrier) -> Carrier:
 
 
 def _payload(carrier: Dense | Hidden, token_N: Tensor, abilities: frozenset[str], k: int | None) -> Carrier:
-    if "dense" in abilities or len(abilities) > 1:
+    if abilities & {"dense", "at"} or len(abilities) > 1:
         return detached(carrier)
     if "topk" in abilities and k is not None:
         return TopK(*top_k_rows(carrier, k))

@@ -179,11 +179,14 @@ class Loop:
         sequences = float(self._sum(float(record.n_sequences)))
         out: dict[str, Any] = {"length": float(self._sum(float(record.n_tokens))) / max(sequences, 1.0)}
         out["truncated"] = float(self._sum(float(record.truncated_B.sum()))) / max(sequences, 1.0)
-        verified = ~record.reward_U.isnan()
-        count = float(self._sum(float(verified.sum())))
+        verified_B = torch.zeros(record.n_sequences, dtype=torch.bool, device=record.reward_U.device)
+        verified_B[record.seq_U[~record.reward_U.isnan()]] = True
+        count = float(self._sum(float(verified_B.sum())))
         if count:
-            out["reward"] = float(self._sum(float(record.reward_U[verified].double().sum()))) / count
-            out["accuracy"] = float(self._sum(float(record.correct_B.sum()))) / count
+            out["reward"] = float(self._sum(float(record.reward_U.double().nansum()))) / count
+            out["accuracy"] = float(self._sum(float(record.correct_B[verified_B].sum()))) / count
+        if record.n_turns > record.n_sequences:
+            out["turns"] = float(self._sum(float(record.n_turns))) / max(sequences, 1.0)
         return out
 
 

@@ -22,7 +22,7 @@ from .config import RunConfig
 from .desk import Desk
 from .feed import Feed
 from .frame import of_prompt
-from .models import Policy, add_lora, freeze, load_policy, share_vocabulary
+from .models import Policy, add_lora, freeze, load_policy, share_vocabulary, speaking
 from .state import Shadow
 
 Models = Mapping[str, PreTrainedModel]

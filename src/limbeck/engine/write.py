@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -16,6 +16,7 @@ from ..axes.reader import Blend
 from ..axes.rewrite import Once, Patch, Recast, Refine, Select
 from ..axes.source import Data, Either, Resample, Sample, Source
 from ..errors import LimbeckError
+from ..refusals import walk
 from ..tasks import Verdict
 from ..types import DATA, STUDENT, TEACHER, Prompt, Rollout, concatenate
 from .desk import Desk
@@ -78,7 +79,10 @@ def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) ->
             f"every episode of step {step} was broken off by its environment ({pen.died} of them), so there is nothing "
             "to learn from; see whether the environment works, and resume."
         )
-    return concatenate([assemble(groups, name) for name, groups in pen.done.items()]).check()
+    record = concatenate([assemble(groups, name) for name, groups in pen.done.items()])
+    promised = [n for s in sources.values() for part in walk(s) if isinstance(part, Recast) for n, _ in part.carry]
+    nothing = torch.full((record.n_sequences,), torch.nan)  # a recast that dropped every sequence still has its columns
+    return replace(record, columns_B={**dict.fromkeys(promised, nothing), **record.columns_B}).check()
 
 
 def written(source: Source, pen: Pen, prompts: Sequence[Prompt] | None) -> Groups:
