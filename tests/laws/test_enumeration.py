@@ -34,7 +34,8 @@ from limbeck.axes import (
     to_go,
     token_sum,
 )
-from limbeck.axes.surrogate import SampledLoss, Surrogate
+from limbeck.axes.policy import SampledLoss
+from limbeck.axes.surrogate import Surrogate
 from limbeck.math.divergence import Divergence, as_divergence
 from limbeck.method import Method, Term
 from tabular import (

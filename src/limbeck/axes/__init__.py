@@ -21,6 +21,8 @@ from .context import (
     verdict_phrase,
 )
 from .curriculum import prompts
+from .policy import cispo, clip, policy, ratio, reinforce, sampled
+from .preference import contrast, logistic
 from .reader import blend, ema, init, old, other, ref, student, synced, teacher, writer
 from .reduction import (
     budget,
@@ -73,7 +75,7 @@ from .signal import (
     where,
 )
 from .source import data, either, pairs, resample, sample
-from .surrogate import cispo, clip, contrast, logistic, pathwise, policy, ratio, reinforce, sampled
+from .surrogate import pathwise
 from .vec import Vec, vec
 
 __all__ = [

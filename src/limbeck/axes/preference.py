@@ -1,0 +1,142 @@
+"""Surrogates of whole sequences: preferences over a group, and sequences judged right or wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import LimbeckError, number
+from ..math.divergence import Divergence, as_divergence, rkl
+from .ladder import Rung, segment
+from .reader import Reader
+from .signal import length, logp
+from .surrogate import Rows, Surrogate
+from .vec import Vec, replace_reader, vec
+
+
+@dataclass(frozen=True)
+class Contrast(Surrogate):
+    r"""Cross-entropy of the told distribution over the members of a group with the softmax of their scores.
+
+    :math:`-\sum_i q_i \log\mathrm{softmax}_i(s_i / \tau - \text{margin}\, q_i)`, with
+    :math:`s_i = f'(\pi/\pi_{base})` of the sequence (the log-ratio for reverse KL, which is DPO), or the mean log-prob
+    per token where ``length``.
+    """
+
+    tau: float = 1.0
+    against: Vec | None = None
+    margin: float = 0.0
+    length: bool = False
+    score: Divergence = rkl
+
+    def __post_init__(self) -> None:
+        number("tau of contrast (DPO's is 1 / beta)", self.tau, 0)
+        number("margin of contrast", self.margin)
+        slope = self.score.slope(torch.tensor([0.5, 1.0]))  # refuses what has no slope at a sampled token
+        if slope[0] == slope[1]:
+            raise LimbeckError(f"contrast(score={self.score}): its slope is flat, so nothing would be learnt; use rkl.")
+
+    @property
+    def hears(self) -> Rung:
+        return Rung.SEQUENCE
+
+    @property
+    def gives(self) -> Rung:
+        return Rung.GROUP
+
+    @property
+    def reach(self) -> Rung:
+        return Rung.GROUP
+
+    @property
+    def linear(self) -> bool:
+        return self.margin == 0
+
+    @property
+    def base(self) -> Vec | None:
+        return self.against
+
+    def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
+        assert told is not None
+        log_u_n = live[0] if base is None else live[0] - base
+        log_u_B = rows.mean(log_u_n) if self.length else rows.sum(log_u_n)
+        logit_B = self.score.slope(log_u_B) / self.tau - self.margin * told
+        groups, G = rows.group_B, int(rows.group_B[-1]) + 1 if rows.group_B.numel() else 0
+        top_G = segment(logit_B.detach(), groups, G, "max")
+        log_total_G = segment((logit_B - top_G[groups]).exp(), groups, G, "sum").log() + top_G
+        return -segment(told * (logit_B - log_total_G[groups]), groups, G, "sum")
+
+    def __str__(self) -> str:
+        parts = [f"τ={self.tau:g}"]
+        parts += [f"base={self.against}"] if self.against is not None else []
+        parts += [f"margin={self.margin:g}"] if self.margin else []
+        parts += ["per token"] if self.length else []
+        parts += [f"score={self.score.label}"] if self.score != rkl else []
+        return f"contrast({', '.join(parts)})"
+
+
+@dataclass(frozen=True)
+class Logistic(Surrogate):
+    r"""Binary classification of sequences by log-ratio: :math:`-\log\sigma(\pm(\beta\log\pi/\pi_{base} - \delta))`.
+
+    The sign is the told label's, +1 or -1. BCO, KTO, and VPD's E-step.
+    """
+
+    beta: float
+    against: Vec
+    shift: Vec
+
+    @property
+    def hears(self) -> Rung:
+        return Rung.SEQUENCE
+
+    @property
+    def gives(self) -> Rung:
+        return Rung.SEQUENCE
+
+    @property
+    def reach(self) -> Rung:
+        return Rung.SEQUENCE
+
+    @property
+    def base(self) -> Vec:
+        """The shift is spread over the tokens of a sequence, so that one base holds both."""
+        return self.against + self.shift / (self.beta * length.clip(lo=1.0))
+
+    def with_reader(self, was: Reader, now: Reader) -> Logistic:
+        return replace(
+            self,
+            against=replace_reader(self.against, was, now),
+            shift=replace_reader(self.shift, was, now),
+        )
+
+    def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
+        assert told is not None
+        assert base is not None
+        margin_B = self.beta * rows.sum(live[0] - base)
+        return -torch.nn.functional.logsigmoid(told.sign() * margin_B)
+
+    def __str__(self) -> str:
+        return f"logistic(β={self.beta:g}, base={self.against}, δ={self.shift})"
+
+
+def logistic(beta: float, base: Vec, shift: Vec | float = 0.0) -> Logistic:
+    """Classify sequences labelled +1 or -1 by beta times their log-ratio to a base, less a shift (a batch value)."""
+    if not (beta > 0 and math.isfinite(beta)):
+        raise LimbeckError(f"logistic(beta={beta}): the scale of the log-ratio must be positive.")
+    return Logistic(beta, base, vec(shift))
+
+
+def contrast(
+    tau: float = 1.0,
+    base: Reader | None = None,
+    margin: float = 0.0,
+    length: bool = False,
+    score: Divergence | str | None = None,
+) -> Contrast:
+    """Preferences over a group; DPO is ``contrast(tau=1 / beta, base=ref)`` told the labels (1, 0)."""
+    return Contrast(tau, None if base is None else logp(base), margin, length, as_divergence(score or rkl))
