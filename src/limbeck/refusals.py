@@ -157,8 +157,8 @@ def _check_sources(method: Method) -> None:
         for part in walk(source):
             if part.of and part.of not in earlier:
                 raise LimbeckError(
-                    f"source {name!r} starts from {part.of!r}, which is not a source before it{nearest(part.of, earlier)}; "
-                    f"there are {earlier or 'none'}."
+                    f"source {name!r} starts from {part.of!r}, which is not a source before "
+                    f"it{nearest(part.of, earlier)}; there are {earlier or 'none'}."
                 )
             _check_judged(part)
         earlier.append(name)

@@ -50,8 +50,8 @@ def sod(coef: float = 1.0, ceiling: float = 0.2, group: int = 16, turns: int = 1
     .. math:: A_t = A^{GRPO} + c\,w_{k(t)}\,[\log\pi_T - \log\pi_{old}](y_t),\qquad
               w_k = \min\Big(\frac{d_1+\epsilon}{d_k+\epsilon},\,1+\delta\Big)
 
-    :math:`d_k` is the mean :math:`|\log\pi_{old}-\log\pi_T|` of turn k. The paper multiplies ratios of neighbouring turns;
-    the product telescopes to this.
+    :math:`d_k` is the mean :math:`|\log\pi_{old}-\log\pi_T|` of turn k. The paper multiplies ratios of
+    neighbouring turns; the product telescopes to this.
 
     Args:
         coef: c; 1 (script).
@@ -95,9 +95,9 @@ def tip(rho: float = 0.5, group: int = 1) -> Method:
     .. math:: L = \frac{1}{|S|}\sum_{t\in S}\mathrm{KL}(q_t\Vert p_t),\quad
               S = \mathrm{top}_{\rho}\big(1-(1-\hat h_t)(1-\hat\delta_t)\big)
 
-    h is the student's entropy, delta its reverse KL to the teacher, both scaled to 0...1 over the batch. The choice reads
-    the student at the start of the batch and carries no gradient. Soft-OR selection is in the paper only, not in the
-    released code; whether the scaling is over a batch or a rollout is open, a batch is ours.
+    h is the student's entropy, delta its reverse KL to the teacher, both scaled to 0...1 over the batch. The choice
+    reads the student at the start of the batch and carries no gradient. Soft-OR selection is in the paper only, not in
+    the released code; whether the scaling is over a batch or a rollout is open, a batch is ours.
 
     Args:
         rho: share of tokens; 0.5 (paper). 1 is on-policy distillation on all tokens.

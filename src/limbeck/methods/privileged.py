@@ -61,8 +61,9 @@ def opsd(
     .. math:: L = \frac1B\sum_b\frac1{|y|}\sum_t D\big(\pi_0(\cdot|x,c,y_{<t}),\,\pi_\theta(\cdot|x,y_{<t})\big)
 
     Two clips. ``entry_clip`` is the paper's (v3): each vocabulary entry's share, cut before the sum. Its cap is given
-    as 0.05, 1e-6 and 1e-7 in different places, so there is no default; the literal clip **can raise** the divergence (see
-    ``EntryClip``). ``token_clip`` cuts a token's divergence and gives it no gradient above the cap; it never reverses.
+    as 0.05, 1e-6 and 1e-7 in different places, so there is no default; the literal clip **can raise** the divergence
+    (see ``EntryClip``). ``token_clip`` cuts a token's divergence and gives it no gradient above the cap; it never
+    reverses.
 
     Args:
         divergence: ``fkl`` (paper); the released scripts have ``jsd(0.5)``.
@@ -109,12 +110,13 @@ def sdpo(
     is_cap: float = 2.0,
     group: int = 8,
 ) -> Method:
-    r"""Self-distillation policy optimisation: an averaged student that sees a correct sibling, or the feedback, teaches.
+    r"""Self-distillation policy optimisation: an averaged student that sees a correct sibling, or feedback, teaches.
 
     .. math:: L = \frac{\sum_i z_i\sum_t \omega_t D(p_{i,t}, q_{i,t})}{\sum_i z_i |y_i|}
 
     :math:`z_i`: there is a correct sibling or feedback; other samples are in neither sum. :math:`\omega` holds the
-    importance weights to the old student and to the writer, each capped. D is over the student's top entries and a tail.
+    importance weights to the old student and to the writer, each capped. D is over the student's top entries and
+    a tail.
 
     Args:
         divergence: ``jsd(0.5)`` (code); ``fkl`` and ``rkl`` are its alpha = 0 and 1.
@@ -162,8 +164,8 @@ def srpo(beta: float = 1.0, rate: float = 0.05, top_k: int | None = 100, is_cap:
 
     .. math:: L = \frac{\sum_i z^G_i\sum_t \ell^{GRPO} + \sum_i z^S_i\sum_t w_{i,t}\,\ell^{SDPO}}{\sum_i |y_i|}
 
-    one denominator for both. :math:`w\propto e^{-\beta H(q_{i,t})}` with mean 1 over the distilled tokens: a teacher that
-    is unsure counts less. The advantage is of the whole group, before routing.
+    one denominator for both. :math:`w\propto e^{-\beta H(q_{i,t})}` with mean 1 over the distilled tokens: a teacher
+    that is unsure counts less. The advantage is of the whole group, before routing.
 
     Args:
         beta: 1 (paper); 0 is uniform.
@@ -185,7 +187,8 @@ def srpo(beta: float = 1.0, rate: float = 0.05, top_k: int | None = 100, is_cap:
 def sd_zero(group: int = 1) -> Method:
     r"""Learn from yourself, told the outcome: the first weights see the whole answer and a phrase chosen by its reward.
 
-    .. math:: L = \frac1B\sum_b\sum_t \mathrm{KL}\big(\pi_\theta(\cdot|x,y_{<t})\,\Vert\,\pi_{SRT}(\cdot|x,y,P_r,y_{<t})\big)
+    .. math:: L = \frac1B\sum_b\sum_t
+              \mathrm{KL}\big(\pi_\theta(\cdot|x,y_{<t})\,\Vert\,\pi_{SRT}(\cdot|x,y,P_r,y_{<t})\big)
 
     The teacher is the student at the start of this phase, which phase 1 (``sd_zero_srt``) taught to revise;
     ``lb.pipelines.sd_zero()`` runs both, and again if told to. The phrases are ours.
@@ -223,8 +226,8 @@ def distil(future: bool = True, black_box: bool = False, rate: float = 0.05, gro
     .. math:: \nabla L = \sum_t\nabla H_t + \sum_t\nabla\log\pi_\theta(y_t)\,\mathrm{sg}\Big[\sum_{s>t}H_s\Big],\qquad
               H_t = -\sum_v p_t(v)\log q_t(v)
 
-    The objective is the project page's; the gradient, the averaged weights, no baseline and the sum per sequence are our
-    reconstruction, because neither code nor the paper's text was available.
+    The objective is the project page's; the gradient, the averaged weights, no baseline and the sum per sequence are
+    our reconstruction, because neither code nor the paper's text was available.
 
     Args:
         future: the second sum; True (page). False is forward KL on the student's prefixes.
@@ -249,9 +252,9 @@ def skill_sd(lam: float = 0.001, group: int = 4, turns: int = 40, every: int = 1
     .. math:: L = L_{GRPO} + \lambda\,\frac1N\sum_{i,t}\rho_t\,k_3(\ell_t),\quad
               \ell_t = \log\pi_\theta(y_t|s_t) - \log\pi_{\bar\theta}(y_t|s_t\oplus S)
 
-    The gradient passes through :math:`\rho`, which is not clipped: :math:`\nabla(\rho k_3)=\rho\,\ell\,\nabla\log\pi`, the
-    reverse KL's. Skills are finished sequences (the best of a group), chosen by UCB; a summary by the student itself is a
-    matter of the context's bank. Without a skill and in step the distance is 0.
+    The gradient passes through :math:`\rho`, which is not clipped: :math:`\nabla(\rho k_3)=\rho\,\ell\,\nabla\log\pi`,
+    the reverse KL's. Skills are finished sequences (the best of a group), chosen by UCB; a summary by the student
+    itself is a matter of the context's bank. Without a skill and in step the distance is 0.
 
     Args:
         lam: 0.001 (paper).

@@ -55,10 +55,10 @@ def pi_distill(
                 + (1-\alpha)\Big(E\Big[\frac{\pi^S(o|s)}{\mathrm{sg}\,\pi^T(o|s,I)}R\Big]
                 - \beta\,\mathrm{KL}(\mathrm{sg}\,\pi^T\Vert\pi^S)\Big)
 
-    One set of weights; :math:`\pi^T` sees I. Two records of the same text: ``hinted`` has the student under I, ``plain``
-    without. The ratio is of the whole sequence (the formula's; a token ratio has another expected gradient). KL(T‖S) on
-    text that T wrote is estimated by :math:`u-\log u-1`, half the loss form of chi-square. Rewards become GRPO's
-    advantages. No code was released; the equations are from notes.
+    One set of weights; :math:`\pi^T` sees I. Two records of the same text: ``hinted`` has the student under I,
+    ``plain`` without. The ratio is of the whole sequence (the formula's; a token ratio has another expected gradient).
+    KL(T‖S) on text that T wrote is estimated by :math:`u-\log u-1`, half the loss form of chi-square. Rewards become
+    GRPO's advantages. No code was released; the equations are from notes.
 
     Args:
         alpha: share of the hinted policy's objective; 0.5 (paper's most robust). 1 and 0 drop the other half.
@@ -108,7 +108,8 @@ def vpd(e_every: float = 5, beta: float = 0.1, rate: float = 0.99, group: int = 
     .. math:: L_M = \sum_t\mathrm{KL}\big(\pi_\theta(\cdot|x,y_{<t})\,\Vert\,\mathrm{sg}\,q(\cdot|x,C,y_{<t})\big)
 
     q and :math:`\pi_\theta` share their weights; the prior is the student now. :math:`\delta` is a moving average of
-    :math:`\frac12(E\tilde r^+ + E\tilde r^-)`. E-step where the step is a multiple of F, else M-step. No code was released.
+    :math:`\frac12(E\tilde r^+ + E\tilde r^-)`. E-step where the step is a multiple of F, else M-step. No code was
+    released.
 
     Args:
         e_every: F; 5 (paper). Infinity never trains the feedback-conditioned self.
@@ -153,8 +154,8 @@ def rltf_sd(
 
     .. math:: L = L_{RL} - \kappa\sum_t (r_1-\bar r_0)\,1[\log\pi_{old}(y_{1,t}|x_0)\ge-5]\,\log\pi(y_{1,t}|x_0)
 
-    A wrong first answer gets feedback and a second attempt. :math:`\bar r_0` is the group's mean first reward. The released
-    trainer does not pass its own flag on and uses the second turn's mean; this is the intended baseline.
+    A wrong first answer gets feedback and a second attempt. :math:`\bar r_0` is the group's mean first reward. The
+    released trainer does not pass its own flag on and uses the second turn's mean; this is the intended baseline.
 
     Args:
         coef: kappa; 0.1 (code, reasoning); for mathematics ``linear(0, 0.1, STEPS)``.

@@ -42,7 +42,9 @@ from ..registry import method
 
 @method(paper="arXiv:2604.24005", title="TCOD, from the front")
 def tcod(start: int = 1, every: int = 2, clip_range: float = 0.2, group: int = 1) -> Method:
-    r"""Temporal curriculum: the student plays only the first k turns, and k grows, :math:`k(n)=k_0+\lfloor n/\eta\rfloor`.
+    r"""Temporal curriculum: the student plays only the first k turns, and k grows.
+
+    .. math:: k(n)=k_0+\lfloor n/\eta\rfloor
 
     Long episodes derail a small student; what comes after the derailment teaches nothing. The signal is the sampled
     log-ratio to the teacher; every turn counts equally (each is an experience of its own in the code). The paper prints
@@ -82,7 +84,7 @@ def decoupled_kl(
     student_prefix: bool = True,
     rungs: tuple[int, ...] = (),
     floor: float = -math.inf,
-    steps: int = 100,
+    gate_every: int = 100,
     group: int = 1,
 ) -> Method:
     r"""Four objectives in two switches: whose prefix, and a mixture of the two KLs; with a gated ladder of lengths.
@@ -97,11 +99,11 @@ def decoupled_kl(
         student_prefix: on the student's own text, else on the teacher's; True (ours).
         rungs: rising limits of a response in tokens; empty: the run's ``max_tokens`` throughout.
         floor: H_min, nats; minus infinity climbs at every gate.
-        steps: between gates; 100 (ours).
+        gate_every: steps between gates; 100 (ours).
         group: 1 (ours).
     """
     row = rkl if lam == 1 else fkl if lam == 0 else KLMix(lam)
-    limit = entropy_gate(tuple(rungs), floor, steps) if rungs else None
+    limit = entropy_gate(tuple(rungs), floor, gate_every) if rungs else None
     source = sample(student if student_prefix else teacher, group, check=False, max_tokens=limit)
     return Method(source, Term(teacher, pathwise(row)), token_mean)
 
@@ -110,7 +112,8 @@ def decoupled_kl(
 def trd(tau: float = 0.6) -> Method:
     r"""Trajectory-refined distillation: the teacher rewrites the student's draft, and the rewrite is distilled.
 
-    .. math:: L = \frac1N\sum_{t\in y_r}\mathrm{KL}\big(\pi_T(\cdot|x,y_o,y_{r,<t})\,\Vert\,\pi_\theta(\cdot|x,y_{r,<t})\big)
+    .. math:: L = \frac1N\sum_{t\in y_r}
+              \mathrm{KL}\big(\pi_T(\cdot|x,y_o,y_{r,<t})\,\Vert\,\pi_\theta(\cdot|x,y_{r,<t})\big)
 
     Drafts and rewrites are written once. The teacher scores in the context in which it wrote (the draft). Read from the
     released code; the paper's equations were not read.
@@ -144,10 +147,10 @@ def brts(lam: float = 10.0, n: int = 4, top_k: int = 16, group: int = 2, tau: fl
 
     .. math:: L = \mathrm{KL}_k(q\Vert p)\big|_{y\sim\pi_\theta} + \lambda\,\mathrm{KL}_k(p\Vert q)\big|_{y'}
 
-    y' is the teacher's rollout that is correct and, among those, has the largest share of tokens in the student's top k.
-    Where none is correct, further ones are written with the reference solution in view; where those fail too, the most
-    similar is taken. The first KL is over the student's k entries, normalised within them: **biased**, as in the paper.
-    The released repository has the second branch off and other weights; this is the paper's equation.
+    y' is the teacher's rollout that is correct and, among those, has the largest share of tokens in the student's
+    top k. Where none is correct, further ones are written with the reference solution in view; where those fail too, the
+    most similar is taken. The first KL is over the student's k entries, normalised within them: **biased**, as in the
+    paper. The released repository has the second branch off and other weights; this is the paper's equation.
 
     Args:
         lam: lambda; 10 (paper).
@@ -177,7 +180,7 @@ def mad_opd(
     divergence: Divergence | str = "jsd(0.5)",
     group: int = 1,
 ) -> Method:
-    r"""Several teachers debate; each scores the student's tokens with the transcript in view, weighed by its confidence.
+    r"""Several teachers debate; each scores the student's tokens with the transcript in view, by confidence.
 
     .. math:: L = \frac1N\sum_t\sum_k w_k\,D\big(p_{k}(\cdot|x,H,y_{<t}), q_t\big),\quad
               w = \mathrm{softmax}\Big(\frac{\mathrm{conf}}{100\,\tau}\Big)
