@@ -148,9 +148,9 @@ def brts(lam: float = 10.0, n: int = 4, top_k: int = 16, group: int = 2, tau: fl
     .. math:: L = \mathrm{KL}_k(q\Vert p)\big|_{y\sim\pi_\theta} + \lambda\,\mathrm{KL}_k(p\Vert q)\big|_{y'}
 
     y' is the teacher's rollout that is correct and, among those, has the largest share of tokens in the student's
-    top k. Where none is correct, further ones are written with the reference solution in view; where those fail too, the
-    most similar is taken. The first KL is over the student's k entries, normalised within them: **biased**, as in the
-    paper. The released repository has the second branch off and other weights; this is the paper's equation.
+    top k. Where none is correct, further ones are written with the reference solution in view; where those fail too,
+    the most similar is taken. The first KL is over the student's k entries, normalised within them: **biased**, as in
+    the paper. The released repository has the second branch off and other weights; this is the paper's equation.
 
     Args:
         lam: lambda; 10 (paper).
