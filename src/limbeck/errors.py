@@ -6,6 +6,7 @@ import difflib
 import inspect
 import math
 import numbers
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 
@@ -67,7 +68,22 @@ def whole(what: str, value: object, low: int) -> None:
         raise LimbeckError(f"{what} is {shown(value)}; give a whole number of at least {low}.")
 
 
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "none"}
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    type(None): "none",
+    tuple: "a list",
+    list: "a list",
+}
+
+
+def _kinds(hint: object) -> tuple[type, ...]:
+    """The classes of an annotation; a list serves where a tuple is meant, because TOML and JSON have only lists."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    kinds = [typing.get_origin(part) or part for part in parts]
+    return tuple(k for kind in kinds for k in ((tuple, list) if kind is tuple else (kind,)) if isinstance(k, type))
 
 
 def refuse_wrong_types(name: str, function: Callable[..., object], arguments: Mapping[str, object]) -> None:
@@ -78,8 +94,8 @@ def refuse_wrong_types(name: str, function: Callable[..., object], arguments: Ma
     """
     hints, parameters = typing.get_type_hints(function), inspect.signature(function).parameters
     for key, value in arguments.items():
-        kinds = typing.get_args(hints[key]) or (hints[key],)
+        kinds = _kinds(hints[key])
         number = isinstance(value, int) and not isinstance(value, bool) and float in kinds
         if not number and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
-            names = " or ".join(_KINDS.get(kind, kind.__name__) for kind in kinds)
+            names = " or ".join(dict.fromkeys(_KINDS.get(kind, kind.__name__) for kind in kinds))
             raise LimbeckError(f"{name}: {key}={value!r} is not {names}; its default is {parameters[key].default}.")

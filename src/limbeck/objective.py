@@ -7,128 +7,23 @@ student. Nothing else crosses that border.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .axes.ladder import Ladder, Rung
 from .axes.leaves import Read
-from .axes.reader import Blend, Law, Reader, writer
+from .axes.reader import Law
 from .axes.surrogate import Question, Rows
 from .axes.vec import Vec, evaluate_rows
+from .batch import Batch, Scores, entries_of, law_of
 from .errors import LimbeckError
 from .kernels.tiles import Ask, fused, statistics
-from .math.statistic import LogProb, Statistic, Support
+from .math.statistic import LogProb, Support
 from .method import Method, Term
-from .types import Carrier, Dense, Hidden, Mixture, Rollout, Sampled, TopK, View
-
-Scores = Mapping[str, View]
-"""One detached View per reader's key (``teacher``, ``old``, ``init given solution`` ...)."""
-
-
-def _local(x: Tensor) -> Tensor:
-    return x
-
-
-@dataclass
-class Batch:
-    """A record and what its readers reported; where whole-batch expressions are evaluated.
-
-    Attributes:
-        record: what was written.
-        scores: views by the reader's key.
-        step: for schedules.
-        all_sum: adds a tensor over processes.
-        memory: numbers that outlive the batch (moving averages, controllers), by name; updated once a batch.
-    """
-
-    record: Rollout
-    scores: Scores
-    step: int = 0
-    all_sum: Callable[[Tensor], Tensor] = _local
-    memory: dict[str, float] = field(default_factory=dict)
-    ladder: Ladder = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.ladder = Ladder(self.record, self.all_sum)
-        self._memo: dict[tuple[Reader, Statistic, Law | None, Support | None], Tensor] = {}
-        self._remembered: set[str] = set()
-
-    def remember(self, name: str, update: Callable[[float | None], float]) -> float:
-        """A number of the memory, updated once a batch however often it is asked for."""
-        if name not in self._remembered:
-            self.memory[name] = update(self.memory.get(name))
-            self._remembered.add(name)
-        return self.memory[name]
-
-    def read(self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None = None) -> Tensor:
-        """What a reader reports of every scored token, ``[N]``, without gradient."""
-        key = (reader, statistic, target, support)
-        if key not in self._memo:
-            self._memo[key] = self._read(*key)
-        return self._memo[key]
-
-    def _read(self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None) -> Tensor:
-        if reader.key == writer.key:
-            return self.record.writer_logp_N
-        carrier = view_of(self.scores, reader.key).carrier
-        if isinstance(statistic, LogProb) and isinstance(carrier, Sampled) and reader.tau == 1.0:
-            return carrier.logp_N
-        if not isinstance(carrier, Dense | Hidden):
-            raise LimbeckError(
-                f"{reader} serves only {type(carrier).__name__.lower()} scores, but {statistic} needs full rows; give "
-                "its logits or hidden states."
-            )
-        law = None if target is None else law_of(self.scores, target, support, statistic)
-        with torch.no_grad():
-            return statistics(carrier, self.record.token_N, [Ask(statistic, None, law, reader.tau, _own(support))])[0]
-
-
-def view_of(scores: Scores, key: str) -> View:
-    """The view of a reader, by its key.
-
-    Raises:
-        LimbeckError: where nobody read it.
-    """
-    if key not in scores:
-        raise LimbeckError(f"the method reads {key}, but nothing of {key} was given; pass its logits or log-probs.")
-    return scores[key]
-
-
-def law_of(scores: Scores, target: Law, support: Support | None, statistic: Statistic) -> Carrier | Mixture:
-    """The payload that a target law is taken from.
-
-    Raises:
-        LimbeckError: where what was read of it does not serve the statistic.
-    """
-    if isinstance(target, Blend):
-        parts = [(law_of(scores, r, None, statistic), w) for r, w in target.parts if w != 0]
-        return Mixture(target.space, tuple((c, w) for c, w in parts if isinstance(c, Dense | Hidden)))
-    carrier = view_of(scores, target.key).carrier
-    if isinstance(carrier, Sampled) or (support is None and isinstance(carrier, TopK)):
-        held = "the sampled token's log-prob" if isinstance(carrier, Sampled) else "its top-k"
-        raise LimbeckError(
-            f"{target} serves only {held}, but {statistic} needs its whole law; use a method that reads sampled "
-            "log-probs (opd), pass top_k=..., or give logits or hidden states."
-        )
-    if support is None or support.by == "student":
-        return carrier
-    if isinstance(carrier, Dense | Hidden):
-        return drawn(carrier) if support.by == "draw" else top_k(carrier, support.k)
-    if carrier.ids_NK.shape[-1] < support.k:
-        raise LimbeckError(
-            f"top_k={support.k} asked, but {target} gave {carrier.ids_NK.shape[-1]} entries; give {support.k} or ask "
-            "for fewer."
-        )
-    return TopK(carrier.ids_NK[:, : support.k], carrier.logp_NK[:, : support.k])
-
-
-def _own(support: Support | None) -> Support | None:
-    """A support as the tile sees it: entries of a target come with the payload, unless no bucket is to be added."""
-    return None if support is None or (support.by != "student" and support.tail) else support
-
+from .types import Carrier, Dense, Hidden, Mixture, Rollout, Sampled, TopK
 
 # ---------------------------------------------------------------- heard and counted
 
@@ -313,7 +208,7 @@ class _Asks:
         if key not in self._numbers:
             self._numbers[key] = len(self.asks)
             law = None if question.target is None else self._law(question)
-            self.asks.append(Ask(question.statistic, rows, law, question.tau, _own(question.support)))
+            self.asks.append(Ask(question.statistic, rows, law, question.tau, entries_of(question.support)))
         return self._numbers[key]
 
     def _law(self, question: Question) -> Carrier | Mixture:
@@ -336,21 +231,6 @@ class _Asks:
                 )
         logp_N = self.live.logp_N
         return [logp_N if a.rows is None else logp_N[a.rows] for a in self.asks]
-
-
-def drawn(carrier: Dense | Hidden) -> TopK:
-    """One entry of each row, drawn from its law (torch's global generator), as a law of its own."""
-    from .kernels.tiles import drawn_rows
-
-    ids_N1 = drawn_rows(carrier)
-    return TopK(ids_N1, torch.zeros(ids_N1.shape, device=ids_N1.device))
-
-
-def top_k(carrier: Dense | Hidden, k: int) -> TopK:
-    """A law's own k likeliest ids with log-probs over the full vocabulary, tile by tile."""
-    from .kernels.tiles import top_k_rows
-
-    return TopK(*top_k_rows(carrier, k))
 
 
 class _Meeting:

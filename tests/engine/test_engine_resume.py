@@ -29,6 +29,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dpo": ("dpo", {}),
     "kdrl-lora": ("kdrl", {"lora_rank": 2}),
     "grpo-micro": ("grpo", {"micro_tokens": 30}),
+    "averaged weights": ("sdpo", {}),
+    "averaged weights, lora": ("sdpo", {"lora_rank": 2}),
+    "average with resets": ("tt_opd", {"task": "corridor", "turns": 2, "every": 2, "reset": 3}),
+    "written once": ("lightning_opd", {"prompts": 3}),
+    "refined once": ("trd", {"prompts": 3}),
+    "moving average": ("vpd", {"e_every": 2}),
+    "skills": ("skill_sd", {"task": "corridor", "turns": 2, "every": 2}),
+    "controller": ("decoupled_kl", {"rungs": (1, 2, 3), "gate_every": 2}),
+    "episodes": ("sod", {"task": "corridor", "turns": 2}),
+    "replayed episodes": ("tcod_back", {"task": "corridor", "turns": 3}),
 }
 
 

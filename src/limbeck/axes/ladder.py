@@ -159,18 +159,18 @@ def segment(x: Tensor, index: Tensor, size: int, how: str, all_sum: Callable[[Te
     if how in ("any", "all"):
         hits = _add(x.bool() if how == "any" else ~x.bool(), index, size, torch.int64)
         return all_sum(hits) > 0 if how == "any" else all_sum(hits) == 0
-    out = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
     # In double, so that the mean of equal numbers is that number and a group that agrees has no advantage.
     wide = torch.float32 if x.device.type == "mps" else torch.float64
     total = all_sum(_add(x, index, size, wide))
     if how == "sum":
-        return total.to(out)
+        return total.to(dtype)
     count = all_sum(_add(torch.ones_like(x), index, size, wide))
     mean = total / count.clamp(min=1)
     if how == "mean":
-        return mean.to(out)
+        return mean.to(dtype)
     spread = all_sum(_add((x.to(wide) - mean[index]).square(), index, size, wide))
-    return (spread / (count - 1).clamp(min=1)).sqrt().to(out)
+    return (spread / (count - 1).clamp(min=1)).sqrt().to(dtype)
 
 
 def _add(x: Tensor, index: Tensor, size: int, dtype: torch.dtype) -> Tensor:

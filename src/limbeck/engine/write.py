@@ -132,8 +132,8 @@ def sampled(source: Sample, pen: Pen, prompts: Sequence[Prompt]) -> Groups:
     texts = generate(law_of(source, desk), seen(source, desk, repeated), limit_of(source, pen), desk.batch)
     rows = []
     for p, w in zip(repeated, texts, strict=True):
-        verdict = judge(desk, p, w) if source.check else None
-        rows.append(single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, verdict))
+        # Judged where there is a verifier, also for methods that do not read it: training accuracy is worth seeing.
+        rows.append(single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, judge(desk, p, w)))
     return [rows[i : i + source.n] for i in range(0, len(rows), source.n)]
 
 
