@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .axes.reader import old
 from .axes.signal import everywhere
+from .axes.surrogate import Pathwise
 from .method import Method, Term
 from .registry import Recipe, as_method
 
@@ -40,7 +41,9 @@ def axes(method: Method) -> dict[str, str]:
         reads.append("old: a pass before the first update")
     out["reads"] = "; ".join(reads) or "nobody but the student"
     out["evaluation"] = "separable: loss and gradient in one pass" if method.separable else "general: two passes"
-    supports = [t.surrogate.support for _, t in method.parts if getattr(t.surrogate, "support", None)]
+    supports = [
+        t.surrogate.support for _, t in method.parts if isinstance(t.surrogate, Pathwise) and t.surrogate.support
+    ]
     if any(s.tail for s in supports):
         out["exactness"] = "biased low: top-k and one tail bucket, a lower bound of the full divergence"
     if any(not s.tail for s in supports):

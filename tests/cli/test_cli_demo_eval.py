@@ -122,3 +122,10 @@ def test_eval_refuses(limbeck_: Run, notes: Notes, words: tuple[str, ...], sente
     result = limbeck_("eval", "--student", "embedded", *words)
     assert (result.exit_code, notes.calls, result.stdout) == (2, [], "")
     assert sentence in result.stderr
+
+
+def test_eval_tells_a_task_that_was_not_given(limbeck_: Run, notes: Notes) -> None:
+    note = "note: without --task, the task is 'two_digit_sums'."
+    assert note in limbeck_("eval", "--student", "embedded").stdout
+    assert note in limbeck_("eval", "--student", "embedded", "--json").stderr
+    assert "note" not in limbeck_("eval", "--student", "embedded", "--task", "chain_sum").stdout

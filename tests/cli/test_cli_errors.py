@@ -50,7 +50,9 @@ def test_every_command_teaches(limbeck_: Run, name: str) -> None:
         (("tarin",), "no such command 'tarin'. Did you mean 'train'? `limbeck --help` shows what there is."),
         (("--frobnicate",), "no such option: --frobnicate; `limbeck --help` shows what there is."),
         (("eval",), "missing option '--student'; `limbeck eval --help` shows what there is."),
-        (("diff", "gkd"), "missing argument 'B'; `limbeck diff --help` shows what there is."),
+        (("diff",), "missing argument 'A'; `limbeck diff --help` shows what there is."),
+        (("diff", "gkd"), "diff compares two methods: `limbeck diff gkd OTHER`; `limbeck methods` lists them."),
+        (("diff", "gdk"), "unknown method 'gdk' (did you mean 'gkd'?); `limbeck methods` lists all 14."),
     ],
 )
 def test_misuse_is_one_sentence(limbeck_: Run, words: tuple[str, ...], sentence: str) -> None:

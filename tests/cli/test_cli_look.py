@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -122,3 +123,13 @@ def test_looking_needs_no_transformers() -> None:
         "assert not {'transformers', 'matplotlib', 'datasets'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_addresses_are_whole_at_80_columns(limbeck_: Run) -> None:
+    shown = limbeck_("methods", COLUMNS="80").stdout.splitlines()
+    addresses = [f"{name}: {r.paper}" for name, r in REGISTRY.items() if "/" in r.paper]
+    assert addresses
+    for line in addresses:
+        assert line in shown
+    assert max(map(len, shown)) <= 80
+    assert any(re.match(r"gkd +GKD +arXiv:2306\.13649 ", line) for line in shown)

@@ -167,3 +167,18 @@ def test_of_several_processes_one_speaks(limbeck_: Run, notes: Notes, run_folder
     second = limbeck_("train", "sft", "--out", "old", "--json", RANK="1", **several)
     assert (second.exit_code, second.stdout) == (0, "")
     assert "progress" not in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        ((), "note: without --student and --task, the student is 'embedded' and the task is 'two_digit_sums'."),
+        (("--student", "org/x"), "note: without --task, the task is 'two_digit_sums'."),
+        (("--set", "task=chain_sum"), "note: without --student, the student is 'embedded'."),
+        (("--student", "org/x", "--task", "chain_sum"), ""),
+        (("--quiet",), ""),
+    ],
+)
+def test_what_was_not_given_is_told(limbeck_: Run, notes: Notes, words: tuple[str, ...], note: str) -> None:
+    shown = limbeck_("train", "sft", *words).stdout
+    assert [line for line in shown.splitlines() if line.startswith("note")] == ([note] if note else [])

@@ -340,7 +340,9 @@ def test_weights_that_are_damaged(shelf: Shelf, out: Path, tmp_path: Path) -> No
     sentence(e, "student=", str(folder), "could not be loaded")
 
 
-@pytest.mark.parametrize("spec", ["/no/such/folder", "./nowhere", "~/nowhere/at/all", "a/b/c"])
+@pytest.mark.parametrize(
+    "spec", ["/no/such/folder", "./nowhere", "~/nowhere/at/all", "a/b/c", "~nobody-of-that-name/a", "./" + "x" * 300]
+)
 def test_folders_that_do_not_exist(spec: str, shelf: Shelf, out: Path) -> None:
     with pytest.raises(LimbeckError) as e:
         go(shelf, "kdrl", out, teacher=spec)

@@ -61,7 +61,9 @@ def part(path: Path) -> str:
 def imports(path: Path, lazy: bool | None = None) -> set[str]:
     """Parts of the package that a file imports; at its top, inside functions, or both (None); not for types alone."""
     tree = ast.parse(path.read_text())
-    typing = {n for f in ast.walk(tree) if isinstance(f, ast.If) and "TYPE_CHECKING" in ast.unparse(f.test) for n in f.body}
+    typing = {
+        n for f in ast.walk(tree) if isinstance(f, ast.If) and "TYPE_CHECKING" in ast.unparse(f.test) for n in f.body
+    }
     inner = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
     package = ["limbeck", *path.relative_to(ROOT).parts[:-1]]
     found = set()

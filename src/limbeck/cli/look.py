@@ -55,20 +55,24 @@ def methods(
         _print_long(console, facts)
     else:
         made = table("name", "title", "paper", "teacher", "reward", "confidence")
-        made.columns[0].no_wrap = True
+        made.columns[0].no_wrap = made.columns[2].no_wrap = True
         for f in facts:
             reward = "yes" if f["reward"] else "—"
             row(
                 made,
                 f["name"],
                 f["title"],
-                f["paper"] or "—",
+                (f["paper"] or "—").partition("/")[0],
                 f["teacher"] or "—",
                 reward,
                 f["confidence"],
                 style="cyan",
             )
         console.print(made)
+        plain(console)
+        for f in facts:
+            if "/" in (f["paper"] or ""):  # an address, which the table has no room for
+                plain(console, f"{f['name']}: {f['paper']}", "dim")
     plain(console)
     plain(console, f"{len(facts)} methods. `limbeck explain NAME` tells more of one.", "dim")
 
@@ -209,7 +213,7 @@ def _argument_table(recipe: Recipe, doc: Doc, given: dict[str, Any]) -> Table:
 
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="A method.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    b: Annotated[str | None, typer.Argument(metavar="B", help="Another.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
     """Show in what two methods differ, axis by axis; what is not shown is the same.
@@ -219,7 +223,10 @@ def diff(
     [cyan]limbeck diff gkd kdrl[/]
     [cyan]limbeck diff grpo dr_grpo[/]
     """
-    left, right = get(a)(), get(b)()
+    left = get(a)()
+    if b is None:
+        raise LimbeckError(f"diff compares two methods: `limbeck diff {a} OTHER`; `limbeck methods` lists them.")
+    right = get(b)()
     found = [(axis.strip(), x, y) for axis, x, y in differences(left, right)]
     if as_json:
         print_json({"a": a, "b": b, "differences": [{"axis": axis, "a": x, "b": y} for axis, x, y in found]})

@@ -13,6 +13,7 @@ from .app import is_main_process
 from .out import listening, print_json, row, table
 from .run import Json, Sets
 from .settings import check_model, check_task
+from .threads import settle
 
 SETTINGS = ("max_tokens", "template", "remote_code", "cpu", "task_options")
 """Fields of a run that ``--set`` may name here."""
@@ -61,6 +62,9 @@ def evaluate(
     with listening(as_json=as_json, quiet=not is_main_process()) as console:
         from .. import engine
 
+        settle()
+        if task is None:
+            console.print(f"note: without --task, the task is {arguments['task']!r}.", style="dim")
         found = engine.evaluate(
             student, teacher=teacher, size=size, samples=samples, seed=seed, console=console, **arguments
         )

@@ -14,7 +14,8 @@ from rich.console import Console
 from ..errors import LimbeckError
 from .app import is_main_process, stoppable
 from .out import listening, plain, print_json
-from .settings import check, output_folder, run_config, run_record
+from .settings import check, defaults, output_folder, run_config, run_record
+from .threads import settle
 
 if TYPE_CHECKING:
     from ..engine import Result
@@ -109,6 +110,7 @@ def train(
         with listening(as_json=as_json, quiet=_quiet(quiet)) as console, stoppable(resume):
             from .. import engine
 
+            settle()
             result = engine.resume(resume, steps=steps, command=_typed(ctx), console=console)
     else:
         made = run_config(name, {**flags, "steps": steps}, config, settings or [])
@@ -117,6 +119,9 @@ def train(
         with listening(as_json=as_json, quiet=_quiet(quiet)) as console, stoppable(folder):
             from .. import engine
 
+            settle()
+            for sentence in defaults(made):
+                console.print(sentence, style="dim")
             result = engine.train(made, folder, command=_typed(ctx), overwrite=overwrite, console=console)
     if as_json and is_main_process():
         print_json(dataclasses.asdict(result))
@@ -165,6 +170,7 @@ def demo(
     with listening(as_json=as_json, quiet=_quiet(False)) as console, stoppable(out):
         from .. import engine
 
+        settle()
         result = engine.train(made, out, command=_typed(ctx), overwrite=True, console=console)
     if not is_main_process():
         return

@@ -49,6 +49,15 @@ def run_config(name: str | None, flags: Mapping[str, Any], file: Path | None, pa
     return configure(method, merged)
 
 
+def defaults(config: RunConfig) -> list[str]:
+    """A word on what decides a run and was not given."""
+    silent = [name for name in ("student", "task") if name not in config.model_fields_set]
+    if not silent:
+        return []
+    taken = " and ".join(f"the {name} is {getattr(config, name)!r}" for name in silent)
+    return [f"note: without {' and '.join(f'--{name}' for name in silent)}, {taken}."]
+
+
 def _normal(layer: Mapping[str, Any], arguments: Mapping[str, object]) -> Settings:
     """The layer with the method's arguments in their table, so that ``group`` and ``arguments.group`` are one key."""
     from ..engine.config import RunConfig

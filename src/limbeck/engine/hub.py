@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import constants
 
 from ..errors import LimbeckError
+from ..tasks.base import found
 
 SECONDS = 5
 """How long an answer may take."""
@@ -26,7 +26,7 @@ def reachable() -> bool:
 
 def named(spec: str) -> bool:
     """Whether a spec names a model of the hub: ``name`` or ``owner/name``, and no folder that is here."""
-    local = spec.startswith((".", "/", "~")) or spec.count("/") > 1 or Path(spec).exists()
+    local = spec.startswith((".", "/", "~")) or spec.count("/") > 1 or found(spec, "folder") is not None
     return spec != "embedded" and not local
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .. import embedded
 from ..errors import LimbeckError
+from ..tasks.base import found
 from ..types import Dense, Head, Hidden
 from . import hub
 
@@ -176,13 +176,14 @@ def load_policy(
     if not isinstance(spec, str):
         name = getattr(spec, "name_or_path", "") or type(spec).__name__
         spec.eval()  # a constructor leaves dropout on
-        tokenizer = tokenizer or _tokenizer(name, role, remote_code)
+        tokenizer = tokenizer or _tokenizer_of(spec, role, remote_code)
         chat = _template(tokenizer, template, name) if role == "student" else None
         return Policy(Scorer(spec, len(tokenizer)), tokenizer, name, chat)
     path = str(embedded.path(role if role in ("student", "teacher") else "student")) if spec == "embedded" else spec
-    path = str(Path(path).expanduser())
-    if ("/" in spec or spec.startswith((".", "~"))) and _looks_local(path) and not Path(path).exists():
+    here = found(path, "folder")
+    if ("/" in spec or spec.startswith((".", "~"))) and _looks_local(path) and here is None:
         raise LimbeckError(f"{role}={spec!r}: there is no such folder; give a model folder, a hub name, or 'embedded'.")
+    path = str(here or path)
     hub.refuse_unreachable(role, spec)
     tokenizer = tokenizer or _tokenizer(path, role, remote_code)
     chat = _template(tokenizer, template, spec) if role == "student" else None  # only its prompts are rendered
@@ -205,6 +206,18 @@ def load_policy(
 def speaking(policy: Policy, template: str) -> Policy:
     """The policy with a chat format: ``own`` is its tokenizer's, else a Jinja file or ``plain``."""
     return replace(policy, template=_template(policy.tokenizer, None if template == "own" else template, policy.name))
+
+
+def _tokenizer_of(model: PreTrainedModel, role: str, remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies where a model object came from."""
+    name = getattr(model, "name_or_path", "")
+    if not name:
+        raise LimbeckError(
+            f"{role}: the {type(model).__name__} was not loaded from anywhere, so its tokenizer is not known; set its "
+            "name_or_path to a folder or hub name that has one."
+        )
+    hub.refuse_unreachable(role, name)
+    return _tokenizer(name, role, remote_code)
 
 
 def _looks_local(path: str) -> bool:
@@ -236,8 +249,8 @@ def _template(tokenizer: PreTrainedTokenizerBase, template: str | None, name: st
     if template == "plain":
         return PLAIN_TEMPLATE
     if template is not None:
-        file = Path(template).expanduser()
-        if not file.is_file():
+        file = found(template, "file")
+        if file is None:
             raise LimbeckError(f"template={template!r}: there is no such file; give a Jinja file or 'plain'.")
         try:
             return file.read_text(encoding="utf-8")
