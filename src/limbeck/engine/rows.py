@@ -123,7 +123,8 @@ def assemble(groups: Sequence[Sequence[Row]], name: str) -> Rollout:
 
 def _places(row: Row, start: int) -> list[int]:
     """Positions of a row's scored tokens."""
-    at, places = start + len(row.prompt_ids), []
+    places: list[int] = []
+    at = start + len(row.prompt_ids)
     for piece in row.pieces:
         if piece.scored:
             places += range(at, at + len(piece.ids))
