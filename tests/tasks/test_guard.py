@@ -130,9 +130,13 @@ def test_a_worn_out_worker_is_replaced(pool: Pool, monkeypatch: pytest.MonkeyPat
     (pid,) = pool.pids()
     first.close()
     pool.open().close()
-    pool.open()
+    kept = pool.open()
     assert gone(pid)
     assert len(pool.pids()) == 1
+    pool.open().close()
+    pool.open()
+    assert len(pool.pids()) == 2
+    assert kept.step("walk").text.startswith("1 ")
 
 
 def test_too_long_an_observation() -> None:
@@ -145,7 +149,7 @@ def test_too_long_an_observation() -> None:
 
 def test_an_environment_that_does_not_open() -> None:
     pool = Pool(strange_worlds.slow_start, Limits(start_s=10, memory_mb=None))
-    pool._limits = Limits(start_s=1)
+    pool.limits = Limits(start_s=1)
     with pytest.raises(EpisodeDied, match="took longer than 1 s"):
         pool.open()
     broken = Pool(strange_worlds.World, LIMITS)

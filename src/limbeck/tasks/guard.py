@@ -78,13 +78,16 @@ class Pool:
             ``"module:function"`` or ``"file.py:function"``; a file is loaded on its own, without its package.
         limits: of every worker.
 
+    Attributes:
+        limits: in force for workers and episodes from now on.
+
     Raises:
         LimbeckError: the factory cannot be found from another process.
     """
 
     def __init__(self, factory: Callable[..., Any] | str, limits: Limits | None = None) -> None:
         self._factory = _locate(factory)
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
         self._numbers = itertools.count()
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
@@ -115,10 +118,10 @@ class Pool:
         with self._lock:
             self._workers[:] = [worker for worker in self._workers if worker.useful()]
             for worker in self._workers:
-                if len(worker.episodes) < self._limits.episodes and worker.had < _RETIRE_AFTER:
+                if len(worker.episodes) < self.limits.episodes and worker.had < _RETIRE_AFTER:
                     break
             else:
-                worker = _Worker(self._factory, self._limits)
+                worker = _Worker(self._factory, self.limits)
                 self._workers.append(worker)
             worker.episodes.add(episode)
             worker.had += 1
@@ -152,7 +155,7 @@ class Guarded:
         worker, self._worker, self._over = self._worker, None, True
         if worker is not None:
             with contextlib.suppress(EpisodeDied, _Gone):
-                worker.ask("close", self._pool._limits.step_s, episode=self._number)
+                worker.ask("close", self._pool.limits.step_s, episode=self._number)
             worker.leave(self._number)
 
     def _survive(self, do: Callable[[], Any]) -> Any:
@@ -178,14 +181,14 @@ class Guarded:
         if self._worker is not None and self._worker.alive():
             return
         self._worker = self._pool.place(self._number)
-        limits = self._pool._limits
+        limits = self._pool.limits
         self._worker.ask("open", limits.start_s, episode=self._number, arguments=self._arguments)
         for action in self._actions:
             self._act(action)
 
     def _act(self, text: str) -> Observation:
         assert self._worker is not None
-        return self._worker.ask("step", self._pool._limits.step_s, _observation, episode=self._number, text=text)
+        return self._worker.ask("step", self._pool.limits.step_s, _observation, episode=self._number, text=text)
 
 
 class _Gone(Exception):
@@ -307,8 +310,7 @@ class _Worker:
         with contextlib.suppress(OSError):
             if os.name == "posix":
                 os.killpg(self.process.pid, signal.SIGKILL)
-            else:
-                self.process.kill()
+        self.process.kill()
         self.process.wait()
         self._reader.join(timeout=1)
         for pipe in (self.process.stdin, self.process.stdout):
