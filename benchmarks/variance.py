@@ -49,7 +49,9 @@ def measure(name: str, seed: int, out: Path) -> float:
     for draw in range(DRAWS):
         run.shop.desk.feeds["task"].cursor = 0
         run.loop.step(draw)
-        gradients.append(torch.cat([p.grad.flatten() for p in run._module().parameters() if p.grad is not None]).double())
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in run._module().parameters() if p.grad is not None]).double()
+        )
     stacked = torch.stack(gradients)
     return float((stacked.var(0).sum() / stacked.mean(0).square().sum()).log10())
 

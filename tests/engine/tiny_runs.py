@@ -182,9 +182,11 @@ def go(shelf: Shelf, method: str, out: Path, **own: Any) -> Result:
 
 def open_run(shelf: Shelf, method: str, out: Path, **own: Any) -> _Run:
     """The same run, opened and not started."""
-    config = configure(method, shelf.settings(method, **own))
+    settings = shelf.settings(method, **own)
+    given = settings["task"] if isinstance(settings["task"], Parity) else None
+    config = configure(method, {**settings, "task": given.name} if given else settings)
     value = build_method(config)
-    return _Run(config, value, prepare_tasks(config, value), {}, out, Console(quiet=True))
+    return _Run(config, value, prepare_tasks(config, value, given), {}, out, Console(quiet=True))
 
 
 def first_gradients(shelf: Shelf, method: str, out: Path, **own: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:

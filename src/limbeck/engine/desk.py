@@ -27,6 +27,7 @@ class Desk:
         blocks: templates that replace those of contexts, by name.
         formats: roles that read prompts in a chat format of their own.
         turns: of an episode, where the source does not say.
+        died: episodes that environments have broken off so far.
         memory: state of the run.
     """
 
@@ -39,6 +40,7 @@ class Desk:
     blocks: Mapping[str, str] = field(default_factory=dict)
     formats: frozenset[str] = frozenset()
     turns: int = 1
+    died: int = 0
     memory: Memory = field(default_factory=Memory)
     rendered: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 

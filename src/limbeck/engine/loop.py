@@ -185,6 +185,10 @@ class Loop:
         if count:
             out["reward"] = float(self._sum(float(record.reward_U.double().nansum()))) / count
             out["accuracy"] = float(self._sum(float(record.correct_B[verified_B].sum()))) / count
+        desk = self.shop.desk
+        if "episodes" in desk.tasks["task"].serves:
+            out["episodes_died"] = int(self._sum(desk.died))
+            desk.died = 0
         if record.n_turns > record.n_sequences:
             out["turns"] = float(self._sum(float(record.n_turns))) / max(sequences, 1.0)
         return out

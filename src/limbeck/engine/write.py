@@ -82,6 +82,7 @@ def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) ->
     record = concatenate([assemble(groups, name) for name, groups in pen.done.items()])
     promised = [n for s in sources.values() for part in walk(s) if isinstance(part, Recast) for n, _ in part.carry]
     nothing = torch.full((record.n_sequences,), torch.nan)  # a recast that dropped every sequence still has its columns
+    desk.died += pen.died
     return replace(record, columns_B={**dict.fromkeys(promised, nothing), **record.columns_B}).check()
 
 

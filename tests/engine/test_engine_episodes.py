@@ -1,0 +1,179 @@
+"""Responses of several turns: what is scored, what stands between, and environments that break."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import Parity, Shelf, go, lines, open_run
+
+from limbeck.axes import recast, refine, sample, select, student, teacher
+from limbeck.axes.context import draft, tried_again, verdict_phrase
+from limbeck.axes.signal import correct, in_top, score
+from limbeck.engine.episode import between
+from limbeck.engine.rewrite import evaluate
+from limbeck.engine.write import Pen, write, written
+from limbeck.errors import LimbeckError
+from limbeck.tasks import EpisodeDied, Observation
+from limbeck.types import STUDENT, TEACHER, Prompt
+
+
+def pen(shelf: Shelf, out: Path, method: str = "grpo", n: int = 2, **own: Any) -> Pen:
+    run = open_run(shelf, method, out, **own)
+    torch.manual_seed(0)
+    return Pen(run.shop.desk, n, 0)
+
+
+def test_an_episode_is_turns_of_scored_tokens_with_unscored_ones_between(shelf: Shelf, out: Path) -> None:
+    p = pen(shelf, out, task=Parity(turns=3), episode_turns=3)
+    record = write({"main": sample(student, 2)}, p.desk, 2, 0)
+    assert record.n_turns == 3 * record.n_sequences
+    assert record.seq_U.tolist() == [b for b in range(4) for _ in range(3)]
+    assert bool((record.author_N == STUDENT).all())
+    assert bool(torch.isfinite(record.writer_logp_N).all())
+    assert bool(torch.isfinite(record.reward_U).all())
+    policy = p.desk.policies["student"]
+    for b in range(record.n_sequences):
+        ids = record.ids_L[record.start_B1[b] : record.start_B1[b + 1]].tolist()
+        text = policy.tokenizer.decode(ids)
+        mine = record.seq_N == b
+        scored = (record.pos_N[mine] - record.start_B1[b]).tolist()
+        unscored = policy.tokenizer.decode([i for t, i in enumerate(ids) if t not in scored])
+        assert unscored.count("<|assistant|>") == 3  # a random student may write one too
+        assert unscored.count("go on") == 2
+        assert "go on" not in policy.tokenizer.decode(record.token_N[mine].tolist())
+        assert text.endswith(policy.tokenizer.decode(record.token_N[mine][-1:].tolist()))  # nobody answers the end
+
+
+def test_what_stands_between_closes_the_message_once(shelf: Shelf, out: Path) -> None:
+    policy = open_run(shelf, "grpo", out).shop.student
+    said = Observation("more")
+    open_end = policy.tokenizer.decode(between(policy, said, [20, 21]))
+    assert open_end == "</s><|user|>more<|assistant|>"
+    assert policy.tokenizer.decode(between(policy, said, [20, policy.eos[0]])) == "<|user|>more<|assistant|>"
+
+
+def test_a_template_that_forgets_the_assistant_is_told(shelf: Shelf, out: Path, tmp_path: Path) -> None:
+    forgetful = tmp_path / "forgetful.jinja"
+    forgetful.write_text("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}")
+    with pytest.raises(LimbeckError, match="drops what the assistant said"):
+        go(shelf, "grpo", out, task=Parity(turns=2), template=str(forgetful))
+
+
+class Fragile(Parity):
+    """Episodes of some prompts break off."""
+
+    def __init__(self, breaks: set[str], how: str = "step") -> None:
+        super().__init__(turns=2)
+        self.breaks, self.how = breaks, how
+
+    def open(self, prompt: Prompt) -> Any:
+        if prompt.id in self.breaks and self.how == "open":
+            raise EpisodeDied("it did not start")
+        episode = super().open(prompt)
+        if prompt.id in self.breaks:
+            episode.step = lambda text: self._fail()
+        return episode
+
+    def _fail(self) -> Observation:
+        if self.how == "nan":
+            return Observation("x", reward=math.nan)
+        raise EpisodeDied("it hung")
+
+
+@pytest.mark.parametrize("how", ["step", "open", "nan"])
+def test_a_dead_environment_costs_its_episode_and_no_more(how: str, shelf: Shelf, out: Path) -> None:
+    task = Fragile({"p0", "p1", "p2"}, how)
+    go(shelf, "grpo", out, task=task, prompts=8, steps=1)
+    (first,) = lines(out / "metrics.jsonl")
+    assert first["episodes_died"] == 3 * 6
+    assert math.isfinite(first["loss"])
+
+
+def test_a_step_without_one_living_episode_stops_with_a_sentence(shelf: Shelf, out: Path) -> None:
+    with pytest.raises(LimbeckError, match="every episode of step 0 was broken off"):
+        go(shelf, "grpo", out, task=Fragile({f"p{i}" for i in range(12)}), eval_size=0)
+
+
+def test_a_conversation_ends_when_nothing_is_said(shelf: Shelf, out: Path) -> None:
+    p = pen(shelf, out, task=Parity(), n=4)
+    groups = written(sample(student, 4, turns=2, retry=tried_again), p, None)
+    rows = [row for group in groups for row in group]
+    assert {len(row.turns) for row in rows} == {1, 2}
+    for row in rows:
+        assert (row.turns[0].reward == 1.0) == (len(row.turns) == 1)
+        assert row.correct == (row.turns[-1].reward == 1.0)
+        if len(row.turns) == 2:
+            between_ids = next(piece for piece in row.pieces if not piece.scored).ids
+            assert "odd\nTry again." in p.desk.policies["student"].tokenizer.decode(between_ids)
+
+
+def test_replayed_turns_are_read_and_not_scored(shelf: Shelf, out: Path) -> None:
+    p = pen(shelf, out, task=Parity(turns=4), n=3)
+    start = sample(teacher, turns=4)
+    groups = written(sample(student, 2, turns=4, start=start, back=0), p, None)
+    rows = [row for group in groups for row in group]
+    replayed = [
+        [piece for piece in row.pieces if piece.author == TEACHER and piece.reward == piece.reward] for row in rows
+    ]
+    assert {len(r) for r in replayed} <= {0, 3}  # an episode that failed is no start
+    assert any(len(r) == 3 for r in replayed)
+    for row, played in zip(rows, replayed, strict=True):
+        assert not any(piece.scored for piece in played)
+        assert len(row.turns) == 4 - len(played)
+
+
+# ---------------------------------------------------------------- sources made of others
+
+
+def test_the_best_are_selected_in_order_of_importance(shelf: Shelf, out: Path) -> None:
+    p = pen(shelf, out, task=Parity(), n=6)
+    likeness = in_top(3, student).over("sequence", "mean")
+    torch.manual_seed(0)
+    chosen = written(select(sample(teacher, 6), correct, likeness), p, None)
+    p.desk.feeds["task"].cursor = 0
+    torch.manual_seed(0)
+    everything = written(sample(teacher, 6), p, None)
+    from limbeck.axes.ladder import Rung
+    from limbeck.engine.rows import assemble
+
+    record = assemble(everything, "main")
+    values = evaluate(likeness, record, p.desk, 0, Rung.SEQUENCE).view(-1, 6)
+    for g, group in enumerate(everything):
+        best = max(range(6), key=lambda i, g=g, group=group: (group[i].correct, float(values[g, i])))
+        assert chosen[g][0].ids == group[best].ids
+        assert chosen[g][0].correct == any(row.correct for row in group)
+
+
+def test_a_refined_sequence_remembers_its_draft(shelf: Shelf, out: Path) -> None:
+    p = pen(shelf, out, task=Parity(), n=2)
+    (first, _) = written(refine(sample(student, 2, check=False), teacher.given(draft)), p, None)
+    assert len(first) == 2
+    assert all(row.draft for row in first)
+    assert all(piece.author == TEACHER for row in first for piece in row.pieces)
+
+
+def test_a_recast_is_the_same_text_under_another_prompt(shelf: Shelf, out: Path) -> None:
+    p = pen(shelf, out, task=Parity(), n=3)
+    p.done["talk"] = written(sample(student, 4, turns=2, retry=verdict_phrase), p, None)
+    p.name = "again"
+    same = written(recast("talk", verdict_phrase, keep=correct), p, None)
+    talked = [row for group in p.done["talk"] for row in group]
+    kept = [row for group in same for row in group]
+    assert len(kept) == sum(row.correct for row in talked)
+    assert [r.pieces for r in kept] == [r.pieces for r in talked if r.correct]
+    text = p.desk.policies["student"].tokenizer.decode(kept[0].prompt_ids)
+    assert "The answer above is right" in text
+    second = [r for g in written(recast("talk", response="turn 1", carry={"s": score}), p, None) for r in g]
+    assert [r.ids for r in second] == [row.turns[1].ids for row in talked]
+    assert [r.columns["s"] for r in second] == [sum(t.reward for t in row.turns) for row in talked]
+    third = [
+        r for g in written(recast("talk", question="Q {{ turn_0 }}", response="{{ turn_1 }}!"), p, None) for r in g
+    ]
+    policy = p.desk.policies["student"]
+    assert policy.text(third[0].ids) == policy.text(talked[0].turns[1].ids) + "!"
+    assert "Q " in policy.tokenizer.decode(third[0].prompt_ids)
+    assert third[0].turns[0].logp is None
