@@ -76,7 +76,7 @@ RL = {"ref_coef": 0.0, "reduction": "token_mean", "lr": 1e-4}
 
 EXPERIMENTS: dict[str, tuple[int, list[Arm]]] = {
     "tokens": (
-        100_000,
+        80_000,
         [
             Arm("all tokens", "opd_full", GROUP),
             Arm("50 % by entropy", "tip_entropy", GROUP),
@@ -86,8 +86,8 @@ EXPERIMENTS: dict[str, tuple[int, list[Arm]]] = {
         ],
     ),
     "extra": (
-        100_000,
-        [Arm(f"λ = {lam:g}", "exopd", {**GROUP, "lam": lam}) for lam in (0.5, 1.0, 1.25, 2.0, 4.0, 8.0)],
+        80_000,
+        [Arm(f"λ = {lam:g}", "exopd", {**GROUP, "lam": lam}) for lam in (1.0, 0.5, 1.25, 2.0, 4.0)],
     ),
     "direction": (
         100_000,
@@ -101,7 +101,7 @@ EXPERIMENTS: dict[str, tuple[int, list[Arm]]] = {
         ],
     ),
     "self": (
-        200_000,
+        120_000,
         [
             Arm("GRPO", "grpo", RL),
             Arm("OPSD", "opsd", {**GROUP, "lr": 1e-4}),
@@ -124,7 +124,8 @@ def run(experiment: str, arm: Arm, seed: int, out: Path) -> dict[str, Any]:
             settings |= privileged_student.settings(out)
         if arm.after:
             settings["student"] = str(out / experiment / f"{_slug(arm.after)}-{seed}" / "student")
-        settings |= {"eval_every": 12} if experiment in ("self", "extra") else {}
+        settings |= {} if experiment == "direction" else {"eval_size": 300}
+        settings |= {"eval_every": 10} if experiment in ("self", "extra") else {}
         result = lb.distill(arm.method, out=folder, overwrite=True, quiet=True, **settings)
         evaluations = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
         keys = ("accuracy", "kl_reverse", "kl_forward", "entropy", "length")
