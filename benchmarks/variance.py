@@ -1,7 +1,7 @@
 """Gradient variance of three estimators of the same reverse KL: full vocabulary, vOPD, sampled token.
 
-At the embedded student's first weights, on the same prompts, ``DRAWS`` gradients each; the trace of their covariance over
-the squared norm of their mean.
+At the embedded student's first weights, on the same prompts, ``DRAWS`` gradients each; the trace of their covariance
+over the squared norm of their mean.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a reader sees: blocks behind the prompt, the response's own tokens, and what is told when evidence is missing."""
+"""What a reader sees: blocks behind the prompt, the response's own tokens, and what happens without evidence."""
 
 from __future__ import annotations
 

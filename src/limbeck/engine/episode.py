@@ -201,7 +201,7 @@ def _rendered(policy: Policy, messages: list[dict[str, str]]) -> str:
     text = render_text(policy, messages)
     if _MARK not in text:
         raise LimbeckError(
-            f"the chat template of {policy.name!r} drops what the assistant said before, so a second turn cannot follow "
-            "it; give another with --set template=FILE.jinja."
+            f"the chat template of {policy.name!r} drops what the assistant said before, so a second turn cannot "
+            "follow it; give another with --set template=FILE.jinja."
         )
     return text

@@ -212,7 +212,7 @@ class _Run:
             self.shop.desk.memory = Memory.from_json(memories[self.accelerator.process_index % len(memories)])
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise LimbeckError(
-                f"{path} has a damaged memory ({type(e).__name__}: {e}); remove it to resume from the checkpoint before."
+                f"{path} has a damaged memory ({type(e).__name__}: {e}); remove it to resume from the one before."
             ) from None
 
     def _rewind(self, step: int, command: str) -> None:

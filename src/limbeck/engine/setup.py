@@ -134,7 +134,7 @@ def _check_evidence(name: str, method: Method, task: Task) -> None:
 
 
 def _gives(task: Task, field: str, asked: set[str]) -> bool:
-    """Whether a task gives a piece of evidence: the verifier's, the text's own, or a privileged field of some prompt."""
+    """Whether a task gives some evidence: the verifier's, the text's own, or a privileged field of some prompt."""
     if field == "feedback":
         return "feedback" in task.serves
     if field in asked or field in WRITTEN:
