@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -77,7 +76,9 @@ class Loop:
                 asked |= {"dense"}
             if asked:
                 k = max((getattr(t.surrogate, "top_k", None) or 0 for _, t in self.method.parts), default=0)
-                scores[role] = read_view(policy, record, asked, self.config.micro_tokens, k or None)
+                n = sum(1 for _ in record.cuts(self.config.micro_tokens))
+                rounds = self._most(n) if role == old.role else n  # only the student is wrapped
+                scores[role] = read_view(policy, record, asked, self.config.micro_tokens, k or None, rounds)
         return scores
 
     def update(self, record: Rollout, scores: dict[str, View], step: int) -> dict[str, Any]:
@@ -87,9 +88,13 @@ class Loop:
         metrics: dict[str, Any] = {"lr": rate}
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        cuts = list(heard.record.cuts(self.config.micro_tokens))
+        rounds = self._most(len(cuts))
         for update in range(self.method.updates):
             self.optimizer.zero_grad(set_to_none=True)
-            losses = [self._backward(micro, last) for micro, last in self._micros(heard)]
+            losses = [self._backward(heard.micro(*cut), i == rounds) for i, cut in enumerate(cuts, 1)]
+            for i in range(len(cuts) + 1, rounds + 1):
+                self._keep_step(heard.record, i == rounds)
             self._refuse_divergence(sum(float(r.loss.detach()) for _, r in losses), step)
             norm = self.accelerator.clip_grad_norm_(self.shop.student.scorer.parameters(), self.config.clip_norm)
             self.optimizer.step()
@@ -106,16 +111,23 @@ class Loop:
             )
 
     # ---- forward and backward
-    def _micros(self, heard: Heard) -> Iterator[tuple[Heard, bool]]:
-        """Micro-batches, and whether each is the last (only that one synchronises gradients)."""
-        cuts = list(heard.record.cuts(self.config.micro_tokens))
-        for i, (first, last) in enumerate(cuts):
-            yield heard.micro(first, last), i == len(cuts) - 1
+    def _keep_step(self, record: Rollout, last: bool) -> None:
+        """A micro-batch that adds nothing, for a process that has fewer than another.
+
+        Wrappers exchange parameters and gradients in every forward and backward, so that a process which did fewer of
+        them would leave the others waiting.
+        """
+        with self._waiting(last):
+            nothing: Tensor = run_model(self.shop.student, record.groups(0, 1)[0], _nothing)
+            self.accelerator.backward(nothing)
+
+    def _waiting(self, last: bool) -> Any:
+        """Only the last micro-batch synchronises gradients."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.shop.student.scorer)
 
     def _backward(self, micro: Heard, last: bool) -> tuple[Heard, Loss]:
         student = self.shop.student
-        wait = contextlib.nullcontext() if last else self.accelerator.no_sync(student.scorer)
-        with wait:
+        with self._waiting(last):
             result: Loss = run_model(
                 student, micro.record, lambda live: loss(self.method, micro, live, self._questions(micro))
             )
@@ -141,6 +153,13 @@ class Loop:
             return value
         reduced: Tensor = self.accelerator.reduce(value, "sum")
         return reduced
+
+    def _most(self, n: int) -> int:
+        """The largest over processes."""
+        if self.accelerator.num_processes == 1:
+            return n
+        counts: Tensor = self.accelerator.gather(torch.tensor([n], device=self.accelerator.device))
+        return int(counts.max())
 
     def _loss_metrics(self, heard: Heard, losses: list[tuple[Heard, Loss]], norm: float) -> dict[str, Any]:
         out: dict[str, Any] = {"loss": float(self._sum(sum(float(r.loss.detach()) for _, r in losses)))}
@@ -170,6 +189,15 @@ class Loop:
             out["reward"] = float(self._sum(float(record.reward_U[verified].double().sum()))) / count
             out["accuracy"] = float(self._sum(float(record.correct_B.sum()))) / count
         return out
+
+
+def _nothing(carrier: Dense | Hidden) -> Tensor:
+    """Zero, by way of every parameter that a loss reaches."""
+    if isinstance(carrier, Dense):
+        return 0.0 * carrier.logits_NV.sum()
+    head = carrier.head
+    bias = 0.0 if head.bias_V is None else head.bias_V.sum()
+    return 0.0 * (carrier.hidden_NH.sum() + head.weight_VH.sum() + bias)
 
 
 class _Clock:
