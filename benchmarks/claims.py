@@ -1,7 +1,8 @@
 """KDRL's claims at small scale: GRPO, distillation, and KDRL constant, annealed and gated, on the embedded pair.
 
 Every method gets the same number of written tokens, the same prompts and the same learning rate; five seeds each; the
-table holds 95 % Student intervals and the paired difference to GRPO. Takes about 20 minutes on two idle cores, two processes with one thread each (--only)::
+table holds 95 % Student intervals and the paired difference to GRPO. About 20 minutes on two idle cores, as two
+processes with one thread each (--only)::
 
     python benchmarks/claims.py --out runs/claims
     python benchmarks/claims.py --out runs/claims --seeds 1 --tokens 50000    # a quick look
@@ -25,8 +26,8 @@ from limbeck.evaluate import mean_interval, paired_interval
 
 # KDRL's coefficients times 100: the paper's (2e-3; 5e-3 to 1e-3) belong to rewards and log-ratios of long maths
 # reasoning. The ratios between them, and the share of training after which the floor is reached (80 of 280 steps), are
-# the paper's. The follow-up on logic tasks took 0.2 too. The learning rate was chosen on seed 100, which is not among the
-# five, as the best of 1e-4, 2e-4, 3e-4 and 5e-4 for GRPO; it was KD-RKL's best too.
+# the paper's. The follow-up on logic tasks took 0.2 too. The learning rate was chosen on seed 100, which is not among
+# the five, as the best of 1e-4, 2e-4, 3e-4 and 5e-4 for GRPO; it was KD-RKL's best too.
 CONSTANT = 0.2
 ANNEALED = "anneal(0.5, 0.1, 0.013)"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from fleet import WORLD, together
 from safetensors.torch import load_file, save_file
 from tiny_runs import (
@@ -17,6 +18,7 @@ from tiny_runs import (
     first_gradients,
     furthest,
     go,
+    jsonl,
     lines,
     open_run,
     record_of,
@@ -28,7 +30,7 @@ from torch import Tensor
 from limbeck.engine import resume
 from limbeck.engine.batch import read_view, run_model
 from limbeck.engine.loop import Loop
-from limbeck.engine.models import load_policy
+from limbeck.engine.models import Scorer, load_policy
 from limbeck.kernels.tiles import Ask, fused, statistics
 from limbeck.math.divergence import fkl
 from limbeck.math.statistic import Distance, LogProb
@@ -123,6 +125,87 @@ def test_processes_write_their_own_text_under_one_coin(shelf: Shelf, tmp_path: P
     assert all(x[1] != y[1] for x, y in zip(a, b, strict=True))
 
 
+# ---------------------------------------------------------------- unequal numbers of micro-batches
+
+# At 60 tokens a micro-batch the process with the long text has two or three, and the other has one.
+UNEQUAL = [("a", "b"), ("c", "d"), ("e" * 50, "f" * 8), ("g", "h"), ("i", "j"), ("k", "l")]
+
+
+def _shard(module: Any) -> Any:
+    """FSDP2 around every layer and the whole; each forward and backward exchanges parameters and gradients."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (WORLD,))
+    for layer in module.model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(module, mesh=mesh)
+
+
+def _unequal(shelf: Shelf, out: Path, sharded: bool) -> None:
+    import os
+
+    rank = os.environ.get("RANK", "alone")
+    if sharded:
+        Accelerator.prepare = lambda self, module, optimizer: (_shard(module), optimizer)  # type: ignore[assignment]
+        Accelerator.clip_grad_norm_ = lambda *_: torch.ones(())  # type: ignore[method-assign]
+    kept, keep_step = [], Loop._keep_step
+    Loop._keep_step = lambda *a: (kept.append(1), keep_step(*a))[1]  # type: ignore[method-assign]
+    task = jsonl(out / f"{rank}.jsonl", [{"prompt": p, "response": r} for p, r in UNEQUAL])
+    own = {"prompts": 6, "micro_tokens": 60, "max_tokens": 16, "eval_size": 0, "task_options": {"test_fraction": 0}}
+    gradients, _ = first_gradients(shelf, "kd", out / "run", task=str(task), **own)
+    whole = {n: (g.full_tensor() if hasattr(g, "full_tensor") else g).contiguous() for n, g in gradients.items()}
+    save_file(whole, out / f"{rank}.safetensors")
+    (out / f"{rank}.json").write_text(json.dumps(len(kept)))
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
+def test_processes_with_fewer_micro_batches_keep_step(sharded: bool, shelf: Shelf, tmp_path: Path) -> None:
+    together(_unequal, tmp_path, shelf, tmp_path, sharded)
+    kept = sorted(json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORLD))
+    assert kept[0] == 0 < kept[1]
+    alone, metrics = first_gradients(
+        shelf,
+        "kd",
+        tmp_path / "alone",
+        task=str(tmp_path / "0.jsonl"),
+        prompts=6,
+        max_tokens=16,
+        eval_size=0,
+        task_options={"test_fraction": 0},
+    )
+    assert metrics["length"] > 1
+    for rank in range(WORLD):
+        assert furthest(tensors(tmp_path / f"{rank}.safetensors"), alone) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["minillm", "kd"])
+def test_keeping_step_changes_nothing(
+    method: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two more forwards a stage, the reading of ``old`` included, and the same numbers."""
+    passes: list[int] = []
+    forward = Scorer.forward
+
+    def counted(self: Scorer, *arguments: Any) -> Any:
+        passes[-1] += any(p.requires_grad for p in self.parameters())
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(Scorer, "forward", counted)
+    found = []
+    for more in (0, 2):
+        monkeypatch.setattr(Loop, "_most", lambda self, n, more=more: n + more)
+        passes.append(0)
+        own = {"updates": 2} if method == "minillm" else {}
+        found.append(first_gradients(shelf, method, tmp_path / str(more), eval_size=0, **own))
+    (one, told), (two, again) = found
+    assert same(one, two)
+    assert {k: v for k, v in told.items() if "seconds" not in k} == {
+        k: v for k, v in again.items() if "seconds" not in k
+    }
+    assert passes[1] - passes[0] == {"minillm": 6, "kd": 2}[method]
+
+
 # ---------------------------------------------------------------- FSDP2
 
 TEXTS = [("a", "12+3"), ("longer prompt", "x"), ("b", ""), ("c", "ab" * 9)]
@@ -135,14 +218,9 @@ def _loss_and_gradients(shelf: Shelf, name: str, shard: bool, way: str) -> tuple
     record = record_of(student, TEXTS)
     view = read_view(teacher, record, frozenset({"dense"}), 10_000, None)
     if shard:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
         from torch.distributed.tensor import DTensor
 
-        mesh = init_device_mesh("cpu", (WORLD,))
-        for layer in student.model.model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(student.scorer, mesh=mesh)
+        _shard(student.scorer)
         for p in student.model.parameters():
             assert isinstance(p, DTensor)
             assert p.to_local().numel() <= (p.numel() + 2) // WORLD

@@ -38,14 +38,30 @@ def run_model(policy: Policy, record: Rollout, consume: Callable[[Dense | Hidden
 
 
 @torch.no_grad()
-def read_view(policy: Policy, record: Rollout, abilities: frozenset[str], micro_tokens: int, k: int | None) -> View:
-    """What a frozen reader says of a record: the smallest payload that serves the abilities."""
+def read_view(
+    policy: Policy, record: Rollout, abilities: frozenset[str], micro_tokens: int, k: int | None, rounds: int = 0
+) -> View:
+    """What a frozen reader says of a record: the smallest payload that serves the abilities.
+
+    Args:
+        policy, record: who reads what.
+        abilities: what is asked of it.
+        micro_tokens: tokens a forward pass.
+        k: rows of a top-k payload.
+        rounds: forward passes at the least, for a module whose processes must do as many as each other.
+    """
     parts: list[Carrier] = []
     for first, last in record.cuts(micro_tokens):
         part = record.groups(first, last)[0]
         token_N = part.token_N.to(policy.device)
         parts.append(run_model(policy, part, partial(_payload, token_N=token_N, abilities=abilities, k=k)))
+    for _ in range(rounds - len(parts)):
+        run_model(policy, record.groups(0, 1)[0], _ignore)
     return View(_still(_join(parts)) if any(p.requires_grad for p in policy.scorer.parameters()) else _join(parts))
+
+
+def _ignore(carrier: Dense | Hidden) -> None:
+    del carrier
 
 
 def _still(carrier: Carrier) -> Carrier:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..axes.reader import teacher
+from ..axes.reader import Reader, teacher
 from ..axes.surrogate import Pathwise, Question
 from ..errors import LimbeckError
 from ..math.divergence import fkl, rkl
@@ -77,11 +77,13 @@ class Loop:
             asked[teacher] = asked.get(teacher, frozenset()) | {"dense"}
         supports = [t.surrogate.support for _, t in self.method.parts if isinstance(t.surrogate, Pathwise)]
         k = max((s.k for s in supports if s is not None and s.by == "target"), default=None)
-        desk, tokens = self.shop.desk, self.config.micro_tokens
-        return {
-            reader.key: read_view(desk.policy(reader.role), lens.seen_by(reader), abilities, tokens, k)
-            for reader, abilities in asked.items()
-        }
+        return {reader.key: self._view(reader, abilities, lens, k) for reader, abilities in asked.items()}
+
+    def _view(self, reader: Reader, abilities: frozenset[str], lens: Lens, k: int | None) -> View:
+        policy, record, tokens = self.shop.desk.policy(reader.role), lens.seen_by(reader), self.config.micro_tokens
+        n = sum(1 for _ in record.cuts(tokens))
+        rounds = self._most(n) if policy is self.shop.student else n  # only the student is wrapped
+        return read_view(policy, record, abilities, tokens, k, rounds)
 
     def remember(self, step: int, lens: Lens, metrics: Mapping[str, Any]) -> None:
         """What outlives the step: following weights, controllers, skills."""
@@ -102,9 +104,13 @@ class Loop:
         metrics: dict[str, Any] = {"lr": rate}
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        cuts = list(heard.record.cuts(self.config.micro_tokens))
+        rounds = self._most(len(cuts))
         for update in range(self.method.updates):
             self.optimizer.zero_grad(set_to_none=True)
-            losses = [self._backward(micro, last) for micro, last in self._micros(heard)]
+            losses = [self._backward(heard.micro(*cut), i == rounds) for i, cut in enumerate(cuts, 1)]
+            for i in range(len(cuts) + 1, rounds + 1):
+                self._keep_step(heard.record, i == rounds)
             self._refuse_divergence(sum(float(r.loss.detach()) for _, r in losses), step)
             norm = self.accelerator.clip_grad_norm_(self.shop.student.scorer.parameters(), self.config.clip_norm)
             self.optimizer.step()
@@ -121,16 +127,23 @@ class Loop:
             )
 
     # ---- forward and backward
-    def _micros(self, heard: Heard) -> Iterator[tuple[Heard, bool]]:
-        """Micro-batches, and whether each is the last (only that one synchronises gradients)."""
-        cuts = list(heard.record.cuts(self.config.micro_tokens))
-        for i, (first, last) in enumerate(cuts):
-            yield heard.micro(first, last), i == len(cuts) - 1
+    def _keep_step(self, record: Rollout, last: bool) -> None:
+        """A micro-batch that adds nothing, for a process that has fewer than another.
+
+        Wrappers exchange parameters and gradients in every forward and backward, so that a process which did fewer of
+        them would leave the others waiting.
+        """
+        with self._waiting(last):
+            nothing: Tensor = run_model(self.shop.student, record.groups(0, 1)[0], _nothing)
+            self.accelerator.backward(nothing)
+
+    def _waiting(self, last: bool) -> Any:
+        """Only the last micro-batch synchronises gradients."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.shop.student.scorer)
 
     def _backward(self, micro: Heard, last: bool) -> tuple[Heard, Loss]:
         student = self.shop.student
-        wait = contextlib.nullcontext() if last else self.accelerator.no_sync(student.scorer)
-        with wait:
+        with self._waiting(last):
             result: Loss = run_model(
                 student, micro.record, lambda live: loss(self.method, micro, live, self._questions(micro))
             )
@@ -156,6 +169,13 @@ class Loop:
             return value
         reduced: Tensor = self.accelerator.reduce(value, "sum")
         return reduced
+
+    def _most(self, n: int) -> int:
+        """The largest over processes."""
+        if self.accelerator.num_processes == 1:
+            return n
+        counts: Tensor = self.accelerator.gather(torch.tensor([n], device=self.accelerator.device))
+        return int(counts.max())
 
     def _loss_metrics(self, heard: Heard, losses: list[tuple[Heard, Loss]], norm: float) -> dict[str, Any]:
         out: dict[str, Any] = {"loss": float(self._sum(sum(float(r.loss.detach()) for _, r in losses)))}
@@ -192,6 +212,15 @@ class Loop:
         if record.n_turns > record.n_sequences:
             out["turns"] = float(self._sum(float(record.n_turns))) / max(sequences, 1.0)
         return out
+
+
+def _nothing(carrier: Dense | Hidden) -> Tensor:
+    """Zero, by way of every parameter that a loss reaches."""
+    if isinstance(carrier, Dense):
+        return 0.0 * carrier.logits_NV.sum()
+    head = carrier.head
+    bias = 0.0 if head.bias_V is None else head.bias_V.sum()
+    return 0.0 * (carrier.hidden_NH.sum() + head.weight_VH.sum() + bias)
 
 
 class _Clock:
