@@ -10,7 +10,8 @@ import sys
 import typer
 
 from .app import Commands, version
-from .look import diff, explain, methods
+from .listing import methods
+from .look import diff, explain
 from .measure import evaluate
 from .run import demo, train
 

@@ -1,4 +1,4 @@
-"""``limbeck methods``, ``explain`` and ``diff``: what methods are, from their values alone."""
+"""``limbeck explain`` and ``diff``: what methods are, from their values alone."""
 
 from __future__ import annotations
 
@@ -14,99 +14,14 @@ from ..errors import LimbeckError
 from ..explain import axes, cite, denominators
 from ..explain import diff as differences
 from ..method import Method
-from ..registry import REGISTRY, Recipe, get
+from ..registry import Recipe, get
 from .docstrings import Doc, read
+from .listing import default_of
 from .out import plain, print_json, row, table
 from .run import Json, Sets
 from .settings import build
 
 NameOf = Annotated[str, typer.Argument(metavar="NAME", help="The method; `limbeck methods` lists them.")]
-
-
-# ---------------------------------------------------------------- methods
-
-
-def methods(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    long: Annotated[bool, typer.Option("--long", help="With a sentence and the arguments of each.")] = False,
-) -> None:
-    """List the methods, and what each asks of its teacher and of your task.
-
-    teacher: [cyan]dense[/] needs its weights or whole distributions; [cyan]sampled[/]
-    is content with the log-probability of the tokens that were written,
-    which an API can give. reward: the task must verify answers.
-    confidence: how sure we are that this is what the paper does.
-
-    [bold]Examples[/]
-
-    [cyan]limbeck methods[/]
-    [cyan]limbeck methods --long[/]
-    [cyan]limbeck methods --json | jq -r '.[] | select(.teacher == "sampled") | .name'[/]
-    """
-    from .. import methods as filled
-
-    del filled  # importing it fills the registry
-    facts = [_facts(recipe) for recipe in REGISTRY.values()]
-    if as_json:
-        print_json(facts)
-        return
-    console = Console(highlight=False)
-    if long:
-        _print_long(console, facts)
-    else:
-        made = table("name", "title", "paper", "teacher", "reward", "confidence")
-        made.columns[0].no_wrap = made.columns[2].no_wrap = True
-        for f in facts:
-            reward = "yes" if f["reward"] else "—"
-            row(
-                made,
-                f["name"],
-                f["title"],
-                (f["paper"] or "—").partition("/")[0],
-                f["teacher"] or "—",
-                reward,
-                f["confidence"],
-                style="cyan",
-            )
-        console.print(made)
-        plain(console)
-        for f in facts:
-            if "/" in (f["paper"] or ""):  # an address, which the table has no room for
-                plain(console, f"{f['name']}: {f['paper']}", "dim")
-    plain(console)
-    plain(console, f"{len(facts)} methods. `limbeck explain NAME` tells more of one.", "dim")
-
-
-def _facts(recipe: Recipe) -> dict[str, Any]:
-    """What the list says of a method with its defaults."""
-    value = recipe()
-    asked = value.roles.get("teacher", frozenset())
-    return {
-        "name": recipe.name,
-        "title": recipe.title,
-        "paper": recipe.paper,
-        "teacher": next((a for a in ("dense", "topk", "sampled", "text") if a in asked), None),
-        "reads": {role: sorted(abilities) for role, abilities in value.roles.items()},
-        "reward": bool(value.fields & {"reward", "correct"}),
-        "confidence": recipe.confidence,
-        "summary": read(recipe.doc).summary,
-        "arguments": {name: _default(default) for name, default in recipe.arguments.items()},
-    }
-
-
-def _print_long(console: Console, facts: list[dict[str, Any]]) -> None:
-    for f in facts:
-        console.print(Text.assemble((f["name"], "bold cyan"), f"  {f['title']}", (f"  {f['paper']}", "dim")))
-        reads = "; ".join(f"{role}: {', '.join(abilities)}" for role, abilities in f["reads"].items())
-        words = [f["summary"], f"reads {reads or 'nobody but the student'}{', and a reward' if f['reward'] else ''}"]
-        if f["arguments"]:
-            words.append(", ".join(f"{k}={v}" for k, v in f["arguments"].items()))
-        console.print(Padding(Text("\n".join(words)), (0, 0, 1, 4)))
-
-
-def _default(value: object) -> object:
-    """A default as JSON and readers like it."""
-    return value if value is None or isinstance(value, bool | int | float | str) else str(getattr(value, "name", value))
 
 
 # ---------------------------------------------------------------- explain
@@ -148,7 +63,7 @@ def _given(settings: list[str] | None) -> dict[str, Any]:
 
 def _explained(recipe: Recipe, value: Method, doc: Doc, given: dict[str, Any]) -> dict[str, Any]:
     arguments = [
-        {"name": n, "default": _default(d), "value": _default(given.get(n, d)), "help": doc.arguments.get(n)}
+        {"name": n, "default": default_of(d), "value": default_of(given.get(n, d)), "help": doc.arguments.get(n)}
         for n, d in recipe.arguments.items()
     ]
     return {
@@ -201,7 +116,7 @@ def _argument_table(recipe: Recipe, doc: Doc, given: dict[str, Any]) -> Table:
     made = table("name", "value", "")
     made.columns[0].no_wrap = True
     for name, default in recipe.arguments.items():
-        shown = str(_default(default))
+        shown = str(default_of(default))
         if name in given:
             shown = f"{given[name]} (default {shown})"
         row(made, name, shown, doc.arguments.get(name, ""), style="cyan")
