@@ -41,7 +41,6 @@ from limbeck.axes import (
     running,
     sample,
     sampled,
-    score,
     sequence_mean,
     sequence_sum,
     standardise,
@@ -156,7 +155,6 @@ def _self_taught_family() -> Iterator[tuple[str, Method]]:
     for alpha in (0, 1):
         yield f"pi_distill(alpha {alpha})", m.pi_distill(alpha=alpha)
     yield "pi_distill(beta 0)", m.pi_distill(beta=0)
-    yield "opsd_rl(beta 0)", m.opsd_rl(beta=0)
     yield "vpd(every step)", m.vpd(e_every=1)
     yield "vpd(at this step)", m.vpd(e_every=3, rate=0.0)
     yield "vpd(never)", m.vpd(e_every=float("inf"))
@@ -209,7 +207,10 @@ def _compositions() -> Iterator[tuple[str, Method]]:
         "judged",
         Method(
             S,
-            Term(where(correct, 1.0, -1.0), logistic(0.5, logp(ref), running(score.over("batch", "mean"), 0.5))),
+            Term(
+                where(correct, 1.0, -1.0),
+                logistic(0.5, logp(ref), running(log_ratio(old, ref).over("batch", "mean"), 0.5)),
+            ),
             sequence_mean,
         ),
     )

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import limbeck as lb
-from laws.cases import BATCH, LENGTH, VARIANTS, VOCABULARY, WIDTH, Case, changed, make
+from laws.cases import BATCH, CONFIDENCE, LENGTH, PER_TOKEN, VARIANTS, VOCABULARY, WIDTH, Case, changed, make
+from limbeck.axes.choice import Chosen, Draw
 from limbeck.axes.surrogate import Question
 from limbeck.explain import denominators
 from limbeck.kernels import tiles
@@ -186,14 +187,45 @@ def sharded(m: Method, case: Case) -> Tensor:
     return results[0] + results[1]
 
 
-@EVERY
+def looks(m: Method, *kinds: type) -> bool:
+    """Whether an expression of the method holds such a node."""
+    nodes = [node for _, term in m.parts for v in term.vecs for node in v.walk()]
+    return any(isinstance(n, kinds) for n in nodes)
+
+
+CHOOSING = {k: m for k, m in VARIANTS.items() if looks(m, Chosen)}
+"""They rank a process's own tokens (``axes/choice.py``), because ranks over processes are no sum."""
+GLOBAL = {k: m for k, m in VARIANTS.items() if k not in CHOOSING}
+DRAWING = {k: m for k, m in VARIANTS.items() if looks(m, Draw)}
+"""Their random numbers are seeded by the text, in its order."""
+ORDERLESS = {k: m for k, m in VARIANTS.items() if k not in DRAWING}
+WITHOUT_LUCK = pytest.mark.parametrize("m", ORDERLESS.values(), ids=ORDERLESS)
+
+
+@pytest.mark.parametrize("m", GLOBAL.values(), ids=GLOBAL)
 def test_processes_add_up_to_the_whole(m: Method) -> None:
     """SPACE section 4.1: Z and batch-wide statistics are global, summed over ranks."""
     case = make()
     same(sharded(m, case), case.loss(m))
 
 
-@EVERY
+@pytest.mark.parametrize("m", CHOOSING.values(), ids=CHOOSING)
+def test_each_process_chooses_among_its_own_tokens(m: Method) -> None:
+    """The share is taken of each process's tokens; the denominator counts what all of them chose."""
+    case = make()
+    fraction = next(v.fraction for v in m.parts[0][1].where.walk() if isinstance(v, Chosen))
+    among = case.mask & case.given["correct"][:, None] if m == VARIANTS["drawn among the correct"] else case.mask
+    total = weighted = 0.0
+    for half in (slice(0, BATCH // 2), slice(BATCH // 2, BATCH)):
+        args = {k: v[half] for k, v in case.arguments(m).items() if isinstance(v, Tensor)}
+        args["columns"] = {k: v[half] for k, v in case.arguments(m)["columns"].items()}
+        chosen = max(1, int(fraction * int(among[half].sum())))
+        alone = lb.objective(m)(case.logits[half], case.tokens[half], case.mask[half], step=3, **args).loss
+        total, weighted = total + chosen, weighted + chosen * alone
+    same(sharded(m, case), weighted / total)
+
+
+@WITHOUT_LUCK
 def test_order_of_sequences_and_groups_is_nobodys_business(m: Method) -> None:
     """Groups move as wholes and members inside them; the loss stays."""
     case = make()
@@ -219,7 +251,7 @@ def test_masked_tokens_touch_nothing(m: Method, off_policy: bool) -> None:
     value, grad = case.value_and_grad(m)
     hidden = ~case.mask
     for poison in (torch.nan, torch.inf, -torch.inf):
-        bad = {k: v.clone() for k, v in case.given.items() if k.endswith(("_logits", "_logp")) or k == "heft"}
+        bad = {k: v.clone() for k, v in case.given.items() if k.endswith(("_logits", "_logp")) or k in PER_TOKEN}
         for x in bad.values():
             x[hidden] = poison
         logits, tokens = case.logits.detach().clone(), case.tokens.clone()
@@ -290,7 +322,10 @@ EDGES = {
     "an empty group": lambda c: changed(c, mask=c.mask & (_rows(c) > 1)),
     "empty mask": lambda c: changed(c, mask=c.mask & False),
     "constant columns": lambda c: changed(c, told=0 * ONES, heft=torch.zeros(BATCH, LENGTH).double()),
-    "teacher = student": lambda c: changed(c, teacher_logits=c.logits.clone(), ref_logits=c.logits.clone()),
+    "teacher = student": lambda c: changed(c, **{k: c.logits.clone() for k in c.given if k.endswith("_logits")}),
+    "no context": lambda c: changed(c, **{k: ~ONES.bool() for k in c.given if k.startswith("has ")}),
+    "nobody is sure": lambda c: changed(c, **dict.fromkeys(CONFIDENCE, ONES * torch.nan)),
+    "one turn": lambda c: changed(c, turn=torch.zeros(BATCH, LENGTH, dtype=torch.int64)),
 }
 
 
@@ -307,7 +342,7 @@ def test_finite_at_the_edges(m: Method, edge: str) -> None:
             assert (grad == 0).all()
 
 
-@EVERY
+@WITHOUT_LUCK
 def test_empty_sequences_leave_the_means_alone(m: Method) -> None:
     """rl.md part F: Limbeck's sequence mean is over sequences with a kept token. Losing a whole group of empty
     sequences is then the same as never having had it."""
@@ -335,7 +370,8 @@ def test_extreme_half_precision_logits_are_finite(m: Method, dtype: torch.dtype)
     case = make()
     gen = torch.Generator().manual_seed(9)
     z = [1e4 * torch.randn(BATCH, LENGTH, VOCABULARY, generator=gen).sign() for _ in range(3)]
-    given = {"teacher_logits": z[1].to(dtype), "ref_logits": z[2].to(dtype)}
+    slots = [k for k in case.given if k.endswith("_logits")]
+    given = {k: z[1 + i % 2].to(dtype) for i, k in enumerate(slots)}
     case = changed(replace(case, off_policy=False), logits=z[0].to(dtype), **given)
     value, grad = case.value_and_grad(m)
     assert value.isfinite()
@@ -457,7 +493,10 @@ def test_explain_names_every_reader_and_denominator(m: Method) -> None:
     reads = lb.explain(m).partition("reads")[2]
     assert all(f"{role}: {', '.join(sorted(abilities))}" in reads for role, abilities in m.roles.items())
     assert ("separable" in text) == m.separable
-    assert ("biased low" in text) == any(getattr(t.surrogate, "top_k", None) for _, t in m.parts)
+    supports = [s for _, t in m.parts if (s := getattr(t.surrogate, "support", None))]
+    within = any(not s.tail for s in supports)
+    assert ("normalised within the top-k, no bound" in text) == within
+    assert ("biased low" in text) == (not within and any(s.tail for s in supports))
     if m.name:
         assert m.name in text
         assert m.title in text
@@ -468,12 +507,13 @@ def test_explain_names_every_reader_and_denominator(m: Method) -> None:
 def test_denominators_coincide_where_explain_says_so(m: Method) -> None:
     """SPACE section 4.1: two terms share a denominator iff (reduction, per, what per looks at) are equal."""
     case = make()
-    _, heard, _ = case.heard(m)
+    fewer = changed(case, mask=case.mask & (_rows(case) != 5))  # what agrees by chance agrees on one batch only
+    totals = [[part.total for part in c.heard(m)[1].parts] for c in (case, fewer)]
     told = denominators(m)
-    for i, a in enumerate(heard.parts):
-        for j, b in enumerate(heard.parts):
+    for i, a in enumerate(zip(*totals, strict=True)):
+        for j, b in enumerate(zip(*totals, strict=True)):
             if i != j:
-                assert (f"Z{j + 1}" in told[i]) == (a.total == b.total), told
+                assert (f"Z{j + 1}" in told[i]) == (a == b), told
 
 
 def test_two_methods_differ_in_the_axes_they_differ_in() -> None:

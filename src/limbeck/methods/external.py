@@ -59,10 +59,10 @@ def sod(coef: float = 1.0, ceiling: float = 0.2, group: int = 16, turns: int = 1
         group: 16 (script).
         turns: at most so many; 16 (script). 1 for a task that is answered in one turn: then w = 1.
     """
-    drift = step_drift(teacher, ceiling) * log_ratio(teacher)
-    return Method(
-        sample(student, group, turns=turns), Term(group_advantage() + coef * drift, clip(0.2, 0.28)), token_mean
-    )
+    A = group_advantage()
+    if coef != 0:  # without it the teacher is not read
+        A = A + coef * (step_drift(teacher, ceiling) * log_ratio(teacher))
+    return Method(sample(student, group, turns=turns), Term(A, clip(0.2, 0.28)), token_mean)
 
 
 @method(paper="arXiv:2605.07725", title="SOD, per sample (legacy)", confidence="medium")
@@ -109,7 +109,9 @@ def tip(rho: float = 0.5, group: int = 1) -> Method:
 
 @method(paper="arXiv:2604.14084", title="TIP, by entropy", confidence="high")
 def tip_entropy(rho: float = 0.5, group: int = 1) -> Method:
-    """Reverse KL on tokens drawn without replacement in proportion to the student's entropy (the released code).
+    r"""Reverse KL on tokens drawn without replacement in proportion to the student's entropy (the released code).
+
+    .. math:: L = \frac{1}{|S|}\sum_{t\in S}\mathrm{KL}(q_t\Vert p_t),\qquad P(t\in S)\propto h_t
 
     Blind to the teacher by construction: a confidently wrong token is hardly ever drawn.
 
@@ -124,7 +126,10 @@ def tip_entropy(rho: float = 0.5, group: int = 1) -> Method:
 
 @method(paper="arXiv:2604.14084", title="TIP, confidently wrong tokens", confidence="medium")
 def tip_q3(rho: float = 0.2, group: int = 1) -> Method:
-    """Reverse KL on the tokens with low student entropy and high (forward-KL) disagreement: ``delta (1 − h)``.
+    r"""Reverse KL on the tokens with low student entropy and high (forward-KL) disagreement.
+
+    .. math:: L = \frac{1}{|S|}\sum_{t\in S}\mathrm{KL}(q_t\Vert p_t),\qquad
+              S = \mathrm{top}_{\rho}\big(\hat\delta_t(1-\hat h_t)\big)
 
     Args:
         rho: share of tokens; 0.2 (paper: 0.1 to 0.2).

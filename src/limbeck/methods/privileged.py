@@ -39,6 +39,7 @@ from ..axes import (
     to_go,
     token_mean,
     verdict_phrase,
+    where,
     writer,
 )
 from ..axes.context import named
@@ -84,7 +85,10 @@ def opsd(
 
 @method(paper="arXiv:2601.18734", title="OPSD, sampled token")
 def opsd_sampled(context: Context | str = solution, group: int = 1) -> Method:
-    """OPSD from the log-probs of the sampled tokens alone: ``A = log π_0(y|x,c) − log π_θ(y|x)``, REINFORCE (code).
+    r"""OPSD from the log-probs of the sampled tokens alone, by REINFORCE (code).
+
+    .. math:: L = -\frac1N\sum_t \mathrm{sg}\big[\log\pi_0(y_t|x,c,y_{<t}) - \log\pi_\theta(y_t|x,y_{<t})\big]
+              \log\pi_\theta(y_t|x,y_{<t})
 
     Args:
         context: the reference solution (paper).
@@ -132,7 +136,9 @@ def sdpo(
 def sdpo_trust_region(
     mix: float = 0.05, divergence: Divergence | str = "jsd(0.5)", top_k: int | None = 100, group: int = 8
 ) -> Method:
-    """SDPO whose teacher's logits lie between the first weights' and the student's, both with the context in view.
+    r"""SDPO whose teacher's logits lie between the first weights' and the student's, both with the context in view.
+
+    .. math:: p_t = \mathrm{softmax}\big((1-m)\,z_0(x,c,y_{<t}) + m\,z_\theta(x,c,y_{<t})\big)
 
     Args:
         mix: share of the student; 0.05 (ours, after the EMA's rate).
@@ -146,7 +152,9 @@ def sdpo_trust_region(
 
 @method(paper="arXiv:2601.20802", title="SDPO and GRPO in one advantage", confidence="medium")
 def sdpo_hybrid(share: float = 0.1, rate: float = 0.05, group: int = 8) -> Method:
-    """``A = (1 − share) A_GRPO + share A_SDPO`` with the sampled log-ratio as SDPO's advantage (as reported by SRPO).
+    r"""GRPO's advantage and the log-ratio to SDPO's teacher in one (as reported by SRPO).
+
+    .. math:: A_t = (1-s)\,A^{GRPO} + s\,z_i\,[\log\pi_{EMA}(y_t|x,c) - \log\pi_{old}(y_t|x)]
 
     Args:
         share: 0.1 (SRPO's report).
@@ -154,7 +162,9 @@ def sdpo_hybrid(share: float = 0.1, rate: float = 0.05, group: int = 8) -> Metho
         group: 8 (code).
     """
     c = sibling_or_feedback
-    signal = (1.0 - share) * group_advantage() + share * log_ratio(ema(rate).given(c)) * has(c)
+    signal = group_advantage()
+    if share != 0:  # without it the teacher is not read
+        signal = (1.0 - share) * signal + share * where(has(c), log_ratio(ema(rate).given(c)), 0.0)
     return Method(sample(student, group), Term(signal, clip(0.2)), token_mean)
 
 

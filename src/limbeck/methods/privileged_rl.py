@@ -7,6 +7,7 @@ from ..axes import (
     Scalar,
     clip,
     cohort,
+    column,
     correct,
     every,
     everywhere,
@@ -168,8 +169,6 @@ def rltf_sd(
     base = reward.over("sequence", "first").mean if first_turn_baseline else None
     carry = {} if base is None else {"first reward": base}
     sources["first"] = recast("talk", response="turn 1", carry=carry)
-    from ..axes import column
-
     advantage = score - (column("first reward") if first_turn_baseline else score.mean)
     taught = Term(advantage, reinforce, on("first") & (logp(old) >= threshold))
     terms: Sum = rl + scalar(coef) * taught

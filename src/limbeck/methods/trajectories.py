@@ -129,7 +129,10 @@ def trd(tau: float = 0.6) -> Method:
 
 @method(paper="arXiv:2606.08432", title="TRD, own rewrite", confidence="medium")
 def trd_self(tau: float = 0.6, show_draft: bool = True) -> Method:
-    """TRD without a teacher: the student's first weights rewrite its draft with the reference solution in view.
+    r"""TRD without a teacher: the student's first weights rewrite its draft with the reference solution in view.
+
+    .. math:: L = \frac1N\sum_{t\in y_r}
+              \mathrm{KL}\big(\pi_0(\cdot|x,y^*,y_o,y_{r,<t})\,\Vert\,\pi_\theta(\cdot|x,y_{r,<t})\big)
 
     Args:
         tau: temperature of draft and rewrite; 0.6 (code).
