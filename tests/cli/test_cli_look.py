@@ -53,6 +53,56 @@ def test_explain_shows_formula_axes_and_arguments(limbeck_: Run) -> None:
     assert "--teacher" not in limbeck_("explain", "sft").stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "sdpo",
+            [
+                'contexts sibling_or_feedback ("{% if sibling %}A correct solution: …")',
+                "weights ema(0.05): moves 0.05 of the way to the student after every batch",
+            ],
+        ),
+        (
+            "tt_opd",
+            [
+                "weights ema(0.005, every 5, reset 30): moves 0.005 of the way to the student after every 5 batches, "
+                "and becomes the student every 30 batches"
+            ],
+        ),
+        (
+            "lightning_opd",
+            [
+                "weights init: a copy of the student before training",
+                "remembers what was written with teacher's log-probs",
+            ],
+        ),
+        ("skill_sd", ["remembers skills for each prompt (8 at most)"]),
+        ("vpd", ["remembers a moving average (0.99 of the past)"]),
+        ("rltf_sd", ["contexts tried_again (\"{% if not correct %}{{ feedback or 'That is not right.' }} …\")"]),
+        ("mad_opd", ['contexts debate ("A debate among analysts: …"; asks first, second first)']),
+    ],
+)
+def test_explain_shows_contexts_weights_and_what_is_remembered(limbeck_: Run, name: str, lines: list[str]) -> None:
+    shown = [" ".join(line.split()) for line in limbeck_("explain", name).stdout.splitlines()]
+    for line in lines:
+        assert line in shown, shown
+    told = json.loads(limbeck_("explain", name, "--json").stdout)["axes"]
+    assert all(told[line.split()[0]] == line.partition(" ")[2] for line in lines)
+
+
+def test_explain_shows_controllers(limbeck_: Run) -> None:
+    shown = limbeck_("explain", "decoupled_kl", "--set", "rungs=[128, 256]", "--set", "floor=0.3").stdout
+    assert "remembers   a controller: 128 → 256 while H ≥ 0.3, every 100 steps\n" in "".join(
+        f"{line.strip()}\n" for line in shown.splitlines()
+    )
+
+
+def test_explain_of_a_plain_method_has_no_such_lines() -> None:
+    told = lb.explain("gkd")
+    assert not any(f"\n  {label} " in told for label in ("contexts", "weights", "remembers"))
+
+
 def test_explain_follows_set(limbeck_: Run) -> None:
     shown = limbeck_("explain", "kdrl", "--set", "coef=0", "--set", "arguments.group=16").stdout
     assert f"L = {lb.methods.kdrl(coef=0).terms}\n" in "\n".join(line.rstrip() for line in shown.splitlines())
