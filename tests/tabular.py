@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,13 +54,20 @@ def gradient(of: Callable[[Tensor], Tensor], theta: Tensor = THETA) -> Tensor:
     return torch.autograd.grad(of(leaf), leaf)[0]
 
 
-def expected_gradient(method: lb.Method, behaviour: Tensor | None = None, **given: Tensor) -> Tensor:
+def _of(x: Any, i: int) -> Any:
+    """One sequence's share of an argument."""
+    if isinstance(x, int):
+        return x
+    return {k: v[i : i + 1] for k, v in x.items()} if isinstance(x, dict) else x[i : i + 1]
+
+
+def expected_gradient(method: lb.Method, behaviour: Tensor | None = None, **given: Any) -> Tensor:
     """Sum over sequences of mu(y) * grad loss(y), one call of ``lb.objective`` a sequence.
 
     Args:
         method: with ``token_sum``, so that a sequence's loss is its own.
         behaviour: logits of mu; None is on-policy, the student itself.
-        **given: more arguments; ``[9, ...]`` tensors are cut to the sequence.
+        **given: more arguments; ``[9, ...]`` tensors (and columns of them) are cut to the sequence.
     """
     mu = law(THETA if behaviour is None else behaviour)
     off = {} if behaviour is None else {"old_logp": token_logp(behaviour)}
@@ -67,7 +75,7 @@ def expected_gradient(method: lb.Method, behaviour: Tensor | None = None, **give
     total = torch.zeros_like(THETA)
     for i in range(len(Y)):
         theta = THETA.clone().requires_grad_()
-        one = {k: v[i : i + 1] for k, v in {**off, **given}.items()}
+        one = {k: _of(v, i) for k, v in {**off, **given}.items()}
         loss = loss_of(theta[STATE[i]].unsqueeze(0), Y[i : i + 1], **one).loss
         total += mu[i] * torch.autograd.grad(loss, theta)[0]
     return total
