@@ -133,7 +133,7 @@ def test_gkd_on_policy_with_reverse_kl_is_full_opd() -> None:
     assert gkd(lam=1, beta=0.3) == opd_full(divergence="jsd(0.3)")
 
 
-def test_gkds_coin() -> None:
+def test_vi_20_gkds_coin() -> None:
     """opd.md Part VI test 20: lambda = 0 never, 1 always on-policy; between, a coin; no coin changes the loss."""
     assert gkd(lam=0).source == data()
     assert gkd(lam=1).source == sample(student, check=False)
@@ -142,7 +142,7 @@ def test_gkds_coin() -> None:
     assert gkd(lam="linear(0, 1, 10)").source.chance.at(5) == 0.5
 
 
-def test_jsd_limits_and_bound() -> None:
+def test_vi_01_jsd_limits_and_bound() -> None:
     """opd.md 0.2, Part VI test 1: JSD/beta -> FKL, JSD/(1 - beta) -> RKL, JSD(1/2) <= log 2 and symmetric."""
     c = case()
     full = {name: c.loss(opd_full(divergence=name)) for name in ("fkl", "rkl")}
@@ -278,7 +278,7 @@ def test_opd_is_measured_against_the_writer() -> None:
 # ---------------------------------------------------------------- MiniLLM
 
 
-def test_19_minillm_reduces_to_opd() -> None:
+def test_vi_19_minillm_reduces_to_opd() -> None:
     """Part VI test 19: gamma = 0, alpha = 0, terms 2-3 off: TML's gradient, whitening and 1/remaining off too."""
     c = case()
     first = minillm(mix=0, gamma=0, lm_coef=0).parts[0][1]

@@ -75,7 +75,7 @@ def gaps(c: Case) -> list[list[float]]:
 # ---------------------------------------------------------------- SOD
 
 
-def test_4_sod_of_one_turn_is_grpo_plus_opd_bit_for_bit() -> None:
+def test_vi_04_sod_of_one_turn_is_grpo_plus_opd_bit_for_bit() -> None:
     """Card 4, first reduction; Part VI test 4."""
     c = one_turn(case(True))
     plain = Method(sample(student), Term(group_advantage() + 0.7 * log_ratio(teacher), clip(0.2, 0.28)), token_mean)
@@ -95,7 +95,7 @@ def test_4_sod_with_equal_drift_is_grpo_plus_opd() -> None:
     equal(got, lb.objective(plain)(c.logits, c.tokens, c.mask, **args, **given).loss)
 
 
-def test_4_sod_without_a_coefficient_is_grpo() -> None:
+def test_vi_04_sod_without_a_coefficient_is_grpo() -> None:
     """Card 4, second reduction; Part VI test 4: bit for bit, because it is the same value, without a teacher."""
     assert m.sod(coef=0, group=8, turns=1) == Method(sample(student, 8), GRPO, token_mean)
     assert m.sod(coef=0).roles == {}
@@ -109,7 +109,7 @@ def test_4_sod_without_rewards_is_clipped_opd() -> None:
 
 
 @pytest.mark.parametrize("ceiling", [0.2, 0.5, 10.0])
-def test_4_the_product_of_ratios_telescopes(ceiling: float) -> None:
+def test_vi_04_the_product_of_ratios_telescopes(ceiling: float) -> None:
     """Card 4; Part VI test 4: the running product is not clipped itself."""
     want = []
     for d in gaps(case(True)):
@@ -123,7 +123,7 @@ def test_4_the_product_of_ratios_telescopes(ceiling: float) -> None:
     assert (got < 0.9).any()
 
 
-def test_4_the_weight_is_scale_free() -> None:
+def test_vi_04_the_weight_is_scale_free() -> None:
     """Card 4, last reduction; Part VI test 4: all d_k times a constant, up to epsilon."""
     c = case(True)
     far = c.given["old_logp"] + 3 * (spoken(c, "teacher") - c.given["old_logp"])
@@ -155,14 +155,14 @@ def test_4_legacy_sod_has_one_weight_a_response() -> None:
 
 
 @pytest.mark.parametrize("method", [m.tip, m.tip_entropy, m.tip_q3])
-def test_5_all_tokens_is_opd_bit_for_bit(method: lb.registry.Recipe) -> None:
+def test_vi_05_all_tokens_is_opd_bit_for_bit(method: lb.registry.Recipe) -> None:
     """Card 5; Part VI test 5: rho = 1."""
     for off_policy in (False, True):
         c = case(off_policy)
         identical(c.value_and_grad(method(rho=1)), c.value_and_grad(m.opd_full()))
 
 
-def test_5_soft_or_algebra() -> None:
+def test_vi_05_soft_or_algebra() -> None:
     """Card 5; Part VI test 5: s = 1 - (1 - h)(1 - d), between the larger of both and 1."""
     c = case(True)
     h, d = minmax(entropy(old)), minmax(divergence(rkl, teacher, old))
@@ -230,7 +230,7 @@ def test_5_without_disagreement_only_entropy_chooses_and_the_reverse() -> None:
     assert not torch.equal(kept(case(), m.tip(0.5)), kept(case(), by_entropy))
 
 
-def test_5_the_entropy_arm_does_not_look_at_the_teacher() -> None:
+def test_vi_05_the_entropy_arm_does_not_look_at_the_teacher() -> None:
     """Card 5; Part VI test 5: blind to confidently wrong tokens by construction."""
     c = case(True)
     other = changed(c, teacher_logits=c.given["ref_logits"])
@@ -238,7 +238,7 @@ def test_5_the_entropy_arm_does_not_look_at_the_teacher() -> None:
     assert not torch.equal(kept(c, m.tip()), kept(other, m.tip()))
 
 
-def test_5_the_choice_carries_no_gradient() -> None:
+def test_vi_05_the_choice_carries_no_gradient() -> None:
     """Part VI test 5: the gradient is that of the chosen tokens' loss with the choice held fixed."""
     c = case()
     chosen = torch.zeros_like(c.mask)
@@ -269,7 +269,7 @@ def test_5_tokens_are_drawn_in_proportion_to_their_entropy() -> None:
 # ---------------------------------------------------------------- G-OPD
 
 
-def test_6_lambda_one_is_opd_for_every_reference() -> None:
+def test_vi_06_lambda_one_is_opd_for_every_reference() -> None:
     """Card 6; Part VI test 6: exactly, token by token, because the value does not read a reference."""
     assert "ref" not in m.exopd(lam=1).roles
     assert term(m.exopd(lam=1)).signal == log_ratio(teacher)
@@ -277,7 +277,7 @@ def test_6_lambda_one_is_opd_for_every_reference() -> None:
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.5, 1.25, 2.0])
-def test_6_the_two_forms_of_the_advantage(lam: float) -> None:
+def test_vi_06_the_two_forms_of_the_advantage(lam: float) -> None:
     """Card 6; Part VI test 6: (lt - mu) + (lam - 1)(lt - lr) = lam (lt - lr) - (mu - lr)."""
     c = case(True)
     method = m.exopd(lam=lam)
@@ -295,7 +295,7 @@ def geometric(c: Case, lam: float) -> Tensor:
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.5, 1.25, 3.0])
-def test_6_the_optimum_is_the_geometric_mixture(lam: float) -> None:
+def test_vi_06_the_optimum_is_the_geometric_mixture(lam: float) -> None:
     """Card 6; Part VI test 6: value and gradient are 0 at pi_T^lam pi_ref^(1 - lam) / Z, and nowhere near it."""
     c = case()
     at = changed(c, logits=geometric(c, lam))
@@ -340,7 +340,7 @@ def advantages(c: Case, method: Method) -> Tensor:
     return torch.stack(rows, dim=-1)
 
 
-def test_7_the_baseline_makes_the_advantage_mean_zero() -> None:
+def test_vi_02_the_baseline_makes_the_advantage_mean_zero() -> None:
     """Card 7; Part VI test 2: E A = 0 at k = V, and not at k < V."""
     c = case()
     q = laws(c, "student")
@@ -406,7 +406,7 @@ def stored_at(c: Case) -> Case:
     return changed(c, **{"log π_teacher": spoken(c, "teacher")})
 
 
-def test_8_at_the_start_lightning_is_online_opd() -> None:
+def test_vi_07_at_the_start_lightning_is_online_opd() -> None:
     """Card 8; Part VI test 7: at pi_theta = pi_ref the gradient equals OPD's, sample by sample."""
     c = stored_at(case())
     online = Method(sample(student), Term(log_ratio(teacher), ratio), token_mean)

@@ -107,7 +107,7 @@ def test_14_a_high_cap_is_no_cap() -> None:
     differ(c.value_and_grad(m.opsd(token_clip=above / 3))[1], c.value_and_grad(m.opsd())[1])
 
 
-def test_14_the_token_clip_gives_all_or_nothing() -> None:
+def test_vi_21_the_token_clip_gives_all_or_nothing() -> None:
     """Card 14; Part VI test 21: the gradient of a token is the unclipped one or 0, so it never reverses."""
     c = case()
     cap = 0.6
@@ -128,7 +128,7 @@ Q = torch.tensor([0.40, 0.20, 0.20, 0.20], dtype=torch.float64)  # the student
 
 
 @pytest.mark.parametrize("cap", [0.05, 1e-3, 1e-6])
-def test_21_the_entry_clip_turns_the_gradient_around(cap: float) -> None:
+def test_vi_21_the_entry_clip_turns_the_gradient_around(cap: float) -> None:
     """Card 14's hazard; Part VI test 21: pinned, so that nobody swaps the two clips silently.
 
     The entry that the teacher most wants raised drops out; those it wants lowered go on being pushed *up*.
@@ -186,7 +186,7 @@ SYNCED = {
 
 
 @pytest.mark.parametrize("name", SYNCED)
-def test_9_a_context_of_nothing_with_a_teacher_in_step_teaches_nothing(name: str) -> None:
+def test_vi_09_a_context_of_nothing_with_a_teacher_in_step_teaches_nothing(name: str) -> None:
     """Part VI test 9; cards 14, 15, 19-22: the same rows on both sides give no loss and no gradient.
 
     (SD-Zero with its answer and its phrase dropped. DistIL's cost is an entropy: only its gradient vanishes.)
@@ -202,7 +202,7 @@ def test_9_a_context_of_nothing_with_a_teacher_in_step_teaches_nothing(name: str
     assert apart.value_and_grad(method)[1].abs().max() > 1e-7
 
 
-def test_9_the_student_in_its_own_prompt_is_refused_as_a_teacher() -> None:
+def test_vi_09_the_student_in_its_own_prompt_is_refused_as_a_teacher() -> None:
     """Part VI test 9: c = nothing and live weights is a gradient of zero, so it cannot be written."""
     for own in (student, student.given(), synced(1)):
         with pytest.raises(lb.LimbeckError, match="the student itself"):
@@ -213,7 +213,7 @@ def test_9_the_student_in_its_own_prompt_is_refused_as_a_teacher() -> None:
 
 
 @pytest.mark.parametrize("row", ["jsd(0.5)", "fkl", "rkl"])
-def test_10_the_whole_vocabulary_leaves_no_tail(row: str) -> None:
+def test_vi_10_the_whole_vocabulary_leaves_no_tail(row: str) -> None:
     """Card 15; Part VI test 10: K = V equals full."""
     for off_policy in (False, True):
         c = case(off_policy)
@@ -223,7 +223,7 @@ def test_10_the_whole_vocabulary_leaves_no_tail(row: str) -> None:
         differ(c.value_and_grad(m.sdpo(divergence=row, top_k=2))[0], full[0])
 
 
-def test_10_samples_without_information_are_in_neither_sum() -> None:
+def test_vi_10_samples_without_information_are_in_neither_sum() -> None:
     """Card 15; Part VI test 10: z_i = 0 leaves numerator and denominator, whatever its rows hold."""
     c = case(True)
     told = c.given[f"has {GUIDE}"]
@@ -296,7 +296,7 @@ def routes(c: Case, method: Method) -> tuple[Tensor, Tensor]:
     return distilled.kept_N, reinforced.kept_N
 
 
-def test_16_every_token_goes_one_way_over_one_denominator() -> None:
+def test_vi_10_every_token_goes_one_way_over_one_denominator() -> None:
     """Card 16; Part VI test 10: z^S + z^G = 1; both are divided by all tokens."""
     c = case(True)
     a, b = routes(c, m.srpo())
@@ -308,7 +308,7 @@ def test_16_every_token_goes_one_way_over_one_denominator() -> None:
     assert {p.total for p in c.heard(m.srpo())[1].parts} == {float(c.mask.sum())}
 
 
-def test_16_all_correct_is_grpo_bit_for_bit() -> None:
+def test_vi_10_all_correct_is_grpo_bit_for_bit() -> None:
     """Card 16; Part VI test 10. Rewards still differ, so that there is something to compare."""
     for off_policy in (False, True):
         c = changed(told_everything(case(off_policy)), correct=torch.ones(8, dtype=torch.bool))
@@ -341,7 +341,7 @@ def test_16_all_wrong_is_weighed_sdpo() -> None:
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 3.0])
-def test_16_the_weights_have_mean_one_over_what_is_distilled(beta: float) -> None:
+def test_vi_10_the_weights_have_mean_one_over_what_is_distilled(beta: float) -> None:
     """Card 16; Part VI test 10."""
     c = case()  # on-policy: the importance weights beside it are 1
     method = m.srpo(beta=beta)

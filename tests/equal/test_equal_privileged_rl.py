@@ -45,7 +45,7 @@ def sources(c: Case, method: Method, *names: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- π-Distill
 
 
-def test_15_alpha_picks_a_half() -> None:
+def test_vi_15_alpha_picks_a_half() -> None:
     """Card 19; Part VI test 15: alpha = 1 is J_T, alpha = 0 is J_S; alpha mixes them."""
     whole, tea, stu = (m.pi_distill(alpha=a) for a in (0.3, 1, 0))
     assert [t for _, t in whole.parts] == [t for _, t in tea.parts] + [t for _, t in stu.parts]
@@ -65,7 +65,7 @@ def test_19_alpha_one_without_a_kl_is_rl_of_the_hinted_policy() -> None:
     assert not any(plain in r.context for r in method.views)
 
 
-def test_15_without_privileged_text_everything_is_grpo() -> None:
+def test_vi_15_without_privileged_text_everything_is_grpo() -> None:
     """Card 19; Part VI test 15: I = nothing makes the ratio 1 and the KL 0, in value and gradient."""
     for alpha in (0.0, 0.5, 1.0):
         method = m.pi_distill(alpha=alpha, beta=0.5)
@@ -76,7 +76,9 @@ def test_15_without_privileged_text_everything_is_grpo() -> None:
             part = changed(c, mask=c.mask & half[:, None])
             want = share * part.value_and_grad(Method(sample(student, 8), GRPO, token_mean))[1]
             equal(got[half], want[half])
-        differ(case().value_and_grad(m.pi_distill(beta=0.5, alpha=1.0), **sources(c, method, "hinted", "plain"))[1], got)
+        differ(
+            case().value_and_grad(m.pi_distill(beta=0.5, alpha=1.0), **sources(c, method, "hinted", "plain"))[1], got
+        )
 
 
 def test_19_the_ratio_is_of_the_whole_sequence() -> None:
@@ -122,7 +124,7 @@ def test_19_opsd_rl_without_reward_is_reverse_kl_to_the_seeing_self() -> None:
 
 
 @pytest.mark.parametrize("step", range(11))
-def test_17_the_teacher_is_trained_at_every_fth_step(step: int) -> None:
+def test_vi_17_the_teacher_is_trained_at_every_fth_step(step: int) -> None:
     """Card 22; Part VI test 17: E-step iff n mod F = 0, else M-step."""
     expect = [c.at(step) for c, t in m.vpd().parts if "logistic" in str(t.surrogate)]
     pull = [c.at(step) for c, t in m.vpd().parts if "pathwise" in str(t.surrogate)]
@@ -130,7 +132,7 @@ def test_17_the_teacher_is_trained_at_every_fth_step(step: int) -> None:
     assert pull == [float(step % 5 != 0)]
 
 
-def test_17_f_of_infinity_never_trains_the_teacher() -> None:
+def test_vi_17_f_of_infinity_never_trains_the_teacher() -> None:
     """Card 22; Part VI test 17: reverse-KL SDPO, as a value; there is no second record of the text."""
     never = m.vpd(e_every=math.inf)
     assert set(never.sources) == {"roll"}
@@ -147,7 +149,7 @@ def on_read(c: Case, method: Method, step: int = 0) -> tuple[Tensor, Tensor]:
     return c.value_and_grad(method, **sources(c, method, "read"), step=step)
 
 
-def test_17_without_feedback_the_reward_of_the_teacher_is_zero() -> None:
+def test_vi_17_without_feedback_the_reward_of_the_teacher_is_zero() -> None:
     """Card 22; Part VI test 17: C = nothing and shared weights give r~ = 0: both losses are log 2, delta is 0."""
     c = agreeing(case(), "student_given_plain")
     value, _ = on_read(c, m.vpd())
@@ -158,7 +160,7 @@ def test_17_without_feedback_the_reward_of_the_teacher_is_zero() -> None:
     assert grad.abs().max() < 1e-12
 
 
-def test_17_the_e_step_raises_what_was_right_and_lowers_what_was_wrong() -> None:
+def test_vi_17_the_e_step_raises_what_was_right_and_lowers_what_was_wrong() -> None:
     """Card 22; Part VI test 17: the direction of the gradient, sequence by sequence."""
     c = case()
     _, grad = on_read(c, m.vpd(beta=0.5))
@@ -234,7 +236,7 @@ def test_23_the_returns_of_turns_are_centred_among_those_who_reached_the_turn(ga
     assert min(len(own) for own in G) == 1
 
 
-def test_16_without_kappa_it_is_multi_turn_reinforcement() -> None:
+def test_vi_16_without_kappa_it_is_multi_turn_reinforcement() -> None:
     """Card 23; Part VI test 16: kappa = 0 and lambda_f = 0 leave the same objective, bit for bit the same value."""
     bare = m.rltf_sd(coef=0)
     assert bare.terms == m.rltf_fm(coef=0).terms
@@ -256,7 +258,7 @@ def second(c: Case, method: Method) -> tuple[Tensor, Tensor]:
     return c.value_and_grad(method, **sources(c, method, "first"))
 
 
-def test_16_all_second_answers_right() -> None:
+def test_vi_16_all_second_answers_right() -> None:
     """Card 23; Part VI test 16: the second turn's own mean gives 0, the first turn's gives 1 - mean r0 > 0."""
     c = one_turn(changed(judged(case(), *range(8)), **{"first reward": torch.full((8,), 0.25, dtype=torch.float64)}))
     share = torch.zeros(8, 3, dtype=torch.float64)
@@ -270,7 +272,7 @@ def test_16_all_second_answers_right() -> None:
 
 
 @pytest.mark.parametrize("threshold", [-5.0, -2.0, -1e9])
-def test_16_unlikely_tokens_are_left_out(threshold: float) -> None:
+def test_vi_16_unlikely_tokens_are_left_out(threshold: float) -> None:
     """Card 23; Part VI test 16: 1[log pi_old(y1 | x0) >= -5]; the gradient is kappa sum A mask grad log pi(y1 | x0)."""
     c = case(True)
     c = changed(c, old_logp=torch.where(torch.arange(4) == 1, -6.0, c.given["old_logp"]))

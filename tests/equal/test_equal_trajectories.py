@@ -40,7 +40,7 @@ m = lb.methods
 
 
 @pytest.mark.parametrize(("step", "turns"), [(0, 1), (1, 1), (2, 2), (3, 2), (4, 3), (38, 20)])
-def test_9_the_number_of_turns_grows(step: int, turns: int) -> None:
+def test_vi_13_the_number_of_turns_grows(step: int, turns: int) -> None:
     """Card 9; Part VI test 13: k(n) = k_start + floor(n / eta); the code's window is 1 + floor(n / c)."""
     assert m.tcod().source.turns.at(step) == turns
     assert m.tcod(start=3, every=6).source.turns.at(step) == 3 + step // 6
@@ -48,7 +48,7 @@ def test_9_the_number_of_turns_grows(step: int, turns: int) -> None:
 
 @pytest.mark.parametrize("length", [1, 4, 9])
 @pytest.mark.parametrize("step", [0, 4, 5, 9, 10, 45])
-def test_9_the_replayed_turns_shrink(length: int, step: int) -> None:
+def test_vi_13_the_replayed_turns_shrink(length: int, step: int) -> None:
     """Card 9; Part VI test 13: max(0, (L - 1) - floor(n / c)) turns are replayed; at n = 0, c - 1, c and later."""
     source = m.tcod_back(every=5).source
     replayed = max(0, length - (1 + int(source.back.at(step))))
@@ -116,7 +116,7 @@ def test_10_the_scorer_sees_what_the_writer_saw() -> None:
 # ---------------------------------------------------------------- BRTS
 
 
-def test_11_without_the_second_branch_it_is_top_k_opd() -> None:
+def test_vi_11_without_the_second_branch_it_is_top_k_opd() -> None:
     """Card 11; Part VI test 11: lambda = 0, and nobody asks the teacher to write."""
     top = Term(teacher, pathwise(rkl, top_k=16, by="student", tail=False))
     bare = m.brts(lam=0)
@@ -137,14 +137,14 @@ def test_11_each_branch_has_its_own_text_and_denominator() -> None:
     equal(c.loss(only_own).detach(), kl(q, p)[mine].mean())
 
 
-def test_11_one_rollout_leaves_nothing_to_select() -> None:
+def test_vi_11_one_rollout_leaves_nothing_to_select() -> None:
     """Card 11; Part VI test 11: N = 1."""
     best = m.brts(n=1).sources["teacher"]
     assert best.source.source.n == 1
     assert best.group == 1
 
 
-def test_11_a_correct_rollout_beats_a_similar_one() -> None:
+def test_vi_11_a_correct_rollout_beats_a_similar_one() -> None:
     """Card 11; Part VI test 11: tier 1 before similarity; similarity decides among equals; k = V is a constant."""
     c, method = case(True), m.brts(top_k=2)
     right, similar = method.sources["teacher"].by
@@ -170,7 +170,7 @@ def test_11_only_where_all_are_wrong_the_solution_is_shown() -> None:
     assert str(patched.when).count("any_group") == 1
 
 
-def test_11_the_released_weights_do_not_know_the_teacher() -> None:
+def test_vi_11_the_released_weights_do_not_know_the_teacher() -> None:
     """Card 11, code warning b; Part VI test 11, negative: the gradient of -sum_v sg(p_S(v)) log p_S(v) has no teacher.
 
     The paper's second branch, which this library has, does depend on it.
@@ -228,13 +228,13 @@ def two(c: Case, weights: tuple[float, float], row: str = "jsd(0.5)") -> Tensor:
 
 
 @pytest.mark.parametrize("row", ["jsd(0.5)", "rkl"])
-def test_12_equal_confidences_are_a_plain_mean(row: str) -> None:
+def test_vi_12_equal_confidences_are_a_plain_mean(row: str) -> None:
     """Card 12; Part VI test 12."""
     c = sure(case(), 40.0, 40.0)
     equal(c.loss(m.mad_opd(divergence=row)).detach(), two(c, (0.5, 0.5), row))
 
 
-def test_12_the_surer_teacher_counts_more() -> None:
+def test_vi_12_the_surer_teacher_counts_more() -> None:
     """Card 12; Part VI test 12: (100, 0) at tau = 1 is sigma(1): 0.731 and 0.269."""
     c = sure(case(), 100.0, 0.0)
     first = 1 / (1 + math.exp(-1))
@@ -246,13 +246,13 @@ def test_12_the_surer_teacher_counts_more() -> None:
 
 
 @pytest.mark.parametrize("missing", [(math.nan, 90.0), (90.0, math.nan), (math.nan, math.nan)])
-def test_12_a_missing_confidence_makes_them_uniform(missing: tuple[float, float]) -> None:
+def test_vi_12_a_missing_confidence_makes_them_uniform(missing: tuple[float, float]) -> None:
     """Card 12; Part VI test 12."""
     c = sure(case(), *missing)
     equal(c.loss(m.mad_opd()).detach(), two(c, (0.5, 0.5)))
 
 
-def test_12_one_teacher_without_a_debate_is_gkd() -> None:
+def test_vi_12_one_teacher_without_a_debate_is_gkd() -> None:
     """Card 12; Part VI test 12: K = 1, R = 0 is GKD with lambda = 1; equal confidences and R = 0 the average."""
     c = case()
     same = changed(c, first_logits=c.given["teacher_logits"])
@@ -280,7 +280,7 @@ def test_12_every_debater_speaks_every_round_and_states_its_confidence_last() ->
 # ---------------------------------------------------------------- decoupled KL
 
 
-def test_13_the_four_cells() -> None:
+def test_vi_14_the_four_cells() -> None:
     """Card 13; Part VI test 14: lambda 1 and 0 reduce, on either prefix."""
     assert m.decoupled_kl(lam=1) == m.opd_full()
     assert m.decoupled_kl(lam=0) == m.opd_full(divergence="fkl")
@@ -297,7 +297,7 @@ def test_13_the_mixture_is_linear(lam: float) -> None:
     differ(a, b)
 
 
-def test_13_the_gate() -> None:
+def test_vi_14_the_gate() -> None:
     """Card 13; Part VI test 14: never advances where H < H_min, climbs every rung where H_min is minus infinity."""
 
     def climb(gate: lb.axes.Scalar, entropies: list[float]) -> list[float]:

@@ -93,7 +93,7 @@ SAME_AS_OPD = {
 
 
 @pytest.mark.parametrize("name", SAME_AS_OPD)
-def test_reverse_kl_of_visited_states(name: str) -> None:
+def test_vi_02_reverse_kl_of_visited_states(name: str) -> None:
     """Cards 4, 6, 7, 9, 11, 14, 15, 17, 19-22: where rewards agree the distillation is left, and it is one gradient.
 
     vOPD for every k: a baseline that does not look at the action is unbiased (Part VI test 2).
@@ -103,7 +103,7 @@ def test_reverse_kl_of_visited_states(name: str) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, V])
-def test_normalised_reverse_kl_as_a_loss_is_biased(k: int) -> None:
+def test_vi_02_normalised_reverse_kl_as_a_loss_is_biased(k: int) -> None:
     """Part VI test 2, negative: differentiating what vOPD only subtracts is another objective, but at k = V."""
     got = expected_gradient(summed(m.brts(lam=0, top_k=k)), teacher_logits=ROWS, **from_source("own"))
     exact = gradient(per_state("rkl"))
@@ -164,7 +164,7 @@ def first_token(method: Method, mu: Tensor, theta: Tensor) -> Tensor:
     return total
 
 
-def test_lightning_differs_from_online_by_a_covariance() -> None:
+def test_vi_07_lightning_differs_from_online_by_a_covariance() -> None:
     """Card 8; Part VI test 7: grad J_off = grad J_on - Cov_ref[w, f], w = pi / pi_ref, f = A grad log pi."""
     pi, ref, q = THETA[0].softmax(-1), REF[0].softmax(-1), TEACHER[0].softmax(-1)
     A = (q / pi).log()
@@ -179,7 +179,7 @@ def test_lightning_differs_from_online_by_a_covariance() -> None:
     close(on, -exact)
 
 
-def test_lightning_is_bounded_by_chi_square() -> None:
+def test_vi_07_lightning_is_bounded_by_chi_square() -> None:
     """Card 8; Part VI test 7: |grad J_on - grad J_off| <= G sigma_A sqrt(chi^2(pi || pi_ref)).
 
     sigma_A is the size of the advantage under the reference (its second moment).
@@ -255,7 +255,7 @@ def distributional_dagger(theta: Tensor) -> Tensor:
     return (visits(theta) * cross_entropy(theta)).sum()
 
 
-def test_distil_is_the_gradient_of_the_whole_sequence_cost() -> None:
+def test_vi_08_distil_is_the_gradient_of_the_whole_sequence_cost() -> None:
     """Card 18; Part VI test 8: with the future term, against autograd and against finite differences."""
     got = expected_gradient(summed(m.distil()), ema_given_logits=ROWS)
     close(got, gradient(distributional_dagger))
@@ -268,7 +268,7 @@ def test_distil_is_the_gradient_of_the_whole_sequence_cost() -> None:
         torch.testing.assert_close(got[i, j], slope, rtol=0, atol=1e-8)
 
 
-def test_distil_without_its_future_is_forward_kl() -> None:
+def test_vi_08_distil_without_its_future_is_forward_kl() -> None:
     """Card 18; Part VI test 8: gamma = 0 differs."""
     got = expected_gradient(summed(m.distil(future=False)), ema_given_logits=ROWS)
     close(got, gradient(per_state("fkl")))
@@ -320,7 +320,7 @@ def natural_step(method: Method, p: Tensor, q: Tensor, slot: str) -> Tensor:
     return -fisher @ torch.linalg.pinv(fisher) @ grad
 
 
-def test_18_a_natural_step_on_forward_kl_improves_and_on_reverse_kl_need_not() -> None:
+def test_vi_18_a_natural_step_on_forward_kl_improves_and_on_reverse_kl_need_not() -> None:
     """Card 18; Part VI test 18: three actions, r = (1, .5, 0). In probabilities FKL moves p to (1 - eta) p + eta q.
 
     With F = diag(p) - p p^T the natural step of the logits is F^+ grad, and F of it the step in p.
@@ -340,7 +340,7 @@ def test_18_a_natural_step_on_forward_kl_improves_and_on_reverse_kl_need_not() -
 # ---------------------------------------------------------------- ratios
 
 
-def test_skill_sds_distance_off_policy() -> None:
+def test_vi_03_skill_sds_distance_off_policy() -> None:
     """Card 20; Part VI test 3: E_mu[rho k3] = KL in value, and its gradient, differentiating rho too."""
     distance = summed(m.skill_sd(lam=1), 1)
     got = expected_gradient(distance, BEHAVIOUR, synced_given_logp=LOGP)
@@ -359,7 +359,7 @@ def test_skill_sds_distance_off_policy() -> None:
     close(value, per_state("rkl", visits(BEHAVIOUR))(THETA))
 
 
-def test_3_without_its_ratio_k3_is_forward_kl() -> None:
+def test_vi_03_without_its_ratio_k3_is_forward_kl() -> None:
     """Card 20; Part VI test 3, negative: removing rho changes the objective."""
     signal = m.skill_sd(lam=1).parts[1][1].signal
     bare = Method(sample(student), Term(signal, sampled("k3")), token_sum)
@@ -368,7 +368,7 @@ def test_3_without_its_ratio_k3_is_forward_kl() -> None:
     far(got, gradient(per_state("rkl")))
 
 
-def test_15_the_students_half_of_pi_distill_is_its_own_expected_reward() -> None:
+def test_vi_15_the_students_half_of_pi_distill_is_its_own_expected_reward() -> None:
     """Card 19; Part VI test 15: E_{pi^T}[pi^S / sg pi^T R] has the gradient E_{pi^S}[R grad log pi^S].
 
     ``hinted`` (here BEHAVIOUR) wrote; the method's own ratio, told the reward in place of the group's advantage.
@@ -423,7 +423,7 @@ def test_a_token_ratio_is_another_objective() -> None:
 # ---------------------------------------------------------------- VPD and RLTF
 
 
-def test_17_the_e_step_moves_the_whole_policy_towards_what_was_right() -> None:
+def test_vi_17_the_e_step_moves_the_whole_policy_towards_what_was_right() -> None:
     """Card 22; Part VI test 17: over all nine sequences the mean log q of right ones rises, of wrong ones falls."""
     method = m.vpd(beta=0.5)
     right = REWARD > 0.5
