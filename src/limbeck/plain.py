@@ -88,6 +88,11 @@ class Objective:
     ) -> Outcome:
         """The loss of one batch.
 
+        Arrays and nested lists are as good as tensors; everything is brought to the student's device. Log-probs,
+        rewards, labels and correctness must be finite where a term reads them, and may be anything elsewhere: under
+        the mask, where a term's own ``where`` drops a token, on sequences of a source that no term looks at. An entry
+        of -inf in a top-k list has no mass; a list of nothing else is refused.
+
         Args:
             student_logits: ``[B, T, V]``; row t scores token t (shift before you call).
             student_hidden: ``[B, T, H]``, in place of the logits, with ``student_head``.
@@ -111,11 +116,6 @@ class Objective:
                 instance ``teacher_logits``. Whatever they are, no gradient enters them. ``teacher_*``, ``ref_*`` and
                 ``init_*`` may be given to any method and are ignored where it does not read them; other names are
                 refused.
-
-        Arrays and nested lists are as good as tensors; everything is brought to the student's device. Log-probs,
-        rewards, labels and correctness must be finite where a term reads them, and may be anything elsewhere: under
-        the mask, where a term's own ``where`` drops a token, on sequences of a source that no term looks at. An entry
-        of -inf in a top-k list has no mass; a list of nothing else is refused.
 
         Raises:
             LimbeckError: naming what is missing or misshapen, and the remedy.
