@@ -1,14 +1,14 @@
 """Limbeck distils language models: methods are values, one loop runs them all.
 
-``lb.methods`` holds every method; ``lb.objective(method)`` is its loss on plain tensors; ``lb.distill(...)`` runs it
-and ``lb.run_pipeline(...)`` runs several in a row.
+``lb.methods`` holds every method; ``lb.objective(method)`` is its loss on plain tensors; ``lb.distill(...)`` runs it.
+``lb.run_pipeline(...)`` runs several in a row; ``lb.pipelines`` holds those with names.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from . import methods
+from . import methods, pipelines
 from .axes.scalar import anneal, linear
 from .errors import LimbeckError
 from .explain import cite, diff, explain
@@ -35,6 +35,7 @@ __all__ = [
     "method",
     "methods",
     "objective",
+    "pipelines",
     "run",
     "run_pipeline",
 ]

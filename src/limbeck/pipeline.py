@@ -1,16 +1,16 @@
 """Pipelines: lists of stages, for what one method cannot say (distil, then reinforce).
 
 A stage hands its student to the next. ``run`` is the stage there is; ``merge``, ``snapshot``, ``curate`` and ``write``
-(SPACE 1.5) join with the methods that need them.
+(SPACE 1.5) join with the methods that need them. Pipelines with names are in ``pipelines``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .errors import LimbeckError, expect, whole
+from .errors import LimbeckError, expect, nearest, whole
 from .registry import get
 
 
@@ -42,10 +42,14 @@ class Pipeline:
     Attributes:
         stages: at least one.
         repeat: how often the whole list is run.
+        name, title, paper: of a named pipeline; not part of the value.
     """
 
     stages: tuple[Stage, ...]
     repeat: int = 1
+    name: str = field(default="", compare=False)
+    title: str = field(default="", compare=False)
+    paper: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         expect("the stages of a pipeline", self.stages, (tuple, list), "give a list such as [run('sft'), run('opd')]")
@@ -61,6 +65,25 @@ class Pipeline:
     def unrolled(self) -> tuple[Stage, ...]:
         """Every stage in the order it is run."""
         return self.stages * self.repeat
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of its stages, each once."""
+        return tuple(dict.fromkeys(stage.method for stage in self.stages))
+
+    def adjusted(self, **stages: Mapping[str, Any]) -> Pipeline:
+        """The same pipeline with further settings for the stages of some methods: ``adjusted(grpo={"steps": 50})``.
+
+        Raises:
+            LimbeckError: for a method that none of its stages runs.
+        """
+        for method, settings in stages.items():
+            if method not in self.methods:
+                near = nearest(method, self.methods)
+                raise LimbeckError(f"no stage runs {method!r}{near}; the stages run {', '.join(self.methods)}.")
+            expect(f"the settings of {method}", settings, Mapping, "give them by name")
+        own = (Stage(s.method, {**s.settings, **stages.get(s.method, {})}) for s in self.stages)
+        return replace(self, stages=tuple(own))
 
     def __str__(self) -> str:
         listed = " → ".join(map(str, self.stages))

@@ -15,6 +15,7 @@ from stub_engine import Notes, Run
 import limbeck
 from limbeck.cli import app
 from limbeck.errors import LimbeckError
+from limbeck.registry import REGISTRY
 
 COMMANDS = ("demo", "train", "eval", "methods", "explain", "diff")
 
@@ -52,7 +53,7 @@ def test_every_command_teaches(limbeck_: Run, name: str) -> None:
         (("eval",), "missing option '--student'; `limbeck eval --help` shows what there is."),
         (("diff",), "missing argument 'A'; `limbeck diff --help` shows what there is."),
         (("diff", "gkd"), "diff compares two methods: `limbeck diff gkd OTHER`; `limbeck methods` lists them."),
-        (("diff", "gdk"), "unknown method 'gdk' (did you mean 'gkd'?); `limbeck methods` lists all 14."),
+        (("diff", "gdk"), f"unknown method 'gdk' (did you mean 'gkd'?); `limbeck methods` lists all {len(REGISTRY)}."),
     ],
 )
 def test_misuse_is_one_sentence(limbeck_: Run, words: tuple[str, ...], sentence: str) -> None:

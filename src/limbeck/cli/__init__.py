@@ -13,6 +13,7 @@ from .app import Commands, version
 from .listing import methods
 from .look import diff, explain
 from .measure import evaluate
+from .pipe import pipeline
 from .run import demo, train
 
 __all__ = ["app", "main"]
@@ -50,6 +51,7 @@ def limbeck(
 
     [cyan]limbeck train kdrl --student small --teacher big --task problems.jsonl[/]
     [cyan]limbeck eval --student runs/mine/student --task problems.jsonl[/]
+    [cyan]limbeck pipeline[/]          recipes of several methods in a row
 
     Every command explains itself: [cyan]limbeck train --help[/].
     """
@@ -63,6 +65,7 @@ app.command("methods", rich_help_panel="Choose a method")(methods)
 app.command("explain", rich_help_panel="Choose a method")(explain)
 app.command("diff", rich_help_panel="Choose a method")(diff)
 app.command("train", rich_help_panel="Use it")(train)
+app.command("pipeline", rich_help_panel="Use it")(pipeline)
 app.command("eval", rich_help_panel="Use it")(evaluate)
 
 

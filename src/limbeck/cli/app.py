@@ -129,15 +129,21 @@ def _disk_full(e: BaseException | None) -> bool:
 
 
 @contextmanager
-def stoppable(out: Path) -> Iterator[None]:
-    """A Ctrl-C or SIGTERM inside says how to go on with the run in ``out``."""
+def stoppable(out: Path, record: str = "run.json", go_on: str = "") -> Iterator[None]:
+    """A Ctrl-C or SIGTERM inside says how to go on with what is in ``out``.
+
+    Args:
+        out: folder of a run, or of a pipeline.
+        record: the file that shows that there is something to go on with.
+        go_on: the command; default: that of a run.
+    """
     try:
         with _sigterm_is_heard():
             yield
     except KeyboardInterrupt as e:
         status = TERMINATED if isinstance(e, _Terminated) else INTERRUPTED
-        if (out / "run.json").is_file():
-            go_on = f"limbeck train --resume {shlex.quote(str(out))}"
+        if (out / record).is_file():
+            go_on = go_on or f"limbeck train --resume {shlex.quote(str(out))}"
             raise Stopped(f"stopped; go on with `{go_on}`.", status) from None
         raise Stopped("stopped before anything was written.", status) from None
 

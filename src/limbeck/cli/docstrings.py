@@ -34,7 +34,8 @@ def read(doc: str) -> Doc:
     start = SECTION.search(doc)
     prose = doc[: start.start()] if start else doc
     summary, _, body = prose.strip().partition("\n\n")
-    blocks = tuple(block for paragraph in re.split(r"\n\s*\n", body) for block in _blocks(paragraph))
+    paragraphs = re.split(r"\n\s*\n|\n(?=\.\. math::)", body)  # formulae may follow each other
+    blocks = tuple(block for paragraph in paragraphs for block in _blocks(paragraph))
     return Doc(inline(" ".join(summary.split())), blocks, _arguments(doc))
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import taxonomy
+from ..pipelines import PIPELINES
 from ..registry import REGISTRY, Recipe
 from .docstrings import read
 from .out import plain, print_json, row, table
@@ -207,3 +208,4 @@ def _print_long(console: Console, f: Facts) -> None:
 def _print_footer(console: Console) -> None:
     plain(console)
     plain(console, f"{len(REGISTRY)} methods. `limbeck explain NAME` tells more of one.", "dim")
+    plain(console, f"{len(PIPELINES)} pipelines: {', '.join(PIPELINES)}. `limbeck pipeline` tells more.", "dim")

@@ -45,7 +45,7 @@ def run_config(name: str | None, flags: Mapping[str, Any], file: Path | None, pa
     known = get(method).arguments
     merged: Settings = {}
     for layer in (written, {k: v for k, v in flags.items() if v is not None}, given):
-        _lay(merged, _normal(layer, known))
+        lay(merged, _normal(layer, known))
     return configure(method, merged)
 
 
@@ -70,11 +70,11 @@ def _normal(layer: Mapping[str, Any], arguments: Mapping[str, object]) -> Settin
     return {**out, "arguments": {**own, **moved}}
 
 
-def _lay(below: Settings, above: Mapping[str, Any]) -> None:
+def lay(below: Settings, above: Mapping[str, Any]) -> None:
     """Lay one layer over another; tables are merged key by key."""
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(below.get(key), dict):
-            _lay(below[key], value)
+            lay(below[key], value)
         else:
             below[key] = dict(value) if isinstance(value, Mapping) else value
 

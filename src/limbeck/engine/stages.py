@@ -3,67 +3,180 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from ..errors import LimbeckError
-from ..pipeline import Pipeline
+from ..errors import LimbeckError, expect, nearest
+from ..pipeline import Pipeline, Stage
+from ..registry import get
 from .config import RunConfig, configure
-from .files import write_json
-from .folder import folder_of, recorded
+from .files import read_lines, write_json
+from .folder import folder_of, recorded, refuse_impossible
 from .run import Result, resume, train
+from .setup import build_method, check_models, prepare_tasks
 
 
-def run_pipeline(pipeline: Pipeline, out: str | Path, *, quiet: bool = False, **settings: Any) -> list[Result]:
+@dataclass(frozen=True)
+class Planned:
+    """A stage that is to be run: its folder, its configuration, and where it stands.
+
+    Attributes:
+        path: folder of the stage's run.
+        config: what to run.
+        state: ``new``, ``begun`` or ``done``, when the pipeline was called.
+    """
+
+    path: Path
+    config: RunConfig
+    state: str
+
+
+def run_pipeline(
+    pipeline: Pipeline,
+    out: str | Path,
+    *,
+    quiet: bool = False,
+    console: Console | None = None,
+    command: str = "",
+    **settings: Any,
+) -> list[Result]:
     """Run the stages, or go on where an earlier call with the same pipeline and folder was stopped.
 
     Args:
-        pipeline: the stages.
+        pipeline: the stages, for instance ``lb.pipelines.sd_zero()``.
         out: folder; stage i runs in ``out/stage-i-METHOD``.
         quiet: no progress on standard error.
-        **settings: for every stage (``student``, ``teacher``, ``task``, ``lr`` ...); a stage's own win.
+        console: where progress goes; default: standard error.
+        command: what the user typed, for the reports.
+        **settings: for every stage (``student``, ``teacher``, ``task``, ``lr`` ...); a stage's own win. An argument of
+            a method goes to the stages whose method takes it.
 
     Raises:
-        LimbeckError: before the first stage is run, where a stage's settings are wrong, or where the folder holds
-            another pipeline.
+        LimbeckError: before the first stage is run, where a stage's settings are wrong, where a stage lacks a model or
+            a task that serves it, or where the folder holds another pipeline.
     """
+    expect("the pipeline", pipeline, Pipeline, "give one such as lb.pipelines.sd_zero(), or lb.Pipeline([...])")
     folder = folder_of(out)
-    configs = _configure(pipeline, folder, settings)
+    stages = _plan(pipeline, folder, settings)
     _claim(folder, pipeline, settings)
-    console = Console(quiet=True) if quiet else None
+    console = Console(quiet=True) if quiet else console or Console(stderr=True, quiet=not _main_process())
     results = []
-    for path, config in configs:
-        if (path / "run.json").exists() and recorded(path)["config"].get("method") == config.method:
-            results.append(resume(path, console=console))
+    for i, stage in enumerate(stages, 1):
+        done = ", done before" if stage.state == "done" else ""
+        console.print(f"stage {i} of {len(stages)}: {stage.config.method}{done}", style="bold", highlight=False)
+        typed = command or f"stage {stage.path.name} of {pipeline}"
+        if stage.state == "done":
+            results.append(_result(stage.path))
+        elif stage.state == "begun":
+            results.append(resume(stage.path, command=typed, console=console))
         else:
-            results.append(train(config, path, command=f"stage {path.name} of {pipeline}", console=console))
+            results.append(train(stage.config, stage.path, command=typed, console=console))
     return results
 
 
-def _configure(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any]) -> list[tuple[Path, RunConfig]]:
-    """Every stage's folder and configuration; each starts from the student the one before leaves."""
-    configs = []
+def _main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+# ---------------------------------------------------------------- what is to be run
+
+
+def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any]) -> list[Planned]:
+    """Every stage; each starts from the student the one before leaves. All that can be refused is refused here."""
+    _refuse_unknown(pipeline, settings)
+    stages: list[Planned] = []
     student = settings.get("student", "embedded")
     for i, stage in enumerate(pipeline.unrolled):
         path = folder / f"stage-{i}-{stage.method}"
-        configs.append((path, configure(stage.method, {**settings, **stage.settings, "student": student})))
+        config = configure(stage.method, {**_fitting(stage, settings), **stage.settings, "student": student})
+        stages.append(Planned(path, config, _state(path, config)))
         student = str(path / "student")
-    return configs
+    for planned in stages[: len(pipeline.stages)]:  # the others are these again
+        method = build_method(planned.config)
+        check_models(planned.config, method, {})
+        prepare_tasks(planned.config, method)
+    return stages
+
+
+def _refuse_unknown(pipeline: Pipeline, settings: Mapping[str, Any]) -> None:
+    """A setting must be a run's, or an argument of some stage's method."""
+    arguments = {a for stage in pipeline.stages for a in get(stage.method).arguments}
+    for stage in pipeline.stages:
+        if "student" in stage.settings:
+            raise LimbeckError(f"{stage}: a stage's student is what the stage before it left; leave student out.")
+    for key in settings:
+        if key == "method":
+            raise LimbeckError(f"method={settings[key]!r}: the stages of a pipeline name their methods; leave it out.")
+        if key not in RunConfig.model_fields and key not in arguments:
+            near = nearest(key, [*pipeline.methods, *RunConfig.model_fields, *arguments])
+            raise LimbeckError(
+                f"unknown setting {key!r}{near}; the stages take "
+                f"{', '.join(sorted(arguments)) or 'no arguments'}, and a run "
+                f"{', '.join(sorted(RunConfig.model_fields))}."
+            )
+
+
+def _fitting(stage: Stage, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without arguments of other stages' methods."""
+    known = {*RunConfig.model_fields, *get(stage.method).arguments}
+    return {k: v for k, v in settings.items() if k in known}
+
+
+def _state(path: Path, config: RunConfig) -> str:
+    """Where a stage stands; a folder of another method's run is refused when the stage claims it."""
+    if not (path / "run.json").exists():
+        return "new"
+    run = recorded(path)
+    if run["config"].get("method") != config.method:
+        return "new"
+    return "done" if run.get("finished") and (path / "student").is_dir() else "begun"
+
+
+def _result(path: Path) -> Result:
+    """What a finished stage left."""
+    evaluations = read_lines(path / "evaluations.jsonl")
+    before = evaluations[0] if evaluations else None
+    after = evaluations[-1] if len(evaluations) > 1 else None
+    report = path / "report.html"
+    steps = len(read_lines(path / "metrics.jsonl"))
+    return Result(path, before, after, steps, report if report.is_file() else None, path / "student")
+
+
+# ---------------------------------------------------------------- the folder
 
 
 def _claim(folder: Path, pipeline: Pipeline, settings: Mapping[str, Any]) -> None:
+    if not _main_process():
+        return
+    refuse_impossible(folder)
     described = {"pipeline": str(pipeline), "settings": {k: str(v) for k, v in settings.items()}}
     file = folder / "pipeline.json"
     if file.exists():
-        if _read(file) != described:
-            raise LimbeckError(f"{folder} holds another pipeline ({file}); name another folder for {pipeline}.")
+        _refuse_another(folder, _read(file), described)
         return
     if folder.exists() and any(folder.iterdir()):
         raise LimbeckError(f"{folder} is not empty and holds no pipeline; name a new folder.")
     write_json(file, described)
+
+
+def _refuse_another(folder: Path, was: object, now: Mapping[str, Any]) -> None:
+    """The folder's pipeline goes on only as itself."""
+    before = was if isinstance(was, dict) else {}
+    if before.get("pipeline") != now["pipeline"]:
+        raise LimbeckError(f"{folder} holds another pipeline ({before.get('pipeline')}); name another folder.")
+    old, new = before.get("settings"), now["settings"]
+    old = old if isinstance(old, dict) else {}
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
+            raise LimbeckError(
+                f"{folder} holds this pipeline with {key}={old.get(key, 'its default')}, not "
+                f"{new.get(key, 'its default')}; give the same settings to go on, or name another folder."
+            )
 
 
 def _read(file: Path) -> object:
