@@ -1,14 +1,14 @@
 """Multi-turn drift, tabular: does on-policy distillation degrade with the horizon, and do SOD and TCOD repair it?
 
-A chain of T turns. On the track one action out of V is right; any other derails, and a derailed episode stays so. The
-teacher knows the track and knows nothing off it: there its law is random and sharp, another one at every turn (the
-papers' premise: a teacher is reliable only near its own trajectories). The student is a table with shared parts:
-logits = W[turn] + S[turn // 4] + C, plus D where derailed, so what it learns off the track moves it on the track too.
-It starts with a chance of ``START`` of staying on the track at each turn.
+A chain of T turns of ``K`` tokens. One action out of V is right; a turn with a wrong token derails, and a derailed
+episode stays so. The teacher knows the track and knows nothing off it: there its law is random and sharp, another one
+at every turn (the papers' premise: a teacher is reliable only near its own trajectories). The student is a table with
+shared parts: logits = W[turn] + S[turn // 4] + C, plus D where derailed, so what it learns off the track moves it on
+the track too. It starts with a chance of ``START`` of surviving a turn.
 
-Accuracy is the exact chance of reaching the end. Everything goes through ``lb.objective``::
+The result is the exact chance of reaching the end. Everything goes through ``lb.objective``::
 
-    python benchmarks/drift.py            # about two minutes
+    python benchmarks/drift.py            # a few minutes on one core
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 import limbeck as lb
 from limbeck.evaluate import mean_interval
 
-V, EPISODES, STEPS, LR, START = 6, 64, 300, 0.15, 0.75
+V, K, EPISODES, STEPS, LR, START = 6, 4, 32, 200, 0.03, 0.8
 HORIZONS = (4, 16, 32)
 
 
@@ -35,7 +35,8 @@ class Table(torch.nn.Module):
         self.shared = torch.nn.Parameter(torch.zeros(math.ceil(horizon / 4), V))
         self.common = torch.nn.Parameter(torch.zeros(V))
         self.off = torch.nn.Parameter(torch.zeros(horizon, V))
-        right = math.log(START / (1 - START) * (V - 1))
+        token = START ** (1 / K)
+        right = math.log(token / (1 - token) * (V - 1))
         with torch.no_grad():
             self.common[0] = right  # action 0 is right
 
@@ -51,31 +52,30 @@ def teacher(horizon: int, seed: int) -> Tensor:
     on = torch.zeros(horizon, V)
     on[:, 0] = 6.0
     off = 4.0 * torch.randn(horizon, V, generator=generator)
-    off[:, 0] = off[:, 0] - 4.0  # what is right on the track is no remedy off it
     return torch.stack([on, off]).log_softmax(-1)
 
 
 def play(logits: Tensor, turns: int) -> tuple[Tensor, Tensor]:
-    """Actions and derailment ``[B, turns]`` of a batch of episodes."""
+    """Actions and derailment ``[B, turns * K]`` of a batch of episodes."""
     law = logits.detach().softmax(-1)
     off, actions, derailed = torch.zeros(EPISODES, dtype=torch.int64), [], []
     for t in range(turns):
-        action = torch.multinomial(law[off, t], 1).squeeze(1)
-        derailed.append(off)
+        action = torch.multinomial(law[off, t], K, replacement=True)
+        derailed.append(off[:, None].expand(-1, K))
         actions.append(action)
-        off = torch.maximum(off, (action != 0).long())
-    return torch.stack(actions, 1), torch.stack(derailed, 1)
+        off = torch.maximum(off, (action != 0).any(1).long())
+    return torch.cat(actions, 1), torch.cat(derailed, 1)
 
 
 def run(name: str, horizon: int, seed: int) -> float:
     """Train by one method; the chance of reaching the end."""
     torch.manual_seed(seed)
     student, guide = Table(horizon), teacher(horizon, seed)
-    optimizer = torch.optim.Adam(student.parameters(), lr=LR / 3)
+    optimizer = torch.optim.Adam(student.parameters(), lr=LR)
     method = {
         "OPD": lb.methods.tcod(start=horizon),
         "SOD": lb.methods.sod(coef=1.0),
-        "OPD + GRPO": lb.methods.sod(coef=1.0, ceiling=0.0),
+        "OPD + GRPO": lb.methods.kdrl_shaping(coef=1.0),
         "GRPO": lb.methods.sod(coef=0.0),
         "TCOD": lb.methods.tcod(start=1, every=max(1, STEPS // (2 * horizon))),
     }[name]
@@ -84,25 +84,25 @@ def run(name: str, horizon: int, seed: int) -> float:
         limit = method.sources["main"].turns.at(step)  # type: ignore[attr-defined]
         turns = horizon if name != "TCOD" else max(1, min(horizon, int(limit)))
         actions, off = play(student(), turns)
-        t = torch.arange(turns).expand_as(actions)
-        reward = ((off[:, -1] == 0) & (actions[:, -1] == 0)).float()
+        t = torch.arange(turns).repeat_interleave(K).expand_as(actions)
+        reward = ((off[:, -1] == 0) & (actions[:, -K:] == 0).all(1)).float()
         extra = {} if name in ("GRPO",) else {"teacher_logits": guide[off, t]}
         given = {"reward": reward} if name in ("SOD", "OPD + GRPO", "GRPO") else {}
         loss = objective(student()[off, t], actions, turn=t, step=step, **extra, **given).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return float(student()[0].detach().softmax(-1)[:, 0].log().sum().exp())
+    return float((K * student()[0].detach().softmax(-1)[:, 0].log().sum()).exp())
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     print("| method | " + " | ".join(f"T = {h}" for h in HORIZONS) + " |\n| --- |" + " --- |" * len(HORIZONS))
     print("| before | " + " | ".join(f"{START**h:.3f}" for h in HORIZONS) + " |")
-    for name in ("OPD", "GRPO", "OPD + GRPO", "SOD", "TCOD"):
+    for name in ("OPD", "TCOD", "GRPO", "OPD + GRPO", "SOD"):
         cells = []
         for horizon in HORIZONS:
             m = mean_interval([run(name, horizon, seed) for seed in range(arguments.seeds)])

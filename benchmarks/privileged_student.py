@@ -1,8 +1,9 @@
 """A student that can read: the embedded student, taught to use an answer or a solution that stands in its prompt.
 
-Self-distillation needs a model that does better with privileged text in view. The embedded student has never seen any,
-so it is trained for a minute on prompts with a block behind them, ``[112]`` or ``[5+7=12,...<answer>112</answer>]``, mixed
-with a few plain ones. Measured: 63 % right without a block, 97 % with either.
+Self-distillation needs a model that does better with privileged text in view. The embedded student has never seen
+any, so it is trained for a minute on prompts with a block behind them, ``[112]`` or
+``[5+7=12,...<answer>112</answer>]``, mixed with a few plain ones. Measured: 63 % right without a block, 97 % with
+either.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def measure(name: str, seed: int, out: Path) -> float:
     }
     config = configure("opd_full", settings)
     run = _Run(config, ARMS[name], prepare_tasks(config, ARMS[name]), {}, out, Console(quiet=True))
-    run.optimizer.step = lambda *a, **k: None
+    run.optimizer.step = lambda *_, **__: None
     gradients = []
     for draw in range(DRAWS):
         run.shop.desk.feeds["task"].cursor = 0

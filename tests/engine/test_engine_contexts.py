@@ -103,7 +103,12 @@ def test_a_context_longer_than_the_window_is_told(shelf: Shelf, out: Path) -> No
 
 @pytest.mark.parametrize(
     ("template", "said"),
-    [("{{ solution", "cannot be rendered"), ("{{ 1 / 0 }}", "ZeroDivisionError"), ("missing.jinja", "no such file")],
+    [
+        ("{{ solution", "cannot be rendered"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("missing.jinja", "no such file"),
+        (" ", "is empty, so the teacher would see what the student sees"),
+    ],
 )
 def test_a_broken_template_is_told(template: str, said: str, shelf: Shelf, out: Path) -> None:
     with pytest.raises(LimbeckError, match=said):

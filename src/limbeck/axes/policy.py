@@ -130,6 +130,11 @@ class SampledLoss(Surrogate):
         super().check(signal)
         if not (isinstance(signal, Read) and isinstance(signal.statistic, LogProb)):
             raise LimbeckError(f"{self} compares log-probs at the sampled token: tell it logp(reader), not {signal}.")
+        if signal.reader.key in ("student", "synced(1)"):
+            raise LimbeckError(
+                f"{self} was told {signal}, the student itself, so there is nothing to learn; name another reader, or "
+                "give it a context that the student does not see: student.given(feedback)."
+            )
 
     def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
         del rows

@@ -17,7 +17,7 @@ from ..errors import LimbeckError
 from ..method import Method
 from ..refusals import walk
 from ..tasks import Task, load_task
-from . import hub
+from . import hub, lineage
 from .config import RunConfig
 from .desk import Desk
 from .feed import Feed
@@ -198,7 +198,7 @@ def _refuse_frozen(student: Policy) -> None:
 def notices(shop: Workshop) -> list[str]:
     """What is allowed and worth knowing before the first step."""
     student, teacher = shop.student, shop.policies.get("teacher")
-    few = few_problems(shop.desk.tasks["task"], shop.config.eval_size)
+    few = [*few_problems(shop.desk.tasks["task"], shop.config.eval_size), *lineage.consistency(shop)]
     if teacher is None or set(teacher.eos) & set(student.eos):
         return few
     names = [" ".join(map(repr, p.tokenizer.convert_ids_to_tokens(list(p.eos)))) for p in (student, teacher)]
@@ -286,6 +286,11 @@ def _desk(
 
 def _template_text(name: str, text: str) -> str:
     """A context's template: a file where there is one of that name, else the text itself."""
+    if not text.strip():
+        raise LimbeckError(
+            f"contexts.{name} is empty, so the teacher would see what the student sees and teach nothing; give a Jinja "
+            "file or a text."
+        )
     file = Path(text).expanduser() if len(text) < 200 and "{" not in text else None
     if file is None or not file.is_file():
         if file is not None and file.suffix in (".jinja", ".txt", ".md"):
