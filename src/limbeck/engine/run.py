@@ -20,7 +20,7 @@ from ..errors import LimbeckError, nearest
 from ..explain import explain
 from ..method import Method
 from ..tasks import Task, load_task
-from . import checkpoint
+from . import checkpoint, lineage
 from .config import RunConfig, checked
 from .evaluation import Evaluator
 from .files import read_lines, whole, whole_folder, write_lines
@@ -318,6 +318,7 @@ class _Run:
         with whole_folder(self.out / "student") as folder:
             model.save_pretrained(folder)
             student.tokenizer.save_pretrained(folder)
+            lineage.write(folder, self.shop)
 
     def _report(self) -> Path:
         from ..report import load_run, summary_table, write_report
