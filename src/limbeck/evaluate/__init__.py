@@ -1,4 +1,4 @@
-"""Numbers about a model and how sure one may be of them: intervals, pass@k, fidelity to a teacher."""
+"""Numbers about a model and how sure one may be of them: intervals, pass@k, fidelity to a teacher, where it objects."""
 
 from limbeck.evaluate.fidelity import agreement, entropy, kl_forward, kl_reverse, perplexity
 from limbeck.evaluate.intervals import (
@@ -9,6 +9,7 @@ from limbeck.evaluate.intervals import (
     wilson,
     wilson_difference,
 )
+from limbeck.evaluate.localisation import localisation, objection
 from limbeck.evaluate.passk import pass_at_k, pass_curve
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "entropy",
     "kl_forward",
     "kl_reverse",
+    "localisation",
     "mean_interval",
+    "objection",
     "paired_interval",
     "pass_at_k",
     "pass_curve",
