@@ -52,7 +52,7 @@ def test_half_precision_is_added_up_in_float64() -> None:
     ("told", "span", "sentence"),
     [
         (PLAIN[:3], SPAN, "give one of each for every written token"),
-        (PLAIN, SPAN[:3], "give one truth for every token"),
+        (PLAIN, SPAN[:3], "give one truth a token"),
         (torch.tensor([-1.0, -math.inf, 0.0, 0.0]), SPAN, "not finite"),
         (torch.tensor([-1.0, math.nan, 0.0, 0.0]), SPAN, "not finite"),
     ],

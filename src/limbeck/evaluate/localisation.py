@@ -53,7 +53,7 @@ def localisation(told_N: Tensor, plain_N: Tensor, span_N: Tensor) -> float:
     mass_N = objection(told_N, plain_N)
     if span_N.shape != mass_N.shape:
         raise LimbeckError(
-            f"the span is {tuple(span_N.shape)} and the log-probs {tuple(mass_N.shape)}; give one truth for every token."
+            f"the span is {tuple(span_N.shape)} and the log-probs {tuple(mass_N.shape)}; give one truth a token."
         )
     total = float(mass_N.sum())
     return float(mass_N[span_N.bool()].sum()) / total if total else math.nan
