@@ -57,7 +57,7 @@ def tip(d: Talk, rho: float) -> Number:
     """TIP (arXiv:2604.14084): the rho tokens with the largest h + delta - h delta, both scaled to 0...1; on-policy."""
     h, gap = {}, {}
     for i, t in d.places:
-        q = [float(x) for x in d.q(i, t)]
+        q = [float(x.detach()) for x in d.q(i, t)]
         h[i, t], gap[i, t] = -sum(x * math.log(x) for x in q), kl(q, law(d.teacher[i][t]))
 
     def scaled(x: dict[tuple[int, int], float]) -> dict[tuple[int, int], float]:
@@ -71,7 +71,7 @@ def tip(d: Talk, rho: float) -> Number:
 
 
 def exopd(d: Talk, lam: float, clip: float, dual: float, cap: float) -> Number:
-    """G-OPD (arXiv:2602.12125): lambda (log T - log ref) - (log old - log ref) in a dual clip, times a capped weight."""
+    """G-OPD (arXiv:2602.12125): lambda (log T - log ref) - (log old - log ref) in a dual clip, times a weight."""
 
     def loss(i: int, t: int) -> Number:
         lt, lr = d.logp(d.teacher, i, t), d.logp(d.ref, i, t)
@@ -88,7 +88,7 @@ def vopd(d: Talk, k: int) -> Number:
     """vOPD (arXiv:2605.07865): log T - log pi + KL_k at the student's k entries, normalised within; ratio."""
 
     def loss(i: int, t: int) -> Number:
-        q, p = [float(x) for x in d.q(i, t)], law(d.teacher[i][t])
+        q, p = [float(x.detach()) for x in d.q(i, t)], law(d.teacher[i][t])
         top = sorted(range(len(q)), key=lambda v: -q[v])[:k]
         qk, pk = [q[v] / sum(q[w] for w in top) for v in top], [p[v] / sum(p[w] for w in top) for v in top]
         A = d.logp(d.teacher, i, t) - d.now(i, t) + kl(qk, pk)
@@ -161,7 +161,7 @@ def distil(d: Talk) -> Number:
 
 
 def vpd(d: Talk, step: int, every: int, beta: float) -> Number:
-    """VPD (arXiv:2605.15113): BCO on ``read`` at every F-th step, else reverse KL on ``roll``; the view is the prior."""
+    """VPD (arXiv:2605.15113): BCO on ``read`` each F-th step, else reverse KL on ``roll``; the view is the prior."""
     if step % every:
         told = [(i, t) for i, t in d.places if d.source[i] == "roll" and d.has[i]]
         return token_mean(d, lambda i, t: kl(d.q(i, t), law(d.view[i][t])), told)
