@@ -76,7 +76,7 @@ RL = {"ref_coef": 0.0, "reduction": "token_mean", "lr": 1e-4}
 
 EXPERIMENTS: dict[str, tuple[int, list[Arm]]] = {
     "tokens": (
-        80_000,
+        60_000,
         [
             Arm("all tokens", "opd_full", GROUP),
             Arm("50 % by entropy", "tip_entropy", GROUP),
@@ -101,13 +101,12 @@ EXPERIMENTS: dict[str, tuple[int, list[Arm]]] = {
         ],
     ),
     "self": (
-        120_000,
+        60_000,
         [
             Arm("GRPO", "grpo", RL),
             Arm("OPSD", "opsd", {**GROUP, "lr": 1e-4}),
             Arm("SDPO", "sdpo", {"lr": 1e-4}),
             Arm("SRPO", "srpo", {"lr": 1e-4}),
-            Arm("OPSD-RL", "opsd_rl", {"lr": 1e-4}),
         ],
     ),
 }
@@ -124,7 +123,7 @@ def run(experiment: str, arm: Arm, seed: int, out: Path) -> dict[str, Any]:
             settings |= privileged_student.settings(out)
         if arm.after:
             settings["student"] = str(out / experiment / f"{_slug(arm.after)}-{seed}" / "student")
-        settings |= {} if experiment == "direction" else {"eval_size": 300}
+        settings |= {"eval_size": {"direction": 500, "extra": 300}.get(experiment, 200)}
         settings |= {"eval_every": 10} if experiment in ("self", "extra") else {}
         result = lb.distill(arm.method, out=folder, overwrite=True, quiet=True, **settings)
         evaluations = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
