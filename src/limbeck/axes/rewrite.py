@@ -7,44 +7,13 @@ from dataclasses import dataclass
 
 from ..errors import LimbeckError
 from .context import Context
-from .reader import Reader, student
-from .source import Source
+from .reader import Reader
+from .source import Derived, Source
 from .vec import Need, Vec
 
 
 @dataclass(frozen=True)
-class _Derived(Source):
-    """What one inner source passes on."""
-
-    source: Source
-
-    @property
-    def group(self) -> int:
-        return self.source.group
-
-    @property
-    def verified(self) -> bool:
-        return self.source.verified
-
-    @property
-    def sampled(self) -> bool:
-        return self.source.sampled
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return self.source.needs
-
-    @property
-    def parts(self) -> tuple[Source, ...]:
-        return (self.source,)
-
-    @property
-    def of(self) -> str:
-        return self.source.of
-
-
-@dataclass(frozen=True)
-class Select(_Derived):
+class Select(Derived):
     """The best ``keep`` sequences of each group, by several scores in their order of importance.
 
     Attributes:
@@ -52,7 +21,7 @@ class Select(_Derived):
         keep: sequences kept of each group.
     """
 
-    by: tuple[Vec, ...] = ()
+    by: tuple[Vec, ...]
     keep: int = 1
 
     @property
@@ -68,7 +37,7 @@ class Select(_Derived):
 
 
 @dataclass(frozen=True)
-class Patch(_Derived):
+class Patch(Derived):
     """Groups where ``when`` holds get further sequences from another writer.
 
     Attributes:
@@ -76,8 +45,8 @@ class Patch(_Derived):
         when: a Vec per group.
     """
 
-    new: Source = None  # type: ignore[assignment]  # dataclass inheritance wants a default; patch() always gives one
-    when: Vec = None  # type: ignore[assignment]
+    new: Source
+    when: Vec
 
     @property
     def sampled(self) -> bool:
@@ -100,7 +69,7 @@ class Patch(_Derived):
 
 
 @dataclass(frozen=True)
-class Once(_Derived):
+class Once(Derived):
     """Written at the first visit of a prompt, stored, and used again afterwards (state of the run).
 
     Attributes:
@@ -119,7 +88,7 @@ class Once(_Derived):
 
 
 @dataclass(frozen=True)
-class Refine(_Derived):
+class Refine(Derived):
     """One response for each sequence of the inner source, by a writer that may see it; the sequence itself is dropped.
 
     Attributes:
@@ -128,7 +97,7 @@ class Refine(_Derived):
         tau: sampling temperature.
     """
 
-    reader: Reader = student
+    reader: Reader
     check: bool = False
     tau: float = 1.0
 

@@ -218,23 +218,10 @@ class Either(Source):
 
 
 @dataclass(frozen=True)
-class Resample(Source):
-    """Write groups until enough of them satisfy a condition (DAPO's dynamic sampling); the others are dropped.
-
-    Attributes:
-        source: who writes.
-        until: a Vec per group; groups where it is false are dropped.
-        rounds: at most so many tries to fill a batch; then it trains on what there is (ours: 4).
-    """
+class Derived(Source):
+    """What a source made of another passes on."""
 
     source: Source
-    until: Vec
-    rounds: int = 4
-
-    def __post_init__(self) -> None:
-        expect("the source of resample", self.source, Source, "give one such as sample(n=8)")
-        expect("until of resample", self.until, Vec, "give a mask such as ~(all_wrong | all_right)")
-        whole("rounds of resample", self.rounds, 1)
 
     @property
     def group(self) -> int:
@@ -259,6 +246,25 @@ class Resample(Source):
     @property
     def parts(self) -> tuple[Source, ...]:
         return (self.source,)
+
+
+@dataclass(frozen=True)
+class Resample(Derived):
+    """Write groups until enough of them satisfy a condition (DAPO's dynamic sampling); the others are dropped.
+
+    Attributes:
+        source: who writes.
+        until: a Vec per group; groups where it is false are dropped.
+        rounds: at most so many tries to fill a batch; then it trains on what there is (ours: 4).
+    """
+
+    until: Vec
+    rounds: int = 4
+
+    def __post_init__(self) -> None:
+        expect("the source of resample", self.source, Source, "give one such as sample(n=8)")
+        expect("until of resample", self.until, Vec, "give a mask such as ~(all_wrong | all_right)")
+        whole("rounds of resample", self.rounds, 1)
 
     def __str__(self) -> str:
         return f"{self.source}, groups kept where {self.until}"
