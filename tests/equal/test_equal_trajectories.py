@@ -242,6 +242,8 @@ def test_vi_12_the_surer_teacher_counts_more() -> None:
     equal(c.loss(m.mad_opd()).detach(), two(c, (first, 1 - first)))
     cold = 1 / (1 + math.exp(-2))
     equal(c.loss(m.mad_opd(tau=0.5)).detach(), two(c, (cold, 1 - cold)))
+    sharp = sure(case(), 100.0, 90.0)  # 100 / (100 tau) alone would leave exp's range
+    equal(sharp.loss(m.mad_opd(tau=0.02)).detach(), two(c, (1 / (1 + math.exp(-5)), 1 / (1 + math.exp(5)))))
     torch.testing.assert_close(c.loss(m.mad_opd(tau=1e9)).detach(), two(c, (0.5, 0.5)), rtol=1e-8, atol=0)
 
 

@@ -218,8 +218,13 @@ def _by_confidence(teachers: tuple[str, ...], rounds: int, tau: float) -> list[V
     known = stated[0].eq(stated[0])  # NaN is not equal to itself
     for s in stated[1:]:
         known = known & s.eq(s)
-    power = [(s / (100.0 * tau)).exp() for s in stated]
-    total = power[0]
-    for p in power[1:]:
-        total = total + p
-    return [where(known, p / total, uniform) for p in power]
+    return [where(known, _share(k, stated, tau), uniform) for k in range(len(stated))]
+
+
+def _share(k: int, stated: list[Vec], tau: float) -> Vec:
+    """The k-th of softmax(stated / 100 tau): in differences, because ``exp`` holds what it raises within ±20."""
+    inverse = vec(1.0)
+    for j, s in enumerate(stated):
+        if j != k:
+            inverse = inverse + ((s - stated[k]) / (100.0 * tau)).exp()
+    return 1.0 / inverse
