@@ -39,11 +39,6 @@ class Source:
         raise NotImplementedError
 
     @property
-    def on_policy(self) -> bool:
-        """Whether the student itself wrote every token, at temperature 1 and untruncated."""
-        return False
-
-    @property
     def labelled(self) -> bool:
         """Whether sequences carry preference labels."""
         return False
@@ -167,10 +162,6 @@ class Sample(Source):
         return True
 
     @property
-    def on_policy(self) -> bool:
-        return self.reader == student and self.tau == 1.0
-
-    @property
     def needs(self) -> frozenset[Need]:
         readers = self.reader.readers if isinstance(self.reader, Blend) else (self.reader,)
         return frozenset((r, "text") for r in readers) | frozenset(n for p in self.parts for n in p.needs)
@@ -234,10 +225,6 @@ class Derived(Source):
     @property
     def sampled(self) -> bool:
         return self.source.sampled
-
-    @property
-    def on_policy(self) -> bool:
-        return self.source.on_policy
 
     @property
     def needs(self) -> frozenset[Need]:
