@@ -11,15 +11,25 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))  # mkdocs-gen-files runs this file by its path
+
+from gen_markdown import inline, split_doc, table
+
 import limbeck as lb
+from limbeck import taxonomy
+from limbeck.axes.source import Data, Sample
+from limbeck.cli.listing import by_family
 from limbeck.explain import axes
 from limbeck.method import Method
+from limbeck.pipelines import PIPELINES, Plan
+from limbeck.refusals import walk
 from limbeck.registry import REGISTRY, Recipe
 
 CONFIDENCE = {
@@ -32,109 +42,12 @@ ABILITIES = {
     "sampled": "the log-probability of each sampled token (a scoring API is enough)",
     "topk": "its own k likeliest tokens with their log-probabilities at every position",
     "dense": "its whole next-token law at every position (host the weights)",
+    "at": "its log-probabilities of the entries that the student finds likeliest (host the weights)",
     "text": "text that it writes itself",
 }
 
-
 RUNS = ("Result", "resume", "evaluate")
 """What of the engine has a page; ``distill`` is at the top level."""
-
-
-# ---------------------------------------------------------------- docstrings to Markdown
-
-_SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Arguments)( \([^)]*\))?:$")
-_ENTRY = re.compile(r"^(\*{0,2}[A-Za-z_][\w, *]*?): (.*)$")
-
-
-def inline(text: str) -> str:
-    """Roles and literals of reStructuredText as Markdown."""
-    text = re.sub(r":math:`([^`]+)`", r"\\(\1\\)", text)
-    text = re.sub(r":(?:func|class|meth|mod):`~?([^`]+)`", lambda m: f"`{m[1].rpartition('.')[2]}`", text)
-    return re.sub(r"``([^`]+)``", r"`\1`", text)
-
-
-def split_doc(doc: str) -> tuple[str, dict[str, dict[str, str]]]:
-    """The text of a docstring as Markdown, and its sections: name to {entry: text}."""
-    lines = inspect.cleandoc(doc).split("\n")
-    first = next((i for i, line in enumerate(lines) if _SECTION.match(line)), len(lines))
-    return _body(lines[:first]), dict(_sections(lines[first:]))
-
-
-def _sections(lines: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    heads = [i for i, line in enumerate(lines) if _SECTION.match(line)]
-    for i, after in zip(heads, [*heads, len(lines)][1:], strict=True):
-        entries: dict[str, str] = {}
-        name = ""
-        for line in textwrap.dedent("\n".join(lines[i + 1 : after])).split("\n"):
-            entry = _ENTRY.match(line)
-            if entry:
-                name = entry[1]
-                entries[name] = entry[2]
-            elif line.strip():
-                entries[name] = f"{entries.get(name, '')} {line.strip()}".strip()
-        yield _SECTION.match(lines[i])[0].rstrip(":"), {k: inline(v) for k, v in entries.items()}  # type: ignore[index]
-
-
-def _body(lines: list[str]) -> str:
-    """Paragraphs, formulas, literal blocks, tables of signs and doctests."""
-    out: list[str] = []
-    i = 0
-    while i < len(lines):
-        line = lines[i]
-        if line.startswith(".. math::"):
-            block, i = _indented(lines, i + 1)
-            formula = " ".join(part.strip() for part in [line.removeprefix(".. math::"), *block]).strip()
-            out += ["", rf"\[{formula}\]", ""]
-        elif line.endswith("::"):
-            block, i = _indented(lines, i + 1)
-            out += [inline(line[:-1]), "", "```text", *textwrap.dedent("\n".join(block)).strip("\n").split("\n"), "```"]
-        elif re.match(r"^=+ +=", line):  # a simple table: from its first rule to its third
-            rules = [j for j in range(i, len(lines)) if re.match(r"^=+ +=", lines[j])]
-            last = rules[2] if len(rules) > 2 and lines[rules[1] - 1] == lines[i] else rules[-1]
-            out += ["```text", *lines[i : last + 1], "```"]
-            i = last + 1
-        elif line.startswith(">>>"):
-            end = next((j for j in range(i, len(lines)) if not lines[j].strip()), len(lines))
-            out += ["```text", *lines[i:end], "```"]
-            i = end
-        else:
-            out.append(inline(line))
-            i += 1
-    return "\n".join(_spaced(out)).strip()
-
-
-def _indented(lines: list[str], i: int) -> tuple[list[str], int]:
-    """The indented block from line i on, and where it ends."""
-    end = i
-    while end < len(lines) and (not lines[end].strip() or lines[end].startswith(" ")):
-        end += 1
-    return lines[i:end], end
-
-
-def _spaced(lines: list[str]) -> Iterator[str]:
-    """Markdown wants an empty line before a list; reStructuredText does not."""
-    before, fenced = "", False
-    for line in lines:
-        fenced ^= line.startswith("```")
-        if not fenced and re.match(r"^(\* |\d+\. )", line) and before.strip() and not _in_list(before):
-            yield ""
-        yield line
-        before = line
-
-
-def _in_list(line: str) -> bool:
-    return bool(re.match(r"^(\* |\d+\. | )", line))
-
-
-def cell(text: str) -> str:
-    """A table's cell: a bar would end it."""
-    return re.sub(r"(?<!\\)\|", r"\|", text.replace("\n", " "))
-
-
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table."""
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(cell(c) for c in line)} |" for line in lines)
 
 
 # ---------------------------------------------------------------- methods
@@ -160,12 +73,28 @@ def reads(method: Method) -> str:
 
 
 def methods_table(name: Callable[[str], str] = "`{}`".format) -> str:
-    """Every method of the registry; README.md holds a copy."""
-    rows = [
-        (name(r.name), r.title, link(r.paper), ", ".join(value(r.name).roles) or "–", r.confidence)
-        for r in REGISTRY.values()
-    ]
+    """Every method of the registry by family; README.md holds a copy."""
+    rows: list[tuple[str, ...]] = []
+    for family, recipes in families().items():
+        rows.append((f"**{family}**", "", "", "", ""))
+        rows += [
+            (name(r.name), r.title, link(r.paper), ", ".join(value(r.name).roles) or "–", r.confidence) for r in recipes
+        ]
     return table(("method", "what it is", "paper", "reads", "confidence"), rows)
+
+
+def families() -> dict[str, list[Recipe]]:
+    """Recipes by family, in the registry's order."""
+    return {family: [REGISTRY[f["name"]] for f in facts] for family, facts in by_family().items()}
+
+
+def survey_table() -> str:
+    """Where each method stands on the axes of arXiv:2604.00626."""
+    rows = []
+    for name in REGISTRY:
+        place = taxonomy.place(value(name))
+        rows.append((f"[`{name}`]({name}.md)", *(" and ".join(place[axis]) for axis in taxonomy.AXES)))
+    return table(("method", *taxonomy.AXES), rows)
 
 
 def nearest_relative(name: str) -> tuple[str, list[tuple[str, str, str]]]:
@@ -187,11 +116,33 @@ def command(recipe: Recipe) -> str:
     words = ["limbeck train", recipe.name]
     if "teacher" in method.roles:
         words.append("--teacher embedded")
-    paired = any(s.labelled for s in method.sources.values())
-    words.append("--task pairs.jsonl" if paired else "--task two_digit_sums")
-    further = {getattr(s, "name", "task") for s in method.sources.values()} - {"task"}
+    words.append(f"--task {_task(method)}")
+    if method.contexts or _in_turns(method):  # the embedded pair reads 256 tokens, contexts and turns included
+        words.append("--set max_tokens=16")
+    own = {*taxonomy.OWN, "teacher"}
+    words += [f"--set others.{role}=models/{role}" for role in method.roles if role.partition("(")[0] not in own]
+    further = {part.name for part in _parts(method) if isinstance(part, Data)} - {"task"}
     words += [f"--set datasets.{name}={name}.jsonl" for name in sorted(further)]
     return " ".join(words)
+
+
+def _parts(method: Method) -> list[Any]:
+    return [part for source in method.sources.values() for part in walk(source)]
+
+
+def _in_turns(method: Method) -> bool:
+    """Whether it asks for a task that is played in turns."""
+    return any(part.episodic and part.retry is None for part in _parts(method) if isinstance(part, Sample))
+
+
+def _task(method: Method) -> str:
+    """A task that serves what the method reads."""
+    if any(part.labelled for part in _parts(method)):
+        return "pairs.jsonl"
+    if _in_turns(method):
+        return "retry --set task_options.task=two_digit_sums"
+    shown = {name for context in method.contexts for name in context.reads}
+    return "examples/arithmetic.jsonl" if "solution" in shown else "two_digit_sums"
 
 
 def method_page(recipe: Recipe) -> str:
@@ -214,6 +165,7 @@ def method_page(recipe: Recipe) -> str:
         f"```text\nL = {method.terms}\n```",
         table(("axis", "value"), [(k.strip(), f"`{v}`") for k, v in of.items()]),
         _needs(method),
+        _place(method),
         "## Arguments",
         table(("argument", "default", "meaning, and where the default comes from"), arguments)
         if arguments
@@ -236,14 +188,38 @@ def method_page(recipe: Recipe) -> str:
 
 
 def _needs(method: Method) -> str:
-    needs = [f"* `{role}`: {'; '.join(ABILITIES[a] for a in sorted(able))}." for role, able in method.roles.items()]
-    if any(s.verified for s in method.sources.values()):
+    needs = [
+        f"* `{role}`: {'; '.join(ABILITIES[a] for a in sorted(able))}{_derived(role)}."
+        for role, able in method.roles.items()
+    ]
+    if taxonomy.judged(method):
         needs.append("* a task with a verifier.")
+    if _in_turns(method):
+        needs.append("* a task that is played in turns ([several turns](../multi-turn.md)).")
     if any(s.labelled for s in method.sources.values()):
         needs.append("* a task with pairs (chosen and rejected responses).")
     elif any("responses" in str(s) for s in method.sources.values()):
         needs.append("* a task with written responses.")
-    return "What it needs besides the student and prompts:\n\n" + ("\n".join(needs) or "* nothing.")
+    for context in sorted(method.contexts, key=str):
+        if context.reads:
+            joint = " or " if context.enough == "any" else " and "
+            needs.append(f"* for the context `{context}`: {joint.join(f'`{name}`' for name in context.reads)}.")
+    what = "What it needs besides the student and prompts"
+    return f"{what}:\n\n" + ("\n".join(needs) or "* nothing.")
+
+
+def _place(method: Method) -> str:
+    """One line for the survey's axes."""
+    place = taxonomy.place(method)
+    told = ", ".join(f"{axis} *{' and '.join(values)}*" for axis, values in place.items())
+    return f"In the axes of the survey [arXiv:2604.00626](https://arxiv.org/abs/2604.00626): {told}."
+
+
+def _derived(role: str) -> str:
+    """Weights that nobody has to give."""
+    if role.partition("(")[0] not in taxonomy.OWN:
+        return ""
+    return ", from the student's own weights" + (" unless `--ref` names others" if role == "ref" else "")
 
 
 def _shown(default: object) -> str:
@@ -258,15 +234,6 @@ def source_of(recipe: Recipe) -> str:
     doc = node.body[0]
     lines = text.rstrip().split("\n")
     return "\n".join(lines[: doc.lineno - 1] + lines[doc.end_lineno :])
-
-
-def families() -> dict[str, list[Recipe]]:
-    """Recipes by the file they are written in, in the registry's order."""
-    out: dict[str, list[Recipe]] = {}
-    for recipe in REGISTRY.values():
-        module = sys.modules[recipe.factory.__module__]
-        out.setdefault((inspect.getdoc(module) or "").split(":")[0].rstrip("."), []).append(recipe)
-    return out
 
 
 def methods_index() -> str:
@@ -291,13 +258,50 @@ The confidence says how sure we are that our formula is the published one:
 It says nothing about how well a method works. A golden value from the authors' code, where there is one, is in
 `tests/golden/`.
 
+[Pipelines](pipelines.md) run several methods in a row.
+
+## In the axes of a survey
+
+{split_doc(inspect.getdoc(taxonomy) or "")[0]}
+
+`limbeck methods --by feedback` groups the list so.
+
+{survey_table()}
+
 ## By family
 
 <!--nav-->
 
 * [All methods](overview.md)
 {nav}
+* [Pipelines](pipelines.md)
 """
+
+
+def pipelines_page() -> str:
+    """Every pipeline with a name."""
+    intro = """# Pipelines
+
+A pipeline runs several methods in a row; each stage starts from the student that the one before left. Each has a folder
+of its own below `--out`. Stopped, the same command goes on in the stage where it was, and what is done is not done
+again. `limbeck pipeline` lists what is below; in Python it is `lb.run_pipeline(lb.pipelines.NAME(...), out, ...)`."""
+    return "\n\n".join([intro, *map(_pipeline, PIPELINES.values())]) + "\n"
+
+
+def _pipeline(plan: Plan) -> str:
+    body, sections = split_doc(plan.doc)
+    told = sections.get("Args", {})
+    steps = " → ".join(f"[`{s.method}`]({s.method}.md)" for s in plan().stages)
+    rows = [(f"`{n}`", f"`{_shown(d)}`", told.get(n, "")) for n, d in plan.arguments.items()]
+    teacher = " --teacher embedded" if any("teacher" in value(s.method).roles for s in plan().stages) else ""
+    parts = [
+        f"## {plan.title}",
+        f"`{plan.name}` · {link(plan.paper)} · {steps}",
+        body,
+        table(("argument", "default", "meaning, and where the default comes from"), rows),
+        f"```bash\nlimbeck pipeline {plan.name}{teacher} --task two_digit_sums --out runs/{plan.name}\n```",
+    ]
+    return "\n\n".join(parts)
 
 
 # ---------------------------------------------------------------- reference
@@ -469,15 +473,17 @@ def from_rich(text: str) -> str:
 
 def pages() -> dict[str, str]:
     """Path to text of every generated page."""
-    out = {"methods/overview.md": methods_index()}
+    out = {"methods/overview.md": methods_index(), "methods/pipelines.md": pipelines_page()}
     out |= {f"methods/{r.name}.md": method_page(r) for r in REGISTRY.values()}
     reference: dict[str, tuple[str, Callable[[], str]]] = {
         "cli": ("Command line", cli_page),
         "settings": ("Settings of a run", settings_page),
         "limbeck": ("limbeck", lambda: module_page("The top level", ("limbeck",)) + _errors()),
+        "pipelines": ("Pipelines", lambda: module_page("Pipelines", ("limbeck.pipeline", "limbeck.pipelines"))),
         "runs": ("Runs", lambda: module_page("Runs", ("limbeck.engine",), RUNS)),
         "axes": ("The vocabulary", lambda: module_page("The vocabulary of methods", ("limbeck.axes",))),
         "divergences": ("Divergences", lambda: module_page("Divergences", ("limbeck.math.divergence",))),
+        "taxonomy": ("Taxonomy", lambda: module_page("The survey's axes", ("limbeck.taxonomy",))),
         "records": ("Records", lambda: module_page("Records", ("limbeck.types",))),
         "tasks": ("Tasks", lambda: module_page("Tasks", ("limbeck.tasks",))),
         "evaluate": ("Evaluation", lambda: module_page("Evaluation", ("limbeck.evaluate",))),

@@ -24,6 +24,7 @@ import pytest
 
 import limbeck as lb
 from limbeck.engine.config import configure, parse_settings
+from limbeck.pipelines import PIPELINES, get_pipeline
 from limbeck.registry import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,8 +149,16 @@ def _check_limbeck(words: list[str], where: str) -> None:
     if name in ("train", "explain"):
         method = next((w for w in rest if not w.startswith("-")), "")
         if method in REGISTRY:
-            pairs = [rest[i + 1] for i, word in enumerate(rest) if word == "--set"]
-            configure(method, parse_settings(pairs))
+            configure(method, parse_settings(_sets(rest)))
+    if name == "pipeline" and rest:
+        from limbeck.cli.pipe import asked
+        from limbeck.engine.stages import _refuse_unknown
+
+        _refuse_unknown(*asked(get_pipeline(rest[0]), {}, None, _sets(rest)))
+
+
+def _sets(words: list[str]) -> list[str]:
+    return [words[i + 1] for i, word in enumerate(words) if word == "--set"]
 
 
 @EACH_PAGE
@@ -183,6 +192,40 @@ def test_every_method_has_a_page(generated: Any) -> None:
             assert row, f"{name}: {argument} has no row"
             assert row[2].strip(), f"{name}: {argument} is not documented in the docstring"
         assert f"({name}.md)" in generated.pages["methods/overview.md"].partition("<!--nav-->")[2]
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_the_command_of_a_page_can_start(name: str, generated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task serves what the method reads, and every model has a name."""
+    from limbeck.cli.settings import check, run_config
+    from limbeck.engine.setup import build_method, check_models, prepare_tasks
+
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(generated.module.command(REGISTRY[name]))
+    flags = {word.removeprefix("--"): words[i + 1] for i, word in enumerate(words) if word in ("--teacher", "--task")}
+    config = run_config(name, flags, None, _sets(words))
+    bring = [w for w in (config.task, *config.datasets.values()) if w in ("pairs.jsonl", "pretrain.jsonl")]
+    if bring or config.others:
+        return  # the reader brings files or models
+    check(config)
+    check_models(config, build_method(config), {})
+    prepare_tasks(config, build_method(config))
+
+
+def test_every_pipeline_has_its_place(generated: Any) -> None:
+    text = generated.pages["methods/pipelines.md"]
+    for name, plan in PIPELINES.items():
+        assert f"## {plan.title}\n\n`{name}` · " in text
+        assert all(re.search(rf"^\| `{a}` \| .* \| .+ \|$", text, re.MULTILINE) for a in plan.arguments)
+        assert f"limbeck pipeline {name} " in text
+        assert f"`{name}`" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_survey_has_every_method(generated: Any) -> None:
+    text = generated.pages["methods/overview.md"]
+    assert "| [`opd`](opd.md) | logit-based | black-box | token |" in text
+    for name in REGISTRY:
+        assert re.search(rf"^\| \[`{name}`\]\({name}\.md\) \| \S.* \| \S+ \| \S+ \|$", text, re.MULTILINE), name
 
 
 def test_docstrings_are_converted(generated: Any) -> None:
