@@ -459,6 +459,11 @@ COEFFICIENTS = {
     "kdrl_reward": ("coef", "teacher", [0, 0.0, "0"]),
     "grpo": ("ref_coef", "ref", [0, 0.0, "0"]),
     "kd": ("weight", "teacher", [0, 0.0]),
+    "sod": ("coef", "teacher", [0, 0.0]),
+    "sdpo_hybrid": ("share", "ema(0.05)", [0, 0.0]),
+    "skill_sd": ("lam", "synced(1)", [0, 0.0]),
+    "tt_opd": ("lam", "ema(0.005, every 5, reset 30)", [0, 0.0]),
+    "opsd_rl": ("beta", "student", [0, 0.0]),
 }
 
 
