@@ -35,7 +35,8 @@ def refreshed(text: str, page: str) -> str:
             at = found.end()
         elif found[1] == "python" and kind != "not executed":
             with contextlib.redirect_stdout(io.StringIO()) as said:
-                exec(compile(found[2], page, "exec"), names)
+                line = text[: found.start()].count("\n") + 1
+                exec(compile("\n" * line + found[2], page, "exec"), names)
             printed = said.getvalue()
     return "".join([*out, text[at:]])
 
