@@ -128,6 +128,7 @@ def test_a_template_file_replaces_a_context(shelf: Shelf, out: Path, tmp_path: P
         ("opsd", "pretrain", "shows solution to its teacher"),
         ("distil", "unspoken", "whose verifier says what is wrong"),
         ("sod", "verified", "answered in one; give a task with episodes"),
+        ("sd_zero", "pretrain", "reads reward from 'pretrain'"),
     ],
 )
 def test_a_task_that_lacks_what_a_method_shows_is_refused(

@@ -93,7 +93,8 @@ def _data_names(method: Method) -> set[str]:
 def _check_served(config: RunConfig, method: Method, tasks: Mapping[str, Task]) -> None:
     name = config.method
     wanted = [(d.name, "pairs" if d.pairs else "responses") for s in method.sources.values() for d in _data_sources(s)]
-    if {"reward", "correct"} & method.fields:
+    shown = {field for context in method.contexts for field in context.fields}
+    if {"reward", "correct"} & (method.fields | shown):
         wanted.append(("task", "reward"))
     remedies = {
         "reward": "give a task with answers or a verifier",

@@ -15,7 +15,7 @@ from ..types import Prompt
 from .answers import describe, extract_answer, same_answer
 from .base import Response, Verdict, yes_or_no
 
-PRIVILEGED = ("answer", "solution", "hint")
+PRIVILEGED = ("answer", "solution", "hint", "step_feedback")
 KEYS = ("id", "prompt", "messages", *PRIVILEGED, "response", "chosen", "rejected")
 
 
