@@ -149,12 +149,12 @@ class Rollout:
             "pos_N must not name the first token of a sequence": not bool(
                 torch.isin(self.pos_N, self.start_B1[:-1]).any()
             ),
+            "turn_N must map every scored token to its own sequence": bool(
+                (torch.searchsorted(self.start_B1, self.pos_N, right=True) - 1 == self.seq_N).all()
+            ),
             "root_B must be tokens of the sequence, before the first scored one": bool(
                 ((self.root_B >= 0) & (self.root_B <= self.start_B1.diff())).all()
                 and (self.pos_N - self.start_B1[:-1][self.seq_N] >= self.root_B[self.seq_N]).all()
-            ),
-            "turn_N must map every scored token to its own sequence": bool(
-                (torch.searchsorted(self.start_B1, self.pos_N, right=True) - 1 == self.seq_N).all()
             ),
             "seq_U must name every sequence at least once, in order": bool((self.seq_U.diff() >= 0).all())
             and torch.unique(self.seq_U).numel() == self.n_sequences,

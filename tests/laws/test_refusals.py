@@ -291,7 +291,6 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "teacher of a vocabulary of one": (call(m.opd_full(), teacher_logits=TEACHER[..., :1]), "vocabular"),
     "teacher logits for teacher_logp": (call(m.opd(), teacher_logp=TEACHER), "teacher_logp has shape"),
     "teacher log-probs for logits": (call(m.opd(), teacher_logits=OLD), "teacher_logits has shape"),
-    "top k beyond the vocabulary": (call(m.opd_full(top_k=V + 1), teacher_logits=TEACHER), "top_k"),
     "top k of too few": (
         call(m.opd_full(top_k=3), teacher_topk=TEACHER.log_softmax(-1).topk(2)[::-1]),
         "top_k=3 asked.*gave 2",

@@ -184,7 +184,8 @@ def run_script(tmp_path: Path, code: str) -> subprocess.Popen[str]:
 
 
 SCRIPT = """
-    import sys
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     from limbeck.tasks.guard import Limits, Pool
 
     class World:

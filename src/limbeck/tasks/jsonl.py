@@ -16,8 +16,8 @@ class JsonlTask(RecordTask):
 
     Keys of a line: ``prompt`` (string) or ``messages`` (list of role and content; a last assistant's message is the
     demonstration), and optionally ``answer`` (for the verifier), ``response`` (a demonstration) or ``chosen`` and
-    ``rejected`` (a pair), ``solution``, ``hint`` and ``step_feedback`` (for privileged readers), ``id``. Further numbers
-    and strings become columns. The task serves what all of its lines have.
+    ``rejected`` (a pair), ``solution``, ``hint`` and ``step_feedback`` (for privileged readers), ``id``. Further
+    numbers and strings become columns. The task serves what all of its lines have.
 
     Args:
         path: the file; ``~`` is expanded.
