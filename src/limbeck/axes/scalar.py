@@ -279,7 +279,8 @@ def every(n: float, rest: bool = False) -> Scalar:
 
 def entropy_gate(rungs: tuple[int, ...], floor: float, steps: int) -> Scalar:
     """A ladder of limits that is climbed while entropy holds up; see ``EntropyGate``."""
-    rungs = tuple(int(r) for r in rungs)
+    for rung in rungs:
+        whole("a rung of entropy_gate", rung, 1)
     if not rungs or any(b <= a for a, b in itertools.pairwise(rungs)) or rungs[0] < 1 or steps < 1:
         raise LimbeckError(
             f"entropy_gate(rungs={rungs}, steps={steps}): give rising limits above 0 and at least 1 step a rung."

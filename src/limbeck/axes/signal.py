@@ -6,7 +6,7 @@ Record fields: ``reward`` (turn), ``score`` its sum over the sequence, ``correct
 
 from __future__ import annotations
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, number
 from ..math.divergence import Alpha, Divergence, Renyi, as_divergence
 from ..math.statistic import Distance, Entropy, InTop, LogProb, Support
 from ..types import DATA, STUDENT, TEACHER
@@ -168,6 +168,7 @@ def step_drift(target: Reader, ceiling: float, eps: float = 1e-6, base: Reader =
 
     The running product of the paper telescopes to this (arXiv:2605.07725; eps 1e-6 is the code's).
     """
+    number("ceiling of step_drift", ceiling, 0, ends=True)
     d = abs(log_ratio(target, base)).over(Rung.TURN, "mean")
     return ((d.over(Rung.SEQUENCE, "first") + eps) / (d + eps)).clip(hi=1.0 + ceiling)
 

@@ -38,6 +38,7 @@ from ..axes import (
     top,
     writer,
 )
+from ..errors import number
 from ..math.divergence import fkl, rkl
 from ..method import Method, Sum, Term
 from ..registry import method
@@ -211,6 +212,8 @@ def vopd(top_k: int = 100, floor: float | None = None, reward: bool = False, gro
         reward: add GRPO's advantage; False (paper: where a reward exists).
         group: 1 (code).
     """
+    if floor is not None:
+        number("floor of vopd", floor, 0, 1)
     r = log_ratio(teacher, student)
     r = r if floor is None else r.clip(lo=math.log(floor / (1.0 - floor)))
     signal = r + divergence(rkl, teacher, student, Support(top_k, "student", tail=False))

@@ -43,6 +43,7 @@ from ..axes import (
     writer,
 )
 from ..axes.context import named
+from ..errors import number
 from ..math.composed import EntryClip
 from ..math.divergence import Divergence, as_divergence, rkl, soft_ce
 from ..method import Method, Sum, Term, routed
@@ -144,6 +145,7 @@ def sdpo_trust_region(
         mix: share of the student; 0.05 (ours, after the EMA's rate).
         divergence, top_k, group: as in ``sdpo``.
     """
+    number("mix of sdpo_trust_region", mix, 0, 1, ends=True)
     c = sibling_or_feedback
     target = blend((init.given(c), 1.0 - mix), (student.given(c), mix), space="log")
     term = Term(target, pathwise(as_divergence(divergence), top_k=top_k, by="student"), has(c))

@@ -34,6 +34,7 @@ from ..axes import (
     vec,
     where,
 )
+from ..errors import number, whole
 from ..math.composed import KLMix
 from ..math.divergence import Divergence, as_divergence, fkl, rkl
 from ..method import Method, Sum, Term
@@ -162,6 +163,7 @@ def brts(lam: float = 10.0, n: int = 4, top_k: int = 16, group: int = 2, tau: fl
         group: student rollouts a prompt; 2 (code).
         tau: of the teacher's sampling; 0.7 (code).
     """
+    number("lam of brts", lam, 0, ends=True)
     shown = sample(teacher.given(solution), n, tau=tau)
     best = select(
         patch(sample(teacher, n, tau=tau), shown, all_wrong),
@@ -198,6 +200,9 @@ def mad_opd(
         divergence: ``jsd(0.5)`` (paper, agentic; reverse KL for code).
         group: 1 (ours).
     """
+    number("tau of mad_opd", tau, 0)
+    whole("rounds of mad_opd", rounds, 0)
+    whole("the number of teachers of mad_opd", len(teachers), 1)
     transcript = debate(tuple(teachers), rounds) if rounds else None
     views = [other(name).given(transcript) if transcript else other(name) for name in teachers]
     weights = _by_confidence(tuple(teachers), rounds, tau)

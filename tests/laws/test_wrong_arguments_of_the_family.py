@@ -1,0 +1,44 @@
+"""Arguments of the on-policy and self-distillation family that cannot be meant: one sentence, never a traceback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import limbeck as lb
+
+m = lb.methods
+REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "a ladder that falls": (m.decoupled_kl, {"rungs": (8, 4)}, "rising limits"),
+    "a rung that is no number": (m.decoupled_kl, {"rungs": ("a",)}, "a rung of entropy_gate is 'a'"),
+    "a gate at no step": (m.decoupled_kl, {"rungs": (4, 8), "gate_every": 0}, "at least 1 step"),
+    "a mixture beyond its ends": (m.decoupled_kl, {"lam": 2.0}, "between 0 .fkl. and 1"),
+    "no tokens": (m.tip, {"rho": 0.0}, "above 0"),
+    "no turns": (m.sod, {"turns": 0}, "at least 1"),
+    "a ceiling below 0": (m.sod, {"ceiling": -2.0}, "ceiling of step_drift is -2"),
+    "a floor above 1": (m.vopd, {"floor": 2.0}, "floor of vopd is 2"),
+    "a clip below 0": (m.lightning_opd, {"tau": -1.0}, "nothing lies between"),
+    "no steps a turn": (m.tcod, {"every": 0}, "at least 1"),
+    "a branch of negative weight": (m.brts, {"lam": -1.0}, "lam of brts is -1"),
+    "nobody to debate": (m.mad_opd, {"teachers": ()}, "number of teachers of mad_opd is 0"),
+    "weights at no temperature": (m.mad_opd, {"tau": 0.0}, "tau of mad_opd is 0"),
+    "less than no round": (m.mad_opd, {"rounds": -1}, "rounds of mad_opd is -1"),
+    "a debater that is the teacher": (m.mad_opd, {"teachers": ("teacher", "b")}, "a role of its own"),
+    "a cap of 0": (m.opsd, {"entry_clip": 0.0}, "cap of an entry"),
+    "an unknown context": (m.opsd, {"context": "solutio"}, "did you mean 'solution'"),
+    "an average that never moves": (m.sdpo, {"rate": 0.0}, "use init"),
+    "a share beyond 1": (m.sdpo_trust_region, {"mix": 2.0}, "mix of sdpo_trust_region is 2"),
+    "a half of more than all": (m.pi_distill, {"alpha": 3.0}, "alpha of pi_distill is 3"),
+    "an E-step at no step": (m.vpd, {"e_every": 0.0}, "infinity for never"),
+    "a past that is everything": (m.vpd, {"rate": 1.0}, r"\[0, 1\)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_one_sentence(name: str) -> None:
+    """Each names the argument, its value and what to give."""
+    recipe, arguments, says = REFUSED[name]
+    with pytest.raises(lb.LimbeckError, match=says) as told:
+        recipe(**arguments)
+    assert "\n" not in str(told.value)
