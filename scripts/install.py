@@ -26,7 +26,7 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 STAMP = VENV / ".limbeck-installed"
 CONSTRAINTS = ROOT / "constraints.txt"
 UV = "uv==0.9.30"
-EXTRAS = "peers,smollm2,trackers"
+EXTRAS = "peers,smollm2,textworld,trackers"
 
 
 class InstallError(RuntimeError):
