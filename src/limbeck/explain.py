@@ -112,7 +112,9 @@ def _remembers(method: Method) -> list[str]:
         if isinstance(part, Once):
             scored = f" with {part.score}'s log-probs" if part.score is not None else ""
             out.append(f"what {name} wrote{scored}" if name != "main" else f"what was written{scored}")
-    out += [f"skills for each prompt ({c.bank.size} at most)" for c in sorted(method.contexts, key=str) if c.bank]
+    banks = [c.bank for c in sorted(method.contexts, key=str) if c.bank]
+    by = [f", summarised by {bank.summary.by}" if bank.summary else "" for bank in banks]
+    out += [f"skills for each prompt ({bank.size} at most{who})" for bank, who in zip(banks, by, strict=True)]
     vecs = (node for _, term in method.parts for v in term.vecs for node in v.walk())
     out += dict.fromkeys(f"a moving average ({node.rate:g} of the past)" for node in vecs if isinstance(node, Running))
     return out + [f"a controller: {controller}" for controller in method.controllers]

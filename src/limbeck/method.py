@@ -200,7 +200,7 @@ class Method:
         """(reader, ability) of everything but the student's own clocks."""
         read = frozenset(need for _, term in self.parts for need in term.needs)
         written = frozenset(need for source in self.sources.values() for need in source.needs)
-        asked = frozenset((Reader(ask.by), "text") for c in self.contexts for ask in c.asks)
+        asked = frozenset((Reader(ask.by), "text") for c in self.contexts for ask in c.questions)
         return frozenset((r, a) for r, a in read | written | asked if r.key not in CLOCKS)
 
     @property

@@ -14,9 +14,10 @@ from tiny_runs import Parity, Shelf, go, lines, naive_logits, open_run
 
 from limbeck.axes import ema, solution, student, synced, teacher
 from limbeck.axes.context import CONTEXTS, Bank, Context, debate
-from limbeck.engine.frame import Lens, behind, reframed
+from limbeck.engine.frame import Lens, behind, of_record, reframed
 from limbeck.engine.models import render
 from limbeck.engine.rows import assemble, from_json, single
+from limbeck.engine.sampler import Written
 from limbeck.engine.state import Memory, Shadow
 from limbeck.engine.write import write
 from limbeck.errors import LimbeckError
@@ -213,6 +214,43 @@ def test_the_bank_chooses_by_upper_confidence() -> None:
     assert {s.text for s in memory.skills["p"]} == {second.text, "three"}
     again = Memory.from_json(json.loads(json.dumps(memory.to_json())))
     assert again.skills == memory.skills
+
+
+def test_skills_are_summaries_of_the_best_where_a_model_is_named(
+    shelf: Shelf, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question for each group, on its best sequence, to the named model; its answer is what the next view shows."""
+    run = open_run(shelf, "skill_sd", out, task=Parity(turns=2), group=4, summary_by="teacher")
+    assert run.shop.method.roles["teacher"] == {"text"}
+    record = write(run.shop.method.sources, run.shop.desk, 3, 0)
+    assert len(record.reward_U) == 2 * record.n_sequences
+    rewards = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]).repeat(3, 1)
+    record = replace(record, reward_U=rewards.flatten())
+    asked: list[tuple[list[list[int]], Any]] = []
+
+    def answer(law: Any, prompts: list[list[int]], *_: Any) -> list[Any]:
+        asked.append((prompts, law))
+        encode = run.shop.student.tokenizer
+        return [Written(encode(f"be bold {n}")["input_ids"], [], False) for n in range(len(prompts))]
+
+    monkeypatch.setattr("limbeck.engine.frame.generate", answer)
+    (context,) = run.shop.method.contexts
+    lens = Lens(record, run.shop.desk)
+    assert lens.told(context).blocks == [None] * 12
+    lens.learn(context)
+    ((questions, law),) = asked
+    assert law.parts[0][0] is run.shop.policies["teacher"]
+    read = [run.shop.student.tokenizer.decode(q) for q in questions]
+    known = of_record(record, run.shop.desk)
+    assert len({k["reply"] for k in known}) > 6
+    assert len(read) == 3
+    for question, best in zip(read, (known[1], known[5], known[9]), strict=True):
+        assert best["prompt"] in question
+        assert f"successful:\n{best['reply']}\n" in question
+    skills = run.shop.desk.memory.skills
+    assert [skills[p.id][0].text for p in record.prompts[::4]] == ["be bold 0", "be bold 1", "be bold 2"]
+    blocks = Lens(record, run.shop.desk).told(context).blocks
+    assert blocks[4] == "Advice from earlier attempts at this task:\nbe bold 1"
 
 
 def test_a_row_comes_back_from_json(shelf: Shelf, out: Path) -> None:

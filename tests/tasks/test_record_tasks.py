@@ -309,3 +309,60 @@ def test_columns_that_cannot_be_decoded(tmp_path: Path) -> None:
 
     with pytest.raises(LimbeckError, match=r"here cannot be read \(Pillow is\): leave columns other than text out\.$"):
         _records(Broken(), "here", None)
+
+
+def trajectory(task: int, turns: int, ending: str = "") -> dict[str, Any]:
+    messages = [{"role": "system", "content": "Act."}, {"role": "user", "content": f"task {task}"}]
+    for turn in range(1, turns + 1):
+        messages.append({"role": "assistant", "content": f"act {task}.{turn}{ending}"})
+        messages.append({"role": "user", "content": f"seen {task}.{turn}"})
+    return {"messages": messages, "answer": "7", "level": task}
+
+
+def test_a_trajectory_is_cut_into_a_prompt_for_each_turn(tmp_path: Path) -> None:
+    whole = trajectory(0, 3)
+    whole["messages"].pop()  # one that ends in the assistant's turn: the demonstration is a turn as well
+    task = load_task(write(tmp_path / "a.jsonl", [whole]), per_turn=True)
+    assert task.serves == {"responses"}
+    assert [p.messages for p in task.train] == [tuple(whole["messages"][:place]) for place in (2, 4, 6)]
+    assert [task.responses(p)[0].text for p in task.train] == ["act 0.1", "act 0.2", "act 0.3"]
+    assert [p.id.split(", ")[1] for p in task.train] == ["turn 1", "turn 2", "turn 3"]
+    assert task.train[1].privileged == {"answer": "7"}
+    assert task.train[1].columns == {"level": 0.0}
+    uncut = load_task(write(tmp_path / "b.jsonl", [whole]))
+    assert (len(uncut.train), uncut.serves) == (1, {"responses", "reward", "feedback"})
+
+
+def test_what_answers_nothing_is_no_turn(tmp_path: Path) -> None:
+    said = [("assistant", "Hello."), ("user", "hi"), ("assistant", "ho")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    task = load_task(write(tmp_path / "a.jsonl", [{"messages": messages}]), per_turn=True)
+    assert [p.messages for p in task.train] == [tuple(messages[:2])]
+
+
+def test_trajectories_of_one_opening_stay_on_one_side(tmp_path: Path) -> None:
+    rows = [trajectory(n // 2, 2, ending=str(n)) for n in range(20)]
+    task = load_task(write(tmp_path / "a.jsonl", rows), per_turn=True, test_fraction=0.4)
+    openings = [{p.columns["level"] for p in side} for side in (task.train, task.test)]
+    assert openings[0] | openings[1] == set(range(10))
+    assert not openings[0] & openings[1]
+    assert len(task.train) + len(task.test) == 40
+    other = write(tmp_path / "b.jsonl", [trajectory(0, 3, ending="other")])
+    with pytest.warns(UserWarning, match="2 of 20 training prompts"):
+        apart = load_task(tmp_path / "a.jsonl", per_turn=True, test_path=other)
+    assert (len(apart.train), len(apart.test)) == (36, 3)
+    kept = folder(tmp_path / "folder", train=rows[:6], test=rows[6:])
+    assert [len(side) for side in (load_task(kept, per_turn=True).train, load_task(kept).train)] == [12, 6]
+
+
+@pytest.mark.parametrize(
+    ("row", "per_turn", "words"),
+    [
+        ({"prompt": "a"}, True, "line 1 has no assistant's turn: give the whole trajectory as 'messages'"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, True, "line 1 is a pair, which has no turns to cut"),
+        ({"prompt": "a", "response": "b"}, 1, "is 1, give true or false"),
+    ],
+)
+def test_what_cannot_be_cut(tmp_path: Path, row: dict[str, Any], per_turn: Any, words: str) -> None:
+    with pytest.raises(LimbeckError, match=words):
+        load_task(write(tmp_path / "a.jsonl", [row]), per_turn=per_turn)

@@ -18,6 +18,7 @@ from .context import (
     skill,
     solution,
     step_feedback,
+    summarised_by,
     verdict_phrase,
 )
 from .curriculum import prompts
@@ -166,6 +167,7 @@ __all__ = [
     "step_feedback",
     "stored",
     "student",
+    "summarised_by",
     "synced",
     "tagged",
     "teacher",

@@ -50,12 +50,12 @@ class Bank:
 
     Attributes:
         explore: c of ``mean + c sqrt(ln N / n)``; sqrt 2 (Skill-SD).
-        summary: question to the student that turns a finished sequence into a skill; empty keeps its reply as it is.
+        summary: question, and who answers it, that turns a finished sequence into a skill; None keeps its reply.
         size: skills kept for a prompt; ours.
     """
 
     explore: float = 2.0**0.5
-    summary: str = ""
+    summary: Ask | None = None
     size: int = 8
 
 
@@ -93,6 +93,11 @@ class Context:
         """Record fields it is built from, whose source must verify."""
         known = {"sibling": "correct", "reward": "reward", "correct": "correct"}
         return frozenset(known[name] for name in self.reads if name in known) if self.enough == "all" else frozenset()
+
+    @property
+    def questions(self) -> tuple[Ask, ...]:
+        """All that it asks models: before it is built, and for its bank."""
+        return self.asks if self.bank is None or self.bank.summary is None else (*self.asks, self.bank.summary)
 
     def saying(self, block: str) -> Context:
         """The same context in other words."""
@@ -201,6 +206,21 @@ def named(x: Context | str) -> Context:
     if x not in CONTEXTS:
         raise LimbeckError(f"context={x!r}: unknown{nearest(x, CONTEXTS)}; use one of {', '.join(CONTEXTS)}.")
     return CONTEXTS[x]
+
+
+def summarised_by(role: str) -> Context:
+    """Skills that a model of that role writes from the best attempt of a group.
+
+    The three parts are Skill-SD's (success, mistakes, workflow; arXiv:2604.10674); the wording is ours.
+    """
+    ask = Ask(
+        "skill",
+        role,
+        "{{ prompt }}\n\nAn attempt, which was {{ 'successful' if correct else 'not successful' }}:\n{{ reply }}\n\n"
+        "Write short advice for the next attempt at this task: what worked, which mistakes to avoid, and the steps to "
+        "follow. Do not give the answer.",
+    )
+    return replace(skill, bank=Bank(summary=ask))
 
 
 def criticised_by(role: str) -> Context:

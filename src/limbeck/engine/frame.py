@@ -132,7 +132,7 @@ def _answers(ask: Ask, known: list[Evidence], desk: Desk, name: str) -> list[str
     """A model's answers; the same question is asked once."""
     texts = [fill(ask.question, k, name) for k in known]
     different = list(dict.fromkeys(texts))
-    policy = desk.policies[ask.by]
+    policy = desk.policy(ask.by)
     limit = ask.max_tokens or desk.max_tokens
     ids = [
         desk.render(({"role": "user", "content": t},), ask.by, f"a question of context {name!r}", limit)
@@ -167,21 +167,17 @@ class Lens:
 
     def learn(self, context: Context) -> None:
         """Credit each group's skill with the group's mean reward, and make its best sequence a new one."""
-        assert context.bank is not None
+        bank = context.bank
+        assert bank is not None
         told, known = self.told(context), self._known or []
-        summaries = known
-        if context.bank.summary:
-            ask = Ask("skill", "student", context.bank.summary)
-            summaries = [
-                {**k, "reply": a} for k, a in zip(known, _answers(ask, known, self.desk, context.name), strict=True)
-            ]
-        for g in range(self.record.n_groups):
-            members = (self.record.group_B == g).nonzero().squeeze(-1).tolist()
-            rewards = [float(known[b]["reward"]) for b in members]
-            best = members[rewards.index(max(rewards))]
-            text = str(summaries[best]["reply"])
-            prompt, mean = str(known[best]["id"]), sum(rewards) / len(rewards)
-            self.desk.memory.learn(prompt, context.bank, told.used[members[0]], mean, text)
+        groups_GM = [(self.record.group_B == g).nonzero().squeeze(-1).tolist() for g in range(self.record.n_groups)]
+        best_G = [known[max(members, key=lambda b: float(known[b]["reward"]))] for members in groups_GM]
+        texts_G = [str(k["reply"]) for k in best_G]
+        if bank.summary is not None:
+            texts_G = _answers(bank.summary, best_G, self.desk, context.name)
+        for members, best, text in zip(groups_GM, best_G, texts_G, strict=True):
+            mean = sum(float(known[b]["reward"]) for b in members) / len(members)
+            self.desk.memory.learn(str(best["id"]), bank, told.used[members[0]], mean, text)
 
     def noted(self, contexts: Sequence[Context]) -> Rollout:
         """The record with what each context has and states, as columns."""

@@ -35,6 +35,7 @@ from ..axes import (
     skill,
     solution,
     student,
+    summarised_by,
     synced,
     to_go,
     token_mean,
@@ -258,24 +259,30 @@ def distil(future: bool = True, black_box: bool = False, rate: float = 0.05, gro
 
 
 @method(paper="arXiv:2604.10674", title="Skill-SD")
-def skill_sd(lam: float = 0.001, group: int = 4, turns: int = 40, every: int = 1) -> Method:
+def skill_sd(
+    lam: float = 0.001, group: int = 4, turns: int = 40, every: int = 1, summary_by: str | None = None
+) -> Method:
     r"""GRPO plus a distance to the synced student that sees a skill from a bank.
 
     .. math:: L = L_{GRPO} + \lambda\,\frac1N\sum_{i,t}\rho_t\,k_3(\ell_t),\quad
               \ell_t = \log\pi_\theta(y_t|s_t) - \log\pi_{\bar\theta}(y_t|s_t\oplus S)
 
     The gradient passes through :math:`\rho`, which is not clipped: :math:`\nabla(\rho k_3)=\rho\,\ell\,\nabla\log\pi`,
-    the reverse KL's. Skills are finished sequences (the best of a group), chosen by UCB; a summary by the student
-    itself is a matter of the context's bank. Without a skill and in step the distance is 0.
+    the reverse KL's. Skills come from the best sequence of a group and are chosen by UCB. Without a skill and
+    in step the distance is 0.
 
     Args:
         lam: 0.001 (paper).
         group: 4 (paper).
         turns: 40 (paper's tasks); 1 for a task answered in one turn.
         every: batches between syncs of the teacher; 1 (paper).
+        summary_by: role of the model that turns a sequence into advice (``student``, ``teacher``, a name of
+            ``others``), as the paper's summariser does; None (ours) keeps the sequence as it is, since small models
+            do not summarise.
     """
+    advice = skill if summary_by is None else summarised_by(summary_by)
     rl = Term(group_advantage(), clip(0.2, 0.28))
-    distance = Term(logp(synced(every).given(skill)), sampled("k3", ratio=True))
+    distance = Term(logp(synced(every).given(advice)), sampled("k3", ratio=True))
     return Method(sample(student, group, turns=turns), rl + lam * distance, token_mean)
 
 

@@ -190,8 +190,10 @@ def mad_opd(
     .. math:: L = \frac1N\sum_t\sum_k w_k\,D\big(p_{k}(\cdot|x,H,y_{<t}), q_t\big),\quad
               w = \mathrm{softmax}\Big(\frac{\mathrm{conf}}{100\,\tau}\Big)
 
-    A confidence that is not stated makes the weights uniform. OPAD (step-level sampling) is a matter of data: prompts
-    whose messages already hold the earlier turns. Name the models with ``--set others.first=PATH``.
+    A confidence that is not stated makes the weights uniform. Name the models with ``--set others.first=PATH``. OPAD
+    (step-level sampling) is a matter of data: ``--set task_options.per_turn=true`` cuts the trajectories of a file into
+    one prompt a turn, with the data's earlier turns before it. (The code keeps the turns of a trajectory together in a
+    batch; we shuffle them, which the expected gradient does not see.)
 
     Args:
         teachers: names of the models.

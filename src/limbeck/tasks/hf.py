@@ -8,7 +8,8 @@ from typing import Any
 
 from ..errors import LimbeckError
 from .base import found
-from .records import Record, RecordTask, check_columns, drop_overlap, parse_record, split_by_text
+from .records import Record, RecordTask, check_columns, parse_record
+from .split import split
 
 
 class FolderTask(RecordTask):
@@ -22,6 +23,8 @@ class FolderTask(RecordTask):
         test_fraction: share of the prompts that are held out where there is no ``test`` split, in [0, 1).
         columns: the data set's name of a key where it differs: ``{"prompt": "question"}``.
         reveal: whether feedback names the expected answer.
+        per_turn: cut every trajectory into one prompt for each of its assistant's turns, with the earlier ones before
+            it (step-level sampling, OPAD). The cut prompts serve responses and no reward.
 
     Raises:
         LimbeckError: naming the folder, or the split and row (counted from 0).
@@ -34,6 +37,7 @@ class FolderTask(RecordTask):
         test_fraction: float = 0.1,
         columns: Mapping[str, str] | None = None,
         reveal: bool = False,
+        per_turn: bool = False,
     ) -> None:
         check_columns(columns)
         splits = _load(path)
@@ -43,10 +47,8 @@ class FolderTask(RecordTask):
             names = ", ".join(map(repr, splits))
             raise LimbeckError(f"data set {str(path)!r} has the splits {names}: name the one to train on 'train'.")
         records = _records(splits[train_name], f"{path}, split {train_name}" if train_name else str(path), columns)
-        train, test = split_by_text(records, test_fraction)
-        if "test" in splits:
-            test = _records(splits["test"], f"{path}, split test", columns)
-            train = drop_overlap(records, test, str(path))
+        held_out = _records(splits["test"], f"{path}, split test", columns) if "test" in splits else None
+        train, test = split(records, held_out, str(path), test_fraction=test_fraction, per_turn=per_turn)
         super().__init__(Path(path).expanduser().resolve().name, train, test, reveal)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..errors import LimbeckError
 from .base import found
-from .records import Record, RecordTask, check_columns, drop_overlap, parse_record, split_by_text
+from .records import Record, RecordTask, check_columns, parse_record
+from .split import split
 
 
 class JsonlTask(RecordTask):
@@ -26,6 +27,8 @@ class JsonlTask(RecordTask):
             prompt is held out if it is above 0 and the file has two.
         columns: the file's name of a key where it differs: ``{"prompt": "question"}``.
         reveal: whether feedback names the expected answer.
+        per_turn: cut every trajectory into one prompt for each of its assistant's turns, with the earlier ones before
+            it (step-level sampling, OPAD). The cut prompts serve responses and no reward.
 
     Raises:
         LimbeckError: naming file and line.
@@ -39,13 +42,12 @@ class JsonlTask(RecordTask):
         test_fraction: float = 0.1,
         columns: Mapping[str, str] | None = None,
         reveal: bool = False,
+        per_turn: bool = False,
     ) -> None:
         check_columns(columns)
+        held_out = None if test_path is None else read_jsonl(test_path, columns)
         records = read_jsonl(path, columns)
-        train, test = split_by_text(records, test_fraction)
-        if test_path is not None:
-            test = read_jsonl(test_path, columns)
-            train = drop_overlap(records, test, str(path))
+        train, test = split(records, held_out, str(path), test_fraction=test_fraction, per_turn=per_turn)
         super().__init__(Path(path).stem, train, test, reveal)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +58,7 @@ def parse_record(raw: Any, where: str, columns: Mapping[str, str] | None = None)
         fields[ours] = fields.pop(theirs)
     messages, demonstration = _messages(fields, where)
     responses = _responses(fields, demonstration, where)
-    text = json.dumps(messages, ensure_ascii=False)
+    text = as_text(messages)
     identity = fields.get("id", hashlib.sha256(text.encode()).hexdigest()[:16])
     if isinstance(identity, bool) or not isinstance(identity, str | int):
         raise LimbeckError(f"{where}: 'id' is {_short(identity)}, give a string or a whole number.")
@@ -109,48 +108,12 @@ class RecordTask:
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:
         """The demonstration or the pair of a prompt of this task, or nothing."""
-        text = json.dumps([dict(m) for m in prompt.messages], ensure_ascii=False)
-        return self._responses.get((prompt.id, text), ())
+        return self._responses.get((prompt.id, as_text(prompt.messages)), ())
 
 
-def split_by_text(records: Sequence[Record], test_fraction: float) -> tuple[list[Record], list[Record]]:
-    """Train and test records, split by a hash of the text: appending records never moves one to the other side.
-
-    Records of equal text stay together. If the fraction is above 0 and there are two distinct texts, both sides hold at
-    least one record.
-
-    Raises:
-        LimbeckError: the fraction is not in [0, 1).
-    """
-    if isinstance(test_fraction, bool) or not isinstance(test_fraction, int | float) or not 0 <= test_fraction < 1:
-        raise LimbeckError(f"test_fraction is {test_fraction!r}, give a number from 0 up to but not including 1.")
-    rank = {r.text: int.from_bytes(hashlib.sha256(r.text.encode()).digest()[:8]) / 2**64 for r in records}
-    border = float(test_fraction)
-    if border > 0 and len(rank) > 1:
-        ordered = sorted(rank.values())
-        # At least the lowest on the test side, at most all but the highest.
-        border = min(max(border, math.nextafter(ordered[0], 1)), ordered[-1])
-    elif len(rank) == 1:
-        border = 0.0
-    return [r for r in records if rank[r.text] >= border], [r for r in records if rank[r.text] < border]
-
-
-def drop_overlap(train: Sequence[Record], test: Sequence[Record], name: str) -> list[Record]:
-    """The train records whose text is not in the test records; warns how many were left out.
-
-    Raises:
-        LimbeckError: none is left.
-    """
-    held_out = {r.text for r in test}
-    kept = [r for r in train if r.text not in held_out]
-    if not kept:
-        raise LimbeckError(
-            f"All training prompts of {name} are also test prompts: give a different test file or split."
-        )
-    if len(kept) < len(train):
-        message = f"{len(train) - len(kept)} of {len(train)} training prompts of {name} are also test prompts: left out"
-        warnings.warn(message, stacklevel=3)
-    return kept
+def as_text(messages: Iterable[Mapping[str, str]]) -> str:
+    """Messages as one text, by which records are split and compared."""
+    return json.dumps([dict(m) for m in messages], ensure_ascii=False)
 
 
 def check_columns(columns: Mapping[str, str] | None) -> None:

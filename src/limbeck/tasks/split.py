@@ -1,0 +1,122 @@
+"""Which records are for training and which for the test, and trajectories cut into one prompt a turn."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ..errors import LimbeckError
+from .base import Response, yes_or_no
+from .records import Record, as_text
+
+
+def split(
+    records: Sequence[Record],
+    test: Sequence[Record] | None,
+    name: str,
+    *,
+    test_fraction: float,
+    per_turn: bool,
+) -> tuple[list[Record], list[Record]]:
+    """Training and test records.
+
+    Args:
+        records: all of them, or those for training where ``test`` is given.
+        test: held-out records of their own; training records of the same text are left out, with a warning.
+        name: of the data, for messages.
+        test_fraction: see :func:`split_by_text`.
+        per_turn: every record becomes one for each of its assistant's turns (:func:`each_turn`). Trajectories with the
+            same opening stay on one side.
+
+    Raises:
+        LimbeckError: an argument that cannot be meant, no training record left, or a record without turns to cut.
+    """
+    yes_or_no(name, "per_turn", per_turn)
+    if per_turn:
+        records = [_by_opening(r) for r in records]
+        test = None if test is None else [_by_opening(r) for r in test]
+    train, held_out = split_by_text(records, test_fraction)
+    if test is not None:
+        train, held_out = drop_overlap(records, test, name), list(test)
+    if not per_turn:
+        return train, held_out
+    return [turn for r in train for turn in each_turn(r)], [turn for r in held_out for turn in each_turn(r)]
+
+
+def split_by_text(records: Sequence[Record], test_fraction: float) -> tuple[list[Record], list[Record]]:
+    """Train and test records, split by a hash of the text: appending records never moves one to the other side.
+
+    Records of equal text stay together. If the fraction is above 0 and there are two distinct texts, both sides hold at
+    least one record.
+
+    Raises:
+        LimbeckError: the fraction is not in [0, 1).
+    """
+    if isinstance(test_fraction, bool) or not isinstance(test_fraction, int | float) or not 0 <= test_fraction < 1:
+        raise LimbeckError(f"test_fraction is {test_fraction!r}, give a number from 0 up to but not including 1.")
+    rank = {r.text: int.from_bytes(hashlib.sha256(r.text.encode()).digest()[:8]) / 2**64 for r in records}
+    border = float(test_fraction)
+    if border > 0 and len(rank) > 1:
+        ordered = sorted(rank.values())
+        # At least the lowest on the test side, at most all but the highest.
+        border = min(max(border, math.nextafter(ordered[0], 1)), ordered[-1])
+    elif len(rank) == 1:
+        border = 0.0
+    return [r for r in records if rank[r.text] >= border], [r for r in records if rank[r.text] < border]
+
+
+def drop_overlap(train: Sequence[Record], test: Sequence[Record], name: str) -> list[Record]:
+    """The train records whose text is not in the test records; warns how many were left out.
+
+    Raises:
+        LimbeckError: none is left.
+    """
+    held_out = {r.text for r in test}
+    kept = [r for r in train if r.text not in held_out]
+    if not kept:
+        raise LimbeckError(
+            f"All training prompts of {name} are also test prompts: give a different test file or split."
+        )
+    if len(kept) < len(train):
+        message = f"{len(train) - len(kept)} of {len(train)} training prompts of {name} are also test prompts: left out"
+        warnings.warn(message, stacklevel=4)
+    return kept
+
+
+def each_turn(record: Record) -> list[Record]:
+    """A trajectory as one record for each assistant's turn: the prompt is all before it, the response is the turn.
+
+    Step-level on-policy sampling (OPAD, arXiv:2605.01347): the history is the data's, the student writes the current
+    turn. A cut record serves its turn as a demonstration and no reward: the expected answer is that of the end. It
+    stays among the privileged texts, where contexts read it.
+
+    Raises:
+        LimbeckError: no assistant's turn, or a pair instead of one.
+    """
+    if "pairs" in record.serves:
+        raise LimbeckError(f"{record.where} is a pair, which has no turns to cut: leave per_turn out.")
+    messages = [*record.prompt.messages, *({"role": "assistant", "content": r.text} for r in record.responses)]
+    places = _assistants(messages)
+    if not places:
+        raise LimbeckError(f"{record.where} has no assistant's turn: give the whole trajectory as 'messages'.")
+    return [_cut(record, messages, place, turn) for turn, place in enumerate(places, start=1)]
+
+
+def _assistants(messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Where the assistant's turns are; one before which nothing was said answers no prompt."""
+    return [i for i, message in enumerate(messages) if i and message["role"] == "assistant"]
+
+
+def _cut(record: Record, messages: Sequence[Mapping[str, str]], place: int, turn: int) -> Record:
+    before, response = tuple(messages[:place]), Response(messages[place]["content"])
+    prompt = replace(record.prompt, id=f"{record.prompt.id}, turn {turn}", messages=before)
+    return replace(record, prompt=prompt, responses=(response,), serves=frozenset({"responses"}), text=as_text(before))
+
+
+def _by_opening(record: Record) -> Record:
+    """The record with the messages before the first assistant's turn as its text."""
+    messages = record.prompt.messages
+    return replace(record, text=as_text(messages[: next(iter(_assistants(messages)), len(messages))]))
