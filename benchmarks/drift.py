@@ -8,7 +8,7 @@ the track too. It starts with a chance of ``START`` of surviving a turn.
 
 The result is the exact chance of reaching the end. Everything goes through ``lb.objective``::
 
-    python benchmarks/drift.py            # a few minutes on one core
+    python benchmarks/drift.py            # half an hour on one core
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 import limbeck as lb
 from limbeck.evaluate import mean_interval
 
-V, K, EPISODES, STEPS, LR, START = 6, 4, 32, 200, 0.03, 0.8
+V, K, EPISODES, STEPS, LR, START = 6, 4, 32, 800, 0.03, 0.8
 HORIZONS = (4, 16, 32)
 
 
@@ -77,7 +77,7 @@ def run(name: str, horizon: int, seed: int) -> float:
         "SOD": lb.methods.sod(coef=1.0),
         "OPD + GRPO": lb.methods.kdrl_shaping(coef=1.0),
         "GRPO": lb.methods.sod(coef=0.0),
-        "TCOD": lb.methods.tcod(start=1, every=max(1, STEPS // (2 * horizon))),
+        "TCOD": lb.methods.tcod(start=1, every=max(1, STEPS // horizon)),
     }[name]
     objective = lb.objective(method)
     for step in range(STEPS):
@@ -102,12 +102,16 @@ def main() -> None:
     arguments = parser.parse_args()
     print("| method | " + " | ".join(f"T = {h}" for h in HORIZONS) + " |\n| --- |" + " --- |" * len(HORIZONS))
     print("| before | " + " | ".join(f"{START**h:.3f}" for h in HORIZONS) + " |")
+    reached: dict[str, list[list[float]]] = {}
     for name in ("OPD", "TCOD", "GRPO", "OPD + GRPO", "SOD"):
-        cells = []
-        for horizon in HORIZONS:
-            m = mean_interval([run(name, horizon, seed) for seed in range(arguments.seeds)])
-            cells.append(f"{m.mean:.3f} [{max(m.low, 0):.3f}, {min(m.high, 1):.3f}]")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        reached[name] = [[run(name, horizon, seed) for seed in range(arguments.seeds)] for horizon in HORIZONS]
+        cells = [mean_interval(x) for x in reached[name]]
+        print(f"| {name} | {' | '.join(f'{m.mean:.3f} [{max(m.low, 0):.3f}, {min(m.high, 1):.3f}]' for m in cells)} |")
+    for name, other in (("TCOD", "OPD"), ("SOD", "OPD + GRPO")):
+        pairs = zip(reached[name], reached[other], strict=True)
+        cells = [mean_interval([x - y for x, y in zip(*pair, strict=True)]) for pair in pairs]
+        text = " | ".join(f"{m.mean:+.3f} [{m.low:+.3f}, {m.high:+.3f}]" for m in cells)
+        print(f"| {name} − {other}, by seed | {text} |")
 
 
 if __name__ == "__main__":

@@ -47,12 +47,14 @@ class Batch:
         self._memo: dict[tuple[Reader, Statistic, Law | None, Support | None], Tensor] = {}
         self._remembered: set[str] = set()
 
-    def remember(self, name: str, update: Callable[[float | None], float]) -> float:
-        """A number of the memory, updated once a batch however often it is asked for."""
+    def remember(self, name: str, update: Callable[[float | None], float | None]) -> float | None:
+        """A number of the memory, updated once a batch however often it is asked for; None stays unknown."""
         if name not in self._remembered:
-            self.memory[name] = update(self.memory.get(name))
             self._remembered.add(name)
-        return self.memory[name]
+            value = update(self.memory.get(name))
+            if value is not None:
+                self.memory[name] = value
+        return self.memory.get(name)
 
     def read(self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None = None) -> Tensor:
         """What a reader reports of every scored token, ``[N]``, without gradient."""

@@ -106,7 +106,8 @@ class Objective:
             reward, correct, truncated, label: ``[B]``; ``correct`` defaults to ``reward > 0``.
             group: ``[B]`` group of each sequence, equal numbers together; default one group (pairs: consecutive twos).
             turn: ``[B, T]`` whole numbers that rise along a sequence, the turn of each token; default one turn each.
-            turn_reward: ``[B, K]`` in place of ``reward``: of each sequence's first, second ... turn.
+            turn_reward: ``[B, K]`` in place of ``reward``: of turn 0, 1 ... of each sequence; NaN or 0 for turns that
+                it does not have.
             source: name of the source of each sequence, for methods with several; one name is everybody's.
             columns: further numbers by name, ``[B]`` or ``[B, T]``.
             step: for schedules, from 0.
@@ -128,8 +129,10 @@ class Objective:
         source = read_sources(source, shape[0], self.method)
         keep = read_mask(mask, shape, tokens.device)
         rows = _Rows(keep, read_groups(group, shape[0], self.method, keep.device))
-        turns = rows.turns(read_turns(turn, shape, keep.device))
         per_turn = read_turn_rewards(turn_reward, reward, shape[0], keep.device)
+        turn = read_turns(turn, shape, keep.device)
+        turns = rows.turns(turn)
+        reward_U = None if per_turn is None else rows.rewards(per_turn, turn, turns)
         reward = reward if per_turn is None else per_turn.nan_to_num(0.0).sum(-1)
         told = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
         fields = read_fields(told, shape[0], keep.device)
@@ -138,7 +141,7 @@ class Objective:
         clocks = {name: read_logp(name, x, shape, live) for name, x in (("old_logp", old_logp), (_WROTE, writer_logp))}
         wrote = clocks[_WROTE] if writer_logp is not None else clocks["old_logp"]
         record = rows.record(
-            tokens, fields, turns, per_turn, read_columns(columns, shape, keep.device), source, wrote, dtype_of(live)
+            tokens, fields, turns, reward_U, read_columns(columns, shape, keep.device), source, wrote, dtype_of(live)
         )
         scores = {key: rows.view(c) for key, c in read_carriers(readers, shape, self.method, live).items()}
         if clocks["old_logp"] is not None:
@@ -193,6 +196,33 @@ class _Rows:
         before_N = torch.bincount(empty_B.nonzero().squeeze(-1), minlength=B).cumsum(0)[self.seq_N]
         return fresh_N.cumsum(0) - 1 + before_N, seq_U
 
+    def rewards(self, per_turn: Tensor, turn_BT: Tensor | None, turns: tuple[Tensor, Tensor]) -> Tensor:
+        """The reward of each turn, ``[U]``, by its number; a sequence without a kept token has the sum of its rewards.
+
+        Raises:
+            LimbeckError: a number without a reward, or a reward for a turn without a kept token.
+        """
+        turn_N, seq_U = turns
+        number_N = torch.zeros_like(self.seq_N) if turn_BT is None else self.pick(turn_BT)
+        K = per_turn.shape[1]
+        beyond_N = (number_N < 0) | (number_N >= K)
+        if bool(beyond_N.any()):
+            raise LimbeckError(
+                f"turn holds {int(number_N[beyond_N][0])}, but turn_reward has a reward for turns 0 to {K - 1}; count "
+                "turns from 0, and give one reward for each."
+            )
+        x = per_turn[self.order].nan_to_num(0.0)
+        paid = torch.zeros_like(x).index_put_((self.seq_N, number_N), x[self.seq_N, number_N])
+        kept_B = torch.bincount(self.seq_N, minlength=x.shape[0]) > 0
+        lost = (paid != x).any(1) & kept_B
+        if bool(lost.any()):
+            b = int(lost.nonzero()[0])
+            raise LimbeckError(
+                f"turn_reward gives sequence {int(self.order[b])} {float(x[b][paid[b] != x[b]][0]):g} for turn "
+                f"{int((paid[b] != x[b]).nonzero()[0])}, none of whose tokens count; give that to another turn, or 0."
+            )
+        return x.sum(1)[seq_U].index_put_((turn_N,), x[self.seq_N, number_N])
+
     def carrier(self, c: Any) -> Any:
         """A carrier on the scored tokens from one on ``[B, T]``."""
         if isinstance(c, Dense):
@@ -231,7 +261,7 @@ class _Rows:
         tokens: Tensor,
         fields: Mapping[str, Tensor | None],
         turns: tuple[Tensor, Tensor],
-        per_turn: Tensor | None,
+        reward_U: Tensor | None,
         columns: Mapping[str, Tensor],
         source: Sequence[str] | None,
         writer_logp: Tensor | None,
@@ -263,7 +293,7 @@ class _Rows:
             author_N=torch.full_like(self.seq_N, DATA if logp is None else STUDENT, dtype=torch.int8),
             writer_logp_N=torch.full(self.seq_N.shape, torch.nan, device=device) if logp is None else self.pick(logp),
             origin_B=torch.tensor(origin, dtype=torch.int64, device=device),
-            reward_U=_turn_rewards(told["reward"], per_turn, seq_U, self.order),
+            reward_U=_at_the_end(told["reward"], seq_U) if reward_U is None else reward_U.to(dtype),
             correct_B=told["correct"].bool() if correct is not None else told["reward"] > 0,
             truncated_B=told["truncated"].nan_to_num(0.0).bool(),
             label_B=told["label"],
@@ -273,20 +303,11 @@ class _Rows:
         )
 
 
-def _turn_rewards(reward_B: Tensor, per_turn: Tensor | None, seq_U: Tensor, order: Tensor) -> Tensor:
-    """Each turn's reward; one that was given for a whole sequence falls to its last turn, and the others get 0."""
+def _at_the_end(reward_B: Tensor, seq_U: Tensor) -> Tensor:
+    """A whole sequence's reward falls to its last turn, and the others get 0."""
     last_U = torch.ones_like(seq_U, dtype=torch.bool)
     last_U[:-1] = seq_U.diff() != 0
-    if per_turn is None:
-        return torch.where(last_U, reward_B[seq_U], torch.zeros_like(reward_B[seq_U]))
-    first_B = torch.searchsorted(seq_U, torch.arange(order.numel(), device=seq_U.device))
-    place_U = torch.arange(seq_U.numel(), device=seq_U.device) - first_B[seq_U]
-    if seq_U.numel() and int(place_U.max()) >= per_turn.shape[1]:
-        raise LimbeckError(
-            f"turn_reward holds {per_turn.shape[1]} turns a sequence, but one has {int(place_U.max()) + 1}; give one "
-            "reward for each."
-        )
-    return per_turn[order][seq_U, place_U].to(reward_B.dtype)
+    return torch.where(last_U, reward_B[seq_U], torch.zeros_like(reward_B[seq_U]))
 
 
 def _detached(c: Carrier) -> Carrier:

@@ -134,7 +134,7 @@ def test_vi_17_the_teacher_is_trained_at_every_fth_step(step: int) -> None:
 
 def test_vi_17_f_of_infinity_never_trains_the_teacher() -> None:
     """Card 22; Part VI test 17: reverse-KL SDPO, as a value; there is no second record of the text."""
-    never = m.vpd(e_every=math.inf)
+    never = m.vpd(e_every=None)
     assert set(never.sources) == {"roll"}
     (only,) = [t for _, t in never.parts]
     assert (only.signal, only.surrogate) == (student.given(lb.axes.feedback), pathwise(rkl))
@@ -193,16 +193,36 @@ def test_22_delta_is_a_moving_average() -> None:
     def call(c: Case) -> float:
         args = {**c.arguments(method), **sources(c, method, "read"), "step": 0}
         objective(c.logits, c.tokens, c.mask, **args)
-        (value,) = objective.memory.values()
-        return value
+        return sum(objective.memory.values()) / 2
 
     first, second = call(a), call(b)
     fresh = lb.objective(m.vpd(rate=0.0))
     args = {**b.arguments(method), **sources(b, method, "read"), "step": 0}
     fresh(b.logits, b.tokens, b.mask, **args)
-    (alone,) = fresh.memory.values()
+    alone = sum(fresh.memory.values()) / 2
     assert second == pytest.approx(0.9 * first + 0.1 * alone)
     assert first != pytest.approx(alone)
+
+
+def test_22_a_batch_of_one_side_moves_that_side_of_delta_alone() -> None:
+    """Card 22 has two means; one that a batch knows nothing of keeps its past, and is 0 before there is any."""
+    c, method = case(), m.vpd(rate=0.9)
+    objective = lb.objective(method)
+
+    def call(correct: bool | None, source: str = "read") -> dict[str, float]:
+        args = {**c.arguments(method), **sources(c, method, source), "step": 0}
+        if correct is not None:
+            args["correct"] = torch.full((8,), correct)
+        objective(c.logits, c.tokens, c.mask, **args)
+        return dict(objective.memory)
+
+    assert call(None, "roll") == {}
+    right = call(True)
+    assert len(right) == 1
+    both = call(False)
+    assert len(both) == 2
+    assert both.items() > right.items()
+    assert call(None, "roll") == both
 
 
 # ---------------------------------------------------------------- RLTF

@@ -157,7 +157,7 @@ def _self_taught_family() -> Iterator[tuple[str, Method]]:
     yield "pi_distill(beta 0)", m.pi_distill(beta=0)
     yield "vpd(every step)", m.vpd(e_every=1)
     yield "vpd(at this step)", m.vpd(e_every=3, rate=0.0)
-    yield "vpd(never)", m.vpd(e_every=float("inf"))
+    yield "vpd(never)", m.vpd(e_every=None)
     yield "rltf_sd(second turn's mean)", m.rltf_sd(coef=0.5, first_turn_baseline=False, threshold=-2.0)
     yield "rltf_sd(linear)", m.rltf_sd(coef="linear(0, 0.1, 10)", gamma=0.9)
     yield "rltf_fm(0.5)", m.rltf_fm(coef=0.5)
@@ -257,7 +257,8 @@ class Case:
         g = self.given
         out: dict[str, Any] = {name: g[name] for name in ("correct", "group", "turn")} | {"step": 3}
         if by_turn(method):
-            out["turn_reward"] = g["reward"][:, None] * g["share"]
+            kept = (self.mask[..., None] & (g["turn"][..., None] == torch.arange(g["share"].shape[1]))).any(1)
+            out["turn_reward"] = torch.where(kept, g["reward"][:, None] * g["share"], 0.0)
         else:
             out["reward"] = g["reward"]
         slots = [s for s in method.slots if s != "old" or self.off_policy]
@@ -315,10 +316,8 @@ class Case:
         turn_N = [turns.index((int(b), int(k))) for b, k in zip(seq_N, self.rows(args["turn"]), strict=True)]
         rewards = []
         for b, turn in turns:
-            last = turn == said[b][-1]
-            rewards.append(
-                args["turn_reward"][b][said[b].index(turn)] if "turn_reward" in args else args["reward"][b] * last
-            )
+            last = args["reward"][b] * (turn == said[b][-1]) if "reward" in args else None
+            rewards.append(args["turn_reward"][b][turn] if last is None else last)
         names = tuple(method.sources)
         source = args.get("source", [names[0]] * BATCH)
         return Rollout(

@@ -86,7 +86,7 @@ SAME_AS_OPD = {
     "tt_opd": (m.tt_opd(lam=1), {"ema_given_logp": LOGP}),
     "sdpo_hybrid": (m.sdpo_hybrid(share=1), {"ema_given_logp": LOGP}),
     "sd_zero": (m.sd_zero(), {"init_given_logits": ROWS}),
-    "vpd's pull": (m.vpd(e_every=float("inf")), {"student_given_logits": ROWS, **from_source("roll")}),
+    "vpd's pull": (m.vpd(e_every=None), {"student_given_logits": ROWS, **from_source("roll")}),
     "sdpo(rkl)": (m.sdpo(divergence="rkl"), {"ema_given_logits": ROWS}),
     "brts' own branch": (m.brts(lam=0, top_k=V), {"teacher_logits": ROWS, **from_source("own")}),
 }

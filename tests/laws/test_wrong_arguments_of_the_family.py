@@ -25,12 +25,13 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "weights at no temperature": (m.mad_opd, {"tau": 0.0}, "tau of mad_opd is 0"),
     "less than no round": (m.mad_opd, {"rounds": -1}, "rounds of mad_opd is -1"),
     "a debater that is the teacher": (m.mad_opd, {"teachers": ("teacher", "b")}, "a role of its own"),
+    "a cap of what is no sum": (m.opsd, {"divergence": "renyi(0.5)", "entry_clip": 0.1}, "no sum over vocabulary"),
     "a cap of 0": (m.opsd, {"entry_clip": 0.0}, "cap of an entry"),
     "an unknown context": (m.opsd, {"context": "solutio"}, "did you mean 'solution'"),
     "an average that never moves": (m.sdpo, {"rate": 0.0}, "use init"),
     "a share beyond 1": (m.sdpo_trust_region, {"mix": 2.0}, "mix of sdpo_trust_region is 2"),
     "a half of more than all": (m.pi_distill, {"alpha": 3.0}, "alpha of pi_distill is 3"),
-    "an E-step at no step": (m.vpd, {"e_every": 0.0}, "infinity for never"),
+    "an E-step at no step": (m.vpd, {"e_every": 0}, "at least 1"),
     "a past that is everything": (m.vpd, {"rate": 1.0}, r"\[0, 1\)"),
 }
 

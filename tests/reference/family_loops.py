@@ -30,6 +30,11 @@ class Talk(Data):
         names = sorted({self.turn[i][t] for t in self.kept(i)})
         return [[t for t in self.kept(i) if self.turn[i][t] == k] for k in names]
 
+    def paid(self, i: int) -> list[float]:
+        """The rewards of those turns; a sequence with no kept token has one turn with all of its rewards."""
+        names = sorted({self.turn[i][t] for t in self.kept(i)})
+        return [self.turn_reward[i][k] for k in names] or [sum(self.turn_reward[i])]
+
     def now(self, i: int, t: int) -> float:
         return float(self.logq(i, t).detach())
 
@@ -178,7 +183,7 @@ def rltf_sd(d: Talk, coef: float, gamma: float, threshold: float) -> Number:
     """RLTF-SD (arXiv:2602.02482): centred returns of turns on ``talk``; second answers taught on ``first``."""
     returns = {}
     for i in range(len(d.mask)):
-        r = d.turn_reward[i][: max(len(d.turns(i)), 1)]
+        r = d.paid(i)
         returns[i] = [sum(gamma**k * x for k, x in enumerate(r[t:])) for t in range(len(r))]
     total = 0.0
     for i in d.sequences:
@@ -188,6 +193,6 @@ def rltf_sd(d: Talk, coef: float, gamma: float, threshold: float) -> Number:
                 A = returns[i][k] - sum(reached) / len(reached)
                 total = total - sum(ratio(d, i, t) * A for t in own)
         else:
-            A = sum(d.turn_reward[i][: len(d.turns(i))]) - d.first[i]
+            A = sum(d.paid(i)) - d.first[i]
             total = total - coef * sum(A * d.logq(i, t) for t in d.kept(i) if d.old[i][t] >= threshold)
     return total

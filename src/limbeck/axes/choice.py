@@ -124,10 +124,14 @@ class Cohort(Vec):
 
 @dataclass(frozen=True)
 class Running(Vec):
-    """A moving average of a batch value: ``m <- rate m + (1 - rate) x``, starting at the first x. State of the run."""
+    """A moving average of a batch value: ``m <- rate m + (1 - rate) x``, starting at the first x. State of the run.
+
+    A batch without a unit in ``among`` leaves it as it is; before the first such unit it is 0.
+    """
 
     of: Vec
     rate: float
+    among: Vec | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
@@ -143,13 +147,19 @@ class Running(Vec):
 
     @property
     def children(self) -> tuple[Vec, ...]:
-        return (self.of,)
+        return (self.of,) if self.among is None else (self.of, self.among)
 
     def evaluate(self, hearing: Hearing) -> Tensor:
         now = self.of.evaluate(hearing)
-        x = float(now)
-        value = hearing.remember(str(self), lambda m: x if m is None else self.rate * m + (1 - self.rate) * x)
-        return torch.full_like(now, value)
+        x, new = float(now), True
+        if self.among is not None:
+            there = hearing.ladder.up(self.among.evaluate(hearing), self.among.rung, Rung.BATCH, "any")
+            new = bool(there)
+
+        def moved(m: float | None) -> float | None:
+            return m if not new else x if m is None else self.rate * m + (1 - self.rate) * x
+
+        return torch.full_like(now, hearing.remember(str(self), moved) or 0.0)
 
     def __str__(self) -> str:
         return f"running {self.rate:g}({self.of})"

@@ -158,9 +158,9 @@ def cohort(of: Vec) -> Vec:
     return Cohort(of)
 
 
-def running(of: Vec, rate: float) -> Vec:
-    """Moving average over batches of a value per batch."""
-    return Running(of, rate)
+def running(of: Vec, rate: float, among: Vec | None = None) -> Vec:
+    """Moving average over batches of a value per batch; batches with nothing in ``among`` are passed over."""
+    return Running(of, rate, among)
 
 
 def step_drift(target: Reader, ceiling: float, eps: float = 1e-6, base: Reader = old) -> Vec:

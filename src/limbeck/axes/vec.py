@@ -32,8 +32,8 @@ class Hearing(Protocol):
     ladder: Ladder
     step: int
 
-    def remember(self, name: str, update: Callable[[float | None], float]) -> float:
-        """A number of the run's memory, updated once a batch."""
+    def remember(self, name: str, update: Callable[[float | None], float | None]) -> float | None:
+        """A number of the run's memory, updated once a batch; None where it is not known yet."""
         ...
 
     def read(self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None = None) -> Tensor:

@@ -60,6 +60,11 @@ class EntryClip(Divergence):
     def __post_init__(self) -> None:
         if not (self.tau > 0 and math.isfinite(self.tau)):
             raise LimbeckError(f"entry_clip(tau={self.tau}): the cap of an entry must be positive and finite.")
+        if type(self.of).cells is Divergence.cells:
+            raise LimbeckError(
+                f"entry_clip({self.of.label}): {self.of.label} is no sum over vocabulary entries, so none can be cut; "
+                "use a cap per token (token_clip), or another divergence."
+            )
 
     @property
     def label(self) -> str:
@@ -69,7 +74,10 @@ class EntryClip(Divergence):
         return self.of.cells(logq, logp).clamp(max=self.tau)
 
     def flow(self, logq: Tensor, logp: Tensor) -> Tensor:
-        flow = self.of.flow(logq, logp)
+        # A whole row's constants in f' cancel, and flow leaves them out; of the entries below the cap they do not.
+        zero = logq.new_zeros(1)
+        left_out = self.of.slope_at_one - float(self.of.flow(zero, zero))
+        flow = self.of.flow(logq, logp) + left_out * logq.exp()
         return torch.where(self.of.cells(logq, logp) > self.tau, torch.zeros_like(flow), flow)
 
     def slope(self, log_u: Tensor) -> Tensor:

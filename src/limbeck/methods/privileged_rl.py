@@ -40,7 +40,7 @@ from ..axes import (
 )
 from ..axes.context import named, tried_again
 from ..axes.scalar import scalar
-from ..errors import number
+from ..errors import number, whole
 from ..math.divergence import chi2, rkl
 from ..method import Method, Sum, Term
 from ..registry import method
@@ -101,36 +101,38 @@ def opsd_rl(beta: float = 0.25, context: Context | str = solution, clip_range: f
 
 
 @method(paper="arXiv:2605.15113", title="VPD", confidence="medium")
-def vpd(e_every: float = 5, beta: float = 0.1, rate: float = 0.99, group: int = 8) -> Method:
+def vpd(e_every: int | None = 5, beta: float = 0.1, rate: float = 0.99, group: int = 8) -> Method:
     r"""Variational policy distillation: now and then train the feedback-conditioned self on outcomes, else distil it.
 
     .. math:: L_E = -E_{y^+}\log\sigma(\tilde r-\delta) - E_{y^-}\log\sigma(-(\tilde r-\delta)),\quad
               \tilde r = \beta\log\frac{q(y|x,C)}{\mathrm{sg}\,\pi_\theta(y|x)}
     .. math:: L_M = \sum_t\mathrm{KL}\big(\pi_\theta(\cdot|x,y_{<t})\,\Vert\,\mathrm{sg}\,q(\cdot|x,C,y_{<t})\big)
 
-    q and :math:`\pi_\theta` share their weights; the prior is the student now. :math:`\delta` is a moving average of
-    :math:`\frac12(E\tilde r^+ + E\tilde r^-)`. E-step where the step is a multiple of F, else M-step. No code was
-    released.
+    q and :math:`\pi_\theta` share their weights; the prior is the student now. :math:`\delta` is
+    :math:`\frac12(E\tilde r^+ + E\tilde r^-)`, each mean a moving average that a batch without such a sequence leaves
+    as it is. E-step where the step is a multiple of F, else M-step. No code was released.
 
     Args:
-        e_every: F; 5 (paper). Infinity never trains the feedback-conditioned self.
+        e_every: F; 5 (paper). None never trains the feedback-conditioned self.
         beta: 0.1 (paper).
         rate: of delta's past; 0.99 (ours).
         group: 8 (ours).
     """
+    if e_every is not None:
+        whole("e_every of vpd", e_every, 1)
     view = student.given(feedback)
     pull = Term(view, pathwise(rkl), on("roll") & has(feedback))
     prior = student.given(plain)
     r = beta * log_ratio(old, prior).total
     right, wrong = on("read") & correct, on("read") & ~correct
-    middle = 0.5 * (r.over("batch", "mean", right) + r.over("batch", "mean", wrong))
-    judge = logistic(beta, logp(prior), running(middle, rate))
+    means = [running(r.over("batch", "mean", side), rate, side) for side in (right, wrong)]
+    judge = logistic(beta, logp(prior), 0.5 * (means[0] + means[1]))
     verdict = where(correct, 1.0, -1.0)
     expect: Sum = Term(verdict, judge, right, reduction=sequence_mean) + Term(
         verdict, judge, wrong, reduction=sequence_mean
     )
     roll = sample(student, group)
-    if e_every == float("inf"):
+    if e_every is None:
         return Method({"roll": roll}, pull, token_mean)
     terms = every(e_every) * expect + every(e_every, rest=True) * pull
     return Method({"roll": roll, "read": recast("roll", feedback)}, terms, token_mean)

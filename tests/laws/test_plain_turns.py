@@ -1,0 +1,68 @@
+"""``lb.objective``: which turn a token belongs to, and whose reward is whose, also where a turn's tokens are masked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import limbeck as lb
+from limbeck.axes import reinforce, reward, sample, score, student, to_go, token_sum
+from limbeck.axes.vec import Vec
+from limbeck.errors import LimbeckError
+
+torch.manual_seed(3)
+B, T, V = 2, 6, 5
+LOGITS = torch.randn(B, T, V, dtype=torch.float64)
+TOKENS = torch.randint(V, (B, T))
+TURNS = torch.tensor([[0, 0, 1, 2, 2, 2], [0, 1, 1, 1, 2, 2]])
+REWARDS = torch.tensor([[1.0, 9.0, 4.0], [2.0, 0.5, 3.0]], dtype=torch.float64)
+
+
+def told(what: Vec, mask: torch.Tensor, **given: Any) -> torch.Tensor:
+    """``[B, T]`` what each token is told, read off the gradient of ``-sum A log p`` in the log-probs."""
+    logp = LOGITS.log_softmax(-1).gather(-1, TOKENS[..., None])[..., 0].requires_grad_()
+    objective = lb.objective(lb.Method(sample(student), lb.Term(what, reinforce), token_sum))
+    objective(student_logp=logp, tokens=TOKENS, mask=mask, **{"turn": TURNS, **given}).loss.backward()
+    assert logp.grad is not None
+    return -logp.grad
+
+
+@pytest.mark.parametrize("masked", [None, 0, 1, 2])
+def test_a_reward_is_of_the_turn_with_its_number(masked: int | None) -> None:
+    mask = torch.ones(B, T) if masked is None else (masked != TURNS).double()
+    rewards = REWARDS.clone()
+    if masked is not None:
+        rewards[:, masked] = 0.0
+    torch.testing.assert_close(told(reward, mask, turn_reward=rewards), rewards.gather(1, TURNS) * mask)
+    returns = rewards.flip(1).cumsum(1).flip(1)
+    torch.testing.assert_close(told(to_go(reward, 1.0), mask, turn_reward=rewards), returns.gather(1, TURNS) * mask)
+
+
+def test_rewards_may_go_on_beyond_the_last_turn_as_nan() -> None:
+    mask, beyond = torch.ones(B, T), torch.full((B, 2), torch.nan, dtype=torch.float64)
+    wide = torch.cat([REWARDS, beyond], 1)
+    torch.testing.assert_close(told(reward, mask, turn_reward=wide), REWARDS.gather(1, TURNS))
+
+
+def test_a_sequence_without_a_kept_token_keeps_its_score() -> None:
+    mask = torch.ones(B, T)
+    mask[1] = 0
+    mates = told(score.over("group", "mean"), mask, turn_reward=REWARDS, group=torch.zeros(B))
+    torch.testing.assert_close(mates, REWARDS.sum(1).mean() * mask.double())
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"turn": TURNS + 1}, "turn holds 3, but turn_reward has a reward for turns 0 to 2; count turns from 0"),
+        ({"turn": TURNS - 1}, "turn holds -1"),
+        ({"turn": TURNS.flip(1)}, "turn falls along a sequence"),
+        ({"turn": TURNS.clamp(max=1)}, "gives sequence 0 4 for turn 2, none of whose tokens count"),
+        ({"turn_reward": REWARDS[:, :2]}, "turn holds 2, but turn_reward has a reward for turns 0 to 1"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(given: dict[str, torch.Tensor], sentence: str) -> None:
+    with pytest.raises(LimbeckError, match=sentence):
+        told(reward, torch.ones(B, T), **{"turn_reward": REWARDS, **given})
