@@ -9,7 +9,7 @@ from .axes.context import Context
 from .axes.reader import Reader, old
 from .axes.rewrite import Once
 from .axes.signal import everywhere
-from .axes.source import Sample, Source
+from .axes.source import Source
 from .axes.surrogate import Pathwise
 from .method import Method, Term
 from .registry import Recipe, as_method
@@ -73,8 +73,7 @@ def _parts(method: Method) -> Iterator[tuple[str, Source]]:
 
 def _contexts(method: Method) -> list[str]:
     """Each context by its name, with the first line of its template; what stands between turns is one too."""
-    between = {part.retry for _, part in _parts(method) if isinstance(part, Sample) and part.retry is not None}
-    return [f"{c.name} ({_opening(c)})" for c in sorted(method.contexts | between, key=lambda c: c.name)]
+    return [f"{c.name} ({_opening(c)})" for c in sorted(method.told, key=lambda c: c.name)]
 
 
 def _opening(context: Context) -> str:

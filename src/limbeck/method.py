@@ -232,6 +232,12 @@ class Method:
         return read | asked | frozenset(c for source in self.sources.values() for c in source.contexts)
 
     @property
+    def told(self) -> frozenset[Context]:
+        """Its contexts, and what is said between turns: everything whose words a run may replace."""
+        walked = (part for source in self.sources.values() for part in walk(source) if isinstance(part, Sample))
+        return self.contexts | frozenset(part.retry for part in walked if part.retry is not None)
+
+    @property
     def fields(self) -> frozenset[str]:
         """Record fields that the terms read."""
         return frozenset(f for _, term in self.parts for v in term.vecs for f in v.fields)

@@ -134,10 +134,11 @@ class Recast(Source):
 
     Attributes:
         name: of the source.
-        given: contexts behind the prompt; empty leaves the plain prompt.
+        given: contexts behind the prompt; empty leaves the plain prompt. Sequences for which one of them has nothing
+            are dropped: they would be the plain ones again.
         response: ``same`` copies the sequence's scored tokens; ``turn K`` (from 0) copies one turn's, and drops
-            sequences without it; anything else is a Jinja template over the evidence (see ``context``) and the turns
-            ``turn_0``, ``turn_1`` ...
+            sequences without it; anything else is a Jinja template over the evidence (see ``context``), the turns
+            ``turn_0``, ``turn_1`` ... and what was said to them, ``said_0`` ...
         question: Jinja template that replaces the prompt's last message; empty keeps it.
         keep: a Vec per sequence of the source; others are dropped.
         carry: Vecs evaluated on the source, which become columns of the recast sequences.

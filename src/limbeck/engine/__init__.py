@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -95,7 +96,10 @@ def _refuse_strangers(named: Mapping[str, Any]) -> None:
                 "(PreTrainedModel; of a PEFT model, merge_and_unload())."
             )
     task = named["task"]
-    lacks = [name for name in _TASK if not hasattr(task, name)]
+    if inspect.isclass(task):
+        raise LimbeckError(f"task={shown(task)} is a class; give an object of it: task={task.__name__}(...).")
+    plays = "episodes" in getattr(task, "serves", ())
+    lacks = [name for name in (*_TASK, *(["open"] if plays else [])) if not hasattr(task, name)]
     if lacks and not isinstance(task, str):
         raise LimbeckError(
             f"task={shown(task)} is not a task, because it has no {lacks[0]!r}; give a name, a file, or an object "

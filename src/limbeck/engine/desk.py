@@ -27,7 +27,8 @@ class Desk:
         blocks: templates that replace those of contexts, by name.
         formats: roles that read prompts in a chat format of their own.
         turns: of an episode, where the source does not say.
-        died: episodes that environments have broken off so far.
+        died: why environments broke off episodes since the last step, one clause for each.
+        last_death: the first of them in the newest step that had one.
         memory: state of the run.
     """
 
@@ -40,7 +41,8 @@ class Desk:
     blocks: Mapping[str, str] = field(default_factory=dict)
     formats: frozenset[str] = frozenset()
     turns: int = 1
-    died: int = 0
+    died: list[str] = field(default_factory=list)
+    last_death: str = ""
     memory: Memory = field(default_factory=Memory)
     rendered: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 

@@ -7,22 +7,30 @@ its episode and no more.
 
 from __future__ import annotations
 
-import math
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from ..axes.context import Context
 from ..axes.source import Sample
-from ..errors import LimbeckError
+from ..errors import LimbeckError, shown
 from ..tasks.base import Episode, EpisodeDied, Observation
 from ..types import STUDENT, TEACHER, Prompt
 from .desk import Desk
-from .frame import fill, of_prompt
+from .frame import of_prompt
 from .models import Policy, render_text
 from .rows import Piece, Row
 from .sampler import Law, Written, generate
+from .templates import fill
 from .write import Groups, Pen, author_of, law_of, limit_of, seen, written
+
+MOST_REWARD = 1e30
+"""Absolute value from which float32 statistics of a reward are infinite."""
+
+LONGEST = 100_000
+"""Characters of one observation; tokenizing more takes minutes, and no window holds them."""
 
 _MARK = "\u241f"  # a symbol that no template writes
 
@@ -37,7 +45,7 @@ class Seat:
     episode: Episode
     pieces: list[Piece] = field(default_factory=list)
     done: bool = False
-    died: bool = False
+    died: str = ""
     truncated: bool = False
     correct: bool = False
     feedback: list[str] = field(default_factory=list)
@@ -50,18 +58,18 @@ class Seat:
     def act(self, written: Written, author: int, scored: bool, policy: Policy) -> None:
         """One turn, and what the environment says to it."""
         try:
-            said = self.episode.step(policy.text(written.ids))
-            if not math.isfinite(said.reward):
-                raise EpisodeDied(f"its reward was {said.reward}")
-        except EpisodeDied:
-            self.done = self.died = True
+            said = checked(self.episode.step(policy.text(written.ids)))
+        except LimbeckError:
+            raise
+        except Exception as e:  # whatever foreign code does costs its episode and no more
+            self.done, self.died = True, reason(e)
             return
-        self.pieces.append(Piece(written.ids, written.logp, author, scored, said.reward))
+        self.pieces.append(Piece(written.ids, written.logp, author, scored, float(said.reward)))
         self.correct, self.truncated = said.correct, written.truncated
         self.feedback += [said.feedback] if said.feedback else []
         self.done = said.done
         if not said.done:
-            self.pieces.append(Piece(between(policy, said, written.ids), None, author, scored=False))
+            self.pieces.append(Piece(between(policy, said, written.ids), None, author, scored=False, said=said.text))
 
     def row(self) -> Row:
         """The finished episode; it always has a turn, if an empty one."""
@@ -97,8 +105,9 @@ def played(source: Sample, pen: Pen, prompts: Sequence[Prompt], law: Law | None 
                 seat.act(text, author_of(source), True, policy)
     finally:
         for seat in seats:
-            seat.episode.close()
-    pen.died += sum(s.died for s in seats)
+            with contextlib.suppress(Exception):  # what cannot be given back is the environment's own loss
+                seat.episode.close()
+    pen.died += [s.died for s in seats if s.died]
     rows = [None if s.died else s.row() for s in seats]
     return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
 
@@ -115,15 +124,45 @@ def _open(desk: Desk, prompt: Prompt, retry: Context | None) -> Episode:
         return _Talk(task, prompt, desk.blocks.get(retry.name, retry.block), retry.name)
     try:
         episode: Episode = task.open(prompt)
-    except EpisodeDied as e:
+        if not callable(getattr(episode, "step", None)) or not callable(getattr(episode, "close", None)):
+            raise EpisodeDied(f"open gave {shown(episode)}, which has no step and close")
+    except LimbeckError:
+        raise
+    except Exception as e:
         return _Broken(e)
     return episode
+
+
+def reason(e: Exception) -> str:
+    """Why an episode broke off, as one clause."""
+    if isinstance(e, EpisodeDied):
+        return e.reason
+    first = str(e).strip().split("\n")[0][:200]
+    return f"{type(e).__name__}: {first}" if first else type(e).__name__
+
+
+def checked(said: object) -> Observation:
+    """What an environment said, if it can be used.
+
+    Raises:
+        EpisodeDied: it is no observation, or one of its fields cannot be what it should be.
+    """
+    if not isinstance(said, Observation):
+        raise EpisodeDied(f"step gave {shown(said)} instead of an Observation")
+    if not isinstance(said.reward, Real) or not abs(float(said.reward)) < MOST_REWARD:
+        raise EpisodeDied(f"its reward was {shown(said.reward)}")
+    for name, value in (("text", said.text), ("role", said.role), ("feedback", said.feedback)):
+        if not isinstance(value, str) and not (name == "feedback" and value is None):
+            raise EpisodeDied(f"its {name} was {shown(value)} instead of a text")
+    if len(said.text) > LONGEST:
+        raise EpisodeDied(f"it said {len(said.text):,} characters, more than any model reads")
+    return said
 
 
 class _Broken:
     """An environment that did not start: its first step says so."""
 
-    def __init__(self, reason: EpisodeDied):
+    def __init__(self, reason: Exception):
         self.reason = reason
 
     def step(self, text: str) -> Observation:

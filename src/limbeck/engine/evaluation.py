@@ -25,7 +25,7 @@ from .episode import played
 from .models import Policy
 from .rows import assemble, single
 from .sampler import Law, generate
-from .write import Pen, judge
+from .write import Pen, judge, refuse_all_dead
 
 
 @dataclass
@@ -56,12 +56,13 @@ class Evaluator:
         """Greedy accuracy, and statistics over the student's greedy responses; keys that are not known are absent."""
         student = self.desk.policies["student"]
         record = self._greedy(student, STUDENT)
-        out: dict[str, Any] = {"n": record.n_sequences, "length": float(record.length_B.double().mean())}
+        out: dict[str, Any] = {"n": len(self.prompts), "length": float(record.length_B.double().mean())}
         if "reward" in self.task.serves:
-            low_high = wilson(int(record.correct_B.sum()), record.n_sequences)
+            right = {id(p) for p, c in zip(record.prompts, record.correct_B.tolist(), strict=True) if c}
+            correct = [int(id(p) in right) for p in self.prompts]  # a broken episode is a failed one
+            low_high = wilson(sum(correct), len(correct))
             out |= {"accuracy": low_high.mean, "low": low_high.low, "high": low_high.high}
-            out |= {"reward": float(record.reward_U.double().mean())}
-            out["correct"] = [int(c) for c in record.correct_B.tolist()]
+            out |= {"reward": float(record.reward_U.double().mean()), "correct": correct}
         stats = self.statistics(record)
         out |= {name: float(values.double().mean()) for name, values in stats.items() if name != "logp"}
         return out | self._reference_measures()
@@ -69,7 +70,9 @@ class Evaluator:
     def _greedy(self, writer: Policy, author: int) -> Rollout:
         law = Law(((writer, 1.0),), tau=0.0)
         if "episodes" in self.task.serves:
-            groups = played(Sample(), Pen(self.desk, len(self.prompts), 0), self.prompts, law)
+            pen = Pen(self.desk, len(self.prompts), 0)
+            groups = played(Sample(), pen, self.prompts, law)
+            refuse_all_dead(pen, groups, "of the evaluation")
             return assemble(groups, "main")
         ids = [self.desk.prompt_ids(p) for p in self.prompts]
         texts = generate(law, ids, self.desk.max_tokens, self.desk.batch)

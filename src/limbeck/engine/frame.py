@@ -10,40 +10,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from jinja2 import ChainableUndefined, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..axes.context import Ask, Context
 from ..axes.reader import Reader
-from ..errors import LimbeckError
 from ..types import Prompt, Rollout
 from .desk import Desk
 from .sampler import Law, generate
 from .state import Skill
+from .templates import Evidence, block, fill
 
-_JINJA = ImmutableSandboxedEnvironment(undefined=ChainableUndefined, keep_trailing_newline=True)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-
-Evidence = dict[str, Any]
-"""What is known of one sequence, by the names that ``axes.context`` lists."""
-
-
-def fill(template: str, evidence: Mapping[str, Any], name: str) -> str:
-    """A block's text.
-
-    Raises:
-        LimbeckError: where the template cannot be rendered.
-    """
-    try:
-        return _JINJA.from_string(template).render(**evidence)
-    except (TemplateError, TypeError, ValueError, ArithmeticError) as e:
-        raise LimbeckError(
-            f"the template of context {name!r} cannot be rendered ({type(e).__name__}: {e}); mend it in "
-            f"contexts.{name}, or leave that out for the default."
-        ) from None
 
 
 def of_prompt(prompt: Prompt) -> Evidence:
@@ -117,15 +95,7 @@ def tell(context: Context, known: list[Evidence], desk: Desk) -> Told:
             k[ask.name] = answer
         if ask.number:
             numbers[ask.name] = [_stated(answer) for answer in answers]
-    template = desk.blocks.get(context.name, context.block)
-    blocks = [fill(template, k, context.name) if _enough(context, k) else None for k in known]
-    return Told(context, blocks, numbers, used)
-
-
-def _enough(context: Context, known: Evidence) -> bool:
-    """Whether the evidence that the context cannot do without is there; a verdict is always evidence."""
-    there = [name in ("correct", "reward", "turns") or bool(known.get(name)) for name in context.reads]
-    return not there or (all(there) if context.enough == "all" else any(there))
+    return Told(context, [block(context, k, desk.blocks) for k in known], numbers, used)
 
 
 def _answers(ask: Ask, known: list[Evidence], desk: Desk, name: str) -> list[str]:
@@ -195,7 +165,7 @@ class Lens:
         told = [self.told(c) for c in reader.context]
         prompts = []
         for b, prompt in enumerate(self.record.prompts):
-            blocks = [t.blocks[b] for t in told if t.blocks[b]]
+            blocks = [t.blocks[b] for t in told]
             what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
             room = int(self.record.start_B1[b + 1] - self.record.start_B1[b] - self.record.root_B[b])
             prompts.append(self.desk.render(behind(prompt, blocks), reader.role, what, room))

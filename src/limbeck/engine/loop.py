@@ -207,8 +207,9 @@ class Loop:
             out["accuracy"] = float(self._sum(float(record.correct_B[verified_B].sum()))) / count
         desk = self.shop.desk
         if "episodes" in desk.tasks["task"].serves:
-            out["episodes_died"] = int(self._sum(desk.died))
-            desk.died = 0
+            out["episodes_died"] = int(self._sum(len(desk.died)))
+            desk.last_death = next(iter(desk.died), desk.last_death)
+            desk.died.clear()
         if record.n_turns > record.n_sequences:
             out["turns"] = float(self._sum(float(record.n_turns))) / max(sequences, 1.0)
         return out

@@ -18,9 +18,10 @@ from ..objective import Batch
 from ..types import DATA, STUDENT, TEACHER, Prompt, Rollout, Sampled
 from .batch import read_view
 from .desk import Desk
-from .frame import behind, fill, of_record
+from .frame import behind, of_record
 from .rows import Piece, Row, assemble, from_json, single, to_json
 from .sampler import Law, generate
+from .templates import block, fill
 from .write import OWN, Groups, Pen, judge, written
 
 
@@ -40,7 +41,10 @@ def resampled(source: Resample, pen: Pen) -> Groups:
     kept: Groups = []
     last: Groups = []
     for _ in range(source.rounds):
-        last = [g for g in written(source.source, pen, None) if g]
+        new = [g for g in written(source.source, pen, None) if g]
+        if not new:
+            continue
+        last = new
         holds = evaluate(source.until, assemble(last, pen.name), pen.desk, pen.step, Rung.GROUP).bool().tolist()
         kept += [group for group, keep in zip(last, holds, strict=True) if keep]
         if len(kept) >= pen.n:
@@ -52,6 +56,8 @@ def resampled(source: Resample, pen: Pen) -> Groups:
 def selected(source: Select, pen: Pen, prompts: Sequence[Prompt] | None) -> Groups:
     """The best ``keep`` of each group."""
     groups = [g for g in written(source.source, pen, prompts) if g]
+    if not groups:
+        return []
     record = assemble(groups, pen.name)
     scores = [evaluate(v, record, pen.desk, pen.step, Rung.SEQUENCE).tolist() for v in source.by]
     ranks = list(zip(*scores, strict=True))
@@ -66,10 +72,18 @@ def selected(source: Select, pen: Pen, prompts: Sequence[Prompt] | None) -> Grou
 def patched(source: Patch, pen: Pen, prompts: Sequence[Prompt] | None) -> Groups:
     """Groups where ``when`` holds, with the new writer's rows behind their own."""
     groups = [g for g in written(source.source, pen, prompts) if g]
+    if not groups:
+        return []
     holds = evaluate(source.when, assemble(groups, pen.name), pen.desk, pen.step, Rung.GROUP).bool().tolist()
     asked = [group[0].prompt for group, wanted in zip(groups, holds, strict=True) if wanted]
-    new = iter(written(source.new, pen, asked) if asked else [])
-    return [[*group, *next(new)] if wanted else group for group, wanted in zip(groups, holds, strict=True)]
+    new: dict[str, Groups] = {}  # by prompt: a group whose episodes all broke off is not among them
+    for group in written(source.new, pen, asked) if asked else []:
+        new.setdefault(group[0].prompt.id if group else "", []).append(group)
+    out = []
+    for group, wanted in zip(groups, holds, strict=True):
+        more = new.get(group[0].prompt.id, []) if wanted else []
+        out.append([*group, *more.pop(0)] if more else group)
+    return out
 
 
 # ---------------------------------------------------------------- written once
@@ -82,11 +96,11 @@ def stored(source: Once, pen: Pen, prompts: Sequence[Prompt] | None) -> Groups:
         prompts = pen.take()
     missing = list({p.id: p for p in prompts if p.id not in memory}.values())
     if missing:
-        groups = written(source.source, pen, missing)
-        groups = groups if source.score is None else _scored(source, groups, pen)
-        for prompt, group in zip(missing, groups, strict=True):
-            memory[prompt.id] = [to_json(row) for row in group]
-    return [[from_json(p, row) for row in memory[p.id]] for p in prompts]
+        groups = [g for g in written(source.source, pen, missing) if g]
+        groups = groups if source.score is None or not groups else _scored(source, groups, pen)
+        for group in groups:
+            memory[group[0].prompt.id] = [to_json(row) for row in group]
+    return [[from_json(p, row) for row in memory.get(p.id, [])] for p in prompts]
 
 
 def _scored(source: Once, groups: Groups, pen: Pen) -> Groups:
@@ -115,11 +129,13 @@ def refined(source: Refine, pen: Pen, prompts: Sequence[Prompt] | None) -> Group
     """One response in place of each sequence of the inner source, by a writer that sees it."""
     desk, reader = pen.desk, source.reader
     drafts = [g for g in written(source.source, pen, prompts) if g]
+    if not drafts:
+        return []
     record = assemble(drafts, pen.name)
     known = of_record(record, desk)
     seen = []
     for prompt, k in zip(record.prompts, known, strict=True):
-        blocks = [fill(desk.blocks.get(c.name, c.block), k, c.name) for c in reader.context]
+        blocks = [block(c, k, desk.blocks) for c in reader.context]
         what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
         seen.append(desk.render(behind(prompt, blocks), reader.role, what, desk.max_tokens))
     texts = generate(Law(((desk.policy(reader.role), 1.0),), source.tau), seen, desk.max_tokens, desk.batch)
@@ -158,10 +174,10 @@ def recast(source: Recast, pen: Pen) -> Groups:
 
 
 def _recast(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> Row | None:
-    """One sequence under its new prompt; None where it has nothing to say there."""
+    """One sequence under its new prompt; None where it has nothing to say there, or the prompt nothing to show."""
     turns = row.turns
     known = {**known, **{f"turn_{t}": desk.policies["student"].text(p.ids) for t, p in enumerate(turns)}}
-    known |= {f"reward_{t}": p.reward for t, p in enumerate(turns)}
+    known |= {f"said_{t}": text for t, text in enumerate(_answers(row))}
     pieces = _response(source, row, known, desk)
     if not pieces:
         return None
@@ -170,7 +186,9 @@ def _recast(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> Row 
         *before, last = prompt.messages
         text = fill(source.question, known, f"{source.name} question")
         prompt = replace(prompt, messages=(*before, {**last, "content": text}))
-    blocks = [fill(desk.blocks.get(c.name, c.block), known, c.name) for c in source.given]
+    blocks = [block(c, known, desk.blocks) for c in source.given]
+    if None in blocks:
+        return None
     if not source.question and not blocks:
         ids = desk.prompt_ids(prompt)
     else:
@@ -178,6 +196,17 @@ def _recast(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> Row 
         what = f"prompt {prompt.id!r} recast with {', '.join(map(str, source.given)) or 'another question'}"
         ids = desk.render(behind(prompt, blocks), "student", what, room)
     return replace(row, prompt_ids=ids, pieces=pieces)
+
+
+def _answers(row: Row) -> list[str]:
+    """What was said to each turn of a sequence; empty where nothing was."""
+    said: list[str] = []
+    for piece in row.pieces:
+        if piece.scored:
+            said.append("")
+        elif said:
+            said[-1] = piece.said
+    return said
 
 
 def _response(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> tuple[Piece, ...]:

@@ -24,6 +24,7 @@ class Piece:
         scored: whether losses may look at them; a scored piece is a turn. What an environment says never is.
         reward: of the turn; NaN where nothing verified it.
         columns: further numbers per token, by name.
+        said: what an environment's message says, where the piece holds one.
     """
 
     ids: list[int]
@@ -32,6 +33,7 @@ class Piece:
     scored: bool = True
     reward: float = math.nan
     columns: Mapping[str, list[float]] = field(default_factory=dict)
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def to_json(row: Row) -> dict[str, Any]:
         "pieces": [
             {"ids": p.ids, "logp": p.logp, "author": p.author, "scored": p.scored, "reward": _null(p.reward)}
             | ({"columns": dict(p.columns)} if p.columns else {})
+            | ({"said": p.said} if p.said else {})
             for p in row.pieces
         ],
         "truncated": row.truncated,

@@ -21,13 +21,14 @@ from ..explain import explain
 from ..method import Method
 from ..tasks import Task, load_task
 from . import checkpoint, lineage
+from .checks import check_models
 from .config import RunConfig, checked
 from .evaluation import Evaluator
 from .files import read_lines, whole, whole_folder, write_lines
 from .folder import claimed, clear, recorded
 from .log import Journal, note, now, progress_bar
 from .loop import Loop
-from .setup import Models, Workshop, build_method, check_models, few_problems, notices, open_workshop, prepare_tasks
+from .setup import Models, Workshop, build_method, few_problems, notices, open_workshop, prepare_tasks
 from .state import Memory
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -173,6 +174,7 @@ class _Run:
         student.scorer, self.optimizer = self.accelerator.prepare(student.scorer, optimizer)
         self.loop = Loop(self.shop, self.optimizer)
         self.journal = Journal(out)
+        self._told_of_death = False
         self.evaluator = Evaluator(self.shop.desk, config.eval_size, config.micro_tokens)
 
     def start(self, command: str) -> Result:
@@ -250,6 +252,14 @@ class _Run:
     def _after(self, step: int, metrics: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
             self.journal.step(metrics)
+        if metrics.get("episodes_died") and not self._told_of_death:
+            self._told_of_death = True
+            self.console.print(
+                f"note: {metrics['episodes_died']} episodes of step {step} were broken off by their environment "
+                f"({self.shop.desk.last_death}) and dropped; episodes_died in metrics.jsonl goes on counting.",
+                style="yellow",
+                highlight=False,
+            )
         if self.config.trackers:
             numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=step)

@@ -5,25 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from ..axes.context import WRITTEN
-from ..axes.source import Data, Sample, Source
 from ..errors import LimbeckError
 from ..method import Method
-from ..refusals import walk
 from ..tasks import Task, load_task
-from . import hub, lineage
+from . import lineage
+from .checks import arguments_of, check_models, check_served, data_names, same_for_all
 from .config import RunConfig
 from .desk import Desk
 from .feed import Feed
-from .frame import of_prompt
 from .models import Policy, add_lora, freeze, load_policy, share_vocabulary, speaking
 from .state import Shadow
+from .templates import read_template
 
 Models = Mapping[str, PreTrainedModel]
 """Model objects by role, for callers who have them in memory."""
@@ -64,95 +61,15 @@ def prepare_tasks(config: RunConfig, method: Method, task: Task | None = None) -
         LimbeckError: where a task does not serve what the method reads.
     """
     tasks: dict[str, Task] = {"task": task or load_task(config.task, seed=config.seed, **config.task_options)}
-    for name in sorted(_data_names(method) - {"task"}):
+    for name in sorted(data_names(method) - {"task"}):
         if name not in config.datasets:
             raise LimbeckError(
                 f"{config.method} reads a data set named {name!r}; name one with --set datasets.{name}=FILE.jsonl"
-                f"{' (or --set lm_coef=0 to do without)' if 'lm_coef' in _arguments(config) else ''}."
+                f"{' (or --set lm_coef=0 to do without)' if 'lm_coef' in arguments_of(config) else ''}."
             )
         tasks[name] = load_task(config.datasets[name], seed=config.seed)
-    _check_served(config, method, tasks)
+    check_served(config, method, tasks)
     return tasks
-
-
-def _arguments(config: RunConfig) -> Mapping[str, object]:
-    from ..registry import REGISTRY
-
-    return REGISTRY[config.method].arguments if config.method in REGISTRY else {}
-
-
-def _data_sources(source: Source) -> list[Data]:
-    return [part for part in walk(source) if isinstance(part, Data)]
-
-
-def _data_names(method: Method) -> set[str]:
-    """What its sources read written responses from."""
-    return {d.name for source in method.sources.values() for d in _data_sources(source)}
-
-
-def _check_served(config: RunConfig, method: Method, tasks: Mapping[str, Task]) -> None:
-    name = config.method
-    wanted = [(d.name, "pairs" if d.pairs else "responses") for s in method.sources.values() for d in _data_sources(s)]
-    shown = {field for context in method.contexts for field in context.fields}
-    if {"reward", "correct"} & (method.fields | shown):
-        wanted.append(("task", "reward"))
-    remedies = {
-        "reward": "give a task with answers or a verifier",
-        "responses": "give data with a 'response' in every line",
-        "pairs": "give data with 'chosen' and 'rejected' in every line",
-    }
-    for which, service in wanted:
-        if service not in tasks[which].serves:
-            offers = ", ".join(sorted(tasks[which].serves)) or "prompts only"
-            raise LimbeckError(
-                f"{name} reads {service} from {tasks[which].name!r}, which serves {offers}; {remedies[service]}."
-            )
-    _check_turns(name, method, tasks["task"])
-    _check_evidence(name, method, tasks["task"])
-
-
-def _check_turns(name: str, method: Method, task: Task) -> None:
-    """Several turns need an environment, or something that is said between them."""
-    parts = [p for source in method.sources.values() for p in walk(source) if isinstance(p, Sample) and p.episodic]
-    if "episodes" not in task.serves and any(p.retry is None for p in parts):
-        raise LimbeckError(
-            f"{name} plays several turns, but {task.name!r} is answered in one; give a task with episodes (textworld, "
-            "calculator, corridor), or --set turns=1."
-        )
-
-
-def _check_evidence(name: str, method: Method, task: Task) -> None:
-    """What contexts show must be something that the task gives."""
-    for context in sorted(method.contexts, key=str):
-        asked = {ask.name for ask in context.asks} | ({"skill"} if context.bank else set())
-        missing = [field for field in context.reads if not _gives(task, field, asked)]
-        if missing and (context.enough == "all" or len(missing) == len(context.reads)):
-            remedy = "whose verifier says what is wrong" if "feedback" in missing else f"whose data have {missing[0]!r}"
-            raise LimbeckError(
-                f"{name} shows {' or '.join(missing)} to its teacher (context {context.name!r}), but {task.name!r} "
-                f"gives none; give a task {remedy}, or another context."
-            )
-
-
-def _gives(task: Task, field: str, asked: set[str]) -> bool:
-    """Whether a task gives some evidence: the verifier's, the text's own, or a privileged field of some prompt."""
-    if field == "feedback":
-        return "feedback" in task.serves
-    if field in asked or field in WRITTEN:
-        return True
-    return any(of_prompt(task.train[i]).get(field) for i in range(min(len(task.train), 50)))
-
-
-def check_models(config: RunConfig, method: Method, models: Models) -> None:
-    """Refuse a method whose readers are missing, before anything is loaded."""
-    given = {"ref", "init"} | set(models)
-    given |= {"teacher"} if config.teacher else set()
-    given |= set(config.others)
-    method.validate(**dict.fromkeys(given, "model"))
-    for role in ("student", "teacher", "ref"):
-        name = getattr(config, role)
-        if name and role not in models and (role != "ref" or role in method.roles):
-            hub.refuse_unreachable(role, name)
 
 
 def open_workshop(
@@ -200,6 +117,7 @@ def notices(shop: Workshop) -> list[str]:
     """What is allowed and worth knowing before the first step."""
     student, teacher = shop.student, shop.policies.get("teacher")
     few = [*few_problems(shop.desk.tasks["task"], shop.config.eval_size), *lineage.consistency(shop)]
+    few += same_for_all(shop.config, shop.method)
     if teacher is None or set(teacher.eos) & set(student.eos):
         return few
     names = [" ".join(map(repr, p.tokenizer.convert_ids_to_tokens(list(p.eos)))) for p in (student, teacher)]
@@ -272,34 +190,14 @@ def _desk(
         config.max_tokens,
         config.generate_batch,
         config.micro_tokens,
-        blocks={name: _template_text(name, text) for name, text in config.contexts.items()},
+        blocks={name: read_template(name, text) for name, text in config.contexts.items()},
         formats=frozenset({"teacher"} if config.teacher_template and "teacher" in policies else ()),
         turns=config.episode_turns,
     )
-    read = _data_names(method)
+    read = data_names(method)
     for name, task in tasks.items():
         for i in range(min(CHECKED_PROMPTS, len(task.train))):
             desk.prompt_ids(task.train[i])
             for response in task.responses(task.train[i]) if name in read else ():
                 desk.response_ids(task.train[i], response.text)
     return desk
-
-
-def _template_text(name: str, text: str) -> str:
-    """A context's template: a file where there is one of that name, else the text itself."""
-    if not text.strip():
-        raise LimbeckError(
-            f"contexts.{name} is empty, so the teacher would see what the student sees and teach nothing; give a Jinja "
-            "file or a text."
-        )
-    file = Path(text).expanduser() if len(text) < 200 and "{" not in text else None
-    if file is None or not file.is_file():
-        if file is not None and file.suffix in (".jinja", ".txt", ".md"):
-            raise LimbeckError(
-                f"contexts.{name}={text!r}: there is no such file; give a Jinja file, or the text itself."
-            )
-        return text
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise LimbeckError(f"contexts.{name}={text!r}: it cannot be read ({e}); give a Jinja file in UTF-8.") from None

@@ -14,11 +14,12 @@ from rich.console import Console
 from ..errors import LimbeckError, expect, nearest
 from ..pipeline import Pipeline, Stage
 from ..registry import get
+from .checks import check_models
 from .config import RunConfig, configure
 from .files import read_lines, write_json
 from .folder import folder_of, recorded, refuse_impossible
 from .run import Result, resume, train
-from .setup import build_method, check_models, prepare_tasks
+from .setup import build_method, prepare_tasks
 
 
 @dataclass(frozen=True)

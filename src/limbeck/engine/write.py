@@ -20,9 +20,10 @@ from ..refusals import walk
 from ..tasks import Verdict
 from ..types import DATA, STUDENT, TEACHER, Prompt, Rollout, concatenate
 from .desk import Desk
-from .frame import behind, fill, of_prompt
+from .frame import behind, of_prompt
 from .rows import Row, assemble, single
 from .sampler import Law, Written, generate
+from .templates import block
 
 OWN = ("student", "init", "ref")
 """Roles that write in the student's hand: its weights, now or before."""
@@ -41,7 +42,7 @@ class Pen:
         step: for schedules.
         done: what the named sources before this one wrote.
         name: of the source that is being written.
-        died: episodes that an environment broke off.
+        died: why environments broke off episodes, one clause for each.
     """
 
     desk: Desk
@@ -49,7 +50,7 @@ class Pen:
     step: int
     done: dict[str, Groups] = field(default_factory=dict)
     name: str = ""
-    died: int = 0
+    died: list[str] = field(default_factory=list)
 
     def take(self) -> list[Prompt]:
         """The next prompts of the task."""
@@ -74,16 +75,25 @@ def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) ->
     for name, source in sources.items():
         pen.name = name
         pen.done[name] = written(source, pen, None)
-    if pen.died and not any(row for groups in pen.done.values() for group in groups for row in group):
-        raise LimbeckError(
-            f"every episode of step {step} was broken off by its environment ({pen.died} of them), so there is nothing "
-            "to learn from; see whether the environment works, and resume."
-        )
+    refuse_all_dead(pen, [g for groups in pen.done.values() for g in groups], f"of step {step}")
     record = concatenate([assemble(groups, name) for name, groups in pen.done.items()])
     promised = [n for s in sources.values() for part in walk(s) if isinstance(part, Recast) for n, _ in part.carry]
     nothing = torch.full((record.n_sequences,), torch.nan)  # a recast that dropped every sequence still has its columns
     desk.died += pen.died
     return replace(record, columns_B={**dict.fromkeys(promised, nothing), **record.columns_B}).check()
+
+
+def refuse_all_dead(pen: Pen, groups: Groups, which: str) -> None:
+    """Stop where environments broke off every episode.
+
+    Raises:
+        LimbeckError: with the reason of the first.
+    """
+    if pen.died and not any(row for group in groups for row in group):
+        raise LimbeckError(
+            f"every episode {which} was broken off by its environment ({len(pen.died)} of them; the first: "
+            f"{pen.died[0]}), so there is nothing to learn from; mend the environment, and go on."
+        )
 
 
 def written(source: Source, pen: Pen, prompts: Sequence[Prompt] | None) -> Groups:
@@ -162,7 +172,7 @@ def seen(source: Sample, desk: Desk, prompts: Sequence[Prompt]) -> list[list[int
         return [desk.prompt_ids(p) for p in prompts]
     out = []
     for p in prompts:
-        blocks = [fill(desk.blocks.get(c.name, c.block), of_prompt(p), c.name) for c in reader.context]
+        blocks = [block(c, of_prompt(p), desk.blocks) for c in reader.context]
         what = f"prompt {p.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
         out.append(desk.render(behind(p, blocks), reader.role, what, desk.max_tokens))
     return out

@@ -39,6 +39,7 @@ from ..axes import (
     synced,
     to_go,
     token_mean,
+    turn,
     verdict_phrase,
     where,
     writer,
@@ -225,9 +226,10 @@ def sd_zero_srt(group: int = 1) -> Method:
         group: 1 (paper).
     """
     talk = sample(student, group, turns=2, retry=verdict_phrase)
-    phrase = verdict_phrase.block.replace("{% if correct %}", "{% if reward_0 > 0 %}")
-    whole = recast("talk", response="{{ turn_0 }}\n" + phrase + "\n{{ turn_1 }}", keep=correct)
-    second = recast("talk", question="{{ prompt }}\n\n{{ turn_0 }}\n\n" + phrase, response="turn 1", keep=correct)
+    revised = correct & (turn.over("sequence", "max") > 1)
+    whole = recast("talk", response="{{ turn_0 }}\n{{ said_0 }}\n{{ turn_1 }}", keep=revised)
+    question = "{{ prompt }}\n\n{{ turn_0 }}\n\n{{ said_0 }}"
+    second = recast("talk", question=question, response="turn 1", keep=revised)
     nll: Sum = Term(everywhere, reinforce, on("whole")) + Term(everywhere, reinforce, on("second"))
     return Method({"talk": talk, "whole": whole, "second": second}, nll, sequence_sum)
 

@@ -1,0 +1,242 @@
+"""What a method asks of its task and its models, against what the run gives: refused before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..axes.context import WRITTEN, Context
+from ..axes.reader import Reader
+from ..axes.source import Data, Sample, Source
+from ..errors import LimbeckError, nearest
+from ..method import Method, Term
+from ..refusals import CLOCKS, DERIVED, walk
+from ..registry import REGISTRY
+from ..tasks import Task
+from ..tasks.base import found
+from . import hub
+from .frame import of_prompt
+from .templates import check_names, check_template, read_template, says_the_same
+
+if TYPE_CHECKING:
+    from .config import RunConfig
+
+Models = Mapping[str, object]
+
+LOOKED_AT = 2000
+"""Prompts in which a privileged text is looked for."""
+
+_JUDGED = {"reward", "correct", "sibling"}
+_REMEDIES = {
+    "reward": "give a task with answers or a verifier",
+    "responses": "give data with a 'response' in every line",
+    "pairs": "give data with 'chosen' and 'rejected' in every line",
+}
+
+
+def data_sources(source: Source) -> list[Data]:
+    """Its parts that read written responses."""
+    return [part for part in walk(source) if isinstance(part, Data)]
+
+
+def data_names(method: Method) -> set[str]:
+    """What its sources read written responses from."""
+    return {d.name for source in method.sources.values() for d in data_sources(source)}
+
+
+def arguments_of(config: RunConfig) -> Mapping[str, object]:
+    """The registered method's arguments; a value that is not registered has none."""
+    return REGISTRY[config.method].arguments if config.method in REGISTRY else {}
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def check_served(config: RunConfig, method: Method, tasks: Mapping[str, Task]) -> None:
+    """Refuse a task that lacks what the method reads or shows.
+
+    Raises:
+        LimbeckError: naming the method, what it asks for and the remedy.
+    """
+    wanted = [(d.name, "pairs" if d.pairs else "responses") for s in method.sources.values() for d in data_sources(s)]
+    shown = {field for context in method.contexts for field in context.fields}
+    if {"reward", "correct"} & (method.fields | shown):
+        wanted.append(("task", "reward"))
+    for which, service in wanted:
+        if service not in tasks[which].serves:
+            offers = ", ".join(sorted(tasks[which].serves)) or "prompts only"
+            raise LimbeckError(
+                f"{config.method} reads {service} from {tasks[which].name!r}, which serves {offers}; "
+                f"{_REMEDIES[service]}."
+            )
+    _check_turns(config, method, tasks["task"])
+    _check_evidence(config.method, method, tasks["task"])
+    _check_templates(config, method, tasks["task"])
+
+
+def _check_turns(config: RunConfig, method: Method, task: Task) -> None:
+    """Several turns need an environment, or something that is said between them."""
+    parts = [p for source in method.sources.values() for p in walk(source) if isinstance(p, Sample) and p.episodic]
+    if "episodes" not in task.serves and any(p.retry is None for p in parts):
+        remedy = ", or --set turns=1" if "turns" in arguments_of(config) else ""
+        raise LimbeckError(
+            f"{config.method} plays several turns, but {task.name!r} is answered in one; give a task with episodes "
+            f"(corridor, calculator, textworld, or retry around this one){remedy}."
+        )
+
+
+def _check_evidence(name: str, method: Method, task: Task) -> None:
+    """What contexts show must be something that the task gives."""
+    for context in sorted(method.contexts, key=str):
+        asked = {ask.name for ask in context.asks} | ({"skill"} if context.bank else set())
+        missing = [field for field in context.reads if not _gives(task, field, asked)]
+        if missing and (context.enough == "all" or len(missing) == len(context.reads)):
+            raise LimbeckError(
+                f"{name} shows {' or '.join(missing)} to its teacher (context {context.name!r}), but {task.name!r} "
+                f"gives none; {_remedy(task, missing[0])}, or take another context."
+            )
+
+
+def _remedy(task: Task, field: str) -> str:
+    if field == "feedback":
+        return "give a task whose verifier says what is wrong"
+    if field in _JUDGED:
+        return "give a task with answers or a verifier"
+    if field == "skill":
+        return "take a context with a bank of skills"
+    columns = {name for i in range(min(len(task.train), LOOKED_AT)) for name in task.train[i].columns}
+    if field in columns:
+        return (
+            f"its {field!r} is a column, which every reader may use as a number or a name: text for privileged readers "
+            "goes under 'solution', 'hint' or 'step_feedback', or into Prompt.privileged"
+        )
+    return f"give data with {field!r} in their lines"
+
+
+def _gives(task: Task, field: str, asked: set[str]) -> bool:
+    """Whether a task gives some evidence: the verifier's, the text's own, or a privileged field of some prompt."""
+    if field == "feedback":
+        return "feedback" in task.serves
+    if field in _JUDGED:
+        return "reward" in task.serves
+    if field in asked or field in WRITTEN:
+        return True
+    return any(of_prompt(task.train[i]).get(field) for i in range(min(len(task.train), LOOKED_AT)))
+
+
+# ---------------------------------------------------------------- contexts
+
+
+def _check_templates(config: RunConfig, method: Method, task: Task) -> None:
+    check_names(method.told, config.contexts, config.method)
+    known = _Known(task)
+    for context in sorted(method.told, key=str):
+        given = config.contexts.get(context.name)
+        template = context.block if given is None else read_template(context.name, given)
+        check_template(context, template, known)
+        for ask in context.questions:
+            check_template(context, ask.question, known)
+
+
+class _Known:
+    """Names of the privileged texts of a task, looked for in its prompts only where a template names one."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        self._names: set[str] | None = None
+
+    @property
+    def names(self) -> set[str]:
+        """Of all prompts that are looked at."""
+        if self._names is None:
+            prompts = (self.task.train[i] for i in range(min(len(self.task.train), LOOKED_AT)))
+            self._names = {"solution"}.union(*(p.privileged for p in prompts))
+        return self._names
+
+
+def same_for_all(config: RunConfig, method: Method) -> list[str]:
+    """A word on templates of the run that have nothing of the problem in them."""
+    return [
+        f"note: contexts.{c.name} names nothing of the problem, so its reader sees the same text on every one."
+        for c in sorted(method.told, key=str)
+        if c.name in config.contexts and says_the_same(c, read_template(c.name, config.contexts[c.name]))
+    ]
+
+
+# ---------------------------------------------------------------- models
+
+
+def check_models(config: RunConfig, method: Method, models: Models) -> None:
+    """Refuse a method whose readers are missing, or say nothing that the student does not say itself.
+
+    Raises:
+        LimbeckError: naming the role and the remedy.
+    """
+    _check_others(config, method)
+    given = {"ref", "init"} | set(models)
+    given |= {"teacher"} if config.teacher else set()
+    given |= set(config.others)
+    method.validate(**dict.fromkeys(given, "model"))
+    for role in ("student", "teacher", "ref"):
+        name = getattr(config, role)
+        if name and role not in models and (role != "ref" or role in method.roles):
+            hub.refuse_unreachable(role, name)
+    for role, name in config.others.items():
+        if found(name, "file"):
+            raise LimbeckError(f"others.{role}={name!r} is a file; give a model folder, or a hub name.")
+        hub.refuse_unreachable(f"others.{role}", name)
+    _refuse_silence(config, method, models)
+
+
+def _check_others(config: RunConfig, method: Method) -> None:
+    """Models that nobody reads, and names that are not free."""
+    own = {"student", "teacher", "ref"}
+    free = sorted(role for role in method.roles if role.partition("(")[0] not in {*own, "init", *DERIVED})
+    for role in config.others:
+        if role in own:
+            raise LimbeckError(f"others.{role}: the {role} has a setting of its own; give {role}=... (--{role}).")
+        if role not in free:
+            reads = f"it reads {', '.join(free)}" if free else "it reads no further models"
+            raise LimbeckError(
+                f"others.{role} is nothing that {config.method} reads{nearest(role, free)}; {reads}, so leave it out."
+            )
+
+
+def _refuse_silence(config: RunConfig, method: Method, models: Models) -> None:
+    """A method all of whose targets are the student itself, in its own prompt, has no gradient to begin with."""
+    same = {"init", *(["ref"] if "ref" not in models and _same(config.ref, config.student) else [])}
+    if "teacher" not in models and "student" not in models and config.teacher:
+        same |= {"teacher"} if _same(config.teacher, config.student) and not config.teacher_template else set()
+    if not all(_silent(term, same) for _, term in method.parts):
+        return
+    views = sorted({str(r) for _, term in method.parts for r, _ in term.needs if r.key not in CLOCKS})
+    raise LimbeckError(
+        f"{config.method} reads only {', '.join(views)}, and that is the student itself in its own prompt "
+        f"(student={config.student!r}), so there is nothing to learn; give another teacher, or a context that shows it "
+        "more."
+    )
+
+
+def _same(name: str | None, student: str) -> bool:
+    """Whether a model is the student's own folder or name; a reference that is not named is."""
+    if name is None or name == student:
+        return True
+    paths = [found(x, "folder") for x in (name, student)]
+    return None not in paths and Path(paths[0] or "").resolve() == Path(paths[1] or "").resolve()
+
+
+def _silent(term: Term, same: set[str]) -> bool:
+    """Whether a term compares the student with nothing but itself."""
+    views = [reader for reader, _ in term.needs if reader.key not in CLOCKS]
+    judged = any({"reward", "correct", "label"} & v.fields for v in term.vecs)
+    return bool(views) and not judged and all(_shows_nothing(reader, same) for reader in views)
+
+
+def _shows_nothing(reader: Reader, same: set[str]) -> bool:
+    own = reader.role in same or reader.role.partition("(")[0] in DERIVED
+    return own and reader.tau == 1 and not any(_speaks(context) for context in reader.context)
+
+
+def _speaks(context: Context) -> bool:
+    return bool(context.block)
