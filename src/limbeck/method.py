@@ -21,7 +21,7 @@ from .axes.source import Sample, Source
 from .axes.surrogate import Surrogate
 from .axes.vec import Need, Vec, replace_reader
 from .errors import LimbeckError, expect
-from .refusals import CLOCKS, DERIVED, REDUCTION, check, refuse_unserved, walk
+from .refusals import CLOCKS, DERIVED, REDUCTION, check, refuse_absent, refuse_unserved, walk
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,12 @@ class Method:
         return {role: frozenset(abilities) for role, abilities in sorted(roles.items())}
 
     @property
+    def others(self) -> tuple[str, ...]:
+        """Roles beyond the usual ones, whose models somebody has to name."""
+        usual = {"student", "teacher", "ref", "init", *DERIVED}
+        return tuple(role for role in self.roles if role.partition("(")[0] not in usual)
+
+    @property
     def views(self) -> dict[Reader, frozenset[str]]:
         """Abilities that the terms ask of each view: a role in its contexts, at temperature 1."""
         views: dict[Reader, set[str]] = {}
@@ -284,9 +290,10 @@ class Method:
         Raises:
             LimbeckError: naming the role, what the method reads from it and the remedy.
         """
-        for role, asked in self.roles.items():
-            if role in served or role.partition("(")[0] not in DERIVED:
-                refuse_unserved(self, role, asked, served)
+        needed = {r: asked for r, asked in self.roles.items() if r in served or r.partition("(")[0] not in DERIVED}
+        refuse_absent(self, [role for role in needed if role not in served])
+        for role, asked in needed.items():
+            refuse_unserved(self, role, asked, served)
         return self
 
     def __str__(self) -> str:

@@ -5,7 +5,7 @@ Every refusal names the part, the reason and the remedy.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .axes.curriculum import Curriculum
@@ -49,25 +49,33 @@ _REMEDIES = {
 # ---------------------------------------------------------------- meeting the models
 
 
+def refuse_absent(method: Method, roles: Sequence[str]) -> None:
+    """Raise where roles that the method reads are missing."""
+    if not roles:
+        return
+    asked = " and ".join(f"{role} ({', '.join(sorted(method.roles[role]))})" for role in roles)
+    missing = f"no {roles[0]} was given; name one" if len(roles) == 1 else "they were not given; name them"
+    raise LimbeckError(f"{method.name or 'this method'} reads {asked}, but {missing} with {_options(roles)}.")
+
+
+def _options(roles: Sequence[str]) -> str:
+    own = [f"{role}=... (--{role} on the command line)" for role in roles if role in ("teacher", "ref")]
+    others = [role for role in roles if role not in ("teacher", "ref")]
+    if others:
+        table = ", ".join(f"{role!r}: ..." for role in others)
+        sets = " ".join(f"--set others.{role}=..." for role in others)
+        own.append(f"others={{{table}}} ({sets} on the command line)")
+    return " and ".join(own)
+
+
 def refuse_unserved(
     method: Method, role: str, asked: frozenset[str], served: Mapping[str, str | frozenset[str]]
 ) -> None:
-    """Raise where a role is missing, or serves less than the method reads from it."""
-    if role not in served:
-        raise LimbeckError(
-            f"{method.name or 'this method'} reads {role} ({', '.join(sorted(asked))}), but no {role} was given; "
-            f"name one with {_option(role)}."
-        )
+    """Raise where a role serves less than the method reads from it."""
     offer = served[role]
     expect(f"what {role} serves", offer, (str, frozenset, set), f"give one of {', '.join(CARRIERS)}")
     able = CARRIERS.get(offer, frozenset()) if isinstance(offer, str) else offer
     refuse_lacking(method, role, asked, able, offer if isinstance(offer, str) else ", ".join(sorted(offer)))
-
-
-def _option(role: str) -> str:
-    if role in ("teacher", "ref"):
-        return f"{role}=... (--{role} on the command line)"
-    return f"others={{{role!r}: ...}} (--set others.{role}=... on the command line)"
 
 
 def refuse_lacking(method: Method, who: str, asked: Collection[str], able: Collection[str], offer: str) -> None:

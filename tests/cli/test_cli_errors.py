@@ -71,6 +71,10 @@ def test_a_users_mistake_in_the_engine(limbeck_: Run, notes: Notes) -> None:
 
 def test_control_c_tells_how_to_go_on(limbeck_: Run, notes: Notes, run_folder: Path) -> None:
     notes.trouble = KeyboardInterrupt()
+    early = limbeck_("train", "--resume", "old", "--quiet")
+    assert early.exit_code == 130
+    assert "before the first checkpoint, so `limbeck train --resume old` starts again from step 0" in early.stderr
+    (run_folder / "checkpoints" / "step-000001").mkdir(parents=True)
     for words in (("train", "--resume", "old"), ("train", "sft", "--out", "old", "--overwrite")):
         result = limbeck_(*words, "--quiet")
         assert result.exit_code == 130

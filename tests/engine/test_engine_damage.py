@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny_runs import Shelf, go, lines, same, tensors
 
-from limbeck.engine import resume, setup
+from limbeck.engine import checkpoint, resume, setup
 from limbeck.errors import LimbeckError
 from limbeck.report import load_run, write_report
 
@@ -82,7 +82,8 @@ def test_a_damaged_run_is_told_before_a_model_is_loaded(
 
 def test_a_checkpoint_of_other_data_is_refused(run: Path) -> None:
     state = run / "checkpoints" / "step-000002" / "state.json"
-    state.write_text(state.read_text().replace('"task"', '"pretrain"'))
+    told = json.loads(state.read_text().replace('"task"', '"pretrain"'))
+    state.write_text(json.dumps({**told, "digest": checkpoint._digest(told)}))
     metrics = (run / "metrics.jsonl").read_bytes()
     with pytest.raises(LimbeckError, match=r"of a run with other data: 'pretrain' does not fit; resume"):
         resume(run)
@@ -142,3 +143,24 @@ def test_a_report_needs_a_record(run: Path) -> None:
         instead("run.json", text)(run)
         with pytest.raises(LimbeckError, match=r"run.json|not a run folder"):
             load_run(run)
+
+
+@pytest.mark.parametrize("what", ["a stored token", "no rows", "a skill"])
+def test_what_a_run_remembers_is_what_it_wrote(what: str, shelf: Shelf, tmp_path: Path) -> None:
+    """Stored rows are trained on as they are: one that has changed would be another run, so it is refused."""
+    method = "skill_sd" if what == "a skill" else "lightning_opd"
+    own: dict[str, Any] = {"task": str(shelf.verified), "turns": 1} if what == "a skill" else {}
+    out = go(shelf, method, tmp_path / "run", steps=2, save_every=1, **own).out
+    state = out / "checkpoints" / "step-000002" / "state.json"
+    told = json.loads(state.read_text())
+    (memory,) = told["memory"]
+    if what == "a stored token":
+        rows = next(iter(memory["written"]["main"].values()))
+        rows[0]["pieces"][0]["ids"][0] = 5
+    elif what == "no rows":
+        memory["written"] = []
+    else:
+        memory["skills"] = {p: [["other", 0, 0.0]] for p in memory["skills"]}
+    state.write_text(json.dumps(told))
+    with pytest.raises(LimbeckError, match=r"step-000002 is not a checkpoint.*by its digest.*the checkpoint before"):
+        resume(out)

@@ -26,6 +26,10 @@ class Scalar:
         del memory
         return self.at(step)
 
+    def most(self, steps: int) -> float:
+        """The largest value within so many steps; a straight rise or fall has it at an end."""
+        return max(self.at(0), self.at(max(steps - 1, 0)))
+
     @property
     def controllers(self) -> tuple[Controller, ...]:
         """The controllers it is made of."""
@@ -179,7 +183,7 @@ class EntropyGate(Controller):
     """A ladder of limits; at each gate it climbs one rung if the mean token entropy is at least ``floor``, else stays.
 
     (arXiv:2605.16826; the ladder, the floor and the steps between gates are not published.) Reads ``heldout_entropy``
-    where the run evaluates, else the entropy of the step's own rollouts.
+    where the run evaluates again and again (``eval_every``), else the entropy of the step's own rollouts.
     """
 
     rungs: tuple[int, ...]
@@ -193,6 +197,9 @@ class EntropyGate(Controller):
     def now(self, step: int, memory: Mapping[str, float]) -> float:
         del step
         return float(self.rungs[int(memory.get(self.name, 0))])
+
+    def most(self, steps: int) -> float:
+        return float(self.rungs[min(steps // self.every, len(self.rungs) - 1)])
 
     def update(self, state: float | None, step: int, metrics: Mapping[str, float]) -> float:
         rung = int(state or 0)

@@ -143,7 +143,13 @@ def stoppable(out: Path, record: str = "run.json", go_on: str = "") -> Iterator[
     except KeyboardInterrupt as e:
         status = TERMINATED if isinstance(e, _Terminated) else INTERRUPTED
         if (out / record).is_file():
-            go_on = go_on or f"limbeck train --resume {shlex.quote(str(out))}"
+            go_on, run = go_on or f"limbeck train --resume {shlex.quote(str(out))}", not go_on
+            if run and not any((out / "checkpoints").glob("step-*")):
+                raise Stopped(
+                    f"stopped before the first checkpoint, so `{go_on}` starts again from step 0; a smaller save_every "
+                    "saves more.",
+                    status,
+                ) from None
             raise Stopped(f"stopped; go on with `{go_on}`.", status) from None
         raise Stopped("stopped before anything was written.", status) from None
 

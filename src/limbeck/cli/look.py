@@ -100,6 +100,7 @@ def _page(recipe: Recipe, value: Method, doc: Doc, given: dict[str, Any]) -> Gro
         parts += [Text("Arguments", style="bold"), Padding(_argument_table(recipe, doc, given), (0, 0, 1, 2))]
     teacher = " --teacher TEACHER" if "teacher" in value.roles else ""
     sets = "".join(f" --set {k}={v}" for k, v in given.items())
+    sets += "".join(f" --set others.{role}=MODEL" for role in value.others)
     parts.append(Text(f"limbeck train {recipe.name} --student STUDENT{teacher} --task TASK{sets}", style="cyan"))
     return Group(*parts)
 

@@ -6,6 +6,7 @@ they need no storage.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -60,7 +61,7 @@ def save(
             own = {n: p.detach().contiguous().cpu() for n, p in shadow.named_parameters()}
             save_file(own, beside / f"following-{i}.safetensors")
         document = {"format": FORMAT, "step": step, "groups": groups, **state}
-        write_text(beside / "state.json", json.dumps(document, indent=1))
+        write_text(beside / "state.json", json.dumps({**document, "digest": _digest(document)}, indent=1))
     for old in sorted(_steps(folder))[:-keep]:
         shutil.rmtree(folder / f"step-{old:06d}", ignore_errors=True)
     return path
@@ -160,7 +161,15 @@ def _state(path: Path) -> dict[str, Any]:
     scaler = state.get("scaler")
     if scaler and not (isinstance(scaler, dict) and set(scaler) >= _SCALER and all(map(_number, scaler.values()))):
         raise ValueError(f"its scaler is {str(scaler)[:40]}")
+    if state.get("digest") != _digest(state):
+        raise ValueError("state.json is not what was written, by its digest")
     return state
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    """Of everything else in ``state.json``: stored rows are used as they are, so one that has changed must show."""
+    told = json.dumps({k: v for k, v in state.items() if k != "digest"}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _count(x: object) -> bool:

@@ -45,6 +45,11 @@ def data_names(method: Method) -> set[str]:
     return {d.name for source in method.sources.values() for d in data_sources(source)}
 
 
+def samples(method: Method) -> list[Sample]:
+    """Its parts that write."""
+    return [p for source in method.sources.values() for p in walk(source) if isinstance(p, Sample)]
+
+
 def arguments_of(config: RunConfig) -> Mapping[str, object]:
     """The registered method's arguments; a value that is not registered has none."""
     return REGISTRY[config.method].arguments if config.method in REGISTRY else {}
@@ -77,7 +82,7 @@ def check_served(config: RunConfig, method: Method, tasks: Mapping[str, Task]) -
 
 def _check_turns(config: RunConfig, method: Method, task: Task) -> None:
     """Several turns need an environment, or something that is said between them."""
-    parts = [p for source in method.sources.values() for p in walk(source) if isinstance(p, Sample) and p.episodic]
+    parts = [p for p in samples(method) if p.episodic]
     if "episodes" not in task.serves and any(p.retry is None for p in parts):
         remedy = ", or --set turns=1" if "turns" in arguments_of(config) else ""
         raise LimbeckError(
@@ -192,7 +197,7 @@ def check_models(config: RunConfig, method: Method, models: Models) -> None:
 def _check_others(config: RunConfig, method: Method) -> None:
     """Models that nobody reads, and names that are not free."""
     own = {"student", "teacher", "ref"}
-    free = sorted(role for role in method.roles if role.partition("(")[0] not in {*own, "init", *DERIVED})
+    free = method.others
     for role in config.others:
         if role in own:
             raise LimbeckError(f"others.{role}: the {role} has a setting of its own; give {role}=... (--{role}).")
@@ -219,9 +224,12 @@ def _refuse_silence(config: RunConfig, method: Method, models: Models) -> None:
 
 
 def _same(name: str | None, student: str) -> bool:
-    """Whether a model is the student's own folder or name; a reference that is not named is."""
+    """Whether a model is the student's own folder or name; a reference that is not named is.
+
+    ``embedded`` is another model in each role.
+    """
     if name is None or name == student:
-        return True
+        return name != "embedded"
     paths = [found(x, "folder") for x in (name, student)]
     return None not in paths and Path(paths[0] or "").resolve() == Path(paths[1] or "").resolve()
 

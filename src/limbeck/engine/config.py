@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
-from ..axes.scalar import Anneal, Constant, Linear
+from ..axes.scalar import Anneal, Constant, Linear, Scalar, Stairs
 from ..errors import LimbeckError, nearest
 from ..registry import Recipe, get
 
@@ -86,6 +86,11 @@ class RunConfig(BaseModel):
         for key, value in values.items():
             if not _finite(value):
                 raise ValueError(f"{key}={value} is not finite, and a run could not be resumed with it")
+            if isinstance(value, Scalar) and not isinstance(value, Constant | Anneal | Linear | Stairs):
+                raise ValueError(
+                    f"{key}={value} has no form that a run's folder can hold; give a number, anneal(...), "
+                    "linear(...) or stairs(...), or build the method and pass it as a value"
+                )
         return values
 
     @field_serializer("arguments")
@@ -160,6 +165,8 @@ def _as_text(value: Any) -> Any:
             return f"anneal({value.start!r}, {value.floor!r}, {value.decay!r})"
         case Linear():
             return f"linear({value.start!r}, {value.end!r}, {value.steps!r})"
+        case Stairs():
+            return f"stairs({value.start!r}, {value.every!r}, {value.rise!r})"
         case None | bool() | int() | float() | str() | list() | tuple() | dict():
             return value
     return str(value)

@@ -27,6 +27,7 @@ class Desk:
         blocks: templates that replace those of contexts, by name.
         formats: roles that read prompts in a chat format of their own.
         turns: of an episode, where the source does not say.
+        longest: limit of any source's response, where that is more than ``max_tokens``.
         died: why environments broke off episodes since the last step, one clause for each.
         last_death: the first of them in the newest step that had one.
         memory: state of the run.
@@ -41,6 +42,7 @@ class Desk:
     blocks: Mapping[str, str] = field(default_factory=dict)
     formats: frozenset[str] = frozenset()
     turns: int = 1
+    longest: int = 0
     died: list[str] = field(default_factory=list)
     last_death: str = ""
     memory: Memory = field(default_factory=Memory)
@@ -50,7 +52,8 @@ class Desk:
         """The rendered prompt, checked against the context of every model."""
         key = (prompt.id, str(prompt.messages))
         if key not in self.rendered:
-            self.rendered[key] = self.render(prompt.messages, "student", f"prompt {prompt.id!r}", self.max_tokens)
+            room = max(self.max_tokens, self.longest)
+            self.rendered[key] = self.render(prompt.messages, "student", f"prompt {prompt.id!r}", room)
         return self.rendered[key]
 
     def foreign(self, role: str) -> bool:

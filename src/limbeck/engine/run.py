@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
 from rich.progress import Progress
 
@@ -190,7 +190,10 @@ class _Run:
         if path is None:
             self.console.print(f"{self.out} has no checkpoint yet: starting from step 0.", highlight=False)
             self._rewind(0, command)
-            if not read_lines(self.journal.evaluations):
+            measured = read_lines(self.journal.evaluations)
+            if measured:
+                self._hold(measured[-1])
+            else:
                 self._evaluate(0)
             return self._train(0)
         shadows = {role: s.policy.scorer for role, s in self.shop.shadows.items()}
@@ -275,13 +278,18 @@ class _Run:
 
     def _evaluate(self, step: int) -> None:
         """The main process measures; the others wait."""
+        measured: dict[str, Any] = {}
         if self.evaluator.prompts and self.accelerator.is_main_process:
             with self._unwrapped():
                 measured = self.evaluator.measure()
                 self.journal.evaluated(step, measured)
-                if "entropy" in measured:
-                    self.shop.desk.memory.numbers["heldout_entropy"] = measured["entropy"]
         self.accelerator.wait_for_everyone()
+        self._hold(broadcast_object_list([measured])[0])
+
+    def _hold(self, measured: Mapping[str, Any]) -> None:
+        """What controllers read of an evaluation; of one that is not repeated they would read the first for ever."""
+        if self.config.eval_every and "entropy" in measured:
+            self.shop.desk.memory.numbers["heldout_entropy"] = measured["entropy"]
 
     def _unwrapped(self) -> Any:
         """The student without its distributed wrapper: one process's forward must not wait for the others."""

@@ -14,7 +14,7 @@ from ..errors import LimbeckError
 from ..method import Method
 from ..tasks import Task, load_task
 from . import lineage
-from .checks import arguments_of, check_models, check_served, data_names, same_for_all
+from .checks import arguments_of, check_models, check_served, data_names, same_for_all, samples
 from .config import RunConfig
 from .desk import Desk
 from .feed import Feed
@@ -193,6 +193,7 @@ def _desk(
         blocks={name: read_template(name, text) for name, text in config.contexts.items()},
         formats=frozenset({"teacher"} if config.teacher_template and "teacher" in policies else ()),
         turns=config.episode_turns,
+        longest=max([int(s.max_tokens.most(config.steps)) for s in samples(method) if s.max_tokens], default=0),
     )
     read = data_names(method)
     for name, task in tasks.items():

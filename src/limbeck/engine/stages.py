@@ -92,9 +92,11 @@ def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any]) -> list
     _refuse_unknown(pipeline, settings)
     stages: list[Planned] = []
     student = settings.get("student", "embedded")
+    understood = [_understood(stage, settings) for stage in pipeline.stages]
     for i, stage in enumerate(pipeline.unrolled):
         path = folder / f"stage-{i}-{stage.method}"
-        config = configure(stage.method, {**_fitting(stage, settings), **stage.settings, "student": student})
+        own = _fitting(stage, settings, understood[i % len(understood)], frozenset().union(*understood))
+        config = configure(stage.method, {**own, **stage.settings, "student": student})
         stages.append(Planned(path, config, _state(path, config)))
         student = str(path / "student")
     for planned in stages[: len(pipeline.stages)]:  # the others are these again
@@ -122,10 +124,29 @@ def _refuse_unknown(pipeline: Pipeline, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _fitting(stage: Stage, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without arguments of other stages' methods."""
+Entry = tuple[str, str]
+"""A table among the settings, and a name in it."""
+
+
+def _fitting(
+    stage: Stage, settings: Mapping[str, Any], own: frozenset[Entry], everybodys: frozenset[Entry]
+) -> dict[str, Any]:
+    """The settings without those that only other stages' methods understand: arguments, contexts, further models."""
     known = {*RunConfig.model_fields, *get(stage.method).arguments}
-    return {k: v for k, v in settings.items() if k in known}
+    fitting = {k: v for k, v in settings.items() if k in known}
+    for table in ("contexts", "others"):
+        if isinstance(fitting.get(table), Mapping):
+            strange = {name for kind, name in everybodys - own if kind == table}
+            fitting[table] = {k: v for k, v in fitting[table].items() if k not in strange}
+    return fitting
+
+
+def _understood(stage: Stage, settings: Mapping[str, Any]) -> frozenset[Entry]:
+    """The contexts that a stage's method shows, and the further models that it reads."""
+    recipe = get(stage.method)
+    value = recipe(**{k: v for k, v in {**settings, **stage.settings}.items() if k in recipe.arguments})
+    shown = {("contexts", context.name) for context in value.told if context.block}
+    return frozenset(shown | {("others", role) for role in value.others})
 
 
 def _state(path: Path, config: RunConfig) -> str:

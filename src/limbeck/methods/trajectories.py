@@ -34,7 +34,7 @@ from ..axes import (
     vec,
     where,
 )
-from ..errors import number, whole
+from ..errors import LimbeckError, number, whole
 from ..math.composed import KLMix
 from ..math.divergence import Divergence, as_divergence, fkl, rkl
 from ..method import Method, Sum, Term
@@ -205,6 +205,9 @@ def mad_opd(
     number("tau of mad_opd", tau, 0)
     whole("rounds of mad_opd", rounds, 0)
     whole("the number of teachers of mad_opd", len(teachers), 1)
+    for name in teachers:
+        if not (isinstance(name, str) and name.isidentifier()) or teachers.count(name) > 1:
+            raise LimbeckError(f"teachers={teachers}: {name!r} is no name of its own; give words as first, second.")
     transcript = debate(tuple(teachers), rounds) if rounds else None
     views = [other(name).given(transcript) if transcript else other(name) for name in teachers]
     weights = _by_confidence(tuple(teachers), rounds, tau)
