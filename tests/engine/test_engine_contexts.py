@@ -12,14 +12,14 @@ import pytest
 import torch
 from tiny_runs import Parity, Shelf, go, lines, naive_logits, open_run
 
-from limbeck.axes import ema, solution, student, synced, teacher
+from limbeck.axes import ema, refine, sample, solution, student, synced, teacher
 from limbeck.axes.context import CONTEXTS, Bank, Context, debate
 from limbeck.engine.frame import Lens, behind, of_record, reframed
 from limbeck.engine.models import render
 from limbeck.engine.rows import assemble, from_json, single
 from limbeck.engine.sampler import Written
 from limbeck.engine.state import Memory, Shadow
-from limbeck.engine.write import write
+from limbeck.engine.write import Pen, seen, write, written
 from limbeck.errors import LimbeckError
 from limbeck.types import STUDENT, Hidden, Rollout
 
@@ -88,6 +88,23 @@ def test_sequences_without_evidence_keep_the_plain_prompt(shelf: Shelf, out: Pat
     assert has.tolist() == [0, 1, 1, 1] + [0] * (record.n_sequences - 4)
     framed = lens.seen_by(student.given(context))
     assert (framed.root_B > right.root_B).tolist() == [bool(h) for h in has.tolist()]
+
+
+def test_a_writer_without_evidence_sees_the_plain_prompt(shelf: Shelf, out: Path) -> None:
+    """As a reader does: a template with a hole in it is no context."""
+    desk = open_run(shelf, "grpo", out, task=Parity()).shop.desk
+    prompts = [desk.tasks["task"].train[i] for i in range(3)]
+    assert seen(sample(student.given(CONTEXTS["hint"])), desk, prompts) == [desk.prompt_ids(p) for p in prompts]
+    shown = seen(sample(student.given(solution, CONTEXTS["hint"])), desk, prompts)
+    assert shown == seen(sample(student.given(solution)), desk, prompts)
+    assert all(len(s) > len(desk.prompt_ids(p)) for s, p in zip(shown, prompts, strict=True))
+    torch.manual_seed(0)
+    p = Pen(desk, 3, 0)
+    editor = student.given(CONTEXTS["hint"], CONTEXTS["draft"])
+    rows = [row for group in written(refine(sample(student), editor), p, None) for row in group]
+    wrote = Lens(assemble([[row] for row in rows], "main"), desk)
+    assert wrote.told(CONTEXTS["hint"]).blocks == [None] * 3
+    assert all(block for block in wrote.told(CONTEXTS["draft"]).blocks)
 
 
 def test_in_step_and_without_evidence_there_is_nothing_to_learn(shelf: Shelf, out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from tiny_runs import Parity, Shelf, go, lines, open_run
 
 from limbeck.axes import recast, refine, sample, select, student, teacher
-from limbeck.axes.context import draft, tried_again, verdict_phrase
+from limbeck.axes.context import draft, hint, tried_again, verdict_phrase
 from limbeck.axes.signal import correct, in_top, score
+from limbeck.engine import distill
 from limbeck.engine.episode import between
 from limbeck.engine.rewrite import evaluate
 from limbeck.engine.write import Pen, write, written
@@ -78,24 +80,93 @@ class Fragile(Parity):
             episode.step = lambda text: self._fail()
         return episode
 
-    def _fail(self) -> Observation:
-        if self.how == "nan":
-            return Observation("x", reward=math.nan)
-        raise EpisodeDied("it hung")
+    def _fail(self) -> Any:
+        if self.how == "hang":
+            raise EpisodeDied("it hung")
+        if self.how == "crash":
+            raise RuntimeError("boom\nand more")
+        return ODD[self.how][0]
 
 
-@pytest.mark.parametrize("how", ["step", "open", "nan"])
-def test_a_dead_environment_costs_its_episode_and_no_more(how: str, shelf: Shelf, out: Path) -> None:
+ODD: dict[str, tuple[Any, str]] = {
+    "nan": (Observation("x", reward=math.nan), "its reward was nan"),
+    "a huge reward": (Observation("x", reward=1e300), r"its reward was 1e\+300"),
+    "a reward in words": (Observation("x", reward="much"), "its reward was 'much'"),  # type: ignore[arg-type]
+    "nothing": (None, "step gave None instead of an Observation"),
+    "a tuple": (("x", 1.0), r"step gave \('x', 1.0\) instead"),
+    "a number for a text": (Observation(7), "its text was 7 instead of a text"),  # type: ignore[arg-type]
+    "no text": (Observation(None), "its text was None instead"),  # type: ignore[arg-type]
+    "feedback that is a number": (Observation("x", feedback=3), "its feedback was 3"),  # type: ignore[arg-type]
+    "megabytes": (Observation("x" * 800_000), "it said 800,000 characters"),
+    "hang": (None, "it hung"),
+    "crash": (None, "RuntimeError: boom"),
+    "open": (None, "it did not start"),
+}
+
+
+@pytest.mark.parametrize("how", ODD)
+def test_a_dead_environment_costs_its_episode_and_no_more(how: str, shelf: Shelf, out: Path, capsys: Any) -> None:
     task = Fragile({"p0", "p1", "p2"}, how)
-    go(shelf, "grpo", out, task=task, prompts=8, steps=1)
+    distill("grpo", out=out, **shelf.settings("grpo", task=task, prompts=8, steps=1, eval_size=0))
     (first,) = lines(out / "metrics.jsonl")
     assert first["episodes_died"] == 3 * 6
     assert math.isfinite(first["loss"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "note: 18 episodes of step 0 were broken off" in told
+    assert re.search(ODD[how][1], told)
+    assert "and more" not in told
 
 
-def test_a_step_without_one_living_episode_stops_with_a_sentence(shelf: Shelf, out: Path) -> None:
+def test_an_object_that_is_no_episode(shelf: Shelf, out: Path) -> None:
+    class Empty(Parity):
+        def open(self, prompt: Prompt) -> Any:
+            return None
+
+    with pytest.raises(LimbeckError, match="open gave None, which has no step and close"):
+        go(shelf, "grpo", out, task=Empty(turns=2), eval_size=0)
+
+
+def test_a_class_is_no_task_and_an_environment_opens(shelf: Shelf, out: Path) -> None:
+    with pytest.raises(LimbeckError, match="the class Parity is a class; give an object"):
+        go(shelf, "grpo", out, task=Parity)
+
+    class Closed(Parity):
+        open = property()  # type: ignore[assignment]
+
+    with pytest.raises(LimbeckError, match="has no 'open'"):
+        go(shelf, "grpo", out, task=Closed(turns=2))
+
+
+@pytest.mark.parametrize("where", ["of step 0", "of the evaluation"])
+def test_a_step_without_one_living_episode_stops_with_a_sentence(where: str, shelf: Shelf, out: Path) -> None:
+    size = 2 if "evaluation" in where else 0
+    with pytest.raises(LimbeckError, match=f"every episode {where} was broken off.*the first: it hung"):
+        go(shelf, "grpo", out, task=Fragile({f"p{i}" for i in range(12)}, "hang"), eval_size=size)
+
+
+def test_a_broken_episode_is_a_failed_one_in_an_evaluation(shelf: Shelf, out: Path) -> None:
+    """The list of who was right keeps its order, so that two evaluations can be compared problem by problem."""
+    go(shelf, "grpo", out, task=Fragile({"p8", "p10"}, "hang"), eval_size=4, steps=1)
+    first, last = lines(out / "evaluations.jsonl")
+    for measured in (first, last):
+        assert measured["n"] == len(measured["correct"]) == 4
+        assert (measured["correct"][0], measured["correct"][2]) == (0, 0)
+
+
+DERIVED = ("trd", "trd_self", "brts", "lightning_opd", "tcod_back", "dapo", "pi_distill", "vpd")
+
+
+@pytest.mark.parametrize("method", DERIVED)
+def test_sources_made_of_others_live_with_dead_episodes(method: str, shelf: Shelf, out: Path) -> None:
+    task = Fragile({"p0", "p1", "p2"}, "crash")
+    go(shelf, method, out, task=task, prompts=8, steps=2, eval_size=0)
+    assert all(m["episodes_died"] > 0 and math.isfinite(m["loss"]) for m in lines(out / "metrics.jsonl")[:1])
+
+
+@pytest.mark.parametrize("method", DERIVED)
+def test_sources_made_of_others_say_so_where_all_are_dead(method: str, shelf: Shelf, out: Path) -> None:
     with pytest.raises(LimbeckError, match="every episode of step 0 was broken off"):
-        go(shelf, "grpo", out, task=Fragile({f"p{i}" for i in range(12)}), eval_size=0)
+        go(shelf, method, out, task=Fragile({f"p{i}" for i in range(12)}, "crash"), eval_size=0)
 
 
 def test_a_conversation_ends_when_nothing_is_said(shelf: Shelf, out: Path) -> None:
@@ -170,6 +241,15 @@ def test_a_recast_is_the_same_text_under_another_prompt(shelf: Shelf, out: Path)
     second = [r for g in written(recast("talk", response="turn 1", carry={"s": score}), p, None) for r in g]
     assert [r.ids for r in second] == [row.turns[1].ids for row in talked]
     assert [r.columns["s"] for r in second] == [sum(t.reward for t in row.turns) for row in talked]
+    whole = [r for g in written(recast("talk", response="{{ turn_0 }}|{{ said_0 }}|{{ turn_1 }}"), p, None) for r in g]
+    policy = p.desk.policies["student"]
+    for row, spoken in zip(whole, talked, strict=True):
+        phrase = f"The answer above is {'right' if spoken.turns[0].reward else 'not correct'}"
+        assert policy.text(row.ids).startswith(f"{policy.text(spoken.turns[0].ids)}|{phrase}")
+    hinted = written(recast("talk", hint), p, None)
+    assert not any(hinted)  # nothing to show: it would be the plain sequence again
+    with pytest.raises(LimbeckError, match="recast with another text has .* reads only"):
+        written(recast("talk", response="{{ turn_0 * 2000 }}."), p, None)
     third = [
         r for g in written(recast("talk", question="Q {{ turn_0 }}", response="{{ turn_1 }}!"), p, None) for r in g
     ]

@@ -189,11 +189,11 @@ def _recast(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> Row 
     blocks = [block(c, known, desk.blocks) for c in source.given]
     if None in blocks:
         return None
-    if not source.question and not blocks:
+    if source.copies and not source.question and not blocks:
         ids = desk.prompt_ids(prompt)
     else:
         room = sum(len(p.ids) for p in pieces)
-        what = f"prompt {prompt.id!r} recast with {', '.join(map(str, source.given)) or 'another question'}"
+        what = f"prompt {prompt.id!r} recast with {', '.join(map(str, source.given)) or 'another text'}"
         ids = desk.render(behind(prompt, blocks), "student", what, room)
     return replace(row, prompt_ids=ids, pieces=pieces)
 
@@ -219,5 +219,5 @@ def _response(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> tu
     text = fill(source.response, known, f"{source.name} response")
     if not text:
         return ()
-    ids = desk.response_ids(row.prompt, text)[: max(desk.max_tokens * len(row.turns), 1) - 1]
+    ids = desk.response_ids(row.prompt, text)
     return (Piece([*ids, desk.policies["student"].end], None, DATA, reward=math.nan),)
