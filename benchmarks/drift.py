@@ -111,7 +111,7 @@ def main() -> None:
         pairs = zip(reached[name], reached[other], strict=True)
         cells = [mean_interval([x - y for x, y in zip(*pair, strict=True)]) for pair in pairs]
         text = " | ".join(f"{m.mean:+.3f} [{m.low:+.3f}, {m.high:+.3f}]" for m in cells)
-        print(f"| {name} − {other}, by seed | {text} |")
+        print(f"| {name} − ({other}), by seed | {text} |")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from limbeck.engine.episode import between
 from limbeck.engine.rewrite import evaluate
 from limbeck.engine.write import Pen, write, written
 from limbeck.errors import LimbeckError
+from limbeck.report import load_run, render
 from limbeck.tasks import EpisodeDied, Observation
 from limbeck.types import STUDENT, TEACHER, Prompt
 
@@ -153,6 +154,34 @@ def test_a_broken_episode_is_a_failed_one_in_an_evaluation(shelf: Shelf, out: Pa
         assert (measured["correct"][0], measured["correct"][2]) == (0, 0)
 
 
+def test_an_evaluation_of_episodes_says_what_changes_along_them(shelf: Shelf, out: Path) -> None:
+    go(shelf, "sod", out, task=Parity(turns=3), turns=3, episode_turns=3, eval_size=4, steps=1)
+    first, last = lines(out / "evaluations.jsonl")
+    for measured in (first, last):
+        assert measured["episodes_by_turn"] == [4.0, 4.0, 4.0]
+        for name in ("kl_reverse", "entropy"):
+            along = measured[f"{name}_by_turn"]
+            assert len(along) == 3
+            assert min(along) - 1e-6 <= measured[name] <= max(along) + 1e-6
+    for row in lines(out / "samples.jsonl"):
+        assert len(row["turn"]) == len(row["tokens"])
+        assert sorted(set(row["turn"])) == [1, 2, 3]
+        assert row["said"] == ["go on", "go on"]
+        assert row["reward"] == sum(row["rewards"])
+    page = render(load_run(out))
+    assert page.count("by turn</h3>") == 3
+    assert re.search(r'<div class="said">turn 2(, reward 1.00)?: go on</div>', page)
+
+
+def test_an_answer_in_one_turn_has_nothing_along_it(shelf: Shelf, out: Path) -> None:
+    go(shelf, "opd", out, steps=1)
+    assert not any("by_turn" in key for row in lines(out / "evaluations.jsonl") for key in row)
+    assert not any("turn" in row for row in lines(out / "samples.jsonl"))
+    page = render(load_run(out))
+    assert "by turn</h3>" not in page
+    assert 'class="said"' not in page
+
+
 DERIVED = ("trd", "trd_self", "brts", "lightning_opd", "tcod_back", "dapo", "pi_distill", "vpd")
 
 
@@ -248,7 +277,7 @@ def test_a_recast_is_the_same_text_under_another_prompt(shelf: Shelf, out: Path)
         assert policy.text(row.ids).startswith(f"{policy.text(spoken.turns[0].ids)}|{phrase}")
     hinted = written(recast("talk", hint), p, None)
     assert not any(hinted)  # nothing to show: it would be the plain sequence again
-    with pytest.raises(LimbeckError, match="recast with another text has .* reads only"):
+    with pytest.raises(LimbeckError, match=r"recast with another text has .* reads only"):
         written(recast("talk", response="{{ turn_0 * 2000 }}."), p, None)
     third = [
         r for g in written(recast("talk", question="Q {{ turn_0 }}", response="{{ turn_1 }}!"), p, None) for r in g

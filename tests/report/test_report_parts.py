@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from limbeck.errors import LimbeckError
-from limbeck.report import RunData, load_run, picture, summary_table
+from limbeck.report import RunData, charts, load_run, picture, summary_table
 from limbeck.report.charts import POINTS, series
 from limbeck.report.heat import SHOWN, heat
 from limbeck.report.page import commands, costs, spent_sentence
@@ -180,3 +180,30 @@ def test_an_accuracy_stands_beside_its_number_of_problems() -> None:
     row = {"step": 0, "accuracy": 0.5, "n": 12}
     assert [r[:2] for r in comparison(RunData(run={}, evaluations=(row,)))] == [("accuracy", "95%, n = 12")]
     assert comparison(RunData(run={}, evaluations=({"step": 0, "accuracy": 0.5},)))[0][1] == "95%"
+
+
+def test_turns_are_told_apart_and_odd_records_of_them_are_no_reason_to_stop() -> None:
+    row = {"tokens": ["a", "b", "c"], "kl": [0, 0, 0], "turn": [1, 2, 2], "said": ["<b> now"], "rewards": [0.5, 1.0]}
+    tokens = heat([row]).samples[0].tokens
+    assert [t.between for t in tokens] == ["", "turn 2, reward 0.500: <b> now", ""]
+    for odd in (
+        {"turn": "x"},
+        {"said": 3},
+        {"turn": [1, None, None]},
+        {"said": []},
+        {"rewards": "x"},
+        {"turn": [1, 9, 9]},
+    ):
+        heat([{**row, **odd}])
+
+
+def test_what_changes_along_an_episode_is_drawn(tmp_path: Path) -> None:
+    rows = [{"step": s, "n": 2, "accuracy": 0.5, "kl_reverse_by_turn": [0.1, 0.2, s / 9]} for s in (0, 4)]
+    data = load_run(fake_run.write(tmp_path / "run", evaluations=rows))
+    (figure,) = charts.by_turn(data)
+    assert figure.title == "KL between student and teacher, by turn"
+    assert "before" in figure.svg
+    assert "after" in figure.svg
+    for odd in ([], [1.0], "x", [None, None], [float("nan"), "y"]):
+        strange = load_run(fake_run.write(tmp_path / "odd", evaluations=[{**rows[0], "entropy_by_turn": odd}, rows[1]]))
+        charts.by_turn(strange)

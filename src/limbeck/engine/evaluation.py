@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..axes.ladder import segment
+from ..axes.ladder import Ladder, segment
 from ..axes.source import Sample
 from ..evaluate import wilson
 from ..kernels.tiles import Ask, statistics
@@ -65,6 +66,8 @@ class Evaluator:
             out |= {"reward": float(record.reward_U.double().mean()), "correct": correct}
         stats = self.statistics(record)
         out |= {name: float(values.double().mean()) for name, values in stats.items() if name != "logp"}
+        if "episodes" in self.task.serves:
+            out |= by_turn(record, stats)
         return out | self._reference_measures()
 
     def _greedy(self, writer: Policy, author: int) -> Rollout:
@@ -134,7 +137,8 @@ class Evaluator:
         ids: list[int] = record.token_N[mine].tolist()
         prompt = record.prompts[b]
         verified = "reward" in self.task.serves
-        return {
+        turns = _turns(record, b, tokenizer) if "episodes" in self.task.serves else {}
+        return turns | {
             "prompt": prompt.messages[-1]["content"],
             "response": str(tokenizer.decode(ids, skip_special_tokens=True)),
             "tokens": [str(tokenizer.decode([i])) for i in ids],
@@ -142,7 +146,7 @@ class Evaluator:
             "teacher_logp": stats["teacher_logp"][mine].tolist() if "teacher_logp" in stats else [None] * len(ids),
             "kl": stats["kl_reverse"][mine].tolist() if "kl_reverse" in stats else [],
             "entropy": stats["entropy"][mine].tolist(),
-            "reward": float(record.reward_U[b]) if verified else None,
+            "reward": float(record.reward_U[record.seq_U == b].sum()) if verified else None,
             "correct": bool(record.correct_B[b]) if verified else None,
             "answer": prompt.privileged.get("answer"),
         }
@@ -159,6 +163,34 @@ class Evaluator:
         problem = torch.arange(len(prompts)) // samples
         counts = segment(right.double(), problem, len(self.prompts), "sum").long().numpy()
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
+
+
+def by_turn(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """What grows or falls along an episode: token means of each turn, and how many episodes got to it."""
+    place_U = Ladder(record).turn() - 1
+    turn_N, K = place_U[record.turn_N], int(place_U.max()) + 1
+    count_K = torch.bincount(turn_N, minlength=K)
+    out = {"episodes_by_turn": [float(x) for x in torch.bincount(place_U, minlength=K)]}
+    for name in ("kl_reverse", "kl_forward", "entropy"):
+        if name in stats:
+            total_K = torch.zeros(K, dtype=torch.float64).index_add_(0, turn_N, stats[name].double())
+            out[f"{name}_by_turn"] = (total_K / count_K.clamp(min=1)).tolist()
+    return out
+
+
+def _turns(record: Rollout, b: int, tokenizer: Any) -> dict[str, Any]:
+    """Of one episode: the turn of each token (from 1), what was said to each turn, and each turn's reward."""
+    turns = (record.seq_U == b).nonzero().squeeze(-1).tolist()
+    places = [record.pos_N[record.turn_N == u].tolist() for u in turns]
+    said = []
+    for now, later in itertools.pairwise(places):
+        between = record.ids_L[now[-1] + 1 : later[0]].tolist() if now and later else []
+        said.append(str(tokenizer.decode(between, skip_special_tokens=True)).strip())
+    return {
+        "turn": [k for k, own in enumerate(places, 1) for _ in own],
+        "said": said,
+        "rewards": [float(record.reward_U[u]) for u in turns],
+    }
 
 
 def _ask(carrier: Dense | Hidden, part: Rollout, target: Dense | Hidden | None) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from limbeck.evaluate.intervals import Interval
-from limbeck.report.data import Row, RunData, accuracy_interval, number
+from limbeck.report.data import Row, RunData, accuracy_interval, as_number, number
 from limbeck.report.words import percent
 
 INK = "#010203"
@@ -104,6 +104,50 @@ def curves(data: RunData) -> list[Figured]:
             label = f"{chart.title} by training step"
             drawn.append(Figured(chart.title, chart.note, to_svg(_draw(data, chart, kept), f"c{i}-", label)))
     return drawn
+
+
+TURNS = (
+    ("KL between student and teacher", "nats per token", "kl_reverse_by_turn", "Reverse KL, on the student's text."),
+    ("Entropy of the student", "nats per token", "entropy_by_turn", ""),
+    ("Episodes that got so far", "episodes", "episodes_by_turn", ""),
+)
+
+
+def by_turn(data: RunData) -> list[Figured]:
+    """What changes along an episode, before and after training; empty for a task that is answered in one turn."""
+    drawn = []
+    for i, (title, unit, key, note) in enumerate(TURNS):
+        rows = [
+            (name, by) for name, row in (("before", data.before), ("after", data.after)) if (by := _numbers(row, key))
+        ]
+        if rows and max(len(by) for _, by in rows) > 1:
+            figure = _along(rows, unit)
+            drawn.append(Figured(f"{title}, by turn", note, to_svg(figure, f"t{i}-", f"{title} by turn of an episode")))
+    return drawn
+
+
+def _numbers(row: Row | None, key: str) -> list[float]:
+    held = row.get(key) if row else None
+    if not isinstance(held, list):
+        return []
+    return [math.nan if (x := as_number(entry)) is None else x for entry in held]
+
+
+def _along(rows: Sequence[tuple[str, list[float]]], unit: str) -> Figure:
+    """A line for each named list of values, the first at turn 1."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
+        axes = figure.add_subplot()
+        for name, values in rows:
+            colour = GREY if name == "before" else PALETTE[0]
+            axes.plot(range(1, len(values) + 1), values, color=colour, label=name, marker="o", markersize=4)
+        axes.set_xlabel("turn")
+        axes.set_ylabel(unit)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        if len(rows) > 1:
+            figure.legend(loc="outside upper left", ncols=2)
+        return figure
 
 
 def before_after(data: RunData) -> Markup | None:

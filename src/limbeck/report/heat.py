@@ -30,6 +30,7 @@ class Token:
         position: 1 for the first token of the response.
         value: nats, what the shade stands for; NaN where unknown.
         student, teacher: probability of the token, in words.
+        between: what was said before this token by somebody else: the environment, between two turns.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Token:
     value: float
     student: str
     teacher: str
+    between: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,9 @@ def _sample(row: Row, values: Sequence[float], top: float) -> Sample:
     written = row.get("tokens")
     texts = [str(text) for text in written] if isinstance(written, list) else []
     student, teacher, entropy = (_list(row, key) for key in ("student_logp", "teacher_logp", "entropy"))
+    between = _between(row)
     tokens = tuple(
-        _token(i, text, _at(values, i), top, _at(student, i), _at(teacher, i), _at(entropy, i))
+        _token(i, text, _at(values, i), top, _at(student, i), _at(teacher, i), _at(entropy, i), between.get(i, ""))
         for i, text in enumerate(texts)
     )
     known = [token for token in tokens if token.heat is not None]
@@ -121,7 +124,29 @@ def _sample(row: Row, values: Sequence[float], top: float) -> Sample:
     )
 
 
-def _token(i: int, text: str, value: float, top: float, student: float, teacher: float, entropy: float) -> Token:
+def _between(row: Row) -> dict[int, str]:
+    """What stands before the first token of every turn but the first: its reward so far, and what was said."""
+    turns, rewards, said = (row.get(key) for key in ("turn", "rewards", "said"))
+    if not isinstance(turns, list) or not isinstance(said, list):
+        return {}
+    starts = [i for i in range(1, len(turns)) if turns[i] != turns[i - 1]]
+    out = {}
+    for i in starts:
+        k = as_number(turns[i])
+        last = int(k) - 2 if k is not None and 2 <= k <= len(said) + 1 else None
+        earned = (
+            as_number(rewards[last]) if last is not None and isinstance(rewards, list) and last < len(rewards) else None
+        )
+        told = [f"turn {int(k)}" if k is not None else "next turn"]
+        told += [f"reward {plain(earned)}"] if earned else []
+        text = visible(said[last]).strip() if last is not None else ""
+        out[i] = f"{', '.join(told)}{': ' + text if text else ''}"
+    return out
+
+
+def _token(
+    i: int, text: str, value: float, top: float, student: float, teacher: float, entropy: float, between: str
+) -> Token:
     """One token with its shade and its numbers."""
     facts = [f"token {i + 1}", f"{plain(value)} nats" if not math.isnan(value) else "not scored"]
     facts += [
@@ -130,7 +155,7 @@ def _token(i: int, text: str, value: float, top: float, student: float, teacher:
     facts += [f"entropy {plain(entropy)} nats"] if not math.isnan(entropy) else []
     shade = None if math.isnan(value) else round(math.sqrt(min(max(value, 0.0) / top, 1.0)), 2)
     shown = visible(text).replace("\n", "↵\n") or "·"
-    return Token(shown, shade, ", ".join(facts), i + 1, value, _chance(student), _chance(teacher))
+    return Token(shown, shade, ", ".join(facts), i + 1, value, _chance(student), _chance(teacher), between)
 
 
 def _disagreement(row: Row) -> list[float]:

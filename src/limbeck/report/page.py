@@ -58,6 +58,7 @@ def render(data: RunData) -> str:
         command="\n".join(commands(data)),
         config=pretty(data.run.get("config")),
         curves=charts.curves(data),
+        turns=charts.by_turn(data),
         heat=heat(data.samples),
         costs=costs(data),
         state=state(data),
