@@ -172,9 +172,18 @@ def read_fields(fields: Mapping[str, Given], batch: int, device: torch.device) -
     return told
 
 
-def read_columns(columns: Mapping[str, Given] | None, shape: torch.Size, device: torch.device) -> dict[str, Tensor]:
+def read_columns(
+    columns: Mapping[str, Given] | None, shape: torch.Size, method: Method, device: torch.device
+) -> dict[str, Tensor]:
     """Further numbers by name, ``[B]`` or ``[B, T]``."""
     expect("columns", columns, (Mapping, type(None)), "give tensors by name, {'difficulty': ...}")
+    told = sorted(c.column for c in method.contexts)
+    for name in columns or {}:
+        if str(name).startswith("has ") and name not in told:  # left out it means everybody, so a slip would not show
+            raise LimbeckError(
+                f"columns[{name!r}] is no context of {method.name or 'this method'}{nearest(str(name), told)}; "
+                f"it looks at {', '.join(map(repr, told)) or 'none'}."
+            )
     read = {name: tensor(name, x, device).detach() for name, x in (columns or {}).items()}
     for name, x in read.items():
         _sized(name, x, [(shape[0],), tuple(shape)], shape[0])

@@ -141,7 +141,14 @@ class Objective:
         clocks = {name: read_logp(name, x, shape, live) for name, x in (("old_logp", old_logp), (_WROTE, writer_logp))}
         wrote = clocks[_WROTE] if writer_logp is not None else clocks["old_logp"]
         record = rows.record(
-            tokens, fields, turns, reward_U, read_columns(columns, shape, keep.device), source, wrote, dtype_of(live)
+            tokens,
+            fields,
+            turns,
+            reward_U,
+            read_columns(columns, shape, self.method, keep.device),
+            source,
+            wrote,
+            dtype_of(live),
         )
         scores = {key: rows.view(c) for key, c in read_carriers(readers, shape, self.method, live).items()}
         if clocks["old_logp"] is not None:

@@ -268,7 +268,8 @@ class Case:
         if len(method.sources) > 1:
             names = list(method.sources)
             out["source"] = [names[int(x) % len(names)] for x in g["group"]]
-        out["columns"] = {k: v for k, v in g.items() if k in COLUMNS}
+        told = {c.column for c in method.contexts}
+        out["columns"] = {k: v for k, v in g.items() if k in COLUMNS and (k in told or not k.startswith("has "))}
         if self.off_policy:
             out |= {"old_logp": g["old_logp"], "writer_logp": g["writer_logp"]}
         return out

@@ -53,6 +53,14 @@ def test_a_sequence_without_a_kept_token_keeps_its_score() -> None:
     torch.testing.assert_close(mates, REWARDS.sum(1).mean() * mask.double())
 
 
+def test_a_misspelt_context_does_not_pass_for_everybody() -> None:
+    sdpo, told = lb.objective("sdpo"), torch.tensor([True, False])
+    given = {"ema_given_logits": LOGITS, "reward": torch.ones(B)}
+    sdpo(LOGITS, TOKENS, columns={"has sibling_or_feedback": told, "level": told}, **given)
+    with pytest.raises(LimbeckError, match=r"'has feedback'.* is no context of sdpo.*'has sibling_or_feedback'"):
+        sdpo(LOGITS, TOKENS, columns={"has feedback": told}, **given)
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -40,10 +40,11 @@ def methods(
 ) -> None:
     """List the methods, and what each asks of its teacher and of your task.
 
-    teacher: [cyan]dense[/] needs its weights or whole distributions, [cyan]at[/] its
-    log-probabilities of the entries that the student chose; [cyan]sampled[/] is
-    content with those of the tokens that were written, which an API can
-    give; [cyan]self[/] has none: the student teaches itself.
+    The column teacher says what a method reads from one. [cyan]dense[/]: its
+    weights, or whole distributions. [cyan]at[/]: its log-probabilities at the
+    entries that the student chose (the student's top k). [cyan]sampled[/]: those
+    of the tokens that were written, which an API can give. [cyan]self[/]: there
+    is none, the student teaches itself.
     reward: the task must verify answers, or say what is wrong with them.
     confidence: how sure we are that this is what the paper does.
 

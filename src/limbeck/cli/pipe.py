@@ -14,12 +14,13 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..errors import LimbeckError
-from ..pipeline import Pipeline
+from ..pipeline import Pipeline, Stage
 from ..pipelines import PIPELINES, Plan, get_pipeline
+from ..registry import get
 from .app import is_main_process, stoppable
 from .docstrings import Doc, read
 from .listing import default_of
-from .out import listening, plain, print_json
+from .out import listening, print_json
 from .run import Json
 from .settings import check_model, check_task, lay
 from .threads import settle
@@ -141,8 +142,19 @@ def _list(as_json: bool) -> None:
         console.print(Text.assemble((plan.name, "bold cyan"), f"  {plan.title}", (f"  {plan.paper}", "dim")))
         words = [doc.summary, "", str(plan())]
         words += [f"{n}={default_of(d)}: {doc.arguments.get(n, '')}" for n, d in plan.arguments.items()]
-        console.print(Padding(Text("\n".join(words)), (0, 0, 1, 4)))
-    plain(console, "limbeck pipeline NAME --student STUDENT --teacher TEACHER --task TASK --out DIR", "cyan")
+        command = f"limbeck pipeline {plan.name} --student STUDENT{_teacher(plan())} --task TASK --out DIR"
+        console.print(Padding(Text("\n".join(words)), (0, 0, 0, 4)))
+        console.print(Padding(Text(command, style="cyan"), (0, 0, 1, 4)))
+
+
+def _teacher(pipeline: Pipeline) -> str:
+    """The option for a teacher, where a stage reads one."""
+    values = [get(stage.method)(**_own(stage)) for stage in pipeline.stages]
+    return " --teacher TEACHER" if any("teacher" in value.roles for value in values) else ""
+
+
+def _own(stage: Stage) -> dict[str, Any]:
+    return {k: v for k, v in stage.settings.items() if k in get(stage.method).arguments}
 
 
 def _facts(plan: Plan) -> dict[str, Any]:

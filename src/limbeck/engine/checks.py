@@ -160,6 +160,24 @@ class _Known:
         return self._names
 
 
+def lacking(method: Method, task: Task) -> list[str]:
+    """A word on prompts that lack what a context shows: their teacher sees the plain prompt."""
+    notes = []
+    for context in sorted(method.contexts, key=str):
+        asked = {ask.name for ask in context.asks} | ({"skill"} if context.bank else set())
+        fields = [f for f in context.reads if f not in asked and f not in WRITTEN]
+        if context.enough != "all" or not fields:
+            continue
+        n = min(len(task.train), LOOKED_AT)
+        count = sum(not all(of_prompt(task.train[i]).get(f) for f in fields) for i in range(n))
+        if count:
+            notes.append(
+                f"note: {count} of {n} training prompts have no {' and '.join(map(repr, fields))}; there the reader of "
+                f"context {context.name!r} sees the plain prompt."
+            )
+    return notes
+
+
 def same_for_all(config: RunConfig, method: Method) -> list[str]:
     """A word on templates of the run that have nothing of the problem in them."""
     return [

@@ -64,8 +64,12 @@ class Desk:
         """A role's model; what equals the student at the start of a batch is the student."""
         return self.policies["student" if role in ("student", "old", "synced(1)") else role]
 
-    def render(self, messages: tuple[Mapping[str, str], ...], role: str, what: str, room: int) -> list[int]:
+    def render(
+        self, messages: tuple[Mapping[str, str], ...], role: str, what: str, room: int, written: bool = False
+    ) -> list[int]:
         """Token ids of a conversation as a role reads it, with room for ``room`` tokens behind it.
+
+        ``written`` says that they are there already: a context has to be shorter, or what is written from now on.
 
         Raises:
             LimbeckError: too long, empty, or with tokens that another model's vocabulary lacks.
@@ -74,9 +78,11 @@ class Desk:
         ids = render(self.policy(role) if self.foreign(role) else student, [dict(m) for m in messages])
         limit = min(p.context for p in self.policies.values()) if role == "student" else self.policy(role).context
         if len(ids) + room > limit:
+            behind = f"what is written behind it has {room}" if written else f"the response may have {room}"
+            turns = " or episode_turns" if written else ""
             raise LimbeckError(
-                f"{what} has {len(ids)} tokens and the response may have {room}, but the model reads only {limit}; "
-                "shorten it, or lower max_tokens."
+                f"{what} has {len(ids)} tokens and {behind}, but the model reads only {limit}; shorten it, or lower "
+                f"max_tokens{turns}."
             )
         if ids and max(ids) >= student.vocabulary:
             token = student.tokenizer.convert_ids_to_tokens(max(ids))

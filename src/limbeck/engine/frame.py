@@ -168,7 +168,7 @@ class Lens:
             blocks = [t.blocks[b] for t in told]
             what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
             room = int(self.record.start_B1[b + 1] - self.record.start_B1[b] - self.record.root_B[b])
-            prompts.append(self.desk.render(behind(prompt, blocks), reader.role, what, room))
+            prompts.append(self.desk.render(behind(prompt, blocks), reader.role, what, room, written=True))
         return reframed(self.record, prompts)
 
 

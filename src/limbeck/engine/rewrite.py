@@ -194,7 +194,7 @@ def _recast(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> Row 
     else:
         room = sum(len(p.ids) for p in pieces)
         what = f"prompt {prompt.id!r} recast with {', '.join(map(str, source.given)) or 'another text'}"
-        ids = desk.render(behind(prompt, blocks), "student", what, room)
+        ids = desk.render(behind(prompt, blocks), "student", what, room, written=True)
     return replace(row, prompt_ids=ids, pieces=pieces)
 
 

@@ -164,8 +164,8 @@ class _Run:
         )
         torch.manual_seed(config.seed)  # adapters are initialised at random
         self.console = console or Console(stderr=True, quiet=not self.accelerator.is_main_process)
-        with self.console.status("loading models"):
-            self.shop: Workshop = open_workshop(config, method, tasks, models, self.accelerator)
+        with self.console.status("loading models") as status:
+            self.shop: Workshop = open_workshop(config, method, tasks, models, self.accelerator, status.update)
         for sentence in notices(self.shop):
             self.console.print(sentence, style="yellow", highlight=False)
         student = self.shop.student

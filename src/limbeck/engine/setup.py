@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..errors import LimbeckError
 from ..method import Method
 from ..tasks import Task, load_task
 from . import lineage
-from .checks import arguments_of, check_models, check_served, data_names, same_for_all, samples
+from .checks import arguments_of, check_models, check_served, data_names, lacking, same_for_all, samples
 from .config import RunConfig
 from .desk import Desk
 from .feed import Feed
@@ -73,9 +73,14 @@ def prepare_tasks(config: RunConfig, method: Method, task: Task | None = None) -
 
 
 def open_workshop(
-    config: RunConfig, method: Method, tasks: dict[str, Task], models: Models, accelerator: Accelerator
+    config: RunConfig,
+    method: Method,
+    tasks: dict[str, Task],
+    models: Models,
+    accelerator: Accelerator,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Workshop:
-    """Load the models, check that they belong together, and lay everything ready."""
+    """Load the models, check that they belong together, and lay everything ready; ``tell`` hears what is being done."""
     check_models(config, method, models)
     policies = _load(config, method, models)
     share_vocabulary(policies["student"], *(p for role, p in policies.items() if role != "student"))
@@ -91,6 +96,7 @@ def open_workshop(
         policies["student"].model.train()
     shadows = _shadows(method, policies)
     desk = _desk(config, method, tasks, policies, accelerator)
+    _check_prompts(desk, data_names(method), tell)
     return Workshop(config, method, accelerator, policies, desk, shadows)
 
 
@@ -117,7 +123,7 @@ def notices(shop: Workshop) -> list[str]:
     """What is allowed and worth knowing before the first step."""
     student, teacher = shop.student, shop.policies.get("teacher")
     few = [*few_problems(shop.desk.tasks["task"], shop.config.eval_size), *lineage.consistency(shop)]
-    few += same_for_all(shop.config, shop.method)
+    few += [*same_for_all(shop.config, shop.method), *lacking(shop.method, shop.desk.tasks["task"])]
     if teacher is None or set(teacher.eos) & set(student.eos):
         return few
     names = [" ".join(map(repr, p.tokenizer.convert_ids_to_tokens(list(p.eos)))) for p in (student, teacher)]
@@ -183,7 +189,7 @@ def _desk(
                 f"the training split of {name}={task.name!r} is empty; give data with at least one line."
             )
     feeds = {name: Feed(task.train, config.seed, rank, world) for name, task in tasks.items()}
-    desk = Desk(
+    return Desk(
         policies,
         tasks,
         feeds,
@@ -195,10 +201,14 @@ def _desk(
         turns=config.episode_turns,
         longest=max([int(s.max_tokens.most(config.steps)) for s in samples(method) if s.max_tokens], default=0),
     )
-    read = data_names(method)
-    for name, task in tasks.items():
-        for i in range(min(CHECKED_PROMPTS, len(task.train))):
+
+
+def _check_prompts(desk: Desk, read: Collection[str], tell: Callable[[str], None]) -> None:
+    """Refuse prompts and written responses that a model cannot read; tasks that make their prompts make them here."""
+    for name, task in desk.tasks.items():
+        n = min(CHECKED_PROMPTS, len(task.train))
+        for i in range(n):
+            tell(f"reading prompts of {task.name}: {i + 1} of {n}")
             desk.prompt_ids(task.train[i])
             for response in task.responses(task.train[i]) if name in read else ():
                 desk.response_ids(task.train[i], response.text)
-    return desk
