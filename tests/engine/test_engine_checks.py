@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Parity, Shelf, go, lines
+from tiny_runs import Parity, Shelf, go, lines, llama
 
 import limbeck as lb
 from limbeck.axes import stairs
@@ -67,6 +67,12 @@ def test_the_students_own_folder_is_no_teacher(shelf: Shelf, tmp_path: Path) -> 
         go(shelf, "opd", tmp_path / "opd", **own)
     for method in ("trd", "kdrl"):
         go(shelf, method, tmp_path / method, steps=1, eval_size=0, **own)
+
+
+def test_the_students_own_object_is_no_teacher(shelf: Shelf, tmp_path: Path) -> None:
+    model = llama(0)
+    with pytest.raises(LimbeckError, match="that is the student itself"):
+        lb.distill("opd", student=model, teacher=model, task=Parity(), out=tmp_path / "run", quiet=True)
 
 
 def test_a_verifier_that_never_speaks_leaves_sdpo_with_siblings(shelf: Shelf, tmp_path: Path) -> None:

@@ -182,6 +182,13 @@ def test_an_answer_in_one_turn_has_nothing_along_it(shelf: Shelf, out: Path) -> 
     assert 'class="said"' not in page
 
 
+def test_pass_at_k_of_episodes_is_played(shelf: Shelf, out: Path) -> None:
+    run = open_run(shelf, "grpo", out, task=Parity(turns=2), eval_size=4)
+    torch.manual_seed(0)
+    found = run.evaluator.pass_at(8, [1, 8])
+    assert 0.0 < found[1] <= found[8]
+
+
 DERIVED = ("trd", "trd_self", "brts", "lightning_opd", "tcod_back", "dapo", "pi_distill", "vpd")
 
 

@@ -229,8 +229,10 @@ def _check_others(config: RunConfig, method: Method) -> None:
 def _refuse_silence(config: RunConfig, method: Method, models: Models) -> None:
     """A method all of whose targets are the student itself, in its own prompt, has no gradient to begin with."""
     same = {"init", *(["ref"] if "ref" not in models and _same(config.ref, config.student) else [])}
-    if "teacher" not in models and "student" not in models and config.teacher:
-        same |= {"teacher"} if _same(config.teacher, config.student) and not config.teacher_template else set()
+    if "teacher" in models:
+        same |= {"teacher"} if models["teacher"] is models.get("student") else set()
+    elif "student" not in models and config.teacher and not config.teacher_template:
+        same |= {"teacher"} if _same(config.teacher, config.student) else set()
     if not all(_silent(term, same) for _, term in method.parts):
         return
     views = sorted({str(r) for _, term in method.parts for r, _ in term.needs if r.key not in CLOCKS})

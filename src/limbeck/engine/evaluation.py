@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..axes.ladder import Ladder, segment
-from ..axes.source import Sample
+from ..axes.ladder import Ladder
+from ..axes.source import Sample, sample
 from ..evaluate import wilson
 from ..kernels.tiles import Ask, statistics
 from ..math.divergence import fkl, rkl
@@ -26,7 +27,7 @@ from .episode import played
 from .models import Policy
 from .rows import assemble, single
 from .sampler import Law, generate
-from .write import Pen, judge, refuse_all_dead
+from .write import Pen, judge, refuse_all_dead, sampled
 
 
 @dataclass
@@ -155,13 +156,8 @@ class Evaluator:
         """pass@k from sampled responses (Chen et al. 2021)."""
         from ..evaluate import pass_at_k
 
-        law = Law(((self.desk.policies["student"], 1.0),))
-        prompts = [p for p in self.prompts for _ in range(samples)]
-        texts = generate(law, [self.desk.prompt_ids(p) for p in prompts], self.desk.max_tokens, self.desk.batch)
-        verdicts = [judge(self.desk, p, w) for p, w in zip(prompts, texts, strict=True)]
-        right = torch.tensor([bool(v and v.correct) for v in verdicts])
-        problem = torch.arange(len(prompts)) // samples
-        counts = segment(right.double(), problem, len(self.prompts), "sum").long().numpy()
+        groups = sampled(sample(n=samples), Pen(self.desk, len(self.prompts), 0), self.prompts)
+        counts = np.array([sum(row.correct for row in group) for group in groups])  # a broken episode has failed
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
 
 
