@@ -65,7 +65,7 @@ def test_the_students_own_folder_is_no_teacher(shelf: Shelf, tmp_path: Path) -> 
     own = {"teacher": str(shelf.student / ".." / shelf.student.name)}
     with pytest.raises(LimbeckError, match="opd reads only teacher, and that is the student itself"):
         go(shelf, "opd", tmp_path / "opd", **own)
-    for method in ("trd", "kdrl"):
+    for method in ("trd", "kdrl", "kdrl_shaping"):
         go(shelf, method, tmp_path / method, steps=1, eval_size=0, **own)
 
 

@@ -17,7 +17,8 @@ from ..registry import Recipe
 from ..tasks import Task
 from .config import RunConfig, checked, configure
 from .folder import folder_of
-from .run import Result, evaluate, resume, train
+from .measure import evaluate
+from .run import Result, resume, train
 from .stages import run_pipeline
 
 __all__ = ["Result", "RunConfig", "configure", "distill", "evaluate", "resume", "run_pipeline", "train"]

@@ -1,4 +1,4 @@
-"""Runs: a folder in, a folder out. Starting, resuming, finishing, and measuring a model without training it."""
+"""Runs: a folder in, a folder out. Starting, resuming, finishing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
 from rich.progress import Progress
@@ -19,7 +17,7 @@ from rich.progress import Progress
 from ..errors import LimbeckError, nearest
 from ..explain import explain
 from ..method import Method
-from ..tasks import Task, load_task
+from ..tasks import Task
 from . import checkpoint, lineage
 from .checks import check_models
 from .config import RunConfig, checked
@@ -28,7 +26,7 @@ from .files import read_lines, whole, whole_folder, write_lines
 from .folder import claimed, clear, recorded
 from .log import Journal, note, now, progress_bar
 from .loop import Loop
-from .setup import Models, Workshop, build_method, few_problems, notices, open_workshop, prepare_tasks
+from .setup import Models, Workshop, accelerator_for, build_method, notices, open_workshop, prepare_tasks
 from .state import Memory
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -132,17 +130,6 @@ def _check_trackers(config: RunConfig) -> None:
             raise LimbeckError(f"trackers={name!r}: it is not installed; run `pip install {name}`, or leave it out.")
 
 
-def _accelerator(precision: str, cpu: bool, **own: Any) -> Accelerator:
-    """Accelerate's state belongs to the Python process, precision and device to a run."""
-    try:
-        return Accelerator(mixed_precision=precision, cpu=cpu, **own)
-    except ValueError as e:
-        if "already been initialized" not in str(e):
-            raise
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    return Accelerator(mixed_precision=precision, cpu=cpu, **own)
-
-
 class _Run:
     """One run in its folder."""
 
@@ -156,7 +143,7 @@ class _Run:
         console: Console | None,
     ):
         self.config, self.out = config, out
-        self.accelerator = _accelerator(
+        self.accelerator = accelerator_for(
             config.precision,
             config.cpu,
             log_with=list(config.trackers) or None,
@@ -358,57 +345,3 @@ class _Swap:
 
     def __exit__(self, *_: object) -> None:
         self.policy.scorer = self.before
-
-
-def evaluate(
-    student: str,
-    *,
-    teacher: str | None = None,
-    task: str = "two_digit_sums",
-    task_options: Mapping[str, Any] | None = None,
-    size: int = 200,
-    seed: int = 0,
-    max_tokens: int = 128,
-    samples: int = 1,
-    template: str | None = None,
-    remote_code: bool = False,
-    cpu: bool = False,
-    console: Console | None = None,
-) -> dict[str, Any]:
-    """Measure a model on a task's held-out problems.
-
-    Returns:
-        ``accuracy`` (greedy) with ``low`` and ``high`` (95 % Wilson), ``n``, ``reward``, ``length`` (tokens),
-        ``entropy`` (nats), ``kl_forward`` and ``kl_reverse`` (nats a token, with a teacher), ``perplexity``,
-        ``correct`` per problem, and ``pass_at`` (k to value) where ``samples`` is above 1. What is not known is absent.
-    """
-    settings: dict[str, Any] = {
-        "method": "sft",
-        "student": student,
-        "teacher": teacher,
-        "task": task,
-        "task_options": dict(task_options or {}),
-        "seed": seed,
-        "max_tokens": max_tokens,
-        "eval_size": size,
-        "template": template,
-        "remote_code": remote_code,
-        "cpu": cpu,
-    }
-    config = checked(settings)
-    tasks = {"task": load_task(task, seed=seed, **config.task_options)}
-    if samples > 1 and "reward" not in tasks["task"].serves:
-        raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {task!r} has none; give answers.")
-    quiet = console or Console(stderr=True)
-    with quiet.status("measuring"):
-        shop = open_workshop(config, build_method(config), tasks, {}, _accelerator("no", cpu))
-        evaluator = Evaluator(shop.desk, size, config.micro_tokens)
-        if not evaluator.prompts:
-            raise LimbeckError(f"{task!r} holds out no problem (size is {size}); give more of them, or test_path=FILE.")
-        for sentence in few_problems(tasks["task"], size):
-            quiet.print(sentence, style="yellow", highlight=False)
-        out = evaluator.measure()
-        if samples > 1:
-            torch.manual_seed(seed)
-            out["pass_at"] = evaluator.pass_at(samples, [2**i for i in range(12)])
-    return out

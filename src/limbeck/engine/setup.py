@@ -7,7 +7,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel
 
 from ..errors import LimbeckError
@@ -70,6 +72,17 @@ def prepare_tasks(config: RunConfig, method: Method, task: Task | None = None) -
         tasks[name] = load_task(config.datasets[name], seed=config.seed)
     check_served(config, method, tasks)
     return tasks
+
+
+def accelerator_for(precision: str, cpu: bool, **own: Any) -> Accelerator:
+    """Accelerate's state belongs to the Python process, precision and device to a run."""
+    try:
+        return Accelerator(mixed_precision=precision, cpu=cpu, **own)
+    except ValueError as e:
+        if "already been initialized" not in str(e):
+            raise
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    return Accelerator(mixed_precision=precision, cpu=cpu, **own)
 
 
 def open_workshop(
