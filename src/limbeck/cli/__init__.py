@@ -14,6 +14,7 @@ from .listing import methods
 from .look import diff, explain
 from .measure import evaluate
 from .pipe import pipeline
+from .report import report
 from .run import demo, train
 
 __all__ = ["app", "main"]
@@ -52,6 +53,7 @@ def limbeck(
     [cyan]limbeck train kdrl --student small --teacher big --task problems.jsonl[/]
     [cyan]limbeck eval --student runs/mine/student --task problems.jsonl[/]
     [cyan]limbeck pipeline[/]          recipes of several methods in a row
+    [cyan]limbeck report runs/mine[/]  a run's report, also while it is going
 
     Every command explains itself: [cyan]limbeck train --help[/].
     """
@@ -67,6 +69,7 @@ app.command("diff", rich_help_panel="Choose a method")(diff)
 app.command("train", rich_help_panel="Use it")(train)
 app.command("pipeline", rich_help_panel="Use it")(pipeline)
 app.command("eval", rich_help_panel="Use it")(evaluate)
+app.command("report", rich_help_panel="Use it")(report)
 
 
 def main() -> None:

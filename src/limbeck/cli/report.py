@@ -1,0 +1,49 @@
+"""``limbeck report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .out import listening, print_json
+from .run import Json
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder that a run has written to.", metavar="RUN")],
+    as_json: Json = False,
+) -> None:
+    """Write a run's report again and show its summary: also of a run that was stopped, or is still going.
+
+    [bold]Examples[/]
+
+    [cyan]limbeck report runs/mine[/]
+    [cyan]limbeck report runs/mine --json | jq .after.accuracy[/]
+
+    The report is one HTML file in the run's folder. Nothing else in the folder
+    changes.
+    """
+    with listening(as_json=as_json, quiet=False):
+        from ..report import load_run, summary_table, write_report
+
+        data = load_run(folder)
+        path = write_report(folder)
+    if as_json:
+        print_json(
+            {
+                "report": str(path),
+                "method": data.name,
+                "steps": data.steps,
+                "finished": data.finished,
+                "before": data.before,
+                "after": data.after,
+                "spent": data.spent,
+            }
+        )
+        return
+    console = Console(highlight=False)
+    console.print(summary_table(data))
+    console.print(f"report  {path}")
