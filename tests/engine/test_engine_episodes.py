@@ -16,7 +16,9 @@ from limbeck.axes.context import draft, hint, tried_again, verdict_phrase
 from limbeck.axes.signal import correct, in_top, score
 from limbeck.engine import distill
 from limbeck.engine.episode import between
+from limbeck.engine.evaluation import by_turn
 from limbeck.engine.rewrite import evaluate
+from limbeck.engine.rows import Piece, Row, assemble
 from limbeck.engine.write import Pen, write, written
 from limbeck.errors import LimbeckError
 from limbeck.report import load_run, render
@@ -171,6 +173,20 @@ def test_an_evaluation_of_episodes_says_what_changes_along_them(shelf: Shelf, ou
     page = render(load_run(out))
     assert page.count("by turn</h3>") == 3
     assert re.search(r'<div class="said">turn 2(, reward 1.00)?: go on</div>', page)
+
+
+def test_means_by_turn_are_over_the_episodes_that_got_there() -> None:
+    prompt = Prompt("p", ({"role": "user", "content": "x"},))
+
+    def row(*lengths: int) -> Row:
+        return Row(prompt, [1], tuple(Piece([5] * n, None, STUDENT, reward=0.0) for n in lengths))
+
+    record = assemble([[row(1)], [row(2, 1, 1)], [row(1, 3)]], "main")
+    stats = {"entropy": torch.tensor([1.0, 2.0, 3.0, 10.0, 100.0, 6.0, 20.0, 30.0, 40.0])}
+    assert by_turn(record, stats) == {
+        "episodes_by_turn": [3.0, 2.0, 1.0],
+        "entropy_by_turn": [3.0, 25.0, 100.0],
+    }
 
 
 def test_an_answer_in_one_turn_has_nothing_along_it(shelf: Shelf, out: Path) -> None:
