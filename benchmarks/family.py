@@ -6,6 +6,7 @@ Every experiment has five seeds, equal written tokens and a table with 95 % Stud
     python benchmarks/family.py extra     --out runs/family     # ExOPD: below, at and beyond the teacher
     python benchmarks/family.py direction --out runs/family     # forward or reverse KL, whose prefix, and RL afterwards
     python benchmarks/family.py self      --out runs/family     # privileged self-distillation against GRPO
+    python benchmarks/family.py gentle    --out runs/family     # the same at a fifth of the learning rate
     python benchmarks/family.py variance  --out runs/family     # gradient variance of three estimators
 
 A finished run in --out is not run again. ``--only 0 2 4`` runs some seeds (for several processes). ``drift.py`` has the
@@ -109,7 +110,18 @@ EXPERIMENTS: dict[str, tuple[int, list[Arm]]] = {
             Arm("SRPO", "srpo", {"lr": 1e-4}),
         ],
     ),
+    "gentle": (
+        60_000,
+        [
+            Arm("GRPO", "grpo", {**RL, "lr": 2e-5}),
+            Arm("OPSD", "opsd", {**GROUP, "lr": 2e-5}),
+            Arm("SDPO", "sdpo", {"lr": 2e-5}),
+            Arm("SRPO", "srpo", {"lr": 2e-5}),
+        ],
+    ),
 }
+SELF = ("self", "gentle")
+"""Experiments on a student that can read what stands in its prompt."""
 
 
 def run(experiment: str, arm: Arm, seed: int, out: Path) -> dict[str, Any]:
@@ -119,12 +131,12 @@ def run(experiment: str, arm: Arm, seed: int, out: Path) -> dict[str, Any]:
     done = folder / "result.json"
     if not done.exists():
         settings = {**COMMON, **arm.settings, "seed": seed, "token_budget": tokens}
-        if experiment == "self":
-            settings |= privileged_student.settings(out)
+        if experiment in SELF:
+            settings |= privileged_student.settings(out, lb.get(arm.method)())
         if arm.after:
             settings["student"] = str(out / experiment / f"{_slug(arm.after)}-{seed}" / "student")
         settings |= {"eval_size": {"direction": 500, "extra": 300}.get(experiment, 200)}
-        settings |= {"eval_every": 10} if experiment in ("self", "extra") else {}
+        settings |= {"eval_every": 10} if experiment in (*SELF, "extra") else {}
         result = lb.distill(arm.method, out=folder, overwrite=True, quiet=True, **settings)
         evaluations = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
         keys = ("accuracy", "kl_reverse", "kl_forward", "entropy", "length")

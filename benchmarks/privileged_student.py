@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from limbeck.engine.models import load_policy, render
+from limbeck.method import Method
 from limbeck.tasks import load_task
 
 STEPS, BATCH, LR = 500, 48, 1e-3
@@ -27,12 +28,14 @@ CONTEXTS = {
 }
 
 
-def settings(out: Path) -> dict[str, Any]:
-    """Settings of the experiment ``self``; makes the student where it is not there yet."""
+def settings(out: Path, method: Method) -> dict[str, Any]:
+    """Settings of the experiment ``self`` for a method; makes the student where it is not there yet."""
     folder = out / "privileged_student"
     if not (folder / "model.safetensors").exists():
         make(folder)
-    return {"student": str(folder), "teacher": None, "contexts": CONTEXTS}
+    shown = {context.name for context in method.told}
+    words = {name: template for name, template in CONTEXTS.items() if name in shown}
+    return {"student": str(folder), "teacher": None, "contexts": words}
 
 
 def make(folder: Path) -> None:
