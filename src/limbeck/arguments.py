@@ -179,7 +179,8 @@ def read_columns(
     expect("columns", columns, (Mapping, type(None)), "give tensors by name, {'difficulty': ...}")
     told = sorted(c.column for c in method.contexts)
     for name in columns or {}:
-        if str(name).startswith("has ") and name not in told:  # left out it means everybody, so a slip would not show
+        # Left out it means everybody, so a slip would not show.
+        if str(name).lower().replace("_", " ").startswith("has ") and name not in told:
             raise LimbeckError(
                 f"columns[{name!r}] is no context of {method.name or 'this method'}{nearest(str(name), told)}; "
                 f"it looks at {', '.join(map(repr, told)) or 'none'}."
@@ -187,6 +188,8 @@ def read_columns(
     read = {name: tensor(name, x, device).detach() for name, x in (columns or {}).items()}
     for name, x in read.items():
         _sized(name, x, [(shape[0],), tuple(shape)], shape[0])
+        if name in told and not bool(((x == 0) | (x == 1)).all()):
+            raise LimbeckError(f"columns[{name!r}] holds numbers other than 0 and 1; say who has it, and who has not.")
     return read
 
 
@@ -309,10 +312,7 @@ def read_turns(turn: Given, shape: torch.Size, device: torch.device) -> Tensor |
     """The turn of each token, ``[B, T]``, or None for one turn a sequence."""
     if turn is None:
         return None
-    turns = _whole("turn", shaped(tensor("turn", turn, device), shape, "turn"))
-    if bool((turns.diff(dim=1) < 0).any()):
-        raise LimbeckError("turn falls along a sequence; give whole numbers that rise, or stay, from token to token.")
-    return turns
+    return _whole("turn", shaped(tensor("turn", turn, device), shape, "turn"))
 
 
 def read_turn_rewards(rewards: Given, reward: Given, batch: int, device: torch.device) -> Tensor | None:
@@ -321,7 +321,7 @@ def read_turn_rewards(rewards: Given, reward: Given, batch: int, device: torch.d
         return None
     if reward is not None:
         raise LimbeckError("reward and turn_reward were both given; give one of them.")
-    x = tensor("turn_reward", rewards, device, floats=True)
+    x = tensor("turn_reward", rewards, device)
     if x.dim() != 2 or x.shape[0] != batch:
         raise LimbeckError(
             f"turn_reward has shape {tuple(x.shape)}, but there are {batch} sequences; give [{batch}, K]."

@@ -133,7 +133,7 @@ class _Walk:
             for reader in (v.reader, *laws(v.target)):
                 self.leaf("role", reader.key, mine)
         elif isinstance(v, Field):
-            self.leaf("field", v.name, mine)
+            self.leaf("field", v.name, self._move(mine, v.rung, Rung.SEQUENCE))  # given for each sequence
         elif isinstance(v, Over):
             self._over(v, mine)
         elif isinstance(v, ToGo):

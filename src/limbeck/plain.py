@@ -133,7 +133,8 @@ class Objective:
         turn = read_turns(turn, shape, keep.device)
         turns = rows.turns(turn)
         reward_U = None if per_turn is None else rows.rewards(per_turn, turn, turns)
-        reward = reward if per_turn is None else per_turn.nan_to_num(0.0).sum(-1)
+        if reward_U is not None:  # NaN stays NaN: it is refused where a term reads it
+            reward = reward_U.new_zeros(shape[0]).index_add_(0, rows.order[turns[1]], reward_U)
         told = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
         fields = read_fields(told, shape[0], keep.device)
         refuse_missing(self.method, fields)
@@ -196,6 +197,10 @@ class _Rows:
         if turn_BT is None:
             return self.seq_N, torch.arange(B, device=self.keep_BT.device)
         said_N = self.pick(turn_BT)
+        if bool(((said_N.diff() < 0) & (self.seq_N.diff() == 0)).any()):
+            raise LimbeckError(
+                "turn falls along a sequence; give whole numbers that rise, or stay, from kept token to kept token."
+            )
         fresh_N = torch.ones_like(self.seq_N, dtype=torch.bool)
         fresh_N[1:] = (self.seq_N.diff() != 0) | (said_N.diff() != 0)
         empty_B = torch.bincount(self.seq_N, minlength=B) == 0
@@ -218,7 +223,8 @@ class _Rows:
                 f"turn holds {int(number_N[beyond_N][0])}, but turn_reward has a reward for turns 0 to {K - 1}; count "
                 "turns from 0, and give one reward for each."
             )
-        x = per_turn[self.order].nan_to_num(0.0)
+        raw = per_turn[self.order].to(torch.float64)
+        x = torch.where(raw.isnan(), torch.zeros_like(raw), raw)
         paid = torch.zeros_like(x).index_put_((self.seq_N, number_N), x[self.seq_N, number_N])
         kept_B = torch.bincount(self.seq_N, minlength=x.shape[0]) > 0
         lost = (paid != x).any(1) & kept_B
@@ -228,7 +234,7 @@ class _Rows:
                 f"turn_reward gives sequence {int(self.order[b])} {float(x[b][paid[b] != x[b]][0]):g} for turn "
                 f"{int((paid[b] != x[b]).nonzero()[0])}, none of whose tokens count; give that to another turn, or 0."
             )
-        return x.sum(1)[seq_U].index_put_((turn_N,), x[self.seq_N, number_N])
+        return x.sum(1)[seq_U].index_put_((turn_N,), raw[self.seq_N, number_N])
 
     def carrier(self, c: Any) -> Any:
         """A carrier on the scored tokens from one on ``[B, T]``."""

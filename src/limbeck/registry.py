@@ -47,7 +47,11 @@ class Recipe:
                     f"{self.name}: unknown argument {key!r}{nearest(key, self.arguments)}; it takes {known}."
                 )
         refuse_wrong_types(self.name, self.factory, arguments)
-        value = self.factory(**arguments)
+        try:
+            value = self.factory(**arguments)
+        except OverflowError:
+            told = ", ".join(f"{k}={shown(v)}" for k, v in arguments.items())
+            raise LimbeckError(f"{self.name}: {told}: a number of that size cannot be computed with.") from None
         return replace(value, name=self.name, title=self.title, paper=self.paper, confidence=self.confidence)
 
 

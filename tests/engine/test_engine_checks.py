@@ -12,6 +12,7 @@ from tiny_runs import Parity, Shelf, go, lines, llama
 import limbeck as lb
 from limbeck.axes import stairs
 from limbeck.engine import configure, setup
+from limbeck.engine.config import parse_settings
 from limbeck.errors import LimbeckError
 
 Given = dict[str, Any]
@@ -30,6 +31,14 @@ REFUSED: dict[str, tuple[str, Given, str]] = {
     "a misspelt context": ("opsd", {"contexts": {"solutoin": "x"}}, r"did you mean 'solution'\?"),
     "a context where there is none": ("grpo", {"contexts": {"hint": "x"}}, "it shows no context to anybody"),
     "a folder": ("opsd", {"contexts": {"solution": "/tmp"}}, "contexts.solution='/tmp' is a folder"),
+    "a file that is not there": ("opsd", {"contexts": {"solution": "words/x.j2"}}, "there is no such file"),
+    "nothing in the end": ("opsd", {"contexts": {"solution": "{% set a = solution %}"}}, "renders to nothing"),
+    "nothing of that name": ("opsd", {"contexts": {"solution": "{{ solution.uper }}"}}, "renders to nothing"),
+    "no such filter": (
+        "opsd",
+        {"contexts": {"solution": "{{ solution | upperr }}"}},
+        r"No filter named 'upperr'[^\n]*$",
+    ),
     "no template": ("opsd", {"contexts": {"solution": "{{ solution"}}, "cannot be rendered"),
     "the plain prompt": ("opsd", {"context": "plain"}, r"reads only init\(plain\), and that is the student itself"),
     "a model that nobody reads": ("mad_opd", {"others": {"third": "embedded"}}, "it reads first, second"),
@@ -65,6 +74,8 @@ def test_the_students_own_folder_is_no_teacher(shelf: Shelf, tmp_path: Path) -> 
     own = {"teacher": str(shelf.student / ".." / shelf.student.name)}
     with pytest.raises(LimbeckError, match="opd reads only teacher, and that is the student itself"):
         go(shelf, "opd", tmp_path / "opd", **own)
+    with pytest.raises(LimbeckError, match="lightning_opd reads only teacher"):
+        go(shelf, "lightning_opd", tmp_path / "lightning", **own)
     for method in ("trd", "kdrl", "kdrl_shaping"):
         go(shelf, method, tmp_path / method, steps=1, eval_size=0, **own)
 
@@ -147,3 +158,22 @@ def test_the_gate_reads_the_rollouts_unless_evaluation_goes_on(shelf: Shelf, tmp
         assert ("heldout_entropy" in numbers) == bool(eval_every)
         climbed = max(m["length"] for m in lines(run.out / "metrics.jsonl")[1:2]) > 2
         assert climbed <= (reads >= between)
+
+
+def test_a_template_may_reckon_with_what_is_absent(shelf: Shelf, tmp_path: Path) -> None:
+    words = "{% if level is defined %}{{ level }}{% endif %}{{ style | default('plain') }} {% set a = answer %}{{ a }}"
+    go(shelf, "opsd", tmp_path / "run", contexts={"solution": words}, steps=1, eval_size=0)
+
+
+def test_tables_in_tables_are_set_by_dots() -> None:
+    told = parse_settings(["sd_zero.contexts.verdict_phrase=B", "task_options.columns.prompt=q", "lr=1"])
+    assert told == {
+        "sd_zero": {"contexts": {"verdict_phrase": "B"}},
+        "task_options": {"columns": {"prompt": "q"}},
+        "lr": 1,
+    }
+    for wrong in ("a..b=1", ".a=1", "a.=1"):
+        with pytest.raises(LimbeckError, match="write key=value"):
+            parse_settings([wrong])
+    with pytest.raises(LimbeckError, match="was set to 1 before, which is no table"):
+        parse_settings(["a.b=1", "a.b.c=2"])

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Shelf, go, lines, same, tensors
+import torch
+from tiny_runs import Shelf, go, lines, open_run, same, tensors
 
 from limbeck.engine import checkpoint, resume, setup
+from limbeck.engine.write import write
 from limbeck.errors import LimbeckError
 from limbeck.report import load_run, write_report
 
@@ -164,3 +166,21 @@ def test_what_a_run_remembers_is_what_it_wrote(what: str, shelf: Shelf, tmp_path
     state.write_text(json.dumps(told))
     with pytest.raises(LimbeckError, match=r"step-000002 is not a checkpoint.*by its digest.*the checkpoint before"):
         resume(out)
+
+
+def test_a_checkpoint_of_another_method_is_refused(shelf: Shelf, tmp_path: Path) -> None:
+    runs = {name: go(shelf, name, tmp_path / name, steps=2, save_every=1).out for name in ("opsd", "grpo")}
+    shutil.rmtree(runs["grpo"] / "checkpoints")
+    shutil.copytree(runs["opsd"] / "checkpoints", runs["grpo"] / "checkpoints")
+    with pytest.raises(LimbeckError, match="step-000002 is of a run of another method; remove it"):
+        resume(runs["grpo"], steps=3)
+
+
+def test_weights_that_have_diverged_are_told(shelf: Shelf, tmp_path: Path) -> None:
+    with pytest.raises(LimbeckError, match="lr=1e.30: input should be less than or equal to 1"):
+        go(shelf, "opsd", tmp_path / "far", lr=1e30)
+    run = open_run(shelf, "opsd", tmp_path / "run")
+    for parameter in run._module().parameters():
+        parameter.data.fill_(torch.nan)
+    with pytest.raises(LimbeckError, match="its weights have diverged; lower lr"):
+        write(run.shop.method.sources, run.shop.desk, 2, 0)

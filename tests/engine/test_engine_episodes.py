@@ -88,6 +88,8 @@ class Fragile(Parity):
             raise EpisodeDied("it hung")
         if self.how == "crash":
             raise RuntimeError("boom\nand more")
+        if self.how == "an exit":
+            raise SystemExit("bye")
         return ODD[self.how][0]
 
 
@@ -100,6 +102,10 @@ ODD: dict[str, tuple[Any, str]] = {
     "a number for a text": (Observation(7), "its text was 7 instead of a text"),  # type: ignore[arg-type]
     "no text": (Observation(None), "its text was None instead"),  # type: ignore[arg-type]
     "feedback that is a number": (Observation("x", feedback=3), "its feedback was 3"),  # type: ignore[arg-type]
+    "no verdict": (Observation("x", correct=None), "its correct was None instead of true or false"),  # type: ignore[arg-type]
+    "an end in words": (Observation("x", done="no"), "its done was 'no' instead"),  # type: ignore[arg-type]
+    "half a character": (Observation("x\ud800"), "its text has half a character"),
+    "an exit": (None, "SystemExit: bye"),
     "megabytes": (Observation("x" * 800_000), "it said 800,000 characters"),
     "hang": (None, "it hung"),
     "crash": (None, "RuntimeError: boom"),

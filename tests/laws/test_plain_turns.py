@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import limbeck as lb
-from limbeck.axes import reinforce, reward, sample, score, student, to_go, token_sum
+from limbeck.axes import reinforce, reward, sample, score, student, to_go, token_sum, turn
 from limbeck.axes.vec import Vec
 from limbeck.errors import LimbeckError
 
@@ -53,12 +53,50 @@ def test_a_sequence_without_a_kept_token_keeps_its_score() -> None:
     torch.testing.assert_close(mates, REWARDS.sum(1).mean() * mask.double())
 
 
+def test_what_the_mask_hides_may_have_any_turn() -> None:
+    """Collators pad with 0 or -1."""
+    mask = torch.ones(B, T)
+    mask[:, -2:] = 0
+    rewards = torch.tensor([[1.0, 9.0, 4.0], [2.0, 5.0, 0.0]], dtype=torch.float64)
+    want = rewards.gather(1, TURNS) * mask
+    for padding in (0, -1, 7):
+        padded = torch.where(mask.bool(), TURNS, padding)
+        torch.testing.assert_close(told(reward, mask, turn=padded, turn_reward=rewards), want)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.float32])
+def test_rewards_of_turns_may_be_counts(kind: torch.dtype) -> None:
+    counts = torch.tensor([[0, 1, 0], [1, 1, 0]])
+    got = told(reward, torch.ones(B, T), turn_reward=counts.to(kind))
+    torch.testing.assert_close(got, counts.double().gather(1, TURNS))
+
+
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf])
+def test_a_reward_that_is_read_is_finite(odd: float) -> None:
+    rewards = REWARDS.clone()
+    rewards[1, 1] = odd
+    with pytest.raises(LimbeckError, match="reward is .* at sequence 1, which the method reads"):
+        told(reward, torch.ones(B, T), turn_reward=rewards)
+    with pytest.raises(LimbeckError, match="reward is .* at sequence 1, which the method reads"):
+        told(score, torch.ones(B, T), reward=rewards[:, 1])
+    told(turn, torch.ones(B, T), turn_reward=rewards)  # nobody reads it
+
+
+def test_who_has_a_context_is_yes_or_no() -> None:
+    given = {"ema_given_logits": LOGITS, "reward": torch.ones(B)}
+    for odd in (torch.tensor([torch.nan, 1.0]), torch.tensor([0.5, 1.0]), torch.tensor([-1, 1])):
+        with pytest.raises(LimbeckError, match="holds numbers other than 0 and 1"):
+            lb.objective("sdpo")(LOGITS, TOKENS, columns={"has sibling_or_feedback": odd}, **given)
+
+
 def test_a_misspelt_context_does_not_pass_for_everybody() -> None:
     sdpo, told = lb.objective("sdpo"), torch.tensor([True, False])
     given = {"ema_given_logits": LOGITS, "reward": torch.ones(B)}
     sdpo(LOGITS, TOKENS, columns={"has sibling_or_feedback": told, "level": told}, **given)
     with pytest.raises(LimbeckError, match=r"'has feedback'.* is no context of sdpo.*'has sibling_or_feedback'"):
         sdpo(LOGITS, TOKENS, columns={"has feedback": told}, **given)
+    with pytest.raises(LimbeckError, match="is no context of sdpo"):
+        sdpo(LOGITS, TOKENS, columns={"Has_sibling_or_feedback": told}, **given)
 
 
 @pytest.mark.parametrize(

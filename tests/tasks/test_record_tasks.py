@@ -366,3 +366,21 @@ def test_trajectories_of_one_opening_stay_on_one_side(tmp_path: Path) -> None:
 def test_what_cannot_be_cut(tmp_path: Path, row: dict[str, Any], per_turn: Any, words: str) -> None:
     with pytest.raises(LimbeckError, match=words):
         load_task(write(tmp_path / "a.jsonl", [row]), per_turn=per_turn)
+
+
+def test_every_line_keeps_its_own_answer(tmp_path: Path) -> None:
+    """Several demonstrations, or pairs, of one prompt are as many prompts, told apart by their ids."""
+    rows: list[dict[str, Any]] = [{"prompt": f"p{n % 4}", "response": f"r{n}", "id": f"i{n % 4}"} for n in range(12)]
+    task = load_task(write(tmp_path / "a.jsonl", [*rows, rows[5]]), test_fraction=0)
+    assert sorted(task.responses(p)[0].text for p in task.train) == sorted([*(r["response"] for r in rows), "r5"])
+    assert {p.id for p in task.train} == {f"i{n}{k}" for n in range(4) for k in ("", " (2)", " (3)")}
+    pairs = [{"prompt": "p", "chosen": f"c{n}", "rejected": f"d{n}"} for n in range(3)]
+    both = load_task(write(tmp_path / "b.jsonl", pairs), test_fraction=0)
+    assert [[r.text for r in both.responses(p)] for p in both.train] == [[f"c{n}", f"d{n}"] for n in range(3)]
+    kept = load_task(folder(tmp_path / "folder", train=rows), test_fraction=0)
+    assert len({kept.responses(p)[0].text for p in kept.train}) == 12
+    turns = [trajectory(0, 2) for _ in range(3)]
+    for n, row in enumerate(turns):
+        row["messages"][-2]["content"] = f"last {n}"
+    cut = load_task(write(tmp_path / "c.jsonl", turns), per_turn=True, test_fraction=0)
+    assert {cut.responses(p)[0].text for p in cut.train} == {"act 0.1", "last 0", "last 1", "last 2"}

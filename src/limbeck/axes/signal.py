@@ -113,6 +113,8 @@ def log_ratio(target: Reader, base: Reader = old) -> Vec:
 
 def importance(a: Reader, b: Reader, cap: float | None = None) -> Vec:
     """π_a / π_b at the scored token, detached; the log held within ±20, the ratio capped at ``cap``."""
+    if cap is not None:
+        number("the cap of an importance ratio (is_cap)", cap, 0)
     ratio = (logp(a) - logp(b)).exp()
     return ratio if cap is None else ratio.clip(hi=cap)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..axes.context import WRITTEN, Context
+from ..axes.leaves import Column
 from ..axes.reader import Reader
+from ..axes.rewrite import Once, stored
 from ..axes.source import Data, Sample, Source
 from ..errors import LimbeckError, nearest
 from ..method import Method, Term
@@ -17,7 +19,7 @@ from ..tasks import Task
 from ..tasks.base import found
 from . import hub
 from .frame import of_prompt
-from .templates import check_names, check_template, read_template, says_the_same
+from .templates import check_names, check_says_something, check_template, read_template, says_the_same
 
 if TYPE_CHECKING:
     from .config import RunConfig
@@ -140,6 +142,8 @@ def _check_templates(config: RunConfig, method: Method, task: Task) -> None:
         given = config.contexts.get(context.name)
         template = context.block if given is None else read_template(context.name, given)
         check_template(context, template, known)
+        if given is not None and context in method.contexts:
+            check_says_something(context, template)
         for ask in context.questions:
             check_template(context, ask.question, known)
 
@@ -233,9 +237,9 @@ def _refuse_silence(config: RunConfig, method: Method, models: Models) -> None:
         same |= {"teacher"} if models["teacher"] is models.get("student") else set()
     elif "student" not in models and config.teacher and not config.teacher_template:
         same |= {"teacher"} if _same(config.teacher, config.student) else set()
-    if not all(_silent(term, same) for _, term in method.parts):
+    if not all(_silent(term, same, method) for _, term in method.parts):
         return
-    views = sorted({str(r) for _, term in method.parts for r, _ in term.needs if r.key not in CLOCKS})
+    views = sorted({str(r) for _, term in method.parts for r in _targets(term, method)})
     raise LimbeckError(
         f"{config.method} reads only {', '.join(views)}, and that is the student itself in its own prompt "
         f"(student={config.student!r}), so there is nothing to learn; give another teacher, or a context that shows it "
@@ -254,9 +258,17 @@ def _same(name: str | None, student: str) -> bool:
     return None not in paths and Path(paths[0] or "").resolve() == Path(paths[1] or "").resolve()
 
 
-def _silent(term: Term, same: set[str]) -> bool:
+def _targets(term: Term, method: Method) -> list[Reader]:
+    """Whom a term compares the student with: the views it reads, and those whose log-probs its source stores."""
+    columns = {node.name for v in term.vecs for node in v.walk() if isinstance(node, Column)}
+    kept = [p.score for source in method.sources.values() for p in walk(source) if isinstance(p, Once)]
+    heard = [reader for reader in kept if reader is not None and stored(reader) in columns]
+    return [reader for reader, _ in term.needs if reader.key not in CLOCKS] + heard
+
+
+def _silent(term: Term, same: set[str], method: Method) -> bool:
     """Whether a term compares the student with nothing but itself."""
-    views = [reader for reader, _ in term.needs if reader.key not in CLOCKS]
+    views = _targets(term, method)
     judged = any({"reward", "correct", "label"} & v.fields for v in term.vecs)
     return bool(views) and not judged and all(_shows_nothing(reader, same) for reader in views)
 

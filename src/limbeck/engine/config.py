@@ -43,7 +43,7 @@ class RunConfig(BaseModel):
     max_tokens: int = Field(128, ge=1, description="limit of a response, in tokens")
     seed: int = Field(0, ge=0, lt=2**32, description="decides data order, sampling and initialisation")
 
-    lr: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
+    lr: float = Field(1e-5, gt=0, le=1, description="peak learning rate of AdamW")
     warmup: int = Field(10, ge=0, description="steps of linear warm-up")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's")
@@ -196,16 +196,16 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
             raise LimbeckError(f"--set {pair}: write key=value, for instance --set lr=1e-4.")
-        table, dot, name = (x.strip() for x in key.partition("."))
-        if not table or (dot and not name):
+        *tables, name = (x.strip() for x in key.split("."))
+        if not all([*tables, name]):
             raise LimbeckError(f"--set {pair}: write key=value, for instance --set lr=1e-4.")
-        value = _toml_value(text.strip())
-        if not dot:
-            out[table] = value
-            continue
-        if not isinstance(out.setdefault(table, {}), dict):
-            raise LimbeckError(f"--set {pair}: {table} was set to {out[table]!r} before, which is no table; give one.")
-        out[table][name] = value
+        inner = out
+        for table in tables:
+            before = inner.setdefault(table, {})
+            if not isinstance(before, dict):
+                raise LimbeckError(f"--set {pair}: {table} was set to {before!r} before, which is no table; give one.")
+            inner = before
+        inner[name] = _toml_value(text.strip())
     return out
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from ..axes.context import Context
 from ..axes.source import Sample
 from ..errors import LimbeckError, shown
@@ -61,7 +63,7 @@ class Seat:
             said = checked(self.episode.step(policy.text(written.ids)))
         except LimbeckError:
             raise
-        except Exception as e:  # whatever foreign code does costs its episode and no more
+        except (Exception, SystemExit) as e:  # whatever foreign code does costs its episode and no more
             self.done, self.died = True, reason(e)
             return
         self.pieces.append(Piece(written.ids, written.logp, author, scored, float(said.reward)))
@@ -128,12 +130,12 @@ def _open(desk: Desk, prompt: Prompt, retry: Context | None) -> Episode:
             raise EpisodeDied(f"open gave {shown(episode)}, which has no step and close")
     except LimbeckError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         return _Broken(e)
     return episode
 
 
-def reason(e: Exception) -> str:
+def reason(e: BaseException) -> str:
     """Why an episode broke off, as one clause."""
     if isinstance(e, EpisodeDied):
         return e.reason
@@ -151,9 +153,14 @@ def checked(said: object) -> Observation:
         raise EpisodeDied(f"step gave {shown(said)} instead of an Observation")
     if not isinstance(said.reward, Real) or not abs(float(said.reward)) < MOST_REWARD:
         raise EpisodeDied(f"its reward was {shown(said.reward)}")
+    for name, flag in (("done", said.done), ("correct", said.correct)):
+        if not isinstance(flag, bool | np.bool_):
+            raise EpisodeDied(f"its {name} was {shown(flag)} instead of true or false")
     for name, value in (("text", said.text), ("role", said.role), ("feedback", said.feedback)):
         if not isinstance(value, str) and not (name == "feedback" and value is None):
             raise EpisodeDied(f"its {name} was {shown(value)} instead of a text")
+        if value and any("\ud800" <= c <= "\udfff" for c in value):
+            raise EpisodeDied(f"its {name} has half a character, which no tokenizer reads")
     if len(said.text) > LONGEST:
         raise EpisodeDied(f"it said {len(said.text):,} characters, more than any model reads")
     return said
@@ -162,7 +169,7 @@ def checked(said: object) -> Observation:
 class _Broken:
     """An environment that did not start: its first step says so."""
 
-    def __init__(self, reason: Exception):
+    def __init__(self, reason: BaseException):
         self.reason = reason
 
     def step(self, text: str) -> Observation:

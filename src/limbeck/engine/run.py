@@ -185,6 +185,8 @@ class _Run:
             return self._train(0)
         shadows = {role: s.policy.scorer for role, s in self.shop.shadows.items()}
         state = checkpoint.load(path, self._module(), self.optimizer.optimizer, self.shop.desk.feeds, shadows)
+        if state.get("objective") != explain(self.shop.method):
+            raise LimbeckError(f"{path} is of a run of another method; remove it, and resume from the one before.")
         self._recall(path, state)
         step = int(state["step"])
         self.console.print(f"continuing {self.out} from step {step}.", highlight=False)
@@ -287,6 +289,7 @@ class _Run:
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
+                "objective": explain(self.shop.method),
                 "memory": memories,
                 "cursors": {name: feed.cursor for name, feed in self.shop.desk.feeds.items()},
                 "scaler": scaler.state_dict() if scaler is not None else None,

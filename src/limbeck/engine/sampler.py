@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from ..errors import LimbeckError
 from .models import Policy, causal_model
 
 
@@ -142,10 +143,19 @@ def _generate(law: Law, prompts: Sequence[list[int]], max_tokens: int) -> list[W
         pad_token_id=policy.pad,
         eos_token_id=list(policy.eos),
     )
+    processors = LogitsProcessorList([pen])
     with _neutral(policy) as model:
-        full = model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([pen])
-        )
+        try:
+            full = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=processors
+            )
+        except RuntimeError as e:
+            if "probability tensor contains" not in str(e):
+                raise
+            raise LimbeckError(
+                f"{policy.name!r} gives next-token probabilities that are no numbers: its weights have diverged; lower "
+                "lr (or the coefficient), and start again or resume from the last checkpoint."
+            ) from None
     pen.note(full[:, -1])
     logp_BT = torch.stack(pen.logp, dim=1)
     ends = set(policy.eos)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from jinja2 import ChainableUndefined, TemplateError, meta
+from jinja2 import ChainableUndefined, TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..axes.context import WRITTEN, Context
@@ -17,6 +17,8 @@ Evidence = dict[str, Any]
 
 LONGEST = 1_000_000
 """Characters of a block; no model reads as many, and tokenizing them takes minutes."""
+
+_SUFFIXES = (".jinja", ".jinja2", ".j2", ".txt", ".md", ".tmpl")
 
 _JINJA = ImmutableSandboxedEnvironment(undefined=ChainableUndefined, keep_trailing_newline=True)
 
@@ -40,7 +42,8 @@ def fill(template: str, evidence: Mapping[str, Any], name: str) -> str:
 
 
 def block(context: Context, known: Evidence, blocks: Mapping[str, str]) -> str | None:
-    """A context's text from what is known of a sequence, or None where what it cannot do without is missing.
+    """A context's text from what is known of a sequence, or None where what it cannot do without is missing,
+    or where its template comes to nothing.
 
     Args:
         context: what to show.
@@ -51,7 +54,9 @@ def block(context: Context, known: Evidence, blocks: Mapping[str, str]) -> str |
     there = [name in ("correct", "reward", "turns") or bool(known.get(name)) for name in context.reads]
     if there and not (all(there) if context.enough == "all" else any(there)):
         return None
-    return fill(blocks.get(context.name, context.block), known, context.name)
+    template = blocks.get(context.name, context.block)
+    text = fill(template, known, context.name)
+    return text if text.strip() or not template.strip() else None
 
 
 def read_template(name: str, text: str) -> str:
@@ -60,7 +65,8 @@ def read_template(name: str, text: str) -> str:
     Raises:
         LimbeckError: an empty template, a file that is missing or cannot be read.
     """
-    path = Path(text).expanduser() if len(text) < 200 and "{" not in text else None
+    named = len(text) < 200 and "{" not in text and not any(c.isspace() for c in text.strip())
+    path = Path(text).expanduser() if named else None
     if path is not None and path.is_dir():
         raise LimbeckError(f"contexts.{name}={text!r} is a folder; give a Jinja file, or the text itself.")
     if path is not None and path.is_file():
@@ -70,7 +76,7 @@ def read_template(name: str, text: str) -> str:
             raise LimbeckError(
                 f"contexts.{name}={text!r}: it cannot be read ({e}); give a Jinja file in UTF-8."
             ) from None
-    elif path is not None and path.suffix in (".jinja", ".txt", ".md"):
+    elif path is not None and (path.suffix in _SUFFIXES or "/" in text):
         raise LimbeckError(f"contexts.{name}={text!r}: there is no such file; give a Jinja file, or the text itself.")
     else:
         template = text
@@ -128,6 +134,22 @@ def check_template(context: Context, template: str, problem: Names) -> None:
             )
 
 
+def check_says_something(context: Context, template: str) -> None:
+    """Refuse a template that renders to nothing whatever is known.
+
+    Raises:
+        LimbeckError: naming the context.
+    """
+    for verdict in (True, False):
+        known = dict.fromkeys([*_named(template, context.name), *context.reads], "x") | {"correct": verdict}
+        if fill(template, known, context.name).strip():
+            return
+    raise LimbeckError(
+        f"contexts.{context.name} renders to nothing whatever is known of a sequence, so the teacher would see what "
+        "the student sees; mend the template."
+    )
+
+
 def says_the_same(context: Context, template: str) -> bool:
     """Whether a template has nothing of the problem in it."""
     return bool(template.strip()) and not _named(template, context.name)
@@ -135,13 +157,23 @@ def says_the_same(context: Context, template: str) -> bool:
 
 def _named(template: str, name: str) -> set[str]:
     try:
-        return set(meta.find_undeclared_variables(_JINJA.parse(template)))
+        tree = _JINJA.parse(template)
+        return set(meta.find_undeclared_variables(tree)) - _guarded(tree)
     except (TemplateError, RecursionError) as e:
         raise _unrenderable(name, e) from None
 
 
+def _guarded(tree: nodes.Template) -> set[str]:
+    """Names that a template reckons may be absent (``default``, ``is defined``), or gives a value itself."""
+    tests = [t.node for t in tree.find_all(nodes.Test) if t.name in ("defined", "undefined")]
+    tests += [f.node for f in tree.find_all(nodes.Filter) if f.name in ("default", "d") and f.node is not None]
+    own = {n.name for n in tree.find_all(nodes.Name) if n.ctx in ("store", "param")}
+    return own | {n.name for n in tests if isinstance(n, nodes.Name)}
+
+
 def _unrenderable(name: str, e: Exception) -> LimbeckError:
+    first = next(iter(str(e).strip().splitlines()), "")
     return LimbeckError(
-        f"the template of context {name!r} cannot be rendered ({type(e).__name__}: {e}); mend it in "
+        f"the template of context {name!r} cannot be rendered ({type(e).__name__}: {first}); mend it in "
         f"contexts.{name}, or leave that out for the default."
     )

@@ -55,6 +55,8 @@ def kd(weight: float = 0.9, tau: float = 4.0, top_k: int | None = None) -> Metho
         tau: temperature on both sides; 4, from the same code. Use 1 with ``top_k``.
         top_k: read only the teacher's k likeliest ids and one tail bucket (a lower bound of the full divergence).
     """
+    number("weight of kd", weight, 0, 1, ends=True)
+    number("tau of kd", tau, 0)
     return Method(
         data(),
         (1 - weight) * Term(everywhere, reinforce) + weight * tau**2 * Term(teacher, pathwise(fkl, tau, top_k)),

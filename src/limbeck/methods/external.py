@@ -80,6 +80,8 @@ def sod_per_sample(beta_min: float = 0.0, beta_max: float = 0.1, gamma: float = 
         group: 8 (ours).
     """
     A = group_advantage()
+    number("beta_min of sod_per_sample", beta_min, 0, ends=True)
+    number("beta_max of sod_per_sample", beta_max, beta_min, ends=True)
     beta = beta_min + (beta_max - beta_min) * (-gamma * A).sigmoid()
     return Method(sample(student, group), Term(A + beta * log_ratio(teacher), clip(0.2, 0.28)), token_mean)
 
@@ -236,5 +238,7 @@ def lightning_opd(tau: float | None = None) -> Method:
         tau: clip of the advantage; None (code; the paper clips, its value is not published).
     """
     signal = column(stored(teacher), "token") - logp(student)
+    if tau is not None:
+        number("tau of lightning_opd", tau, 0)
     signal = signal if tau is None else signal.clip(-tau, tau)
     return Method(once(sample(init, check=False), score=teacher), Term(signal, reinforce), token_mean)

@@ -45,7 +45,7 @@ from ..axes import (
     writer,
 )
 from ..axes.context import named
-from ..errors import number
+from ..errors import LimbeckError, number
 from ..math.composed import EntryClip
 from ..math.divergence import Divergence, as_divergence, rkl, soft_ce
 from ..method import Method, Sum, Term, routed
@@ -167,6 +167,7 @@ def sdpo_hybrid(share: float = 0.1, rate: float = 0.05, group: int = 8) -> Metho
     """
     c = sibling_or_feedback
     signal = group_advantage()
+    number("share of sdpo_hybrid", share, 0, 1, ends=True)
     if share != 0:  # without it the teacher is not read
         signal = (1.0 - share) * signal + share * where(has(c), log_ratio(ema(rate).given(c)), 0.0)
     return Method(sample(student, group), Term(signal, clip(0.2)), token_mean)
@@ -282,6 +283,8 @@ def skill_sd(
             ``others``), as the paper's summariser does; None (ours) keeps the sequence as it is, since small models
             do not summarise.
     """
+    if summary_by is not None and not summary_by.isidentifier():
+        raise LimbeckError(f"summary_by={summary_by!r} names no model; give student, teacher or a name of others.")
     advice = skill if summary_by is None else summarised_by(summary_by)
     rl = Term(group_advantage(), clip(0.2, 0.28))
     distance = Term(logp(synced(every).given(advice)), sampled("k3", ratio=True))

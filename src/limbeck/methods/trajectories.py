@@ -103,6 +103,8 @@ def decoupled_kl(
         gate_every: steps between gates; 100 (ours).
         group: 1 (ours).
     """
+    whole("gate_every of decoupled_kl", gate_every, 1)
+    number("floor of decoupled_kl", floor, -math.inf, math.inf, ends=True)
     row = rkl if lam == 1 else fkl if lam == 0 else KLMix(lam)
     limit = entropy_gate(tuple(rungs), floor, gate_every) if rungs else None
     source = sample(student if student_prefix else teacher, group, check=False, max_tokens=limit)
@@ -204,6 +206,7 @@ def mad_opd(
     """
     number("tau of mad_opd", tau, 0)
     whole("rounds of mad_opd", rounds, 0)
+    number("rounds of mad_opd", rounds, 0, 20, ends=True)  # ours: every round is a text of every teacher
     whole("the number of teachers of mad_opd", len(teachers), 1)
     for name in teachers:
         if not (isinstance(name, str) and name.isidentifier()) or teachers.count(name) > 1:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import LimbeckError, nearest
@@ -85,6 +85,7 @@ class RecordTask:
         self._reveal = yes_or_no(name, "reveal", reveal)
         _check_ids(train)
         _check_ids(test)
+        train, test = _told_apart(train), _told_apart(test)
         self.name = name
         serves = frozenset.intersection(*(r.serves for r in (*train, *test)))
         self.serves = serves | {"feedback"} if "reward" in serves else serves
@@ -227,6 +228,21 @@ def _check_ids(records: Iterable[Record]) -> None:
             raise LimbeckError(
                 f"{record.where}: 'id' {record.prompt.id!r} is already used by {other.where}: change one."
             )
+
+
+def _told_apart(records: Sequence[Record]) -> list[Record]:
+    """Records of one prompt with several answers, each with an id of its own: ``id``, ``id (2)`` ..."""
+    seen: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+    out = []
+    for record in records:
+        answers = tuple(r.text for r in record.responses)
+        known = seen.setdefault((record.prompt.id, record.text), [])
+        if answers not in known:
+            known.append(answers)
+        n = known.index(answers) + 1
+        prompt = replace(record.prompt, id=f"{record.prompt.id} ({n})") if n > 1 else record.prompt
+        out.append(replace(record, prompt=prompt))
+    return out
 
 
 def _names(fields: Mapping[str, Any]) -> str:
