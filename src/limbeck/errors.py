@@ -86,6 +86,10 @@ def _kinds(hint: object) -> tuple[type, ...]:
     return tuple(k for kind in kinds for k in ((tuple, list) if kind is tuple else (kind,)) if isinstance(k, type))
 
 
+LARGEST = 10**15
+"""Whole numbers up to here are numbers in every format that a run writes."""
+
+
 def refuse_wrong_types(name: str, function: Callable[..., object], arguments: Mapping[str, object]) -> None:
     """Raise where an argument is not of a type that the function's annotations allow (a whole number is a number).
 
@@ -99,3 +103,5 @@ def refuse_wrong_types(name: str, function: Callable[..., object], arguments: Ma
         if not number and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
             names = " or ".join(dict.fromkeys(_KINDS.get(kind, kind.__name__) for kind in kinds))
             raise LimbeckError(f"{name}: {key}={value!r} is not {names}; its default is {parameters[key].default}.")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise LimbeckError(f"{name}: {key} is a whole number of more than 15 digits; give a smaller number.")

@@ -167,11 +167,8 @@ def test_a_template_may_reckon_with_what_is_absent(shelf: Shelf, tmp_path: Path)
 
 def test_tables_in_tables_are_set_by_dots() -> None:
     told = parse_settings(["sd_zero.contexts.verdict_phrase=B", "task_options.columns.prompt=q", "lr=1"])
-    assert told == {
-        "sd_zero": {"contexts": {"verdict_phrase": "B"}},
-        "task_options": {"columns": {"prompt": "q"}},
-        "lr": 1,
-    }
+    assert told.pop("sd_zero") == {"contexts": {"verdict_phrase": "B"}}
+    assert told == {"task_options": {"columns": {"prompt": "q"}}, "lr": 1}
     for wrong in ("a..b=1", ".a=1", "a.=1"):
         with pytest.raises(LimbeckError, match="write key=value"):
             parse_settings([wrong])

@@ -177,7 +177,7 @@ def test_a_checkpoint_of_another_method_is_refused(shelf: Shelf, tmp_path: Path)
 
 
 def test_weights_that_have_diverged_are_told(shelf: Shelf, tmp_path: Path) -> None:
-    with pytest.raises(LimbeckError, match="lr=1e.30: input should be less than or equal to 1"):
+    with pytest.raises(LimbeckError, match=r"lr=1e.30: input should be less than or equal to 1"):
         go(shelf, "opsd", tmp_path / "far", lr=1e30)
     run = open_run(shelf, "opsd", tmp_path / "run")
     for parameter in run._module().parameters():

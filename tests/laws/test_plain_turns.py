@@ -75,9 +75,9 @@ def test_rewards_of_turns_may_be_counts(kind: torch.dtype) -> None:
 def test_a_reward_that_is_read_is_finite(odd: float) -> None:
     rewards = REWARDS.clone()
     rewards[1, 1] = odd
-    with pytest.raises(LimbeckError, match="reward is .* at sequence 1, which the method reads"):
+    with pytest.raises(LimbeckError, match=r"reward is .* at sequence 1, which the method reads"):
         told(reward, torch.ones(B, T), turn_reward=rewards)
-    with pytest.raises(LimbeckError, match="reward is .* at sequence 1, which the method reads"):
+    with pytest.raises(LimbeckError, match=r"reward is .* at sequence 1, which the method reads"):
         told(score, torch.ones(B, T), reward=rewards[:, 1])
     told(turn, torch.ones(B, T), turn_reward=rewards)  # nobody reads it
 
