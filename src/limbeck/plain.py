@@ -30,7 +30,7 @@ from .arguments import (
     refuse_vocabulary,
     width_of,
 )
-from .axes.reader import old, student, writer
+from .axes.reader import Reader, old, student, writer
 from .errors import LimbeckError, shown, whole
 from .finite import Doubt, Key, Places, doubts_of_carrier, doubts_of_field, refuse_doubts
 from .math.statistic import LogProb
@@ -160,7 +160,12 @@ class Objective:
         batch = Batch(record, scores, step, all_sum or (lambda x: x), self.memory)
         heard = hear(method, batch)
         given = {name for name, x in clocks.items() if x is not None}
-        refuse_doubts(heard, batch, rows.doubts(fields, batch, carrier, given), Places(rows.b_N, rows.t_N, rows.order))
+        refuse_doubts(
+            heard,
+            batch,
+            rows.doubts(fields, batch, carrier, given, method.slots),
+            Places(rows.b_N, rows.t_N, rows.order),
+        )
         result: Loss = loss(method, heard, carrier)
         metrics = {f"term/{name}": value for name, value in result.terms.items()}
         return Outcome(result.loss, {"loss": float(result.loss.detach()), **metrics})
@@ -251,9 +256,15 @@ class _Rows:
         return View(_detached(self.carrier(c)))
 
     def doubts(
-        self, fields: Mapping[str, Tensor | None], batch: Batch, live: Carrier, given: set[str]
+        self,
+        fields: Mapping[str, Tensor | None],
+        batch: Batch,
+        live: Carrier,
+        given: set[str],
+        slots: Mapping[str, Reader],
     ) -> dict[Key, list[Doubt]]:
         """What nothing may read, by what might: under the names of the arguments that hold it."""
+        slot_of = {reader.key: slot for slot, reader in slots.items()}
         width = width_of(live)
         found: dict[Key, list[Doubt]] = {}
         for name, value in fields.items():
@@ -261,7 +272,7 @@ class _Rows:
             found["field", name] = list(doubts_of_field(called, None if held is None else held[self.order]))
         for role, view in batch.scores.items():
             form = "topk" if isinstance(view.carrier, TopK) else "logp"
-            called = f"{role}_{form}" if role != old.role or "old_logp" in given else "student_logp"
+            called = f"{slot_of.get(role, role)}_{form}" if role != old.role or "old_logp" in given else "student_logp"
             found["role", role] = list(doubts_of_carrier(called, view.carrier, width))
         found["role", student.role] = list(doubts_of_carrier("student_logp", _detached(live), width))
         if given:  # else it is the student itself; a trainer with a loss scaler skips a step of NaN on its own

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import limbeck as lb
-from limbeck.axes import reinforce, reward, sample, score, student, to_go, token_sum, turn
+from limbeck.axes import hint, init, pathwise, reinforce, reward, sample, score, student, to_go, token_sum, turn
 from limbeck.axes.vec import Vec
 from limbeck.errors import LimbeckError
 
@@ -80,6 +80,14 @@ def test_a_reward_that_is_read_is_finite(odd: float) -> None:
     with pytest.raises(LimbeckError, match=r"reward is .* at sequence 1, which the method reads"):
         told(score, torch.ones(B, T), reward=rewards[:, 1])
     told(turn, torch.ones(B, T), turn_reward=rewards)  # nobody reads it
+
+
+def test_a_view_is_called_as_its_argument_is() -> None:
+    ids, logp = torch.arange(3).expand(B, T, 3), torch.full((B, T, 3), torch.nan)
+    with pytest.raises(LimbeckError, match="^init_given_topk has log-probs that are NaN"):
+        lb.objective(lb.Method(sample(student), lb.Term(init.given(hint), pathwise("fkl", top_k=3)), token_sum))(
+            LOGITS, TOKENS, init_given_topk=(ids, logp)
+        )
 
 
 def test_who_has_a_context_is_yes_or_no() -> None:
