@@ -160,12 +160,8 @@ class Objective:
         batch = Batch(record, scores, step, all_sum or (lambda x: x), self.memory)
         heard = hear(method, batch)
         given = {name for name, x in clocks.items() if x is not None}
-        refuse_doubts(
-            heard,
-            batch,
-            rows.doubts(fields, batch, carrier, given, method.slots),
-            Places(rows.b_N, rows.t_N, rows.order),
-        )
+        doubts = rows.doubts(fields, batch, carrier, given, method.slots)
+        refuse_doubts(heard, batch, doubts, Places(rows.b_N, rows.t_N, rows.order))
         result: Loss = loss(method, heard, carrier)
         metrics = {f"term/{name}": value for name, value in result.terms.items()}
         return Outcome(result.loss, {"loss": float(result.loss.detach()), **metrics})

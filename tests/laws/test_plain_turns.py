@@ -84,7 +84,7 @@ def test_a_reward_that_is_read_is_finite(odd: float) -> None:
 
 def test_a_view_is_called_as_its_argument_is() -> None:
     ids, logp = torch.arange(3).expand(B, T, 3), torch.full((B, T, 3), torch.nan)
-    with pytest.raises(LimbeckError, match="^init_given_topk has log-probs that are NaN"):
+    with pytest.raises(LimbeckError, match=r"^init_given_topk has log-probs that are NaN"):
         lb.objective(lb.Method(sample(student), lb.Term(init.given(hint), pathwise("fkl", top_k=3)), token_sum))(
             LOGITS, TOKENS, init_given_topk=(ids, logp)
         )
