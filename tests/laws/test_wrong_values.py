@@ -146,7 +146,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no bound": (lambda: A.clip(), r"clip\(\) has no bound"),
     "crossed bounds": (lambda: A.clip(1, -1), r"clip\(1, -1\): nothing lies between"),
     "bound nan": (lambda: A.clip(hi=nan), "a bound of clip is nan"),
-    "importance cap": (lambda: importance(student, old, nan), "a bound of clip is nan"),
+    "importance cap": (lambda: importance(student, old, nan), "the cap of an importance ratio .* is nan"),
     "unknown rung": (lambda: A.over("sentence", "mean"), "'sentence' is no unit of text.*did you mean 'sequence'"),
     "rung by number": (lambda: A.over(wrong(2), "mean"), "2 is no unit of text.*use one of token, turn"),
     "column of what": (lambda: column("x", "tokens"), "'tokens' is no unit of text.*did you mean 'token'"),
