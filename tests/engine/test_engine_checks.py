@@ -31,6 +31,7 @@ REFUSED: dict[str, tuple[str, Given, str]] = {
     "a misspelt context": ("opsd", {"contexts": {"solutoin": "x"}}, r"did you mean 'solution'\?"),
     "a context where there is none": ("grpo", {"contexts": {"hint": "x"}}, "it shows no context to anybody"),
     "a folder": ("opsd", {"contexts": {"solution": "/tmp"}}, "contexts.solution='/tmp' is a folder"),
+    "a path that leads nowhere": ("opsd", {"contexts": {"solution": "words/x"}}, "there is no such file"),
     "a file that is not there": ("opsd", {"contexts": {"solution": "words/x.j2"}}, "there is no such file"),
     "nothing in the end": ("opsd", {"contexts": {"solution": "{% set a = solution %}"}}, "renders to nothing"),
     "nothing of that name": ("opsd", {"contexts": {"solution": "{{ solution.uper }}"}}, "renders to nothing"),
