@@ -8,7 +8,7 @@ the track too. It starts with a chance of ``START`` of surviving a turn.
 
 The result is the exact chance of reaching the end. Everything goes through ``lb.objective``::
 
-    python benchmarks/drift.py            # half an hour on one core
+    python benchmarks/drift.py            # a quarter of an hour on one core
 """
 
 from __future__ import annotations
