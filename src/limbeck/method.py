@@ -190,6 +190,11 @@ class Method:
         return {"main": self.source} if isinstance(self.source, Source) else dict(self.source)
 
     @property
+    def sources_within(self) -> tuple[Source, ...]:
+        """Its sources, and those that they are made of."""
+        return tuple(part for source in self.sources.values() for part in walk(source))
+
+    @property
     def parts(self) -> tuple[tuple[Scalar, Term], ...]:
         """Coefficients and terms."""
         assert isinstance(self.terms, Sum)
@@ -240,8 +245,8 @@ class Method:
     @property
     def told(self) -> frozenset[Context]:
         """Its contexts, and what is said between turns: everything whose words a run may replace."""
-        walked = (part for source in self.sources.values() for part in walk(source) if isinstance(part, Sample))
-        return self.contexts | frozenset(part.retry for part in walked if part.retry is not None)
+        writers = (part for part in self.sources_within if isinstance(part, Sample))
+        return self.contexts | frozenset(part.retry for part in writers if part.retry is not None)
 
     @property
     def fields(self) -> frozenset[str]:
@@ -252,10 +257,8 @@ class Method:
     def controllers(self) -> tuple[Controller, ...]:
         """Scalars that are moved by what is measured."""
         scalars = [c for c, _ in self.parts]
-        for source in self.sources.values():
-            scalars += [
-                s for part in walk(source) if isinstance(part, Sample) for s in (part.max_tokens, part.turns) if s
-            ]
+        writers = (part for part in self.sources_within if isinstance(part, Sample))
+        scalars += [s for part in writers for s in (part.max_tokens, part.turns) if s]
         return tuple(dict.fromkeys(c for s in scalars for c in s.controllers))
 
     @property

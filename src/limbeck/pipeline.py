@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import LimbeckError, expect, nearest, whole
+from .method import Method
 from .registry import get
 
 
@@ -29,6 +30,11 @@ class Stage:
     def __post_init__(self) -> None:
         expect("the method of a stage", self.method, str, "give a registered name such as 'kdrl'")
         expect("the settings of a stage", self.settings, Mapping, "give them by name")
+
+    def value(self, settings: Mapping[str, Any] | None = None) -> Method:
+        """Its method, with the arguments among the pipeline's settings and its own, which win."""
+        recipe = get(self.method)
+        return recipe(**{k: v for k, v in {**(settings or {}), **self.settings}.items() if k in recipe.arguments})
 
     def __str__(self) -> str:
         told = ", ".join(f"{k}={v}" for k, v in self.settings.items())

@@ -14,9 +14,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..errors import LimbeckError
-from ..pipeline import Pipeline, Stage
+from ..pipeline import Pipeline
 from ..pipelines import PIPELINES, Plan, get_pipeline
-from ..registry import get
 from .app import is_main_process, stoppable
 from .docstrings import Doc, read
 from .listing import default_of
@@ -149,12 +148,7 @@ def _list(as_json: bool) -> None:
 
 def _teacher(pipeline: Pipeline) -> str:
     """The option for a teacher, where a stage reads one."""
-    values = [get(stage.method)(**_own(stage)) for stage in pipeline.stages]
-    return " --teacher TEACHER" if any("teacher" in value.roles for value in values) else ""
-
-
-def _own(stage: Stage) -> dict[str, Any]:
-    return {k: v for k, v in stage.settings.items() if k in get(stage.method).arguments}
+    return " --teacher TEACHER" if any("teacher" in stage.value().roles for stage in pipeline.stages) else ""
 
 
 def _facts(plan: Plan) -> dict[str, Any]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+import functools
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..axes.context import WRITTEN, Context
 from ..axes.leaves import Column
 from ..axes.reader import Reader
 from ..axes.rewrite import Once, stored
-from ..axes.source import Data, Sample, Source
+from ..axes.source import Data, Sample
 from ..errors import LimbeckError, nearest
 from ..method import Method, Term
-from ..refusals import CLOCKS, DERIVED, walk
+from ..refusals import CLOCKS, DERIVED
 from ..registry import REGISTRY
 from ..tasks import Task
 from ..tasks.base import found
+from ..types import Prompt
 from . import hub
 from .frame import of_prompt
 from .templates import check_names, check_says_something, check_template, read_template, says_the_same
@@ -37,19 +38,19 @@ _REMEDIES = {
 }
 
 
-def data_sources(source: Source) -> list[Data]:
+def data_sources(method: Method) -> list[Data]:
     """Its parts that read written responses."""
-    return [part for part in walk(source) if isinstance(part, Data)]
+    return [part for part in method.sources_within if isinstance(part, Data)]
 
 
 def data_names(method: Method) -> set[str]:
     """What its sources read written responses from."""
-    return {d.name for source in method.sources.values() for d in data_sources(source)}
+    return {d.name for d in data_sources(method)}
 
 
 def samples(method: Method) -> list[Sample]:
     """Its parts that write."""
-    return [p for source in method.sources.values() for p in walk(source) if isinstance(p, Sample)]
+    return [part for part in method.sources_within if isinstance(part, Sample)]
 
 
 def arguments_of(config: RunConfig) -> Mapping[str, object]:
@@ -66,7 +67,7 @@ def check_served(config: RunConfig, method: Method, tasks: Mapping[str, Task]) -
     Raises:
         LimbeckError: naming the method, what it asks for and the remedy.
     """
-    wanted = [(d.name, "pairs" if d.pairs else "responses") for s in method.sources.values() for d in data_sources(s)]
+    wanted = [(d.name, "pairs" if d.pairs else "responses") for d in data_sources(method)]
     shown = {field for context in method.contexts for field in context.fields}
     if {"reward", "correct"} & (method.fields | shown):
         wanted.append(("task", "reward"))
@@ -96,8 +97,7 @@ def _check_turns(config: RunConfig, method: Method, task: Task) -> None:
 def _check_evidence(name: str, method: Method, task: Task) -> None:
     """What contexts show must be something that the task gives."""
     for context in sorted(method.contexts, key=str):
-        asked = {ask.name for ask in context.asks} | ({"skill"} if context.bank else set())
-        missing = [field for field in context.reads if not _gives(task, field, asked)]
+        missing = [field for field in context.reads if not _gives(task, field, _answered(context))]
         if missing and (context.enough == "all" or len(missing) == len(context.reads)):
             raise LimbeckError(
                 f"{name} shows {' or '.join(missing)} to its teacher (context {context.name!r}), but {task.name!r} "
@@ -112,8 +112,7 @@ def _remedy(task: Task, field: str) -> str:
         return "give a task with answers or a verifier"
     if field == "skill":
         return "take a context with a bank of skills"
-    columns = {name for i in range(min(len(task.train), LOOKED_AT)) for name in task.train[i].columns}
-    if field in columns:
+    if any(field in prompt.columns for prompt in _looked_at(task)):
         return (
             f"its {field!r} is a column, which every reader may use as a number or a name: text for privileged readers "
             "goes under 'solution', 'hint' or 'step_feedback', or into Prompt.privileged"
@@ -129,7 +128,16 @@ def _gives(task: Task, field: str, asked: set[str]) -> bool:
         return "reward" in task.serves
     if field in asked or field in WRITTEN:
         return True
-    return any(of_prompt(task.train[i]).get(field) for i in range(min(len(task.train), LOOKED_AT)))
+    return any(of_prompt(prompt).get(field) for prompt in _looked_at(task))
+
+
+def _answered(context: Context) -> set[str]:
+    """Evidence that models and banks give, and not the task."""
+    return {ask.name for ask in context.asks} | ({"skill"} if context.bank else set())
+
+
+def _looked_at(task: Task) -> Iterator[Prompt]:
+    return (task.train[i] for i in range(min(len(task.train), LOOKED_AT)))
 
 
 # ---------------------------------------------------------------- contexts
@@ -137,7 +145,11 @@ def _gives(task: Task, field: str, asked: set[str]) -> bool:
 
 def _check_templates(config: RunConfig, method: Method, task: Task) -> None:
     check_names(method.told, config.contexts, config.method)
-    known = _Known(task)
+
+    @functools.cache  # prompts are looked through only where a template names what is not known of every sequence
+    def known() -> frozenset[str]:
+        return frozenset({"solution"}).union(*(prompt.privileged for prompt in _looked_at(task)))
+
     for context in sorted(method.told, key=str):
         given = config.contexts.get(context.name)
         template = context.block if given is None else read_template(context.name, given)
@@ -148,46 +160,28 @@ def _check_templates(config: RunConfig, method: Method, task: Task) -> None:
             check_template(context, ask.question, known)
 
 
-class _Known:
-    """Names of the privileged texts of a task, looked for in its prompts only where a template names one."""
-
-    def __init__(self, task: Task):
-        self.task = task
-        self._names: set[str] | None = None
-
-    @property
-    def names(self) -> set[str]:
-        """Of all prompts that are looked at."""
-        if self._names is None:
-            prompts = (self.task.train[i] for i in range(min(len(self.task.train), LOOKED_AT)))
-            self._names = {"solution"}.union(*(p.privileged for p in prompts))
-        return self._names
-
-
 def lacking(method: Method, task: Task) -> list[str]:
     """A word on prompts that lack what a context shows: their teacher sees the plain prompt."""
     notes = []
     for context in sorted(method.contexts, key=str):
-        asked = {ask.name for ask in context.asks} | ({"skill"} if context.bank else set())
-        fields = [f for f in context.reads if f not in asked and f not in WRITTEN]
+        fields = [f for f in context.reads if f not in _answered(context) and f not in WRITTEN]
         if context.enough != "all" or not fields:
             continue
-        n = min(len(task.train), LOOKED_AT)
-        count = sum(not all(of_prompt(task.train[i]).get(f) for f in fields) for i in range(n))
-        if count:
+        lack = [not all(of_prompt(prompt).get(f) for f in fields) for prompt in _looked_at(task)]
+        if any(lack):
             notes.append(
-                f"note: {count} of {n} training prompts have no {' and '.join(map(repr, fields))}; there the reader of "
-                f"context {context.name!r} sees the plain prompt."
+                f"note: {sum(lack)} of {len(lack)} training prompts have no {' and '.join(map(repr, fields))}; there "
+                f"the reader of context {context.name!r} sees the plain prompt."
             )
     return notes
 
 
-def same_for_all(config: RunConfig, method: Method) -> list[str]:
+def same_for_all(method: Method, blocks: Mapping[str, str]) -> list[str]:
     """A word on templates of the run that have nothing of the problem in them."""
     return [
         f"note: contexts.{c.name} names nothing of the problem, so its reader sees the same text on every one."
         for c in sorted(method.told, key=str)
-        if c.name in config.contexts and says_the_same(c, read_template(c.name, config.contexts[c.name]))
+        if c.name in blocks and says_the_same(c, blocks[c.name])
     ]
 
 
@@ -254,14 +248,14 @@ def _same(name: str | None, student: str) -> bool:
     """
     if name is None or name == student:
         return name != "embedded"
-    paths = [found(x, "folder") for x in (name, student)]
-    return None not in paths and Path(paths[0] or "").resolve() == Path(paths[1] or "").resolve()
+    here, there = found(name, "folder"), found(student, "folder")
+    return here is not None and there is not None and here.resolve() == there.resolve()
 
 
 def _targets(term: Term, method: Method) -> list[Reader]:
     """Whom a term compares the student with: the views it reads, and those whose log-probs its source stores."""
     columns = {node.name for v in term.vecs for node in v.walk() if isinstance(node, Column)}
-    kept = [p.score for source in method.sources.values() for p in walk(source) if isinstance(p, Once)]
+    kept = [part.score for part in method.sources_within if isinstance(part, Once)]
     heard = [reader for reader in kept if reader is not None and stored(reader) in columns]
     return [reader for reader, _ in term.needs if reader.key not in CLOCKS] + heard
 
@@ -275,8 +269,4 @@ def _silent(term: Term, same: set[str], method: Method) -> bool:
 
 def _shows_nothing(reader: Reader, same: set[str]) -> bool:
     own = reader.role in same or reader.role.partition("(")[0] in DERIVED
-    return own and reader.tau == 1 and not any(_speaks(context) for context in reader.context)
-
-
-def _speaks(context: Context) -> bool:
-    return bool(context.block)
+    return own and reader.tau == 1 and not any(context.block for context in reader.context)

@@ -18,7 +18,7 @@ import numpy as np
 from ..axes.context import Context
 from ..axes.source import Sample
 from ..errors import LimbeckError, shown
-from ..tasks.base import Episode, EpisodeDied, Observation
+from ..tasks.base import Episode, EpisodeDied, Observation, half_character
 from ..types import STUDENT, TEACHER, Prompt
 from .desk import Desk
 from .frame import of_prompt
@@ -159,7 +159,7 @@ def checked(said: object) -> Observation:
     for name, value in (("text", said.text), ("role", said.role), ("feedback", said.feedback)):
         if not isinstance(value, str) and not (name == "feedback" and value is None):
             raise EpisodeDied(f"its {name} was {shown(value)} instead of a text")
-        if value and any("\ud800" <= c <= "\udfff" for c in value):
+        if value and half_character(value) is not None:
             raise EpisodeDied(f"its {name} has half a character, which no tokenizer reads")
     if len(said.text) > LONGEST:
         raise EpisodeDied(f"it said {len(said.text):,} characters, more than any model reads")

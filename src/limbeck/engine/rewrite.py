@@ -177,7 +177,7 @@ def _recast(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> Row 
     """One sequence under its new prompt; None where it has nothing to say there, or the prompt nothing to show."""
     turns = row.turns
     known = {**known, **{f"turn_{t}": desk.policies["student"].text(p.ids) for t, p in enumerate(turns)}}
-    known |= {f"said_{t}": text for t, text in enumerate(_answers(row))}
+    known |= {f"said_{t}": text for t, text in enumerate(_said(row))}
     pieces = _response(source, row, known, desk)
     if not pieces:
         return None
@@ -198,7 +198,7 @@ def _recast(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> Row 
     return replace(row, prompt_ids=ids, pieces=pieces)
 
 
-def _answers(row: Row) -> list[str]:
+def _said(row: Row) -> list[str]:
     """What was said to each turn of a sequence; empty where nothing was."""
     said: list[str] = []
     for piece in row.pieces:

@@ -136,7 +136,7 @@ def notices(shop: Workshop) -> list[str]:
     """What is allowed and worth knowing before the first step."""
     student, teacher = shop.student, shop.policies.get("teacher")
     few = [*few_problems(shop.desk.tasks["task"], shop.config.eval_size), *lineage.consistency(shop)]
-    few += [*same_for_all(shop.config, shop.method), *lacking(shop.method, shop.desk.tasks["task"])]
+    few += [*same_for_all(shop.method, shop.desk.blocks), *lacking(shop.method, shop.desk.tasks["task"])]
     if teacher is None or set(teacher.eos) & set(student.eos):
         return few
     names = [" ".join(map(repr, p.tokenizer.convert_ids_to_tokens(list(p.eos)))) for p in (student, teacher)]

@@ -143,8 +143,7 @@ def _fitting(
 
 def _understood(stage: Stage, settings: Mapping[str, Any]) -> frozenset[Entry]:
     """The contexts that a stage's method shows, and the further models that it reads."""
-    recipe = get(stage.method)
-    value = recipe(**{k: v for k, v in {**settings, **stage.settings}.items() if k in recipe.arguments})
+    value = stage.value(settings)
     shown = {("contexts", context.name) for context in value.told if context.block}
     return frozenset(shown | {("others", role) for role in value.others})
 

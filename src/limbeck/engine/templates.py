@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jinja2 import ChainableUndefined, TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -103,30 +103,21 @@ def check_names(contexts: Iterable[Context], given: Mapping[str, str], method: s
             )
 
 
-class Names(Protocol):
-    """Names that are asked for where a template has one that is not known of every sequence."""
-
-    @property
-    def names(self) -> Collection[str]:
-        """All of them."""
-        ...
-
-
-def check_template(context: Context, template: str, problem: Names) -> None:
+def check_template(context: Context, template: str, problem: Callable[[], Collection[str]]) -> None:
     """Refuse a template that names what is not known: it would say nothing there, on every sequence.
 
     Args:
         context: whose template it is.
         template: in force for it.
-        problem: names of the problem's own evidence.
+        problem: gives the names of the problem's own evidence, where it is asked.
 
     Raises:
         LimbeckError: with the nearest name, or where it is no template.
     """
     always = {"id", "prompt", "solution", *WRITTEN, *context.reads, *(ask.name for ask in context.questions)}
     for unknown in sorted(_named(template, context.name) - always):
-        if unknown not in problem.names:
-            known = {*always, *problem.names}
+        if unknown not in problem():
+            known = {*always, *problem()}
             raise LimbeckError(
                 f"the template of context {context.name!r} names {unknown!r}{nearest(unknown, known)}, which is not "
                 f"known of a sequence; use some of {', '.join(sorted(known))}, or let the task give it as privileged "

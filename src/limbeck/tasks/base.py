@@ -20,6 +20,15 @@ def found(path: str | Path, kind: Literal["file", "folder"]) -> Path | None:
         return None
 
 
+def half_character(text: str) -> str | None:
+    """The first lone surrogate of a text: half a character, which no tokenizer reads and no file holds."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return None
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a verifier says of one response.

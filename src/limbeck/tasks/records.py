@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import LimbeckError, nearest
 from ..types import Prompt
 from .answers import describe, extract_answer, same_answer
-from .base import Response, Verdict, yes_or_no
+from .base import Response, Verdict, half_character, yes_or_no
 
 PRIVILEGED = ("answer", "solution", "hint", "step_feedback")
 KEYS = ("id", "prompt", "messages", *PRIVILEGED, "response", "chosen", "rejected")
@@ -141,11 +141,10 @@ def _refuse_half_characters(value: Any, where: str, depth: int = 4) -> None:
         return
     match value:
         case str():
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                half = f"\\u{ord(value[error.start]):04x}"
-                raise LimbeckError(f"{where}: the text has half a character ({half}): mend or remove it.") from error
+            half = half_character(value)
+            if half is not None:
+                told = f"\\u{ord(half):04x}"
+                raise LimbeckError(f"{where}: the text has half a character ({told}): mend or remove it.")
         case Mapping():
             for key, inner in value.items():
                 _refuse_half_characters(key, where, depth - 1)
