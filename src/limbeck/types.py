@@ -30,15 +30,25 @@ class Prompt:
 
     Attributes:
         id: unique within a task and split.
-        messages: chat messages (``{"role": ..., "content": ...}``), rendered by the student's chat template.
+        messages: chat messages (``{"role": ..., "content": ...}`` and whatever else the template writes, such as
+            ``tool_calls``), rendered by the student's chat template.
         privileged: text that only a verifier or a privileged reader may see (``answer``, ``solution``, ``hint``).
         columns: numbers or strings that come with the problem (difficulty, domain).
+        chat_template_kwargs: further variables of the chat template (``tools``, ``documents``, ``enable_thinking``).
+        where: the file and line it was read from, for messages; empty where a task made it.
     """
 
     id: str
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Mapping[str, Any], ...]
     privileged: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, float | str] = field(default_factory=dict)
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    where: str = field(default="", compare=False)
+
+    @property
+    def at(self) -> str:
+        """``FILE, line N: `` in front of a message, or nothing."""
+        return f"{self.where}: " if self.where else ""
 
 
 @dataclass(frozen=True)

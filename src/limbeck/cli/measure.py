@@ -15,7 +15,7 @@ from .run import Json, Sets
 from .settings import check_model, check_task
 from .threads import settle
 
-SETTINGS = ("max_tokens", "template", "remote_code", "cpu", "task_options")
+SETTINGS = ("max_tokens", "template", "remote_code", "skip_overlong", "cpu", "task_options")
 """Fields of a run that ``--set`` may name here."""
 
 ROWS = (
@@ -52,8 +52,8 @@ def evaluate(
     [cyan]limbeck eval --student embedded --teacher embedded[/]
     [cyan]limbeck eval --student runs/mine/student --task problems.jsonl --samples 8[/]
 
-    --set takes the names of a run: max_tokens, template, remote_code, cpu,
-    task_options.NAME.
+    --set takes the names of a run: max_tokens, template, remote_code,
+    skip_overlong, cpu, task_options.NAME.
     """
     arguments = _arguments(task, settings or [])
     check_model("student", student)

@@ -74,9 +74,10 @@ def check_served(config: RunConfig, method: Method, tasks: Mapping[str, Task]) -
     for which, service in wanted:
         if service not in tasks[which].serves:
             offers = ", ".join(sorted(tasks[which].serves)) or "prompts only"
+            some = getattr(tasks[which], "lacking", {}).get(service)  # other records have it
             raise LimbeckError(
-                f"{config.method} reads {service} from {tasks[which].name!r}, which serves {offers}; "
-                f"{_REMEDIES[service]}."
+                f"{config.method} reads {service} from {tasks[which].name!r}, which serves {offers}"
+                f"{f' ({some})' if some else ''}; {_REMEDIES[service]}."
             )
     _check_turns(config, method, tasks["task"])
     _check_evidence(config.method, method, tasks["task"])

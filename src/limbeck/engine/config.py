@@ -41,6 +41,9 @@ class RunConfig(BaseModel):
     token_budget: int = Field(0, ge=0, description="stop once so many tokens are written, if that is earlier; 0: never")
     prompts: int = Field(32, ge=1, description="prompts a step, over all processes")
     max_tokens: int = Field(128, ge=1, description="limit of a response, in tokens")
+    skip_overlong: bool = Field(
+        False, description="leave out prompts that are too long for a model's window instead of refusing them"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="decides data order, sampling and initialisation")
 
     lr: float = Field(1e-5, gt=0, le=1, description="peak learning rate of AdamW")

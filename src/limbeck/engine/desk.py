@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import LimbeckError
-from ..tasks import Task
+from ..tasks import Response, Task
 from ..types import Prompt
 from .feed import Feed
-from .models import Policy, render
+from .models import Policy
 from .state import Memory
+
+
+class TooLong(LimbeckError):
+    """A prompt leaves no room for its response in some model's window."""
 
 
 @dataclass
@@ -27,6 +31,7 @@ class Desk:
         blocks: templates that replace those of contexts, by name.
         formats: roles that read prompts in a chat format of their own.
         turns: of an episode, where the source does not say.
+        skip_overlong: whether prompts that are too long are left out instead of refused.
         longest: limit of any source's response, where that is more than ``max_tokens``.
         died: why environments broke off episodes since the last step, one clause for each.
         last_death: the first of them in the newest step that had one.
@@ -43,6 +48,7 @@ class Desk:
     formats: frozenset[str] = frozenset()
     turns: int = 1
     longest: int = 0
+    skip_overlong: bool = False
     died: list[str] = field(default_factory=list)
     last_death: str = ""
     memory: Memory = field(default_factory=Memory)
@@ -50,11 +56,22 @@ class Desk:
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The rendered prompt, checked against the context of every model."""
-        key = (prompt.id, str(prompt.messages))
+        key = (prompt.id, str((prompt.messages, prompt.chat_template_kwargs)))
         if key not in self.rendered:
-            room = max(self.max_tokens, self.longest)
-            self.rendered[key] = self.render(prompt.messages, "student", f"prompt {prompt.id!r}", room)
+            self.rendered[key] = self.measured(prompt)
         return self.rendered[key]
+
+    def measured(self, prompt: Prompt) -> list[int]:
+        """The same without keeping it."""
+        return self.render(prompt, "student", f"prompt {prompt.id!r}", max(self.max_tokens, self.longest))
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether a prompt leaves room for its response in the window of every model."""
+        try:
+            self.prompt_ids(prompt)
+        except TooLong:
+            return False
+        return True
 
     def foreign(self, role: str) -> bool:
         """Whether a role reads prompts in a chat format of its own."""
@@ -64,44 +81,44 @@ class Desk:
         """A role's model; what equals the student at the start of a batch is the student."""
         return self.policies["student" if role in ("student", "old", "synced(1)") else role]
 
-    def render(
-        self, messages: tuple[Mapping[str, str], ...], role: str, what: str, room: int, written: bool = False
-    ) -> list[int]:
-        """Token ids of a conversation as a role reads it, with room for ``room`` tokens behind it.
+    def render(self, prompt: Prompt, role: str, what: str, room: int, written: bool = False) -> list[int]:
+        """Token ids of a prompt as a role reads it, with room for ``room`` tokens behind it.
 
         ``written`` says that they are there already: a context has to be shorter, or what is written from now on.
 
         Raises:
-            LimbeckError: too long, empty, or with tokens that another model's vocabulary lacks.
+            TooLong: it leaves no such room.
+            LimbeckError: empty, or with tokens that another model's vocabulary lacks.
         """
         student = self.policies["student"]
-        ids = render(self.policy(role) if self.foreign(role) else student, [dict(m) for m in messages])
+        reader = self.policy(role) if self.foreign(role) else student
+        ids = reader.chat.ids(prompt)
         limit = min(p.context for p in self.policies.values()) if role == "student" else self.policy(role).context
         if len(ids) + room > limit:
             behind = f"what is written behind it has {room}" if written else f"the response may have {room}"
             turns = " or episode_turns" if written else ""
-            raise LimbeckError(
-                f"{what} has {len(ids)} tokens and {behind}, but the model reads only {limit}; shorten it, or lower "
-                f"max_tokens{turns}."
+            raise TooLong(
+                f"{prompt.at}{what} has {len(ids)} tokens and {behind}, but the model reads only {limit}; shorten it, "
+                f"or lower max_tokens{turns}{'' if written else ', or leave such prompts out (skip_overlong=true)'}."
             )
         if ids and max(ids) >= student.vocabulary:
             token = student.tokenizer.convert_ids_to_tokens(max(ids))
             raise LimbeckError(
-                f"{what} has the token {token!r}, which the other model's vocabulary lacks; use another chat template "
-                "(--set template=FILE.jinja) or models of one family."
+                f"{prompt.at}{what} has the token {token!r}, which the other model's vocabulary lacks; use another "
+                f"chat template (--set {reader.chat.setting}=FILE.jinja) or models of one family."
             )
         if not ids:
-            raise LimbeckError(f"{what} renders to no token; give it text or a template with some.")
+            raise LimbeckError(f"{prompt.at}{what} renders to no token; give it text or a template with some.")
         return ids
 
-    def response_ids(self, prompt: Prompt, text: str) -> list[int]:
-        """The tokens of a written response, without an end."""
+    def response_ids(self, prompt: Prompt, response: Response) -> list[int]:
+        """The tokens that a written response teaches behind its prompt, the end of the turn included."""
         policy = self.policies["student"]
-        ids: list[int] = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if ids and max(ids) >= policy.vocabulary:
+        ids = policy.chat.reply_ids(prompt, response.message, policy.end)
+        if max(ids) >= policy.vocabulary:
             token = policy.tokenizer.convert_ids_to_tokens(max(ids))
             raise LimbeckError(
-                f"the response of prompt {prompt.id!r} has the token {token!r}, which the other model's vocabulary "
-                "lacks; take it out of the text, or use models of one family."
+                f"{prompt.at}the response of prompt {prompt.id!r} has the token {token!r}, which the other model's "
+                "vocabulary lacks; take it out of the text, or use models of one family."
             )
         return ids

@@ -22,7 +22,7 @@ from ..tasks.base import Episode, EpisodeDied, Observation, half_character
 from ..types import STUDENT, TEACHER, Prompt
 from .desk import Desk
 from .frame import of_prompt
-from .models import Policy, render_text
+from .models import Policy
 from .rows import Piece, Row
 from .sampler import Law, Written, generate
 from .templates import fill
@@ -33,8 +33,6 @@ MOST_REWARD = 1e30
 
 LONGEST = 100_000
 """Characters of one observation; tokenizing more takes minutes, and no window holds them."""
-
-_MARK = "\u241f"  # a symbol that no template writes
 
 
 @dataclass
@@ -71,7 +69,9 @@ class Seat:
         self.feedback += [said.feedback] if said.feedback else []
         self.done = said.done
         if not said.done:
-            self.pieces.append(Piece(between(policy, said, written.ids), None, author, scored=False, said=said.text))
+            self.pieces.append(
+                Piece(between(policy, said, written.ids, self.prompt), None, author, scored=False, said=said.text)
+            )
 
     def row(self) -> Row:
         """The finished episode; it always has a turn, if an empty one."""
@@ -226,28 +226,19 @@ def _replay(source: Sample, pen: Pen, prompts: Sequence[Prompt], seats: list[Sea
                 seat.act(Written(piece.ids, piece.logp or [], False), TEACHER, False, policy)
 
 
-def between(policy: Policy, said: Observation, written: list[int]) -> list[int]:
-    """The tokens between a reply and the next one: the rest of its message, the observation, the next opening."""
-    messages = [
-        {"role": "user", "content": "-"},
-        {"role": "assistant", "content": _MARK},
-        {"role": said.role, "content": said.text},
-    ]
+def between(policy: Policy, said: Observation, written: list[int], prompt: Prompt | None = None) -> list[int]:
+    """The tokens between a reply and the next one: the rest of its message, the observation, the next opening.
+
+    Args:
+        policy: in whose chat format the episode is played.
+        said: what the environment says.
+        written: the reply; the end that the template writes is left out where the reply ended itself.
+        prompt: of the episode, with the variables of its chat template.
+    """
+    prompt = prompt or Prompt("", ())
     try:
-        text = _rendered(policy, messages)
+        ids = policy.chat.between(prompt, {"role": said.role, "content": said.text})
     except LimbeckError:  # few templates know other roles than these
-        text = _rendered(policy, [*messages[:2], {"role": "user", "content": said.text}])
-    ids: list[int] = policy.tokenizer(text.partition(_MARK)[2], add_special_tokens=False)["input_ids"]
+        ids = policy.chat.between(prompt, {"role": "user", "content": said.text})
     ended = bool(written) and written[-1] in policy.eos
-    return ids[1:] if ended and ids and ids[0] == written[-1] else ids
-
-
-def _rendered(policy: Policy, messages: list[dict[str, str]]) -> str:
-    """A conversation as text; refused where the template drops what the assistant said."""
-    text = render_text(policy, messages)
-    if _MARK not in text:
-        raise LimbeckError(
-            f"the chat template of {policy.name!r} drops what the assistant said before, so a second turn cannot "
-            "follow it; give another with --set template=FILE.jinja."
-        )
-    return text
+    return ids[1:] if ended and ids and ids[0] in (written[-1], policy.chat.end) else ids

@@ -24,6 +24,7 @@ from ..types import DATA, STUDENT, TEACHER, Dense, Hidden, Prompt, Rollout
 from .batch import detached, run_model
 from .desk import Desk
 from .episode import played
+from .frame import last_text
 from .models import Policy
 from .rows import assemble, single
 from .sampler import Law, generate
@@ -46,7 +47,8 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         test = self.task.test
-        self.prompts: list[Prompt] = [test[i] for i in range(min(self.size, len(test)))]
+        prompts = [test[i] for i in range(min(self.size, len(test)))]
+        self.prompts: list[Prompt] = [p for p in prompts if not self.desk.skip_overlong or self.desk.fits(p)]
         self._reference: Rollout | None = None
 
     @property
@@ -106,8 +108,7 @@ class Evaluator:
             return None
         rows = []
         for p in self.prompts:
-            ids = self.desk.response_ids(p, self.task.responses(p)[0].text)[: self.desk.max_tokens - 1]
-            ids = [*ids, self.desk.policies["student"].end]
+            ids = self.desk.response_ids(p, self.task.responses(p)[0])[: self.desk.max_tokens]
             rows.append(single(p, self.desk.prompt_ids(p), ids, None, DATA))
         return assemble([[row] for row in rows], "main")
 
@@ -140,7 +141,7 @@ class Evaluator:
         verified = "reward" in self.task.serves
         turns = _turns(record, b, tokenizer) if "episodes" in self.task.serves else {}
         return turns | {
-            "prompt": prompt.messages[-1]["content"],
+            "prompt": last_text(prompt),
             "response": str(tokenizer.decode(ids, skip_special_tokens=True)),
             "tokens": [str(tokenizer.decode([i])) for i in ids],
             "student_logp": stats["logp"][mine].tolist(),

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -28,7 +29,12 @@ def of_prompt(prompt: Prompt) -> Evidence:
     """What the problem itself holds."""
     known: Evidence = dict(prompt.privileged)
     known.setdefault("solution", known.get("answer", ""))
-    return {**known, "id": prompt.id, "prompt": prompt.messages[-1]["content"] if prompt.messages else ""}
+    return {**known, "id": prompt.id, "prompt": last_text(prompt)}
+
+
+def last_text(prompt: Prompt) -> str:
+    """What the last message says; nothing where it has no text."""
+    return str(prompt.messages[-1].get("content") or "") if prompt.messages else ""
 
 
 def of_record(record: Rollout, desk: Desk) -> list[Evidence]:
@@ -105,7 +111,7 @@ def _answers(ask: Ask, known: list[Evidence], desk: Desk, name: str) -> list[str
     policy = desk.policy(ask.by)
     limit = ask.max_tokens or desk.max_tokens
     ids = [
-        desk.render(({"role": "user", "content": t},), ask.by, f"a question of context {name!r}", limit)
+        desk.render(Prompt("", ({"role": "user", "content": t},)), ask.by, f"a question of context {name!r}", limit)
         for t in different
     ]
     written = generate(Law(((policy, 1.0),)), ids, limit, desk.batch)
@@ -168,14 +174,19 @@ class Lens:
             blocks = [t.blocks[b] for t in told]
             what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
             room = int(self.record.start_B1[b + 1] - self.record.start_B1[b] - self.record.root_B[b])
-            prompts.append(self.desk.render(behind(prompt, blocks), reader.role, what, room, written=True))
+            prompts.append(self.desk.render(shown(prompt, blocks), reader.role, what, room, written=True))
         return reframed(self.record, prompts)
 
 
-def behind(prompt: Prompt, blocks: Sequence[str | None]) -> tuple[Mapping[str, str], ...]:
+def shown(prompt: Prompt, blocks: Sequence[str | None]) -> Prompt:
+    """The prompt with blocks behind its last message."""
+    return replace(prompt, messages=behind(prompt, blocks))
+
+
+def behind(prompt: Prompt, blocks: Sequence[str | None]) -> tuple[Mapping[str, Any], ...]:
     """The prompt's messages with blocks behind the last one."""
     *before, last = prompt.messages
-    text = "\n\n".join([last["content"], *(b for b in blocks if b)])
+    text = "\n\n".join([last["content"] or "", *(b for b in blocks if b)])
     return (*before, {**last, "content": text})
 
 

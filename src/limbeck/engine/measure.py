@@ -27,6 +27,7 @@ def evaluate(
     samples: int = 1,
     template: str | None = None,
     remote_code: bool = False,
+    skip_overlong: bool = False,
     cpu: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def evaluate(
         "eval_size": size,
         "template": template,
         "remote_code": remote_code,
+        "skip_overlong": skip_overlong,
         "cpu": cpu,
     }
     config = checked(settings)
@@ -56,11 +58,11 @@ def evaluate(
         raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {task!r} has none; give answers.")
     quiet = console or Console(stderr=True)
     with quiet.status("measuring"):
-        shop = open_workshop(config, build_method(config), tasks, {}, accelerator_for("no", cpu))
+        shop = open_workshop(config, build_method(config), tasks, {}, accelerator_for("no", cpu), learns=False)
         evaluator = Evaluator(shop.desk, size, config.micro_tokens)
         if not evaluator.prompts:
             raise LimbeckError(f"{task!r} holds out no problem (size is {size}); give more of them, or test_path=FILE.")
-        for sentence in few_problems(tasks["task"], size):
+        for sentence in (*shop.read, *few_problems(tasks["task"], size)):
             quiet.print(sentence, style="yellow", highlight=False)
         out = evaluator.measure()
         if samples > 1:

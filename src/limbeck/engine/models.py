@@ -14,15 +14,14 @@ from transformers.utils.logging import disable_progress_bar
 from .. import embedded
 from ..errors import LimbeckError
 from ..tasks.base import found
-from ..types import Dense, Head, Hidden
+from ..types import Dense, Head, Hidden, Prompt
 from . import hub
+from .chat import Chat, template_text
 
 _FULL = (MemoryError, torch.OutOfMemoryError)
 """No fault of a folder."""
 
 disable_progress_bar()  # the run has a bar of its own
-
-PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 class Scorer(nn.Module):
@@ -94,6 +93,7 @@ class Policy:
         tokenizer: of the model.
         name: as the user wrote it.
         template: chat template text, or None for the tokenizer's own.
+        format: the chat format in which it reads, where that is not that of its own template.
         vocabulary: size that student and teacher share.
     """
 
@@ -101,6 +101,7 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     name: str
     template: str | None = None
+    format: Chat | None = None
 
     @property
     def model(self) -> Any:
@@ -124,17 +125,36 @@ class Policy:
         return next(self.model.parameters()).device
 
     @property
-    def eos(self) -> tuple[int, ...]:
-        """Ids that end a response."""
+    def chat(self) -> Chat:
+        """The chat format in which it reads."""
+        if self.format is None:
+            self.format = Chat(self.tokenizer, self.template, self.name, self.stops)
+        return self.format
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Ids that end a response by the model's own settings."""
         own = self.model.generation_config.eos_token_id if self.model.generation_config else None
         ids = own if own is not None else self.tokenizer.eos_token_id
         ids = ids if isinstance(ids, list) else [ids]
         return tuple(int(i) for i in ids if i is not None)
 
     @property
+    def eos(self) -> tuple[int, ...]:
+        """Ids that end a response: what its chat format puts behind a reply, and the model's own."""
+        end = self.chat.end
+        return tuple(dict.fromkeys((*(() if end is None else (end,)), *self.stops)))
+
+    @property
     def end(self) -> int:
-        """The first of them that the shared vocabulary has."""
-        return next(i for i in self.eos if i < self.vocabulary)
+        """The token that a written response is taught to end with.
+
+        Where the format has none, as ``plain``, the first of the model's own that is not the end of a chat.
+        """
+        if self.chat.end is not None:
+            return self.chat.end
+        own = [i for i in self.stops if i < self.vocabulary]
+        return next((i for i in own if i != own_end(self)), own[0])
 
     @property
     def pad(self) -> int:
@@ -177,7 +197,7 @@ def load_policy(
         name = getattr(spec, "name_or_path", "") or type(spec).__name__
         spec.eval()  # a constructor leaves dropout on
         tokenizer = tokenizer or _tokenizer_of(spec, role, remote_code)
-        chat = _template(tokenizer, template, name) if role == "student" else None
+        chat = template_text(tokenizer, template, name) if role == "student" else None
         return Policy(Scorer(spec, len(tokenizer)), tokenizer, name, chat)
     path = str(embedded.path(role if role in ("student", "teacher") else "student")) if spec == "embedded" else spec
     here = found(path, "folder")
@@ -186,7 +206,7 @@ def load_policy(
     path = str(here or path)
     hub.refuse_unreachable(role, spec)
     tokenizer = tokenizer or _tokenizer(path, role, remote_code)
-    chat = _template(tokenizer, template, spec) if role == "student" else None  # only its prompts are rendered
+    chat = template_text(tokenizer, template, spec) if role == "student" else None  # only its prompts are rendered
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,
@@ -204,8 +224,17 @@ def load_policy(
 
 
 def speaking(policy: Policy, template: str) -> Policy:
-    """The policy with a chat format: ``own`` is its tokenizer's, else a Jinja file or ``plain``."""
-    return replace(policy, template=_template(policy.tokenizer, None if template == "own" else template, policy.name))
+    """The teacher with a chat format of its own: ``own`` is its tokenizer's, else a Jinja file or ``plain``."""
+    setting = "teacher_template"
+    text = template_text(policy.tokenizer, None if template == "own" else template, policy.name, setting)
+    return replace(policy, template=text, format=Chat(policy.tokenizer, text, policy.name, policy.stops, setting))
+
+
+def own_end(policy: Policy) -> int | None:
+    """The token that ends a turn in the format of the model's own tokenizer; None where it has none."""
+    if not getattr(policy.tokenizer, "chat_template", None):
+        return None
+    return Chat(policy.tokenizer, None, policy.name, policy.stops).end
 
 
 def _tokenizer_of(model: PreTrainedModel, role: str, remote_code: bool) -> PreTrainedTokenizerBase:
@@ -244,48 +273,9 @@ def _reason(e: Exception) -> str:
     return f"{line}; give a model folder or hub name with a tokenizer and safetensors weights (pickles are not read)."
 
 
-def _template(tokenizer: PreTrainedTokenizerBase, template: str | None, name: str) -> str | None:
-    """The chat template text to use; None for the tokenizer's own."""
-    if template == "plain":
-        return PLAIN_TEMPLATE
-    if template is not None:
-        file = found(template, "file")
-        if file is None:
-            raise LimbeckError(f"template={template!r}: there is no such file; give a Jinja file or 'plain'.")
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as e:
-            raise LimbeckError(
-                f"template={template!r}: it cannot be read ({e}); give a Jinja file in UTF-8, or 'plain'."
-            ) from None
-    if not getattr(tokenizer, "chat_template", None):
-        raise LimbeckError(
-            f"the tokenizer of {name!r} has no chat template; give one with --set template=FILE.jinja, or "
-            "--set template=plain to use the message text as it is."
-        )
-    return None
-
-
-def render_text(policy: Policy, messages: list[dict[str, str]]) -> str:
-    """A conversation as its chat template writes it, ready for the assistant's reply."""
-    try:
-        text = policy.tokenizer.apply_chat_template(
-            messages, chat_template=policy.template, add_generation_prompt=True, tokenize=False
-        )
-    except Exception as e:  # a template is a program, and may fail as any does
-        said = next(iter(str(e).splitlines()), type(e).__name__).rstrip(".")
-        raise LimbeckError(
-            f"the chat template of {policy.name!r} cannot render {str(messages)[:80]} ({said}); give "
-            "another with --set template=FILE.jinja or template=plain."
-        ) from None
-    return str(text)
-
-
-def render(policy: Policy, messages: list[dict[str, str]]) -> list[int]:
+def render(policy: Policy, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Token ids of a conversation, ready for the assistant's reply."""
-    text = render_text(policy, messages)
-    ids: list[int] = policy.tokenizer(text, add_special_tokens=policy.template == PLAIN_TEMPLATE)["input_ids"]
-    return ids
+    return policy.chat.ids(Prompt("", tuple(messages)))
 
 
 def share_vocabulary(student: Policy, *others: Policy) -> None:
@@ -330,12 +320,14 @@ def _size(vocabulary: Mapping[str, int]) -> int:
 
 def _refuse_endless(student: Policy) -> None:
     """Refuse a student that cannot end a response."""
-    if not student.eos:
+    if not student.stops:
         raise LimbeckError(
             f"{student.name!r} has no token that ends a response; set eos_token_id in its generation_config.json."
         )
-    if min(student.eos) >= student.vocabulary:
-        token = student.tokenizer.convert_ids_to_tokens(min(student.eos))
+    end = student.chat.end
+    lacking = [i for i in (min(student.stops), end) if i is not None and i >= student.vocabulary]
+    if lacking:
+        token = student.tokenizer.convert_ids_to_tokens(lacking[0])
         raise LimbeckError(
             f"{student.name!r} ends a response with {token!r}, which the other model's vocabulary lacks; use models of "
             "one family."
@@ -356,6 +348,15 @@ def add_lora(policy: Policy, rank: int, alpha: int) -> None:
         )
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     policy.scorer.model = get_peft_model(policy.scorer.model, config)
+
+
+def keep_format(policy: Policy, model: Any) -> None:
+    """Give tokenizer and model, before they are saved, the chat template in force and the token that ends its turns."""
+    if policy.template is not None:
+        policy.tokenizer.chat_template = policy.template
+    end, config = policy.chat.end, model.generation_config
+    if end is not None and end not in policy.stops and config is not None:
+        config.eos_token_id = [*policy.stops, end]
 
 
 def freeze(policy: Policy) -> Policy:

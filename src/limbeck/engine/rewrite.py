@@ -15,10 +15,11 @@ from ..axes.rewrite import stored as column_of
 from ..axes.source import Resample
 from ..axes.vec import Vec
 from ..objective import Batch
+from ..tasks import Response
 from ..types import DATA, STUDENT, TEACHER, Prompt, Rollout, Sampled
 from .batch import read_view
 from .desk import Desk
-from .frame import behind, of_record
+from .frame import of_record, shown
 from .rows import Piece, Row, assemble, from_json, single, to_json
 from .sampler import Law, generate
 from .templates import block, fill
@@ -137,7 +138,7 @@ def refined(source: Refine, pen: Pen, prompts: Sequence[Prompt] | None) -> Group
     for prompt, k in zip(record.prompts, known, strict=True):
         blocks = [block(c, k, desk.blocks) for c in reader.context]
         what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
-        seen.append(desk.render(behind(prompt, blocks), reader.role, what, desk.max_tokens))
+        seen.append(desk.render(shown(prompt, blocks), reader.role, what, desk.max_tokens))
     texts = generate(Law(((desk.policy(reader.role), 1.0),), source.tau), seen, desk.max_tokens, desk.batch)
     author = TEACHER if reader.follow is None and reader.role not in OWN else STUDENT
     rows = []
@@ -194,7 +195,7 @@ def _recast(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> Row 
     else:
         room = sum(len(p.ids) for p in pieces)
         what = f"prompt {prompt.id!r} recast with {', '.join(map(str, source.given)) or 'another text'}"
-        ids = desk.render(behind(prompt, blocks), "student", what, room, written=True)
+        ids = desk.render(shown(prompt, blocks), "student", what, room, written=True)
     return replace(row, prompt_ids=ids, pieces=pieces)
 
 
@@ -219,5 +220,5 @@ def _response(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> tu
     text = fill(source.response, known, f"{source.name} response")
     if not text:
         return ()
-    ids = desk.response_ids(row.prompt, text)
-    return (Piece([*ids, desk.policies["student"].end], None, DATA, reward=math.nan),)
+    ids = desk.response_ids(row.prompt, Response(text))
+    return (Piece(ids, None, DATA, reward=math.nan),)

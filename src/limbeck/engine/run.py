@@ -26,6 +26,7 @@ from .files import read_lines, whole, whole_folder, write_lines
 from .folder import claimed, clear, recorded
 from .log import Journal, note, now, progress_bar
 from .loop import Loop
+from .models import keep_format
 from .setup import Models, Workshop, accelerator_for, build_method, notices, open_workshop, prepare_tasks
 from .state import Memory
 
@@ -323,6 +324,7 @@ class _Run:
             with whole_folder(self.out / "adapter") as folder:
                 model.save_pretrained(folder)
             model = model.merge_and_unload()
+        keep_format(student, model)
         with whole_folder(self.out / "student") as folder:
             model.save_pretrained(folder)
             student.tokenizer.save_pretrained(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +16,18 @@ from ..errors import LimbeckError
 from ..method import Method
 from ..tasks import Task, load_task
 from . import lineage
+from .chat import template_file
 from .checks import arguments_of, check_models, check_served, data_names, lacking, same_for_all, samples
 from .config import RunConfig
 from .desk import Desk
 from .feed import Feed
-from .models import Policy, add_lora, freeze, load_policy, share_vocabulary, speaking
+from .models import Policy, add_lora, freeze, load_policy, own_end, share_vocabulary, speaking
+from .prompts import check_prompts
 from .state import Shadow
 from .templates import read_template
 
 Models = Mapping[str, PreTrainedModel]
 """Model objects by role, for callers who have them in memory."""
-
-CHECKED_PROMPTS = 2000
-"""Prompts (and responses) checked before the first step; the rest are checked as they come."""
 
 FEW_PROBLEMS = 20
 """Held-out problems below which an accuracy gets a word of warning."""
@@ -44,6 +43,8 @@ class Workshop:
     policies: dict[str, Policy]
     desk: Desk
     shadows: dict[str, Shadow]
+    read: tuple[str, ...] = ()
+    """What reading the prompts has shown, for :func:`notices`."""
 
     @property
     def student(self) -> Policy:
@@ -92,8 +93,15 @@ def open_workshop(
     models: Models,
     accelerator: Accelerator,
     tell: Callable[[str], None] = lambda _: None,
+    learns: bool = True,
 ) -> Workshop:
-    """Load the models, check that they belong together, and lay everything ready; ``tell`` hears what is being done."""
+    """Load the models, check that they belong together, and lay everything ready.
+
+    Args:
+        config, method, tasks, models, accelerator: of the run.
+        tell: hears what is being done.
+        learns: whether training prompts are read too.
+    """
     check_models(config, method, models)
     policies = _load(config, method, models)
     share_vocabulary(policies["student"], *(p for role, p in policies.items() if role != "student"))
@@ -109,8 +117,8 @@ def open_workshop(
         policies["student"].model.train()
     shadows = _shadows(method, policies)
     desk = _desk(config, method, tasks, policies, accelerator)
-    _check_prompts(desk, data_names(method), tell)
-    return Workshop(config, method, accelerator, policies, desk, shadows)
+    read = check_prompts(desk, config, data_names(method) if learns else (), tell, learns)
+    return Workshop(config, method, accelerator, policies, desk, shadows, tuple(read))
 
 
 def _shadows(method: Method, policies: dict[str, Policy]) -> dict[str, Shadow]:
@@ -135,15 +143,36 @@ def _refuse_frozen(student: Policy) -> None:
 def notices(shop: Workshop) -> list[str]:
     """What is allowed and worth knowing before the first step."""
     student, teacher = shop.student, shop.policies.get("teacher")
-    few = [*few_problems(shop.desk.tasks["task"], shop.config.eval_size), *lineage.consistency(shop)]
+    few = [*shop.read, *few_problems(shop.desk.tasks["task"], shop.config.eval_size), *lineage.consistency(shop)]
     few += [*same_for_all(shop.method, shop.desk.blocks), *lacking(shop.method, shop.desk.tasks["task"])]
-    if teacher is None or set(teacher.eos) & set(student.eos):
-        return few
-    names = [" ".join(map(repr, p.tokenizer.convert_ids_to_tokens(list(p.eos)))) for p in (student, teacher)]
+    return [*few, *_ends(student, teacher)]
+
+
+def _ends(student: Policy, teacher: Policy | None) -> list[str]:
+    """Notes on the token that ends a turn: one that the student did not stop at, or that its teacher does not use."""
+
+    def named(policy: Policy, *ids: int) -> str:
+        return " ".join(map(repr, policy.tokenizer.convert_ids_to_tokens(list(ids))))
+
+    notes = []
+    if student.end not in student.stops:
+        notes.append(
+            f"note: the student's chat template ends a turn with {named(student, student.end)}, which is not among the "
+            f"tokens at which it stops ({named(student, *student.stops)}); generation stops there too, and the "
+            "student's generation_config.json will say so."
+        )
+    if teacher is None:
+        return notes
+    # A teacher that reads a format of its own ends as that does; else it ends as it was tuned, on its tokenizer's.
+    foreign = teacher.chat is not student.chat
+    own = teacher.chat.end if foreign else None if student.chat.plain else own_end(teacher)
+    if student.end in (teacher.stops if own is None else (own,)):
+        return notes
+    theirs = named(teacher, *(teacher.stops if own is None else (own,)))
     return [
-        *few,
-        f"note: the student ends a response with {names[0]} and the teacher with {names[1]}, so the teacher finds "
-        "every end unlikely and responses may grow; use a teacher tuned on the same chat format.",
+        *notes,
+        f"note: the student ends a response with {named(student, student.end)} and the teacher with {theirs}, so the "
+        "teacher finds every end unlikely and responses may grow; use a teacher tuned on the same chat format.",
     ]
 
 
@@ -162,6 +191,10 @@ def few_problems(task: Task, size: int) -> list[str]:
 
 def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy]:
     shared: dict[str, Any] = {"template": config.template, "remote_code": config.remote_code}
+    for setting in ("template", "teacher_template"):
+        text = getattr(config, setting)
+        if text is not None and text != "own":
+            template_file(text, setting)  # before a model is loaded
     models = {role: _own(model, role, models) for role, model in models.items()}
     policies = {"student": load_policy(models.get("student", config.student), "student", **shared)}
     tokenizer = policies["student"].tokenizer
@@ -179,7 +212,10 @@ def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy
             policies[role] = load_policy(models.get(role, config.ref or ""), role, **shared)
         else:  # the student before training
             before = copy.deepcopy(policies["student"].scorer)
-            policies[role] = Policy(before, tokenizer, f"{config.student} before training", config.template)
+            policies[role] = Policy(before, tokenizer, f"{config.student} before training")
+    for role, policy in policies.items():
+        if role != "teacher" or not config.teacher_template:
+            policy.format = policies["student"].chat
     return policies
 
 
@@ -202,7 +238,7 @@ def _desk(
                 f"the training split of {name}={task.name!r} is empty; give data with at least one line."
             )
     feeds = {name: Feed(task.train, config.seed, rank, world) for name, task in tasks.items()}
-    return Desk(
+    desk = Desk(
         policies,
         tasks,
         feeds,
@@ -213,15 +249,9 @@ def _desk(
         formats=frozenset({"teacher"} if config.teacher_template and "teacher" in policies else ()),
         turns=config.episode_turns,
         longest=max([int(s.max_tokens.most(config.steps)) for s in samples(method) if s.max_tokens], default=0),
+        skip_overlong=config.skip_overlong,
     )
-
-
-def _check_prompts(desk: Desk, read: Collection[str], tell: Callable[[str], None]) -> None:
-    """Refuse prompts and written responses that a model cannot read; tasks that make their prompts make them here."""
-    for name, task in desk.tasks.items():
-        n = min(CHECKED_PROMPTS, len(task.train))
-        for i in range(n):
-            tell(f"reading prompts of {task.name}: {i + 1} of {n}")
-            desk.prompt_ids(task.train[i])
-            for response in task.responses(task.train[i]) if name in read else ():
-                desk.response_ids(task.train[i], response.text)
+    if config.skip_overlong:
+        for feed in feeds.values():
+            feed.fits = desk.fits
+    return desk

@@ -82,7 +82,8 @@ class Shadow:
 
     def __init__(self, student: Policy, role: str, follow: Follow):
         self.follow = follow
-        self.policy = Policy(copy.deepcopy(student.scorer), student.tokenizer, role, student.template)
+        scorer = copy.deepcopy(student.scorer)
+        self.policy = Policy(scorer, student.tokenizer, role, student.template, student.chat)
 
     @torch.no_grad()
     def after(self, step: int, student: Any) -> None:

@@ -71,7 +71,7 @@ def read_template(name: str, text: str) -> str:
         raise LimbeckError(f"contexts.{name}={text!r} is a folder; give a Jinja file, or the text itself.")
     if path is not None and path.is_file():
         try:
-            template = path.read_text(encoding="utf-8")
+            template = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as e:
             raise LimbeckError(
                 f"contexts.{name}={text!r}: it cannot be read ({e}); give a Jinja file in UTF-8."

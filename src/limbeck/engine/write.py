@@ -20,7 +20,7 @@ from ..refusals import walk
 from ..tasks import Verdict
 from ..types import DATA, STUDENT, TEACHER, Prompt, Rollout, concatenate
 from .desk import Desk
-from .frame import behind, of_prompt
+from .frame import of_prompt, shown
 from .rows import Row, assemble, single
 from .sampler import Law, Written, generate
 from .templates import block
@@ -174,7 +174,7 @@ def seen(source: Sample, desk: Desk, prompts: Sequence[Prompt]) -> list[list[int
     for p in prompts:
         blocks = [block(c, of_prompt(p), desk.blocks) for c in reader.context]
         what = f"prompt {p.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
-        out.append(desk.render(behind(p, blocks), reader.role, what, desk.max_tokens))
+        out.append(desk.render(shown(p, blocks), reader.role, what, desk.max_tokens))
     return out
 
 
@@ -200,14 +200,13 @@ def judge(desk: Desk, prompt: Prompt, text: Written) -> Verdict | None:
 def _from_data(source: Data, pen: Pen) -> Groups:
     desk = pen.desk
     task, feed = desk.tasks[source.name], desk.feeds[source.name]
-    limit = max(desk.max_tokens, 1)
     groups = []
     for prompt in feed.take(pen.n):
         rows = []
         for response in task.responses(prompt)[: source.group]:
-            ids = desk.response_ids(prompt, response.text)
-            cut = len(ids) >= limit
-            ids = ids[:limit] if cut else [*ids, desk.policies["student"].end]
+            ids = desk.response_ids(prompt, response)
+            cut = len(ids) > desk.max_tokens
+            ids = ids[: desk.max_tokens]
             rows.append(single(prompt, desk.prompt_ids(prompt), ids, None, DATA, cut, None, response.label))
         groups.append(rows)
     return groups

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from ..errors import LimbeckError
 from ..types import Prompt
@@ -52,10 +52,25 @@ class Response:
     Attributes:
         text: the assistant's text.
         label: NaN for a plain demonstration; 1 and 0 for the chosen and the rejected one of a pair.
+        further: what else the assistant's message holds (``tool_calls``, ``reasoning_content``), and ``content`` where
+            that is null.
     """
 
     text: str
     label: float = float("nan")
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The assistant's message, as a chat template reads it."""
+        return {"role": "assistant", "content": self.text, **self.further}
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any]) -> Response:
+        """The demonstration that an assistant's message is."""
+        text = message.get("content")
+        further = {k: v for k, v in message.items() if k not in ("role", "content")}
+        return cls(text or "", further=further if text is not None else {"content": None, **further})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import LimbeckError
 from .base import found
-from .records import Record, RecordTask, check_columns, parse_record
+from .records import Record, RecordTask, check_columns, left_out, parse_record, say_left_out
 from .split import split
 
 
@@ -73,9 +73,14 @@ def _load(path: str | Path) -> dict[str, Any]:
 
 
 def _records(rows: Any, where: str, columns: Mapping[str, str] | None) -> list[Record]:
-    records = [parse_record(row, f"{where}, row {i}", columns) for i, row in enumerate(_read(rows, where))]
+    records: list[Record] = []
+    unread: set[str] = set()
+    for i, row in enumerate(_read(rows, where)):
+        records.append(parse_record(row, f"{where}, row {i}", columns))
+        unread |= left_out(row)
     if not records:
         raise LimbeckError(f"{where} holds no records: give a row for each problem.")
+    say_left_out(unread, where)
     return records
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import LimbeckError
 from .base import found
-from .records import Record, RecordTask, check_columns, parse_record
+from .records import Record, RecordTask, check_columns, left_out, parse_record, say_left_out
 from .split import split
 
 
@@ -17,8 +18,10 @@ class JsonlTask(RecordTask):
 
     Keys of a line: ``prompt`` (string) or ``messages`` (list of role and content; a last assistant's message is the
     demonstration), and optionally ``answer`` (for the verifier), ``response`` (a demonstration) or ``chosen`` and
-    ``rejected`` (a pair), ``solution``, ``hint`` and ``step_feedback`` (for privileged readers), ``id``. Further
-    numbers and strings become columns. The task serves what all of its lines have.
+    ``rejected`` (a pair), ``solution``, ``hint`` and ``step_feedback`` (for privileged readers), ``id``. ``tools``,
+    ``documents`` and ``chat_template_kwargs``, and every further key of a message, go to the chat template. Further
+    numbers and strings become columns; lists and objects are left out, with a warning. The task serves what all of
+    its lines have.
 
     Args:
         path: the file; ``~`` is expanded.
@@ -62,25 +65,41 @@ def read_jsonl(path: str | Path, columns: Mapping[str, str] | None = None) -> li
     file = found(path, "file")
     if file is None:
         raise LimbeckError(f"task file {str(path)!r} does not exist: check the path.")
-    records = []
+    records: list[Record] = []
+    unread: set[str] = set()
     try:
         with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     where = f"{path}, line {number}"
-                    records.append(parse_record(_decode(line, where), where, columns))
+                    raw = _decode(line.removeprefix("\ufeff"), where)  # files put together keep each one's mark
+                    records.append(parse_record(raw, where, columns))
+                    unread |= left_out(raw)
     except UnicodeDecodeError as error:
         raise LimbeckError(f"task file {str(path)!r} is not UTF-8 text ({error.reason}): convert it.") from error
     except OSError as error:
         raise LimbeckError(f"task file {str(path)!r} cannot be read ({error.strerror}): check it.") from error
     if not records:
         raise LimbeckError(f"task file {str(path)!r} holds no records: give a line for each problem.")
+    say_left_out(unread, str(path))
     return records
 
 
-def _decode(line: str, where: str) -> object:
+def _once(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """An object, each of whose keys stands in it once: of two values, JSON keeps the last without a word."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise LimbeckError(f"{where} has the key {twice!r} twice in one object: keep one.")
+    return made
+
+
+def _decode(line: str, where: str) -> Any:
     try:
-        value: object = json.loads(line)
+        value: Any = json.loads(line, object_pairs_hook=lambda pairs: _once(pairs, where))
+    except LimbeckError:
+        raise
     except json.JSONDecodeError as error:
         raise LimbeckError(
             f"{where} is not JSON ({error.msg} at column {error.colno}): give one object a line."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,9 @@ from .answers import describe, extract_answer, same_answer
 from .base import Response, Verdict, half_character, yes_or_no
 
 PRIVILEGED = ("answer", "solution", "hint", "step_feedback")
-KEYS = ("id", "prompt", "messages", *PRIVILEGED, "response", "chosen", "rejected")
+CHAT = ("tools", "documents", "chat_template_kwargs")
+"""What a record gives the chat template besides its messages."""
+KEYS = ("id", "prompt", "messages", *PRIVILEGED, "response", "chosen", "rejected", *CHAT)
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,13 @@ def parse_record(raw: Any, where: str, columns: Mapping[str, str] | None = None)
         fields[ours] = fields.pop(theirs)
     messages, demonstration = _messages(fields, where)
     responses = _responses(fields, demonstration, where)
-    text = as_text(messages)
+    variables = _variables(fields, where)
+    text = as_text(messages, variables)
     identity = fields.get("id", hashlib.sha256(text.encode()).hexdigest()[:16])
     if isinstance(identity, bool) or not isinstance(identity, str | int):
         raise LimbeckError(f"{where}: 'id' is {_short(identity)}, give a string or a whole number.")
     privileged = {key: _text(fields, key, where) for key in PRIVILEGED if key in fields}
-    prompt = Prompt(str(identity), tuple(messages), privileged, _columns(fields))
+    prompt = Prompt(str(identity), tuple(messages), privileged, _columns(fields), variables, where)
     serves = {"reward"} if "answer" in privileged else set()
     serves |= {0: set(), 1: {"responses"}, 2: {"pairs"}}[len(responses)]
     return Record(prompt, responses, frozenset(serves), text, where)
@@ -79,6 +83,7 @@ class RecordTask:
 
     Attributes:
         name, serves, train, test: see :class:`~limbeck.tasks.base.Task`.
+        lacking: by what some records would serve and others not, which are the others, in words.
     """
 
     def __init__(self, name: str, train: Sequence[Record], test: Sequence[Record], reveal: bool = False) -> None:
@@ -87,7 +92,9 @@ class RecordTask:
         _check_ids(test)
         train, test = _told_apart(train), _told_apart(test)
         self.name = name
-        serves = frozenset.intersection(*(r.serves for r in (*train, *test)))
+        records = (*train, *test)
+        serves = frozenset.intersection(*(r.serves for r in records))
+        self.lacking = {service: _lacking(service, records) for r in records for service in r.serves - serves}
         self.serves = serves | {"feedback"} if "reward" in serves else serves
         self.train: Sequence[Prompt] = tuple(r.prompt for r in train)
         self.test: Sequence[Prompt] = tuple(r.prompt for r in test)
@@ -109,12 +116,12 @@ class RecordTask:
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:
         """The demonstration or the pair of a prompt of this task, or nothing."""
-        return self._responses.get((prompt.id, as_text(prompt.messages)), ())
+        return self._responses.get((prompt.id, as_text(prompt.messages, prompt.chat_template_kwargs)), ())
 
 
-def as_text(messages: Iterable[Mapping[str, str]]) -> str:
-    """Messages as one text, by which records are split and compared."""
-    return json.dumps([dict(m) for m in messages], ensure_ascii=False)
+def as_text(messages: Iterable[Mapping[str, Any]], variables: Mapping[str, Any] | None = None) -> str:
+    """Messages, and what else a record gives the chat template, as one text: by it records are split and compared."""
+    return json.dumps([*(dict(m) for m in messages), *([dict(variables)] if variables else [])], ensure_ascii=False)
 
 
 def check_columns(columns: Mapping[str, str] | None) -> None:
@@ -132,11 +139,8 @@ def check_columns(columns: Mapping[str, str] | None) -> None:
             raise LimbeckError(f"columns.{key} is {_short(theirs)}: give the name of a key of your data.")
 
 
-def _refuse_half_characters(value: Any, where: str, depth: int = 4) -> None:
-    """Refuse a lone surrogate: half a character, which no tokenizer reads and no file holds.
-
-    Text that is used lies at most in a table in a list in the record; what is deeper is left out anyway.
-    """
+def _refuse_half_characters(value: Any, where: str, depth: int = 100) -> None:
+    """Refuse a lone surrogate: half a character, which no tokenizer reads and no file holds."""
     if not depth:
         return
     match value:
@@ -154,8 +158,8 @@ def _refuse_half_characters(value: Any, where: str, depth: int = 4) -> None:
                 _refuse_half_characters(inner, where, depth - 1)
 
 
-def _messages(fields: Mapping[str, Any], where: str) -> tuple[list[dict[str, str]], str | None]:
-    """The messages of a record and, if they end in the assistant's turn, its text."""
+def _messages(fields: Mapping[str, Any], where: str) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The messages of a record and, if they end in the assistant's turn, that message."""
     if "prompt" in fields and "messages" in fields:
         raise LimbeckError(f"{where} has both 'prompt' and 'messages': remove one.")
     if "prompt" in fields:
@@ -166,19 +170,56 @@ def _messages(fields: Mapping[str, Any], where: str) -> tuple[list[dict[str, str
     messages = fields["messages"]
     if not isinstance(messages, list) or not messages:
         raise LimbeckError(f"{where}: 'messages' is {_short(messages)}, give a list of role and content.")
-    for message in messages:
-        parts = [message.get(k) for k in ("role", "content")] if isinstance(message, Mapping) else [None]
-        if not all(isinstance(part, str) for part in parts):
-            raise LimbeckError(f"{where}: 'messages' holds {_short(message)}, give strings 'role' and 'content'.")
-    plain = [{"role": m["role"], "content": m["content"]} for m in messages]
-    if plain[-1]["role"] != "assistant":
-        return plain, None
-    if len(plain) == 1:
+    whole = [_message(message, where) for message in messages]
+    if whole[-1]["role"] != "assistant":
+        return whole, None
+    if len(whole) == 1:
         raise LimbeckError(f"{where}: 'messages' holds only an assistant's message, put a user's message before it.")
-    return plain[:-1], plain[-1]["content"]
+    return whole[:-1], whole[-1]
 
 
-def _responses(fields: Mapping[str, Any], demonstration: str | None, where: str) -> tuple[Response, ...]:
+def _message(message: Any, where: str) -> dict[str, Any]:
+    """One message with all of its keys that hold something; content may be null beside what says more."""
+    told = dict(message) if isinstance(message, Mapping) else {}
+    role, content = told.get("role"), told.get("content")
+    further = {k: v for k, v in told.items() if k not in ("role", "content") and v is not None}
+    silent = content is None and role == "assistant" and any(further.values())
+    if not isinstance(role, str) or not (isinstance(content, str) or silent):
+        raise LimbeckError(f"{where}: 'messages' holds {_short(message)}, give strings 'role' and 'content'.")
+    if role in ("user", "assistant") and not (content or "").strip() and not any(further.values()):
+        raise LimbeckError(f"{where}: 'messages' holds {_short(message)}, whose content is empty; give it text.")
+    _refuse_strange({"messages": further}, where)
+    return {"role": role, "content": content, **further}
+
+
+def _variables(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What the chat template gets besides the messages."""
+    own = {key: fields[key] for key in CHAT if key in fields}
+    _refuse_strange(own, where)
+    for key in ("tools", "documents"):
+        if not isinstance(own.get(key, []), list):
+            raise LimbeckError(f"{where}: {key!r} is {_short(own[key])}, give a list.")
+    further = own.pop("chat_template_kwargs", {})
+    if not isinstance(further, Mapping) or not all(isinstance(key, str) for key in further):
+        raise LimbeckError(f"{where}: 'chat_template_kwargs' is {_short(further)}, give an object.")
+    twice = next((key for key in own if key in further), None)
+    if twice:
+        raise LimbeckError(f"{where} has {twice!r} in 'chat_template_kwargs' too: remove one.")
+    return {**own, **further}
+
+
+def _refuse_strange(fields: Mapping[str, Any], where: str) -> None:
+    """Refuse what JSON cannot hold, such as the images and times of a data set's folder."""
+    for key, value in fields.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise LimbeckError(
+                f"{where}: {key!r} holds {_short(value)}, give text, numbers, lists and objects."
+            ) from None
+
+
+def _responses(fields: Mapping[str, Any], demonstration: Mapping[str, Any] | None, where: str) -> tuple[Response, ...]:
     if ("chosen" in fields) != ("rejected" in fields):
         has, lacks = ("chosen", "rejected") if "chosen" in fields else ("rejected", "chosen")
         raise LimbeckError(f"{where} has {has!r} but no {lacks!r}: add it or remove {has!r}.")
@@ -187,11 +228,13 @@ def _responses(fields: Mapping[str, Any], demonstration: str | None, where: str)
     if len(given) > 1:
         raise LimbeckError(f"{where} has both {given[0]!r} and {given[1]!r}: keep one.")
     if "chosen" in fields:
-        chosen, rejected = _text(fields, "chosen", where), _text(fields, "rejected", where)
+        chosen, rejected = (_text(fields, key, where, empty=False) for key in ("chosen", "rejected"))
+        if chosen == rejected:
+            raise LimbeckError(f"{where}: 'chosen' and 'rejected' are both {_short(chosen)}: give two that differ.")
         return Response(chosen, 1.0), Response(rejected, 0.0)
     if "response" in fields:
-        return (Response(_text(fields, "response", where)),)
-    return () if demonstration is None else (Response(demonstration),)
+        return (Response(_text(fields, "response", where, empty=False)),)
+    return () if demonstration is None else (Response.of(demonstration),)
 
 
 def _text(fields: Mapping[str, Any], key: str, where: str, empty: bool = True) -> str:
@@ -206,8 +249,21 @@ def _text(fields: Mapping[str, Any], key: str, where: str, empty: bool = True) -
     return value
 
 
+def left_out(raw: Mapping[str, Any]) -> set[str]:
+    """Keys of a record that nothing reads: lists and objects, which have no place in a column."""
+    return {k for k, v in raw.items() if k not in KEYS and v is not None and not isinstance(v, str | int | float)}
+
+
+def say_left_out(keys: Collection[str], name: str) -> None:
+    """Warn of keys that nothing reads."""
+    if keys:
+        told = ", ".join(_short(key) for key in sorted(keys)[:5])
+        message = f"{name}: {told} hold lists or objects, which nothing reads, and are left out"
+        warnings.warn(message, stacklevel=4)
+
+
 def _columns(fields: Mapping[str, Any]) -> dict[str, float | str]:
-    """Further scalars of a record; lists and objects have no place in a column and are left out."""
+    """Further scalars of a record; lists and objects are left out (:func:`left_out`)."""
     further = {key: value for key, value in fields.items() if key not in KEYS and isinstance(value, str | int | float)}
     return {key: value if isinstance(value, str) else _float(value) for key, value in further.items()}
 
@@ -229,12 +285,18 @@ def _check_ids(records: Iterable[Record]) -> None:
             )
 
 
+def _lacking(service: str, records: Sequence[Record]) -> str:
+    """Which records keep a task from serving what others have."""
+    without = [r for r in records if service not in r.serves]
+    return f"{len(without)} of {len(records)} records lack it, first {without[0].where}"
+
+
 def _told_apart(records: Sequence[Record]) -> list[Record]:
     """Records of one prompt with several answers, each with an id of its own: ``id``, ``id (2)`` ..."""
-    seen: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+    seen: dict[tuple[str, str], list[list[dict[str, Any]]]] = {}
     out = []
     for record in records:
-        answers = tuple(r.text for r in record.responses)
+        answers = [r.message for r in record.responses]
         known = seen.setdefault((record.prompt.id, record.text), [])
         if answers not in known:
             known.append(answers)

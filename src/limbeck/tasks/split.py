@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..errors import LimbeckError
 from .base import Response, yes_or_no
@@ -98,25 +99,26 @@ def each_turn(record: Record) -> list[Record]:
     """
     if "pairs" in record.serves:
         raise LimbeckError(f"{record.where} is a pair, which has no turns to cut: leave per_turn out.")
-    messages = [*record.prompt.messages, *({"role": "assistant", "content": r.text} for r in record.responses)]
+    messages = [*record.prompt.messages, *(r.message for r in record.responses)]
     places = _assistants(messages)
     if not places:
         raise LimbeckError(f"{record.where} has no assistant's turn: give the whole trajectory as 'messages'.")
     return [_cut(record, messages, place, turn) for turn, place in enumerate(places, start=1)]
 
 
-def _assistants(messages: Sequence[Mapping[str, str]]) -> list[int]:
+def _assistants(messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Where the assistant's turns are; one before which nothing was said answers no prompt."""
     return [i for i, message in enumerate(messages) if i and message["role"] == "assistant"]
 
 
-def _cut(record: Record, messages: Sequence[Mapping[str, str]], place: int, turn: int) -> Record:
-    before, response = tuple(messages[:place]), Response(messages[place]["content"])
+def _cut(record: Record, messages: Sequence[Mapping[str, Any]], place: int, turn: int) -> Record:
+    before, responses = tuple(messages[:place]), (Response.of(messages[place]),)
     prompt = replace(record.prompt, id=f"{record.prompt.id}, turn {turn}", messages=before)
-    return replace(record, prompt=prompt, responses=(response,), serves=frozenset({"responses"}), text=as_text(before))
+    text = as_text(before, prompt.chat_template_kwargs)
+    return replace(record, prompt=prompt, responses=responses, serves=frozenset({"responses"}), text=text)
 
 
 def _by_opening(record: Record) -> Record:
     """The record with the messages before the first assistant's turn as its text."""
-    messages = record.prompt.messages
-    return replace(record, text=as_text(messages[: next(iter(_assistants(messages)), len(messages))]))
+    messages, variables = record.prompt.messages, record.prompt.chat_template_kwargs
+    return replace(record, text=as_text(messages[: next(iter(_assistants(messages)), len(messages))], variables))
