@@ -62,8 +62,15 @@ class Desk:
         return self.rendered[key]
 
     def measured(self, prompt: Prompt) -> list[int]:
-        """The same without keeping it."""
-        return self.render(prompt, "student", f"prompt {prompt.id!r}", max(self.max_tokens, self.longest))
+        """The same without keeping it; roles that read in a format of their own must be able to read it too."""
+        for role in self.formats:
+            self.render(prompt, role, f"prompt {prompt.id!r} in the format of the {role}", self.room)
+        return self.render(prompt, "student", f"prompt {prompt.id!r}", self.room)
+
+    @property
+    def room(self) -> int:
+        """Tokens of the longest response that any source may write."""
+        return max(self.max_tokens, self.longest)
 
     def fits(self, prompt: Prompt) -> bool:
         """Whether a prompt leaves room for its response in the window of every model."""

@@ -118,7 +118,7 @@ def _said(desk: Desk, task: Task, kind: str, n: int, count: _Count) -> list[str]
     if count.long:
         notes.append(
             f"note: {count.long:,} of {count.prompts:,} {kind} prompts of {task.name!r} leave no room in a model's "
-            f"window for a response of {max(desk.max_tokens, desk.longest)} tokens and are left out (the first: {count.first})."
+            f"window for a response of {desk.room} tokens and are left out (the first: {count.first})."
         )
     if count.cut:
         alike = f"; {count.alike:,} pairs are the same up to there" if count.alike else ""
