@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,6 +169,21 @@ def test_the_verifier_outside_the_main_thread() -> None:
         ({"prompt": "a", "chosen": "c", "rejected": "r", "response": "r"}, "line 2 has both 'response' and 'chosen'"),
         ({"prompt": "a", "answer": True}, "line 2: 'answer' is True"),
         ({"prompt": "a", "id": [1]}, "line 2: 'id' is [1]"),
+        ({"messages": [{"role": "user", "content": " "}]}, "whose content is empty; give it text"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}, "content is empty"),
+        ({"messages": [{"role": "user", "content": None}]}, "give strings 'role' and 'content'"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant"}]}, "give strings 'role' and 'content'"),
+        ({"prompt": "a", "response": ""}, "line 2: 'response' is '', give a string that is not empty"),
+        ({"prompt": "a", "chosen": "c", "rejected": " "}, "line 2: 'rejected' is ' '"),
+        ({"prompt": "a", "chosen": "c", "rejected": "c"}, "line 2: 'chosen' and 'rejected' are both 'c'"),
+        ({"prompt": "a", "tools": "add"}, "line 2: 'tools' is 'add', give a list"),
+        ({"prompt": "a", "chat_template_kwargs": ["x"]}, "line 2: 'chat_template_kwargs' is ['x'], give an object"),
+        (
+            {"prompt": "a", "tools": [1], "chat_template_kwargs": {"tools": [2]}},
+            "has 'tools' in 'chat_template_kwargs'",
+        ),
+        ('{"prompt": "a", "prompt": "b"}', "line 2 has the key 'prompt' twice in one object"),
+        ('{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "line 2 has the key 'content' twice"),
     ],
 )
 def test_refusals_name_file_and_line(tmp_path: Path, line: Any, sentence: str) -> None:
@@ -384,3 +400,71 @@ def test_every_line_keeps_its_own_answer(tmp_path: Path) -> None:
         row["messages"][-2]["content"] = f"last {n}"
     cut = load_task(write(tmp_path / "c.jsonl", turns), per_turn=True, test_fraction=0)
     assert {cut.responses(p)[0].text for p in cut.train} == {"act 0.1", "last 0", "last 1", "last 2"}
+
+
+# ---------------------------------------------------------------- what the chat template gets
+
+
+def test_every_key_of_messages_and_records_is_kept(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": None}}}
+    asked = {"role": "user", "content": "q", "name": "Ann"}
+    called = {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": None}
+    told = {"role": "tool", "content": "", "tool_call_id": "1"}
+    said = {"role": "assistant", "content": "42", "reasoning_content": "six"}
+    row = {"messages": [asked, called, told, said], "tools": [call], "chat_template_kwargs": {"thinking": False}}
+    file = write(tmp_path / "a.jsonl", [row])
+    task = load_task(file)
+    (prompt,) = task.train
+    del called["reasoning_content"]  # null is nothing
+    assert prompt.messages == (asked, called, told)
+    assert prompt.chat_template_kwargs == {"tools": [call], "thinking": False}
+    assert (prompt.columns, prompt.where) == ({}, f"{file}, line 1")
+    assert [r.message for r in task.responses(prompt)] == [said]
+    turns = load_task(file, per_turn=True)
+    assert [[r.message for r in turns.responses(p)] for p in turns.train] == [[called], [said]]
+    assert all(p.chat_template_kwargs == prompt.chat_template_kwargs for p in turns.train)
+
+
+def test_a_folder_keeps_them_too(tmp_path: Path) -> None:
+    """Its columns give every message the keys of all, null where they were absent."""
+    said = {"role": "assistant", "content": "42", "reasoning_content": "six"}
+    rows = [{"messages": [{"role": "user", "content": f"q{i}"}, said]} for i in range(2)]
+    task = load_task(folder(tmp_path / "a", train=rows))
+    assert task.train[0].messages == ({"role": "user", "content": "q0"},)
+    assert task.responses(task.train[0])[0].message == said
+
+
+def test_prompts_that_differ_in_what_the_template_gets_are_told_apart(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "response": "a", "tools": [{"n": n}]} for n in (1, 2)]
+    task = load_task(write(tmp_path / "a.jsonl", rows), test_fraction=0)
+    first, second = task.train
+    assert first.id != second.id
+    asked, said = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    rows = [{"messages": [asked, {**said, "reasoning": r}]} for r in "xy"]
+    task = load_task(write(tmp_path / "b.jsonl", rows), test_fraction=0)
+    assert [task.responses(p)[0].further for p in task.train] == [{"reasoning": "x"}, {"reasoning": "y"}]
+    # Nothing changes for records without: their ids are those of earlier runs.
+    (plain,) = load_task(write(tmp_path / "c.jsonl", [{"prompt": "q"}])).train
+    assert plain.id == hashlib.sha256(json.dumps([{"role": "user", "content": "q"}]).encode()).hexdigest()[:16]
+
+
+def test_keys_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "answer": "1", "meta": {"x": 1}, "tags": ["a"], "level": 2}]
+    with pytest.warns(UserWarning, match=r"a.jsonl: 'meta', 'tags' hold lists or objects, which nothing reads"):
+        load_task(write(tmp_path / "a.jsonl", rows))
+    with pytest.warns(UserWarning, match=r"split train: 'tags' hold lists"):
+        load_task(folder(tmp_path / "b", train=[{"prompt": "q", "answer": "1", "tags": ["a"]}]))
+
+
+def test_files_put_together_keep_their_byte_order_marks(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b"".join(b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\n" for row in problems(3)))
+    assert len(load_task(file, test_fraction=0).train) == 3
+
+
+def test_what_some_records_lack_is_known(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": f"p{i}", "answer": "1", "response": "r"} for i in range(8)]
+    del rows[4]["response"]
+    task: Any = load_task(write(tmp_path / "a.jsonl", rows), test_fraction=0)
+    assert task.serves == {"reward", "feedback"}
+    assert task.lacking == {"responses": f"1 of 8 records lack it, first {tmp_path / 'a.jsonl'}, line 5"}
