@@ -52,23 +52,28 @@ def of_file(path: Path, thorough: bool = True) -> str:
 
 
 def of_folder(folder: Path) -> str:
-    """Digest of what loading reads in a model folder: configuration, tokenizer, templates, weights, code.
+    """Digest of what loading reads in a model folder."""
+    return _sha(files_of(folder))
 
-    Of a folder of adapters, that of the base model's folder is part of it.
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Digests of the files that loading reads in a model folder: configuration, tokenizer, templates, weights, code.
+
+    Of a folder of adapters, the base model's folder counts as a file of the name ``base``.
     """
     inside = [*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")]
     # limbeck.json and the model card tell of a model and do not change it.
     read = sorted(p for p in inside if p.suffix in _READ and p.name != "limbeck.json" and p.is_file())
     stats = [p.stat() for p in read]
-    own = _of_files(folder, tuple(read), tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in stats))
+    own = dict(_digests(folder, tuple(read), tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in stats)))
     base = _base(folder / "adapter_config.json")
-    return own if base is None else _sha([own, of_folder(base)])
+    return own if base is None else {**own, "base": of_folder(base)}
 
 
 @functools.lru_cache(maxsize=64)
-def _of_files(folder: Path, files: tuple[Path, ...], stamps: tuple[tuple[int, int, int], ...]) -> str:
+def _digests(folder: Path, files: tuple[Path, ...], stamps: tuple[tuple[int, int, int], ...]) -> Mapping[str, str]:
     thorough = sum(size for size, *_ in stamps) <= WHOLE
-    return _sha({p.relative_to(folder).as_posix(): of_file(p, thorough) for p in files})
+    return {p.relative_to(folder).as_posix(): of_file(p, thorough) for p in files}
 
 
 def _base(adapter_config: Path) -> Path | None:
@@ -80,17 +85,19 @@ def _base(adapter_config: Path) -> Path | None:
     return found(name, "folder") if isinstance(name, str) and name else None
 
 
-def of_spec(spec: str, role: str) -> str | None:
-    """Digest of a model by its name: of its folder's files, or the commit of the hub's; None where neither is here."""
-    if spec == "embedded":
-        return of_folder(embedded.path(role if role in embedded.NAMES else "student"))
-    folder = found(spec, "folder")
+def of_spec(spec: str, role: str) -> dict[str, Any] | None:
+    """Digests of a model by its name: of its folder's files, or the commit of the hub's; None where neither is here."""
+    folder = (
+        embedded.path(role if role in embedded.NAMES else "student") if spec == "embedded" else found(spec, "folder")
+    )
     if folder is None:
-        return hub.commit(spec)
+        commit = hub.commit(spec)
+        return {"by": "files", "digest": commit} if commit else None
     try:
-        return of_folder(folder)
+        files = files_of(folder)
     except OSError as e:
         raise LimbeckError(f"{role}={spec!r}: {e.filename} cannot be read ({e.strerror}); mend that.") from None
+    return {"by": "files", "digest": _sha(files), "files": files}
 
 
 @torch.no_grad()
@@ -172,14 +179,14 @@ def before_loading(config: RunConfig, tasks: Mapping[str, Task], objects: Collec
     models = {role: of_spec(spec, role) for role, spec in specs(config).items() if role not in objects}
     return {
         "data": {name: of_task(task) for name, task in tasks.items()},
-        "models": {role: {"by": "files", "digest": digest} for role, digest in models.items() if digest},
+        "models": {role: told for role, told in models.items() if told},
     }
 
 
 def of_run(shop: Workshop, tensors: Mapping[str, str], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """All inputs of a run that is open, for ``run.json``.
 
-    ``{"data": {name: {name, train, test, digest}}, "models": {role: {by, digest}}, "chat_template": text,
+    ``{"data": {name: {name, train, test, digest}}, "models": {role: {by, digest, files}}, "chat_template": text,
     "teacher_template": text or None, "contexts": {name: text}, "generation": {...}, "code": {file name: text}}``
 
     Args:
@@ -190,7 +197,7 @@ def of_run(shop: Workshop, tensors: Mapping[str, str], known: Mapping[str, Any] 
     known = known or before_loading(shop.config, shop.desk.tasks, tensors)
     student = shop.student
     late = {role: of_spec(spec, role) for role, spec in specs(shop.config).items() if role not in tensors}
-    models = {**known["models"], **{r: {"by": "files", "digest": d} for r, d in late.items() if d}}
+    models = {**known["models"], **{role: told for role, told in late.items() if told}}
     models |= {role: {"by": "tensors", "digest": digest} for role, digest in tensors.items()}
     generation = student.model.generation_config
     told = generation.to_diff_dict() if generation is not None else {}
@@ -238,7 +245,10 @@ def changes(config: RunConfig, was: Mapping[str, Any], now: Mapping[str, Any]) -
     for role, is_now in _table(now, "models").items():
         before = _table(_table(was, "models"), role)
         if before.get("by") == is_now["by"] and before.get("digest") != is_now["digest"]:
-            out.append(f"the {role} ({specs(config).get(role, role)}) has other weights, tokenizer or configuration")
+            then, now_there = _table(before, "files"), _table(is_now, "files")
+            odd = sorted(f for f in {*then, *now_there} if then.get(f) != now_there.get(f))
+            which = f"another {', another '.join(odd[:3])}" if odd else "other weights, tokenizer or configuration"
+            out.append(f"the {role} ({specs(config).get(role, role)}) has {which}")
     single = {
         "chat_template": "the student's chat template",
         "teacher_template": "the teacher's chat template",

@@ -117,12 +117,14 @@ def claimed(out: Path, overwrite: bool, console: Console | None = None) -> Itera
         _refuse_foreign(out, overwrite)
         made = [p for p in (out, *out.parents) if not p.exists()]  # innermost first
         out.mkdir(parents=True, exist_ok=True)
+    ours = False
     try:
         with held(out, console):
+            ours = True
             _refuse_foreign(out, overwrite)  # another process may have begun a run since, and ended it
             yield
     except BaseException:
-        if main_process():
+        if ours and main_process():
             _remove_empty(out, made)
         raise
 
