@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from tiny_runs import Killed, Shelf, dies, go, jsonl, lines, tensors
 from torch import nn
 
-from limbeck.engine import checkpoint, files, resume
+from limbeck.engine import checkpoint, files, fingerprint, resume
 from limbeck.errors import LimbeckError
 
 
@@ -57,14 +58,13 @@ def test_a_text_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "fsync", lambda fd: order.append("fsync"))
     monkeypatch.setattr(Path, "replace", lambda a, b: (order.append("replace"), replace(a, b))[1])
     files.write_text(tmp_path / "a", "x")
-    assert order == ["fsync", "replace"]
+    assert order == ["fsync", "replace", "fsync"]  # the last of the folder, which holds the name
     order.clear()
     with files.whole_folder(tmp_path / "f") as beside:
         (beside / "inner").mkdir()
         (beside / "x").write_text("x")
         (beside / "inner" / "y").write_text("y")
-    assert order[:2] == ["fsync", "fsync"]
-    assert order[-1] == "replace"
+    assert order == [*["fsync"] * 4, "replace", "fsync"]  # two files, the two folders, the name
 
 
 def test_a_crash_in_a_folder_leaves_the_old_folder(tmp_path: Path) -> None:
@@ -250,8 +250,12 @@ DAMAGE = {
     "no state": lambda p: (p / "state.json").unlink(),
     "half a state": lambda p: _truncate(p / "state.json"),
     "a list": lambda p: (p / "state.json").write_text("[]"),
-    "no step": lambda p: (p / "state.json").write_text('{"format": 1}'),
-    "no groups": lambda p: (p / "state.json").write_text('{"format": 1, "step": 1}'),
+    "no step": lambda p: (p / "state.json").write_text('{"format": 2}'),
+    "no groups": lambda p: (p / "state.json").write_text('{"format": 2, "step": 1}'),
+    "no list of files": _state(files=LACKING),
+    "files in a list": _state(files=[1]),
+    "nothing of what did not move": _state(unmoved=LACKING),
+    "another step": _state(step=2),
     "no cursors": _state(cursors=LACKING),
     "cursors in a list": _state(cursors=[1]),
     "a cursor that is text": _state(cursors={"task": "x"}),
@@ -276,6 +280,11 @@ DAMAGE = {
     "a moment without a name": _moments(lambda t: t.update({"exp_avg": t.pop("0.exp_avg")})),
     "a moment missing": _moments(lambda t: t.pop("0.exp_avg_sq")),
     "a moment of another shape": _moments(lambda t: t.update({"0.exp_avg": torch.zeros(5)})),
+    "no moments": _moments(lambda t: t.clear()),
+    "moments of one parameter": _moments(lambda t: [t.pop(k) for k in list(t) if k.startswith("1.")]),
+    "a moment in half precision": _moments(lambda t: t.update({"0.exp_avg": t["0.exp_avg"].half()})),
+    "a moment of one number": _moments(lambda t: t.update({"0.exp_avg": torch.zeros(())})),
+    "a step that is whole": _moments(lambda t: t.update({"0.step": t["0.step"].long()})),
     "deep brackets": lambda p: (p / "state.json").write_text("[" * 100_000),
     "no format": _state(format=LACKING),
     "no weights": lambda p: (p / "weights.safetensors").unlink(),
@@ -292,11 +301,22 @@ def _pickle(folder: Path) -> Path:
     return path
 
 
+def sign(path: Path) -> None:
+    """Make the digests of a checkpoint those of what is there now, where it still has a table to hold them."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        told = json.loads((path / "state.json").read_text())
+        told["files"] = {name: fingerprint.of_file(path / name) for name in told["files"] if (path / name).exists()}
+        (path / "state.json").write_text(json.dumps({**told, "digest": checkpoint._digest(told)}))
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["", "signed"])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_what_is_no_checkpoint_is_refused(damage: str, tmp_path: Path) -> None:
+def test_what_is_no_checkpoint_is_refused(damage: str, signed: bool, tmp_path: Path) -> None:
     m, optimizer = module()
     path = checkpoint.save(tmp_path, 1, m, optimizer, CURSORS, keep=1)
     DAMAGE[damage](path)
+    if signed:
+        sign(path)
     with torch.no_grad():
         m.weight += 1.0  # so that a weight taken from the damaged folder shows
     before = {k: v.clone() for k, v in m.state_dict().items()}
@@ -317,8 +337,55 @@ def test_a_checkpoint_of_another_model_or_version_is_refused(tmp_path: Path) -> 
         checkpoint.load(path, deep, torch.optim.AdamW(deep.parameters()))
     state = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps({**state, "format": 99}))
-    with pytest.raises(LimbeckError, match=r"format 99 and this version reads 1"):
+    with pytest.raises(LimbeckError, match=r"format 99 and this version reads 2"):
         checkpoint.load(path, m, optimizer)
+    (path / "state.json").write_text(json.dumps({**state, "format": 1}))
+    with pytest.raises(LimbeckError, match=r"format 1 and this version reads 2; start a new run"):
+        checkpoint.load(path, m, optimizer)
+
+
+def test_weights_of_another_precision_are_refused(tmp_path: Path) -> None:
+    m, optimizer = module()
+    path = checkpoint.save(tmp_path, 1, m, optimizer, CURSORS, keep=1)
+    before = {k: v.clone() for k, v in m.state_dict().items()}
+    half = {k: v.half() for k, v in tensors(path / "weights.safetensors").items()}
+    save_file(half, path / "weights.safetensors")
+    sign(path)
+    with pytest.raises(LimbeckError, match=r"weight is float16, not float32; .*the one before it") as e:
+        checkpoint.load(path, m, optimizer)
+    assert "\n" not in str(e.value)
+    assert all(torch.equal(before[k], v) for k, v in m.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["weights", "optimizer", "following-0"])
+def test_one_changed_byte_of_a_checkpoint_is_seen(name: str, tmp_path: Path) -> None:
+    (m, optimizer), (shadow, _) = module(), module()
+    path = checkpoint.save(tmp_path, 1, m, optimizer, CURSORS, keep=1, following={"ema": shadow})
+    checkpoint.load(path, m, optimizer, following={"ema": shadow})
+    file = path / f"{name}.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(LimbeckError, match=f"step-000001 is not a checkpoint.*{name}.* is not what was written"):
+        checkpoint.load(path, m, optimizer, following={"ema": shadow})
+
+
+def test_a_renamed_checkpoint_is_refused(tmp_path: Path) -> None:
+    """It would undo the wrong steps of metrics.jsonl."""
+    m, optimizer = module()
+    path = checkpoint.save(tmp_path, 2, m, optimizer, CURSORS, keep=1)
+    renamed = path.rename(tmp_path / "step-000009")
+    with pytest.raises(LimbeckError, match=r"step-000009 is not a checkpoint.*written as step-000002.*renamed"):
+        checkpoint.load(renamed, m, optimizer)
+
+
+def test_parameters_that_no_gradient_has_reached_need_no_moments(tmp_path: Path) -> None:
+    m = nn.ModuleDict({"used": nn.Linear(2, 1), "idle": nn.Linear(2, 1)})
+    optimizer = torch.optim.AdamW(m.parameters(), lr=0.1)
+    m["used"](torch.ones(2)).sum().backward()
+    optimizer.step()
+    path = checkpoint.save(tmp_path, 1, m, optimizer, CURSORS, keep=1)
+    assert checkpoint.load(path, m, optimizer)["unmoved"] == ["idle.weight", "idle.bias"]
 
 
 def test_a_damaged_checkpoint_can_be_removed_and_the_one_before_serves(

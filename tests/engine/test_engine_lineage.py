@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tiny_runs import Shelf, go, open_run
 
 import limbeck as lb
 from limbeck.engine import lineage
+from limbeck.engine.fingerprint import of_folder
 from limbeck.engine.setup import notices
 
 
@@ -23,17 +25,18 @@ def test_a_run_writes_who_taught_the_student(shelf: Shelf, tmp_path: Path) -> No
     first = go(shelf, "gkd", tmp_path / "a", lam=0.0, seq_kd=True, steps=1)
     assert record(first.out) == {
         "method": "gkd",
-        "student": str(shelf.student),
-        "teachers": {"teacher": str(shelf.teacher)},
+        "student": "student",
+        "teachers": {"teacher": "teacher"},
+        "digests": {"student": of_folder(shelf.student), "teacher": of_folder(shelf.teacher)},
         "earlier": [],
     }
     second = go(shelf, "grpo", tmp_path / "b", student=str(first.student), ref_coef=0.0, steps=1)
     told = record(second.out)
     assert (told["method"], told["teachers"]) == ("grpo", {})  # a teacher that only measures teaches nothing
     assert [r["method"] for r in told["earlier"]] == ["gkd"]
-    assert lineage.teachers(str(second.student)) == [str(shelf.teacher)]
+    assert lineage.teachers(str(second.student)) == ["teacher"]
     many = go(shelf, "mad_opd", tmp_path / "c", rounds=0, steps=1)
-    assert record(many.out)["teachers"] == {"first": str(shelf.teacher), "second": str(shelf.teacher)}
+    assert record(many.out)["teachers"] == {"first": "teacher", "second": "teacher"}
 
 
 def told(shelf: Shelf, out: Path, **own: Any) -> str:
@@ -49,7 +52,11 @@ def test_teacher_consistency_is_checked(shelf: Shelf, tmp_path: Path, monkeypatc
     unknown = told(shelf, tmp_path / "b")
     assert f"{str(shelf.student)!r} does not say who taught it; train it on that teacher's text first" in unknown
     other = told(shelf, tmp_path / "b", student=str(taught.student), teacher=str(shelf.student))
-    assert f"was taught by {str(shelf.teacher)!r}" in other
+    assert "was taught by 'teacher'" in other
+    copied = shutil.copytree(shelf.teacher, tmp_path / "copied")  # known by its content, wherever it lies
+    assert told(shelf, tmp_path / "b", student=str(taught.student), teacher=str(copied)) == ""
+    namesake = shutil.copytree(shelf.student, tmp_path / "elsewhere" / "teacher")
+    assert "was taught by" in told(shelf, tmp_path / "b", student=str(taught.student), teacher=str(namesake))
     # Others do not ask.
     assert not any("stores the" in s for s in notices(open_run(shelf, "opd", tmp_path / "b").shop))
 
@@ -63,10 +70,20 @@ def test_a_damaged_record_says_nothing(tmp_path: Path, text: str) -> None:
     assert lineage.teachers("embedded") == lineage.teachers("no/such/folder") == []
 
 
+def test_a_record_of_an_earlier_version_is_understood_and_not_handed_on(shelf: Shelf, tmp_path: Path) -> None:
+    """It named the teacher by its whole path."""
+    student = Path(shutil.copytree(shelf.student, tmp_path / "old"))
+    old = {"method": "gkd", "student": "/home/me/models/small", "teachers": {"teacher": str(shelf.teacher)}}
+    (student / lineage.FILE).write_text(json.dumps({**old, "earlier": []}))
+    assert told(shelf, tmp_path / "b", student=str(student)) == ""
+    (earlier,) = record(go(shelf, "sft", tmp_path / "c", student=str(student), steps=1).out)["earlier"]
+    assert earlier == {"method": "gkd", "student": "small", "teachers": {"teacher": "teacher"}}
+
+
 def test_the_pipeline_is_consistent(shelf: Shelf, tmp_path: Path) -> None:
     """Both stages of ``lb.pipelines.lightning`` have one teacher."""
     own = {k: v for k, v in shelf.settings("lightning_opd").items() if k != "group"}
     first, second = lb.run_pipeline(lb.pipelines.lightning(), tmp_path / "p", quiet=True, **{**own, "steps": 1})
-    assert lineage.teachers(str(first.student)) == [str(shelf.teacher)]
+    assert lineage.teachers(str(first.student)) == ["teacher"]
     told = record(second.out)
     assert (told["method"], told["earlier"][0]["method"]) == ("lightning_opd", "gkd")

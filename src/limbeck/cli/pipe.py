@@ -45,6 +45,14 @@ def pipeline(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the pipeline; each stage gets one in it.", rich_help_panel="The run")
     ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="Go on though data, models or templates are not what they were.",
+            rich_help_panel="The run",
+        ),
+    ] = False,
     config: Annotated[Path | None, typer.Option(help="Settings in a TOML file.", rich_help_panel="Settings")] = None,
     settings: Annotated[
         list[str] | None,
@@ -93,7 +101,8 @@ def pipeline(
         from .. import engine
 
         settle()
-        results = engine.run_pipeline(value, out, console=console, command=typed, **common)
+        own = {"accept_changes": True} if accept_changes else {}
+        results = engine.run_pipeline(value, out, console=console, command=typed, **own, **common)
     if as_json and is_main_process():
         print_json({"pipeline": name, "out": out, "stages": [dataclasses.asdict(r) for r in results]})
 

@@ -74,6 +74,14 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with a run that stopped.", rich_help_panel="The run")
     ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="With --resume: go on though data, models or templates are not what they were.",
+            rich_help_panel="The run",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.", rich_help_panel="The run")] = False,
     config: Annotated[Path | None, typer.Option(help="Settings in a TOML file.", rich_help_panel="Settings")] = None,
     settings: Annotated[
@@ -111,7 +119,10 @@ def train(
             from .. import engine
 
             settle()
-            result = engine.resume(resume, steps=steps, command=_typed(ctx), console=console)
+            own = {"accept_changes": True} if accept_changes else {}
+            result = engine.resume(resume, steps=steps, command=_typed(ctx), console=console, **own)
+    elif accept_changes:
+        raise LimbeckError("--accept-changes is for a run that goes on: add --resume DIR, or leave it out.")
     else:
         made = run_config(name, {**flags, "steps": steps}, config, settings or [])
         check(made)
@@ -184,10 +195,10 @@ def _check_demo_folder(out: Path) -> None:
     """The demo replaces a demo, nothing else."""
     if not is_main_process():
         return
-    from ..engine.folder import refuse_impossible
+    from ..engine.folder import empty, refuse_impossible
 
     refuse_impossible(out)
-    if not out.exists() or not any(out.iterdir()):
+    if empty(out):
         return
     if not str(run_record(out).get("command", "")).startswith("limbeck demo"):
         raise LimbeckError(f"--out {out}: it holds something else than an earlier demo; name another folder.")

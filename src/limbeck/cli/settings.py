@@ -129,12 +129,10 @@ def output_folder(out: Path | None, method: str, *, overwrite: bool) -> Path:
         return _fresh(Path("runs") / f"{method}-{datetime.now():%Y%m%d-%H%M%S}")
     if not is_main_process():  # the main process may be writing already
         return out
-    from ..engine.folder import refuse_impossible
+    from ..engine.folder import empty, refuse_impossible
 
     refuse_impossible(out)
-    if not out.exists():
-        return out
-    if any(out.iterdir()):
+    if not empty(out):
         if not (out / "run.json").is_file():
             raise LimbeckError(f"--out {out}: the folder holds other things than a run; name a new one.")
         if not overwrite:

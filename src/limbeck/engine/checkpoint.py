@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import LimbeckError
-from .files import whole_folder, write_text
+from .files import remove, whole_folder, write_text
+from .fingerprint import of_file
 
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"step-(\d{6,})")
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -60,10 +60,17 @@ def save(
         for i, (_, shadow) in enumerate(sorted((following or {}).items())):
             own = {n: p.detach().contiguous().cpu() for n, p in shadow.named_parameters()}
             save_file(own, beside / f"following-{i}.safetensors")
-        document = {"format": FORMAT, "step": step, "groups": groups, **state}
+        document = {
+            "format": FORMAT,
+            "step": step,
+            "groups": groups,
+            "files": {p.name: of_file(p) for p in sorted(beside.iterdir())},
+            "unmoved": _unmoved(module, optimizer),
+            **state,
+        }
         write_text(beside / "state.json", json.dumps({**document, "digest": _digest(document)}, indent=1))
     for old in sorted(_steps(folder))[:-keep]:
-        shutil.rmtree(folder / f"step-{old:06d}", ignore_errors=True)
+        remove(folder / f"step-{old:06d}")
     return path
 
 
@@ -100,6 +107,8 @@ def load(
     """
     with _damage_is_told(path):
         state = _state(path)
+        _refuse_renamed(path, state["step"])
+        _refuse_changed(path, state["files"], len(following or {}))
         weights = _tensors(path / "weights.safetensors")
         tensors = _tensors(path / "optimizer.safetensors")
         shadows = [_tensors(path / f"following-{i}.safetensors") for i in range(len(following or {}))]
@@ -113,6 +122,7 @@ def load(
         _fit(path, follower, saved)
     with _damage_is_told(path):
         moments = _moments(tensors, optimizer)
+        _refuse_forgotten(state, moments, own)
         groups = _groups(state["groups"], optimizer)
     with torch.no_grad():
         for parameters, saved in [(own, weights), *zip(followers, shadows, strict=True)]:
@@ -123,9 +133,45 @@ def load(
 
 
 def _fit(path: Path, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    if set(own) != set(saved) or any(own[n].shape != saved[n].shape for n in own):
-        odds = sorted(set(own) ^ set(saved)) or [n for n in own if own[n].shape != saved[n].shape]
+    odds = sorted(set(own) ^ set(saved)) or [n for n in own if own[n].shape != saved[n].shape]
+    if odds:
         raise LimbeckError(f"{path} holds another model: {odds[0]} does not fit; resume with the run's own student.")
+    for name, parameter in own.items():
+        if parameter.dtype != saved[name].dtype:
+            kinds = f"{saved[name].dtype}, not {parameter.dtype}".replace("torch.", "")
+            raise LimbeckError(
+                f"{path} holds another model: {name} is {kinds}; resume with the run's own student, or remove this "
+                "checkpoint to resume from the one before it."
+            )
+
+
+def _refuse_renamed(path: Path, step: int) -> None:
+    """A folder under another step's name would undo the wrong steps."""
+    match = _NAME.fullmatch(path.name)
+    if match is None or int(match.group(1)) != step:
+        raise ValueError(f"it was written as step-{step:06d}, so the folder has been renamed")
+
+
+def _refuse_changed(path: Path, files: Mapping[str, str], followers: int) -> None:
+    """Every file is the one that was written, to the last byte."""
+    needed = ["optimizer.safetensors", "weights.safetensors", *(f"following-{i}.safetensors" for i in range(followers))]
+    for name in [*needed, *files]:
+        if name not in files:
+            raise ValueError(f"state.json knows no {name}")
+        if of_file(path / name) != files[name]:
+            raise ValueError(f"{name} is not what was written, by its digest")
+
+
+def _unmoved(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Trainable parameters that no gradient has reached yet, so that the optimiser keeps nothing of them."""
+    return [n for n, p in module.named_parameters() if p.requires_grad and not optimizer.state.get(p)]
+
+
+def _refuse_forgotten(state: Mapping[str, Any], moments: Mapping[int, Any], own: Mapping[str, Tensor]) -> None:
+    """What the optimiser kept when the checkpoint was written is there."""
+    lost = [name for i, name in enumerate(own) if i not in moments and name not in state["unmoved"]]
+    if lost:
+        raise ValueError(f"optimizer.safetensors has nothing of {lost[0]}")
 
 
 @contextmanager
@@ -149,12 +195,15 @@ def _state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError("state.json holds no table")
     if state.get("format", FORMAT) != FORMAT:
-        raise LimbeckError(f"{path} has format {state['format']} and this version reads {FORMAT}; start a new run.")
-    for key in ("format", "step", "groups", "cursors"):
+        told = str(state["format"])[:40]
+        raise LimbeckError(f"{path} has format {told} and this version reads {FORMAT}; start a new run.")
+    for key in ("format", "step", "groups", "files", "unmoved", "cursors"):
         if key not in state:
             raise ValueError(f"state.json has no {key!r}")
     if not _count(state["step"]):
         raise ValueError(f"its step is {str(state['step'])[:40]}")
+    if not isinstance(state["files"], dict) or not isinstance(state["unmoved"], list):
+        raise ValueError("its list of files is none")
     cursors = state["cursors"]
     if not isinstance(cursors, dict) or not all(_count(c) for c in cursors.values()):
         raise ValueError(f"its cursors are {str(cursors)[:40]}")
@@ -206,8 +255,11 @@ def _moments(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) ->
         index, _, name = key.partition(".")
         if not (index.isdecimal() and int(index) < len(parameters) and name in _MOMENTS):
             raise ValueError(f"optimizer.safetensors holds {key!r}")
-        if value.shape not in (parameters[int(index)].shape, torch.Size([])):
+        parameter = parameters[int(index)]
+        if value.shape != (torch.Size([]) if name == "step" else parameter.shape):
             raise ValueError(f"{key!r} of the optimiser has the shape {list(value.shape)}")
+        if value.dtype != parameter.dtype if name != "step" else not value.is_floating_point():
+            raise ValueError(f"{key!r} of the optimiser is {str(value.dtype).removeprefix('torch.')}")
         state.setdefault(int(index), {})[name] = value
     lacks = [f"{i}.{name}" for i, entries in state.items() for name in _MOMENTS if name not in entries]
     if lacks:

@@ -44,8 +44,35 @@ def write_text(path: Path, text: str) -> None:
                 f.flush()
                 os.fsync(f.fileno())
             beside.replace(path)
+            sync(path.parent)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Put a file's content, or a folder's list of names, onto the disk, so that a power cut cannot lose it."""
+    if not path.is_dir():
+        with path.open("rb") as f:
+            os.fsync(f.fileno())
+        return
+    if os.name == "nt":  # folders cannot be opened there, and names are written at once
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network file systems sync no folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Take away a file, a folder or a link, whatever has this name; of a link not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -100,18 +127,18 @@ def write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that takes its name only when it is complete; an older one of that name gives way then."""
     beside, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
-    shutil.rmtree(beside, ignore_errors=True)
+    remove(beside)
     beside.mkdir(parents=True)
     with disk_full_is_told(path):
         try:
             yield beside
-            for file in (p for p in beside.rglob("*") if p.is_file()):
-                with file.open("rb") as f:
-                    os.fsync(f.fileno())
-            if path.exists():
-                shutil.rmtree(old, ignore_errors=True)
+            for inner in [*beside.rglob("*"), beside]:
+                sync(inner)
+            if os.path.lexists(path):
+                remove(old)
                 os.rename(path, old)
             beside.replace(path)
-            shutil.rmtree(old, ignore_errors=True)
+            sync(path.parent)
+            remove(old)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            remove(beside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -53,3 +54,18 @@ def refuse_unreachable(role: str, spec: str) -> None:
             f"{role}={spec!r}: there is no such folder, and the hub ({constants.ENDPOINT}) cannot be reached; give a "
             "model folder, or go online."
         )
+
+
+def cached(name: str, file: str) -> Path | None:
+    """A file of a model of the hub in this machine's cache."""
+    try:
+        there = huggingface_hub.try_to_load_from_cache(name, file)
+    except ValueError:  # no name that the hub could know
+        return None
+    return Path(there) if isinstance(there, str) else None
+
+
+def commit(name: str) -> str | None:
+    """The commit of a model of the hub as this machine's cache holds it, which tells every byte of it."""
+    file = cached(name, "config.json")
+    return file.parent.name if file is not None else None

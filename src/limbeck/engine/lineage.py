@@ -11,6 +11,7 @@ from ..axes.rewrite import Once
 from ..refusals import DERIVED, walk
 from ..tasks.base import found
 from .files import write_json
+from .fingerprint import of_folder
 
 if TYPE_CHECKING:
     from .setup import Workshop
@@ -21,16 +22,19 @@ FILE = "limbeck.json"
 def write(folder: Path, shop: Workshop) -> None:
     """Write into a student's folder by which method it was trained, who taught it, and what was known before.
 
-    ``{"method": ..., "student": ..., "teachers": {role: name or path}, "earlier": [the same of earlier runs]}``
+    ``{"method": ..., "student": name, "teachers": {role: name}, "digests": {role: digest}, "earlier": [the same of
+    earlier runs]}``. A folder is called by its last name and known by its content, because the student's folder may
+    be given away: where things lie on this machine is nobody else's business, and means nothing elsewhere.
     """
     own = (*DERIVED, "ref", "init")
     roles = [r for r in shop.method.roles if r.partition("(")[0] not in own and r in shop.policies]
     record = {
         "method": shop.method.name or "custom",
-        "student": _address(shop.student.name),
-        "teachers": {role: _address(shop.policies[role].name) for role in roles},
+        "student": shown(shop.student.name),
+        "teachers": {role: shown(shop.policies[role].name) for role in roles},
+        "digests": {r: d for r in ("student", *roles) if (d := _digest(shop.policies[r].name))},
     }
-    write_json(folder / FILE, {**record, "earlier": read(shop.student.name)})
+    write_json(folder / FILE, {**record, "earlier": [_without_paths(r) for r in read(shop.student.name)]})
 
 
 def read(student: str) -> list[dict[str, Any]]:
@@ -59,7 +63,7 @@ def consistency(shop: Workshop) -> list[str]:
     for role in sorted(scores & shop.policies.keys()):
         name, student = shop.policies[role].name, shop.student.name
         known = teachers(student)
-        if _address(name) in known:
+        if _address(name) in known or _digest(name) in _digests(student):
             continue
         says = f"was taught by {' and '.join(map(repr, known))}" if known else "does not say who taught it"
         out.append(
@@ -70,11 +74,41 @@ def consistency(shop: Workshop) -> list[str]:
     return out
 
 
+def shown(name: str) -> str:
+    """What a model is called where no path may be: a folder by its last name, the student of a run by the run's too."""
+    folder = _folder(name)
+    if folder is None:
+        return name if not Path(name).is_absolute() else Path(name).name
+    folder = folder.resolve()
+    ours = folder.name in ("student", "adapter") and (folder.parent / "run.json").is_file()
+    return f"{folder.parent.name}/{folder.name}" if ours else folder.name
+
+
+def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of an earlier version, which held whole paths, as one of this version."""
+    named = record.get("teachers")
+    teachers = {str(k): shown(str(v)) for k, v in named.items()} if isinstance(named, Mapping) else {}
+    return {**record, "student": shown(str(record.get("student", ""))), "teachers": teachers}
+
+
+def _digests(student: str) -> set[str]:
+    """Digests of who taught it in the latest run that had a teacher."""
+    last = next((r for r in read(student) if isinstance(r.get("teachers"), Mapping) and r["teachers"]), {})
+    digests = last.get("digests")
+    return {str(d) for r, d in digests.items() if r != "student"} if isinstance(digests, Mapping) else set()
+
+
+def _digest(name: str) -> str | None:
+    """Of a folder's content; a name of the hub, and the embedded pair, tell enough themselves."""
+    folder = _folder(name)
+    return of_folder(folder) if folder is not None else None
+
+
 def _address(name: str) -> str:
-    """A folder by its whole path, so that it is the same from everywhere; any other name as it is."""
+    """A folder by its whole path, as earlier versions wrote it; any other name as it is."""
     folder = _folder(name)
     return str(folder.resolve()) if folder is not None else name
 
 
 def _folder(name: str) -> Path | None:
-    return found(name, "folder") if name != "embedded" else None
+    return found(name, "folder") if name not in ("", "embedded") else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..errors import LimbeckError
 from ..explain import explain
-from .files import append_line, read_lines, whole, write_json, write_lines
+from .files import append_line, read_lines, sync, whole, write_json, write_lines
 
 _PACKAGES = ("limbeck", "torch", "transformers", "accelerate", "peft", "reasoning-gym")
 
@@ -87,8 +88,8 @@ class Journal:
         """Rollouts to look at."""
         return self.out / "samples.jsonl"
 
-    def describe(self, workshop: Any, command: str) -> None:
-        """Write run.json at the start."""
+    def describe(self, workshop: Any, command: str, inputs: Mapping[str, Any] | None = None) -> None:
+        """Write run.json at the start; ``inputs`` are what ``fingerprint.of_run`` gives."""
         config, method = workshop.config, workshop.method
         policies = workshop.policies
         teacher = policies.get("teacher")
@@ -114,6 +115,7 @@ class Journal:
                     "teacher": teacher.parameters() if teacher else None,
                 },
                 "git": commit(),
+                "inputs": dict(inputs or {}),
             },
         )
 
@@ -121,11 +123,43 @@ class Journal:
         """Change fields of run.json."""
         write_json(self.run, {**read_run(self.out), **fields})
 
-    def resumed(self, config: Mapping[str, Any], command: str, step: int) -> None:
-        """The run goes on from a step, with settings that may differ in the number of steps."""
+    def resumed(self, config: Mapping[str, Any], command: str, step: int, **accepted: Any) -> None:
+        """The run goes on from a step, with settings that may differ in the number of steps.
+
+        Args:
+            config: now in force.
+            command: as typed.
+            step: to go on from.
+            **accepted: ``changes`` that the user accepted, as clauses, and the ``inputs`` now in force.
+        """
         earlier = read_run(self.out).get("resumed")
-        history = [*(earlier if isinstance(earlier, list) else []), {"command": command, "step": step, "at": now()}]
-        self.update(config=config, finished=None, resumed=history)
+        row = {"command": command, "step": step, "at": now()}
+        if accepted.get("changes"):
+            row["accepted"] = accepted["changes"]
+        history = [*(earlier if isinstance(earlier, list) else []), row]
+        inputs = {"inputs": accepted["inputs"]} if "inputs" in accepted else {}
+        self.update(config=config, finished=None, resumed=history, **inputs)
+
+    def sync(self) -> None:
+        """Put the lines so far on the disk: a checkpoint that covers them must not outlive them."""
+        for file in (self.metrics, self.evaluations):
+            if file.exists():
+                sync(file)
+        sync(self.out)
+
+    def lacks(self, step: int, evaluated: Collection[int]) -> list[str]:
+        """What a run's lines lack of its first ``step`` steps, as clauses; ``evaluated`` after how many of them."""
+        out = []
+        for file, wanted in ((self.metrics, range(step)), (self.evaluations, evaluated)):
+            there = Counter(at for row in read_lines(file) if (at := whole(row, "step")) is not None)
+            lost = [at for at in wanted if not there[at]]
+            twice = [at for at in wanted if there[at] > 1]
+            if lost:
+                more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+                out.append(f"{file.name} lacks the line of step {lost[0]}{more}")
+            if twice:
+                out.append(f"{file.name} holds the line of step {twice[0]} more than once")
+        return out
 
     def step(self, values: Mapping[str, Any]) -> None:
         """One more line of metrics."""
@@ -137,10 +171,9 @@ class Journal:
 
     def rewind(self, step: int) -> None:
         """Forget what came after a checkpoint, so that a resumed run reads as one that never stopped."""
-        done = [m for m in read_lines(self.metrics) if (at := whole(m, "step")) is not None and at < step]
-        write_lines(self.metrics, done)
-        seen = [e for e in read_lines(self.evaluations) if (at := whole(e, "step")) is not None and at <= step]
-        write_lines(self.evaluations, seen)
+        for file, end in ((self.metrics, step), (self.evaluations, step + 1)):
+            rows = {at: r for r in read_lines(file) if (at := whole(r, "step")) is not None and at < end}
+            write_lines(file, rows.values())
 
 
 def read_run(out: Path) -> dict[str, Any]:

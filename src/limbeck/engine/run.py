@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from ..errors import LimbeckError, nearest
 from ..explain import explain
 from ..method import Method
 from ..tasks import Task
-from . import checkpoint, lineage
+from . import card, checkpoint, fingerprint, lineage
 from .checks import check_models
 from .config import RunConfig, checked
 from .evaluation import Evaluator
-from .files import read_lines, whole, whole_folder, write_lines
-from .folder import claimed, clear, recorded
+from .files import read_lines, sync, whole, whole_folder, write_lines
+from .folder import claimed, clear, held, recorded
 from .log import Journal, note, now, progress_bar
 from .loop import Loop
 from .models import keep_format
@@ -83,14 +83,21 @@ def train(
     _check_trackers(config)
     check_models(config, value, models or {})
     tasks = prepare_tasks(config, value, task)
-    with claimed(out, overwrite):
+    with claimed(out, overwrite, console):
         run = _Run(config, value, tasks, models or {}, out, console)
         if overwrite and run.accelerator.is_main_process:
             clear(out)  # only now: models that cannot be loaded cost nobody a run
         return run.start(command)
 
 
-def resume(out: Path, *, steps: int | None = None, command: str = "", console: Console | None = None) -> Result:
+def resume(
+    out: Path,
+    *,
+    steps: int | None = None,
+    command: str = "",
+    console: Console | None = None,
+    accept_changes: bool = False,
+) -> Result:
     """Continue a run that was stopped, from its newest checkpoint, as if it had never stopped.
 
     Args:
@@ -98,13 +105,33 @@ def resume(out: Path, *, steps: int | None = None, command: str = "", console: C
         steps: a new total, to train longer than was asked first.
         command: what the user typed, for the report.
         console: where progress goes.
+        accept_changes: go on though data, models, templates or generation settings are not what they were, or lines of
+            ``metrics.jsonl`` are lost. It is written down, and what was stored of earlier responses is written again.
 
     Raises:
-        LimbeckError: where the folder holds no run.
+        LimbeckError: where the folder holds no run, another process writes into it, a checkpoint is damaged, or what
+            the run reads has changed.
     """
-    described = recorded(out)
+    recorded(out)  # before a lock is put into a folder that is no run's
+    with held(out, console):
+        described = recorded(out)  # another process may have gone on until now
+        config, method = _rebuilt(out, described, steps)
+        _check_trackers(config)
+        tasks = prepare_tasks(config, method)
+        tensors = [r for r, m in fingerprint.models(described["inputs"]).items() if m.get("by") == "tensors"]
+        known = fingerprint.before_loading(config, tasks, tensors)
+        refuse_changes(out, fingerprint.changes(config, described["inputs"], known), accept_changes)
+        run = _Run(config, method, tasks, {}, out, console, tensors)
+        inputs = fingerprint.of_run(run.shop, run.tensors, known)
+        changes = fingerprint.changes(config, described["inputs"], inputs)
+        refuse_changes(out, changes, accept_changes)
+        typed = f"limbeck train --resume {shlex.quote(str(out))}" + (f" --steps {steps}" if steps is not None else "")
+        return run.restart(command or typed, changes, inputs, accept_changes)
+
+
+def _rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tuple[RunConfig, Method]:
+    """A run's configuration and method, from what its folder records."""
     settings = dict(described["config"])
-    typed = f"limbeck train --resume {shlex.quote(str(out))}" + (f" --steps {steps}" if steps is not None else "")
     if steps is not None:
         settings["steps"] = steps
     if settings.get("method") == "custom":
@@ -119,8 +146,16 @@ def resume(out: Path, *, steps: int | None = None, command: str = "", console: C
             f"{out} ran another objective than {config.method} is now with the arguments it recorded "
             f"({config.arguments or 'none'}): it was given as a value, or its definition has changed; start a new run."
         )
-    _check_trackers(config)
-    return _Run(config, method, prepare_tasks(config, method), {}, out, console).restart(command or typed)
+    return config, method
+
+
+def refuse_changes(out: Path, changes: list[str], accepted: bool) -> None:
+    """Refuse to go on with other inputs as if they were the run's own."""
+    if changes and not accepted:
+        raise LimbeckError(
+            f"{out} was begun with other inputs: {'; '.join(changes)}; restore what has changed, start a new run, or "
+            "go on with what is there now (--accept-changes, in Python accept_changes=True)."
+        )
 
 
 def _check_trackers(config: RunConfig) -> None:
@@ -142,6 +177,7 @@ class _Run:
         models: Models,
         out: Path,
         console: Console | None,
+        tensors: Collection[str] = (),
     ):
         self.config, self.out = config, out
         self.accelerator = accelerator_for(
@@ -159,25 +195,43 @@ class _Run:
         student = self.shop.student
         trainable = [p for p in student.scorer.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=config.lr, weight_decay=config.weight_decay)
+        self.tensors = {
+            role: fingerprint.of_tensors(self.shop.policies[role].model)
+            for role in sorted({*models, *tensors} & self.shop.policies.keys())
+        }
         student.scorer, self.optimizer = self.accelerator.prepare(student.scorer, optimizer)
         self.loop = Loop(self.shop, self.optimizer)
         self.journal = Journal(out)
+        self.ended: str | None = None
         self._told_of_death = False
         self.evaluator = Evaluator(self.shop.desk, config.eval_size, config.micro_tokens)
 
     def start(self, command: str) -> Result:
         """From the first step."""
         if self.accelerator.is_main_process:
-            self.journal.describe(self.shop, command)
+            self.journal.describe(self.shop, command, fingerprint.of_run(self.shop, self.tensors))
         self._evaluate(0)
         return self._train(0)
 
-    def restart(self, command: str = "") -> Result:
-        """From the newest checkpoint; from the first step where there is none."""
+    def restart(
+        self,
+        command: str = "",
+        changes: Sequence[str] = (),
+        inputs: Mapping[str, Any] | None = None,
+        accept_changes: bool = False,
+    ) -> Result:
+        """From the newest checkpoint; from the first step where there is none.
+
+        Args:
+            command: as typed.
+            changes: of the inputs, which the user has accepted.
+            inputs: now in force.
+            accept_changes: whether lost lines are accepted, too.
+        """
         path = checkpoint.latest(self.out / "checkpoints")
         if path is None:
             self.console.print(f"{self.out} has no checkpoint yet: starting from step 0.", highlight=False)
-            self._rewind(0, command)
+            self._rewind(0, command, changes, inputs)
             measured = read_lines(self.journal.evaluations)
             if measured:
                 self._hold(measured[-1])
@@ -190,12 +244,16 @@ class _Run:
             raise LimbeckError(f"{path} is of a run of another method; remove it, and resume from the one before.")
         self._recall(path, state)
         step = int(state["step"])
+        lost = self._lost(path, step, accept_changes)
+        if changes:  # what was written for other prompts, or scored by another model, is written again
+            self.shop.desk.memory.written.clear()
+            self.shop.desk.memory.skills.clear()
         self.console.print(f"continuing {self.out} from step {step}.", highlight=False)
         for name, cursor in state["cursors"].items():
             self.shop.desk.feeds[name].cursor = cursor
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self._rewind(step, command)
+        self._rewind(step, command, [*changes, *lost], inputs)
         if step >= self.config.steps:
             self.console.print(f"{self.out} has already done its {self.config.steps} steps; --steps N trains longer.")
         return self._train(step)
@@ -210,11 +268,27 @@ class _Run:
                 f"{path} has a damaged memory ({type(e).__name__}: {e}); remove it to resume from the one before."
             ) from None
 
-    def _rewind(self, step: int, command: str) -> None:
+    def _lost(self, path: Path, step: int, accepted: bool) -> list[str]:
+        """Lines that a checkpoint covers and the folder lacks; to go on without them, the user must mean it."""
+        every = self.config.eval_every
+        evaluated = range(0, step + 1, every) if every else (0,)
+        lost = self.journal.lacks(step, evaluated if self.evaluator.prompts else ())
+        if lost and not accepted:
+            raise LimbeckError(
+                f"{self.out}: {'; '.join(lost)}, though {path.name} covers it, so curves, totals and a token budget "
+                "would be wrong; restore the file, remove checkpoints until one is from before the loss, or go on "
+                "regardless (--accept-changes)."
+            )
+        return lost
+
+    def _rewind(self, step: int, command: str, changes: Sequence[str], inputs: Mapping[str, Any] | None) -> None:
         """Forget what came after ``step``, and write down what is in force from here on."""
+        for change in changes:
+            self.console.print(f"note: going on although {change}.", style="yellow", highlight=False, markup=False)
         if self.accelerator.is_main_process:
             self.journal.rewind(step)
-            self.journal.resumed(self.config.model_dump(mode="json"), command, step)
+            own = {} if inputs is None else {"inputs": inputs}
+            self.journal.resumed(self.config.model_dump(mode="json"), command, step, changes=list(changes), **own)
 
     def _module(self) -> Any:
         return self.accelerator.unwrap_model(self.shop.student.scorer)
@@ -298,6 +372,7 @@ class _Run:
             optimizer = self.optimizer.optimizer
             shadows = {role: s.policy.scorer for role, s in self.shop.shadows.items()}
             folder, keep = self.out / "checkpoints", self.config.keep
+            self.journal.sync()
             checkpoint.save(folder, step, self._module(), optimizer, state, keep, shadows)
         self.accelerator.wait_for_everyone()
 
@@ -309,8 +384,11 @@ class _Run:
                 if self.evaluator.prompts:
                     write_lines(self.journal.samples, self.evaluator.samples())
                 self._export()
-            self.journal.update(finished=now())
+            self.ended = now()
             report = self._report()
+            self.journal.update(finished=self.ended)  # last: a run that is marked as finished has everything
+            if report is not None:
+                self._tell(report)
         self.accelerator.wait_for_everyone()
         evaluations = read_lines(self.journal.evaluations)
         before = evaluations[0] if evaluations else None
@@ -323,20 +401,30 @@ class _Run:
         if self.config.lora_rank:
             with whole_folder(self.out / "adapter") as folder:
                 model.save_pretrained(folder)
+                card.finish(folder, self.shop, self.out, adapter=True)
             model = model.merge_and_unload()
         keep_format(student, model)
         with whole_folder(self.out / "student") as folder:
             model.save_pretrained(folder)
             student.tokenizer.save_pretrained(folder)
             lineage.write(folder, self.shop)
+            card.finish(folder, self.shop, self.out)
 
-    def _report(self) -> Path:
-        from ..report import load_run, summary_table, write_report
+    def _report(self) -> Path | None:
+        """The report, as of a run that has finished."""
+        from ..report import write_report
 
-        report = write_report(self.out)
+        report = write_report(self.out, finished=self.ended)
+        sync(report)
+        sync(self.out)
+        return report
+
+    def _tell(self, report: Path) -> None:
+        """What came of the run, for people."""
+        from ..report import load_run, summary_table
+
         self.console.print(summary_table(load_run(self.out)))
         self.console.print(f"student  {self.out / 'student'}\nreport   {report}", highlight=False)
-        return report
 
 
 class _Swap:

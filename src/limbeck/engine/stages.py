@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from rich.console import Console
 from ..errors import LimbeckError, expect, nearest
 from ..pipeline import Pipeline, Stage
 from ..registry import get
+from . import fingerprint
 from .checks import check_models
 from .config import RunConfig, configure
 from .files import read_lines, write_json
-from .folder import folder_of, recorded, refuse_impossible
-from .run import Result, resume, train
+from .folder import empty, folder_of, held, main_process, recorded, refuse_impossible
+from .run import Result, refuse_changes, resume, train
 from .setup import build_method, prepare_tasks
 
 
@@ -30,11 +30,13 @@ class Planned:
         path: folder of the stage's run.
         config: what to run.
         state: ``new``, ``begun`` or ``done``, when the pipeline was called.
+        inputs: digests of the data and models that it reads, but for the student that the stage before leaves.
     """
 
     path: Path
     config: RunConfig
     state: str
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_pipeline(
@@ -44,6 +46,7 @@ def run_pipeline(
     quiet: bool = False,
     console: Console | None = None,
     command: str = "",
+    accept_changes: bool = False,
     **settings: Any,
 ) -> list[Result]:
     """Run the stages, or go on where an earlier call with the same pipeline and folder was stopped.
@@ -54,6 +57,7 @@ def run_pipeline(
         quiet: no progress on standard error.
         console: where progress goes; default: standard error.
         command: what the user typed, for the reports.
+        accept_changes: go on though data or models are not what they were when the pipeline began (``resume``).
         **settings: for every stage (``student``, ``teacher``, ``task``, ``lr`` ...); a stage's own win. An argument of
             a method goes to the stages whose method takes it.
 
@@ -64,24 +68,27 @@ def run_pipeline(
     expect("the pipeline", pipeline, Pipeline, "give one such as lb.pipelines.sd_zero(), or lb.Pipeline([...])")
     folder = folder_of(out)
     stages = _plan(pipeline, folder, settings)
-    _claim(folder, pipeline, settings)
-    console = Console(quiet=True) if quiet else console or Console(stderr=True, quiet=not _main_process())
-    results = []
-    for i, stage in enumerate(stages, 1):
-        done = ", done before" if stage.state == "done" else ""
-        console.print(f"stage {i} of {len(stages)}: {stage.config.method}{done}", style="bold", highlight=False)
-        typed = command or f"stage {stage.path.name} of {pipeline}"
-        if stage.state == "done":
-            results.append(_result(stage.path))
-        elif stage.state == "begun":
-            results.append(resume(stage.path, command=typed, console=console))
-        else:
-            results.append(train(stage.config, stage.path, command=typed, console=console))
+    described = {"pipeline": str(pipeline), "settings": {k: str(v) for k, v in settings.items()}}
+    _refuse_another(folder, described)
+    console = Console(quiet=True) if quiet else console or Console(stderr=True, quiet=not main_process())
+    refuse_impossible(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, console):
+        _claim(folder, described, stages, accept_changes)
+        stages = [replace(s, state=_state(s.path, s.config)) for s in stages]  # another process may have gone on
+        own = {"accept_changes": True} if accept_changes else {}
+        results = []
+        for i, stage in enumerate(stages, 1):
+            done = ", done before" if stage.state == "done" else ""
+            console.print(f"stage {i} of {len(stages)}: {stage.config.method}{done}", style="bold", highlight=False)
+            typed = command or f"stage {stage.path.name} of {pipeline}"
+            if stage.state == "done":
+                results.append(_result(stage.path))
+            elif stage.state == "begun":
+                results.append(resume(stage.path, command=typed, console=console, **own))
+            else:
+                results.append(train(stage.config, stage.path, command=typed, console=console))
     return results
-
-
-def _main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 # ---------------------------------------------------------------- what is to be run
@@ -99,10 +106,12 @@ def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any]) -> list
         config = configure(stage.method, {**own, **stage.settings, "student": student})
         stages.append(Planned(path, config, _state(path, config)))
         student = str(path / "student")
-    for planned in stages[: len(pipeline.stages)]:  # the others are these again
+    for i, planned in enumerate(stages[: len(pipeline.stages)]):  # the others are these again
         method = build_method(planned.config)
         check_models(planned.config, method, {})
-        prepare_tasks(planned.config, method)
+        tasks = prepare_tasks(planned.config, method)
+        known = fingerprint.before_loading(planned.config, tasks, ("student",) if i else ())
+        stages[i] = replace(planned, inputs=known)
     return stages
 
 
@@ -171,22 +180,33 @@ def _result(path: Path) -> Result:
 # ---------------------------------------------------------------- the folder
 
 
-def _claim(folder: Path, pipeline: Pipeline, settings: Mapping[str, Any]) -> None:
-    if not _main_process():
+def _claim(folder: Path, described: Mapping[str, Any], stages: Sequence[Planned], accept_changes: bool) -> None:
+    """Write down what the folder's pipeline is, or refuse to go on where what it reads has changed since."""
+    if not main_process():
+        return
+    _refuse_another(folder, described)
+    file = folder / "pipeline.json"
+    was = _read(file) if file.exists() else {}
+    before = was.get("inputs") if isinstance(was, dict) else None
+    before = before if isinstance(before, dict) else {}
+    for stage in stages:
+        then = before.get(stage.path.name)
+        if isinstance(then, dict):
+            refuse_changes(folder, fingerprint.changes(stage.config, then, stage.inputs), accept_changes)
+    write_json(file, {**described, "inputs": {s.path.name: s.inputs for s in stages if s.inputs}})
+
+
+def _refuse_another(folder: Path, now: Mapping[str, Any]) -> None:
+    """The folder's pipeline goes on only as itself."""
+    if not main_process():
         return
     refuse_impossible(folder)
-    described = {"pipeline": str(pipeline), "settings": {k: str(v) for k, v in settings.items()}}
     file = folder / "pipeline.json"
-    if file.exists():
-        _refuse_another(folder, _read(file), described)
+    if not file.exists():
+        if not empty(folder):
+            raise LimbeckError(f"{folder} is not empty and holds no pipeline; name a new folder.")
         return
-    if folder.exists() and any(folder.iterdir()):
-        raise LimbeckError(f"{folder} is not empty and holds no pipeline; name a new folder.")
-    write_json(file, described)
-
-
-def _refuse_another(folder: Path, was: object, now: Mapping[str, Any]) -> None:
-    """The folder's pipeline goes on only as itself."""
+    was = _read(file)
     before = was if isinstance(was, dict) else {}
     if before.get("pipeline") != now["pipeline"]:
         raise LimbeckError(f"{folder} holds another pipeline ({before.get('pipeline')}); name another folder.")

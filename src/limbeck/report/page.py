@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,20 @@ from limbeck.report.heat import heat, visible
 HERE = Path(__file__).parent
 
 
-def write_report(run_dir: Path | str) -> Path:
+def write_report(run_dir: Path | str, *, finished: str | None = None) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
     The file appears whole or not at all: it is written beside its place and then moved there.
+
+    Args:
+        run_dir: of the run.
+        finished: when the run ended, where ``run.json`` does not say so yet.
 
     Raises:
         LimbeckError: if ``run_dir`` is not a run folder.
     """
     data = load_run(run_dir)
+    data = replace(data, run={**data.run, "finished": finished}) if finished else data
     target = Path(run_dir) / "report.html"
     # A lone surrogate (half of an emoji cut by the token limit) cannot be encoded, and must not cost the report.
     content = render(data).encode("utf-8", errors="replace")
