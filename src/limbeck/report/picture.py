@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from limbeck.errors import LimbeckError
-from limbeck.report.charts import (
+from limbeck.report.charts import named_intervals
+from limbeck.report.data import RunData, load_run, number
+from limbeck.report.draw import (
     GREY,
     INK,
     PALETTE,
@@ -21,9 +23,9 @@ from limbeck.report.charts import (
     draw_evaluations,
     draw_intervals,
     draw_line,
-    named_intervals,
+    from_zero,
 )
-from limbeck.report.data import RunData, load_run, number
+from limbeck.report.heat import visible
 
 Run = RunData | Path | str
 
@@ -48,7 +50,7 @@ def picture(runs: Run | Iterable[Run], path: Path | str, names: Sequence[str] | 
     loaded = [run if isinstance(run, RunData) else load_run(run) for run in given]
     if not loaded:
         raise LimbeckError("runs is empty, but a picture needs at least one run")
-    labels = [run.name for run in loaded] if names is None else list(names)
+    labels = [_label(name) for name in ([run.name for run in loaded] if names is None else names)]
     if len(labels) != len(loaded):
         raise LimbeckError(f"names has {len(labels)} entries for {len(loaded)} runs; give one a run")
     draft = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
@@ -73,8 +75,8 @@ def _figure(runs: Sequence[RunData], labels: Sequence[str]) -> Figure:
     for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
         colour = PALETTE[i % len(PALETTE)]
         alone = len(runs) == 1
-        draw_line(middle, run.metrics, "accuracy", colour, "training" if alone else label)
-        draw_evaluations(middle, run, "accuracy", PALETTE[1] if alone else colour, "held-out" if alone else "_")
+        draw_line(middle, run.metrics, "accuracy", colour, "training, sampled" if alone else label)
+        draw_evaluations(middle, run, "accuracy", PALETTE[1] if alone else colour, "held-out, greedy" if alone else "_")
         draw_line(right, run.metrics, "kl_reverse", colour, "reverse" if alone else label)
         draw_evaluations(right, run, "kl_reverse", colour, "_")
         forward = PALETTE[1] if alone else colour
@@ -109,11 +111,18 @@ def _finish(axes: Axes, title: str) -> None:
     """Title, axis and legend of a panel with curves."""
     axes.set_title(title, loc="left", fontsize=9)
     axes.set_xlabel("step")
+    from_zero(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if not axes.lines:
         _empty(axes, "not recorded")
     elif len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(loc="best", handlelength=1.5)
+
+
+def _label(name: str) -> str:
+    """A name on one line; matplotlib leaves names that begin with an underscore out of a legend."""
+    text = visible(name).replace("\n", " ").replace("\t", " ")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _empty(axes: Axes, sentence: str) -> None:
