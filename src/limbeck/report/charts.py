@@ -18,6 +18,7 @@ from limbeck.report.data import Row, RunData, accuracy_interval, as_number, numb
 from limbeck.report.draw import (
     GREY,
     PALETTE,
+    POINTS,
     STYLE,
     WIDTH,
     Key,
@@ -29,6 +30,8 @@ from limbeck.report.draw import (
     to_svg,
 )
 from limbeck.report.words import percent, plain
+
+__all__ = ["POINTS", "Figured", "before_after", "by_turn", "curves", "flat", "named_intervals", "series"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ CHARTS = (
         "Accuracy",
         "share correct",
         (Line(TRAINING, "accuracy", True),),
-        "Training responses are sampled, to the problems of their step; held-out responses are greedy, to problems that "
-        "are not trained on. The two differ also where nothing is learned.",
+        "Training responses are sampled, to the problems of their step; held-out responses are greedy, to problems "
+        "that are not trained on. The two differ also where nothing is learned.",
     ),
     Chart("Reward", "mean reward per response", (Line(TRAINING, "reward", True),)),
     Chart(
@@ -110,12 +113,13 @@ def flat(data: RunData) -> list[str]:
     sentences = []
     for chart in _charts(data):
         if values := _constant(data, chart):
-            labels = [line.label if line.label != TRAINING else "" for line in chart.lines]
-            told = [f"{label} was {plain(x)}" for label, x in zip(labels, values, strict=True)]
+            labels = [line.label for line in chart.lines if line.label not in ("", TRAINING)]
             if len(set(values)) == 1:
-                told = [f"was {plain(values[0])}"]
-            which = f" ({', '.join(labels)})" if any(labels) and len(set(values)) == 1 else ""
-            sentences.append(f"{chart.title}, {chart.unit}, {', '.join(told)} throughout{which}.")
+                told = f" was {plain(values[0])} throughout" + (f" ({', '.join(labels)})" if labels else "")
+            else:
+                own = [f"{label} was {plain(x)}" for label, x in zip(labels, values, strict=True)]
+                told = f": {', '.join(own)} throughout"
+            sentences.append(f"{chart.title} ({chart.unit}){told}.")
     return sentences
 
 
@@ -292,7 +296,7 @@ def _by_prefix(data: RunData) -> list[Chart]:
             "Loss by term",
             "loss, in the method's unit",
             own if len(own := lines("loss")) > 1 else (),
-            "A policy term on its own fresh text has a loss of 0 (its advantages sum to 0), while its gradient is not 0.",
+            "A policy term on fresh text has a loss of 0 (its advantages sum to 0), while its gradient is not 0.",
         ),
         Chart("Coefficients", "value", moving, "What each term was multiplied with at that step."),
     ]

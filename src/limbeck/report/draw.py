@@ -31,7 +31,7 @@ POINTS = 400
 """A line holds no more points than this; longer runs are averaged in equal bins."""
 
 WIDTH = 4.86
-"""Inches of a chart: 350 units of 1/72 inch, which is what a phone's screen leaves, so that text keeps its size there."""
+"""Inches of a chart: 350 units of 1/72 inch are the pixels that a phone leaves, so that text keeps its size there."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from limbeck.report import charts, draw, words
+from limbeck.report import charts, words
 from limbeck.report.data import PHASES, RunData, load_run, number
 from limbeck.report.heat import heat, visible
 
@@ -65,7 +65,7 @@ def render(data: RunData) -> str:
         costs=costs(data),
         state=[*state(data), *told(data, "warnings")],
         notices=told(data, "notices"),
-        points=draw.POINTS,
+        points=charts.POINTS,
     )
 
 
@@ -93,7 +93,8 @@ def told(data: RunData, key: str) -> list[str]:
         when = [f"first at step {words.whole(first)}"] if first is not None else []
         when += [f"seen in {words.whole(steps)} step{'' if steps == 1 else 's'}"] if steps is not None else []
         if text:
-            sentences.append(text[0].upper() + text[1:] + (f" ({', '.join(when)})" if when else ""))
+            text = text[0].upper() + text[1:]
+            sentences.append(f"{text.rstrip('.')} ({', '.join(when)})." if when else text)
     return sentences
 
 

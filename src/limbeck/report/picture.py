@@ -25,7 +25,6 @@ from limbeck.report.draw import (
     draw_line,
     from_zero,
 )
-from limbeck.report.heat import visible
 
 Run = RunData | Path | str
 
@@ -121,7 +120,7 @@ def _finish(axes: Axes, title: str) -> None:
 
 def _label(name: str) -> str:
     """A name on one line; matplotlib leaves names that begin with an underscore out of a legend."""
-    text = visible(name).replace("\n", " ").replace("\t", " ")
+    text = "".join(c if c.isprintable() else " " for c in name)
     return f" {text}" if text.startswith("_") else text
 
 

@@ -8,10 +8,10 @@ from limbeck.evaluate.intervals import Interval, wilson_difference
 from limbeck.report.data import Row, RunData, accuracy_interval, interval_of, number
 
 MEASURES = (
-    ("KL reverse", "kl_reverse", "nats/token"),
-    ("KL forward", "kl_forward", "nats/token"),
+    ("KL reverse", "kl_reverse", "nats per token"),
+    ("KL forward", "kl_forward", "nats per token"),
     ("reward", "reward", "per response"),
-    ("entropy", "entropy", "nats/token"),
+    ("entropy", "entropy", "nats per token"),
     ("length", "length", "tokens"),
     ("perplexity", "perplexity", "per token"),
 )
