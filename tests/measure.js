@@ -38,11 +38,24 @@
     return (x + 0.05) / (y + 0.05);
   };
   const shown = (el) => el.checkVisibility({ opacityProperty: true, visibilityProperty: true });
-  // A box that scrolls sideways is fine where its edge shows that there is more: such boxes carry data-more.
-  const scrolls = (el) => el.closest("[data-more]");
+  // A box that scrolls sideways is fine where a shade at its edge, which the content covers, shows that there is more.
+  const scrolls = (el) => {
+    for (let e = el; e; e = e.parentElement) {
+      const style = getComputedStyle(e);
+      if (style.overflowX === "auto" && /local/.test(style.backgroundAttachment) && /gradient/.test(style.backgroundImage))
+        return true;
+    }
+    return false;
+  };
+  // The theme of the documentation keeps its navigation in a drawer beside the screen until it is asked for, a line
+  // that only screen readers read in a box of one pixel, and the names of its buttons in hidden labels.
+  const away = (el) => {
+    const drawer = el.closest(".md-sidebar, .md-search__output, .md-skip");
+    return drawer !== null && (drawer.getBoundingClientRect().right <= 0 || !drawer.matches(".md-sidebar"));
+  };
 
   for (const el of document.body.querySelectorAll("*")) {
-    if (!shown(el) || el.closest("defs, clipPath, .katex-mathml")) continue;
+    if (!shown(el) || away(el) || el.closest("defs, clipPath, .katex-mathml")) continue;
     const box = el.getBoundingClientRect();
     if (!box.width || !box.height) continue;
     const style = getComputedStyle(el);
@@ -51,6 +64,9 @@
       tell("edge", el, `reaches from ${Math.round(box.left)} to ${Math.round(box.right)} of ${width}`);
     if (!inside && !scrolls(el) && style.overflowX !== "visible" && el.scrollWidth > el.clientWidth + 1)
       tell("hidden", el, `shows ${el.clientWidth} of its ${el.scrollWidth} pixels`);
+    // A picture file has text of 10 points, 13 pixels, where it is shown in its own size.
+    if (el.tagName === "IMG" && /\.svg$/.test(el.currentSrc) && box.width < 0.68 * el.naturalWidth)
+      tell("small", el, `is shown at ${Math.round((100 * box.width) / el.naturalWidth)} % of its size`);
     const own = [...el.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
     if (!own) continue;
     if (inside) {

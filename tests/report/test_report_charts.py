@@ -9,7 +9,6 @@ from typing import Any
 import fake_run
 import pytest
 
-from limbeck.evaluate import mean_interval
 from limbeck.report import RunData, charts, load_run, picture, render
 from limbeck.report.data import interval_of
 from limbeck.report.draw import Key
@@ -152,11 +151,3 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         svg = picture([data, data], tmp_path / "a.svg", names=[name, "other"]).read_text()
         assert "<script>" not in svg
         picture([data, data], tmp_path / "a.png", names=[name, name])
-
-
-def test_an_interval_of_equal_problems_is_that_of_a_mean() -> None:
-    from limbeck.evaluate import ratio_interval
-
-    values = [0.1, 0.7, 0.3, 0.2]
-    one, other = ratio_interval(values, [1] * 4), mean_interval(values)
-    assert (one.low, one.high) == pytest.approx((other.low, other.high))

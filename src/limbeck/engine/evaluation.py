@@ -182,8 +182,11 @@ def spread(name: str, values: Tensor, owner: Tensor, problems: int) -> dict[str,
     interval = ratio_interval(total_B.tolist(), count_B.tolist())
     if not math.isfinite(interval.low):
         return {}
-    # Student's interval knows no borders: a divergence is not negative, nor is a mean below its smallest value.
-    return {f"{name}_interval": [max(interval.low, min(0.0, float(values.min()))), interval.high]}
+    # Student's interval knows no borders: a divergence is not negative, nor is a mean below its smallest value. Where
+    # all values are equal, rounding must not put their mean outside.
+    mean = float(values.double().mean())
+    low = max(interval.low, min(0.0, float(values.min())))
+    return {f"{name}_interval": [min(low, mean), max(interval.high, mean)]}
 
 
 def by_turn(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, list[float]]:

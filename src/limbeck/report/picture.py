@@ -20,6 +20,7 @@ from limbeck.report.draw import (
     INK,
     PALETTE,
     STYLE,
+    WIDTH,
     draw_evaluations,
     draw_intervals,
     draw_line,
@@ -31,13 +32,16 @@ Run = RunData | Path | str
 FORMATS = (".svg", ".png", ".pdf")
 
 
-def picture(runs: Run | Iterable[Run], path: Path | str, names: Sequence[str] | None = None) -> Path:
+def picture(
+    runs: Run | Iterable[Run], path: Path | str, names: Sequence[str] | None = None, narrow: bool = False
+) -> Path:
     """Draw accuracy before and after with intervals, the accuracy curve and the KL curve, and return ``path``.
 
     Args:
         runs: one run or several, each a folder or what :func:`load_run` made of it.
         path: where to; the ending picks the format.
         names: of the runs, in place of their methods' titles.
+        narrow: put the three panels below each other, as wide as a phone, instead of side by side.
 
     Raises:
         LimbeckError: for an unknown format, no runs, a wrong number of names, or a folder that holds no run.
@@ -56,7 +60,7 @@ def picture(runs: Run | Iterable[Run], path: Path | str, names: Sequence[str] | 
     try:
         # Ink is dark on white on purpose: a picture file cannot know the theme of the page around it.
         with matplotlib.rc_context(STYLE | {"savefig.facecolor": "white"}):
-            figure = _figure(loaded, labels)
+            figure = _figure(loaded, labels, narrow)
             FigureCanvasAgg(figure)
             metadata = {"Date": None} if target.suffix.lower() == ".svg" else None
             figure.savefig(draft, dpi=200, metadata=metadata)
@@ -66,10 +70,15 @@ def picture(runs: Run | Iterable[Run], path: Path | str, names: Sequence[str] | 
     return target
 
 
-def _figure(runs: Sequence[RunData], labels: Sequence[str]) -> Figure:
-    """Three panels in a row."""
-    figure = Figure(figsize=(10, max(2.7, 1.4 + 0.5 * len(runs))), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
+def _figure(runs: Sequence[RunData], labels: Sequence[str], narrow: bool) -> Figure:
+    """Three panels, in a row or below each other."""
+    height = max(2.7, 1.4 + 0.5 * len(runs))
+    if narrow:
+        figure = Figure(figsize=(WIDTH, height + 4), layout="constrained")
+        left, middle, right = figure.subplots(3, 1, height_ratios=(height - 1, 2.5, 2.5))
+    else:
+        figure = Figure(figsize=(10, height), layout="constrained")
+        left, middle, right = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
     _before_after(left, runs, labels)
     for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
         colour = PALETTE[i % len(PALETTE)]
