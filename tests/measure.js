@@ -16,7 +16,12 @@
   if (root.scrollWidth > width) tell("page", root, `is ${root.scrollWidth} wide on a screen of ${width}`);
 
   const ink = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const known = new Map();
   const rgba = (colour) => {
+    if (!known.has(colour)) known.set(colour, painted(colour));
+    return known.get(colour);
+  };
+  const painted = (colour) => {
     ink.clearRect(0, 0, 1, 1);
     ink.fillStyle = colour;
     ink.fillRect(0, 0, 1, 1);
@@ -24,10 +29,10 @@
     return [r, g, b, a / 255];
   };
   const over = (top, under) => [0, 1, 2].map((i) => top[i] * top[3] + under[i] * (1 - top[3])).concat(1);
+  const grounds = new Map([[null, [255, 255, 255, 1]]]);
   const ground = (el) => {
-    const chain = [];
-    for (let e = el; e; e = e.parentElement) chain.unshift(rgba(getComputedStyle(e).backgroundColor));
-    return chain.reduce((under, top) => over(top, under), [255, 255, 255, 1]);
+    if (!grounds.has(el)) grounds.set(el, over(rgba(getComputedStyle(el).backgroundColor), ground(el.parentElement)));
+    return grounds.get(el);
   };
   const light = ([r, g, b]) => {
     const [x, y, z] = [r, g, b].map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
@@ -39,13 +44,14 @@
   };
   const shown = (el) => el.checkVisibility({ opacityProperty: true, visibilityProperty: true });
   // A box that scrolls sideways is fine where a shade at its edge, which the content covers, shows that there is more.
+  const shaded = new Map([[null, false]]);
   const scrolls = (el) => {
-    for (let e = el; e; e = e.parentElement) {
-      const style = getComputedStyle(e);
-      if (style.overflowX === "auto" && /local/.test(style.backgroundAttachment) && /gradient/.test(style.backgroundImage))
-        return true;
+    if (!shaded.has(el)) {
+      const style = getComputedStyle(el);
+      const own = style.overflowX === "auto" && /local/.test(style.backgroundAttachment) && /gradient/.test(style.backgroundImage);
+      shaded.set(el, own || scrolls(el.parentElement));
     }
-    return false;
+    return shaded.get(el);
   };
   // The theme of the documentation keeps its navigation in a drawer beside the screen until it is asked for, a line
   // that only screen readers read in a box of one pixel, and the names of its buttons in hidden labels.

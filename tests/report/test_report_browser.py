@@ -100,3 +100,12 @@ def test_the_measure_finds_what_cannot_be_read(chromium: browser.Browser, tmp_pa
     page.write_text("<!doctype html><meta name=viewport content='width=device-width'><body><p>good</p>")
     chromium.show(page, 390)
     assert chromium.faults() == []
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", "Failed"), ("", "Skipped")])
+def test_without_a_browser_only_ci_fails(ci: str, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(browser, "NAMES", ("no-such-browser",))
+    with pytest.raises(BaseException, match="no Chromium is installed") as caught, browser.opened():
+        pass
+    assert type(caught.value).__name__ == outcome

@@ -209,9 +209,10 @@ def _along(rows: Sequence[tuple[str, list[float]]], unit: str) -> tuple[Figure, 
             old = name == "before"
             colour, aside = (GREY, -0.06) if old else (PALETTE[0], 0.06)
             x = [turn + (aside if len(rows) > 1 else 0) for turn in range(1, len(values) + 1)]
-            look = {"linestyle": "--", "marker": "s", "markersize": 7} if old else {"marker": "o", "markersize": 4.5}
-            face = "none" if old else colour
-            axes.plot(x, values, color=colour, markerfacecolor=face, clip_on=False, **look)
+            dash, marker, size, face = ("--", "s", 7.0, "none") if old else ("-", "o", 4.5, colour)
+            axes.plot(
+                x, values, dash, color=colour, marker=marker, markersize=size, markerfacecolor=face, clip_on=False
+            )
             keys.append(Key(name, "square" if old else "line", colour))
         from_zero(axes)
         return figure, keys

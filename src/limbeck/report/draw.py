@@ -115,7 +115,7 @@ def draw_evaluations(
         for step, interval in zip(x, intervals, strict=True):
             if interval and math.isfinite(interval.low):
                 axes.vlines(step + shift, interval.low, interval.high, color=colour, linewidth=1.4, clip_on=False)
-    face = {"markerfacecolor": "none", "markeredgewidth": 1.4, "markersize": 6}
+    face: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 1.4, "markersize": 6}
     axes.plot(x + shift, y, "D", color=colour, label=label, zorder=3, clip_on=False, **face)
     return intervals
 

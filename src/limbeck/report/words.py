@@ -138,8 +138,10 @@ def comparison(data: RunData, spread: bool = False) -> list[tuple[str, str, str,
     for name, key, unit in MEASURES:
         old, new = number(data.before, key), number(data.after, key)
         if old is not None or new is not None:
-            cells = [_spread(row, key) if spread else plain(number(row, key)) for row in (data.before, data.after)]
-            rows.append((name, unit, *cells, change(old, new)))
+            was, became = (
+                _spread(row, key) if spread else plain(number(row, key)) for row in (data.before, data.after)
+            )
+            rows.append((name, unit, was, became, change(old, new)))
     return rows
 
 
