@@ -7,7 +7,6 @@ import contextlib
 import inspect
 import io
 import json
-import os
 import re
 import shlex
 import shutil
@@ -285,13 +284,3 @@ def test_katex_draws_every_formula(generated: Any, tmp_path: Path) -> None:
     drawn = subprocess.run(["node", str(script)], capture_output=True, text=True, check=True)
     assert len(formulas) > 20
     assert not drawn.stdout
-
-
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    quiet = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    built = subprocess.run(command, cwd=ROOT, env=os.environ | quiet, capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
-    for name in REGISTRY:
-        assert (tmp_path / "site" / "methods" / f"{name}.html").is_file()
-        assert f'href="methods/{name}.html"' in (tmp_path / "site" / "start.html").read_text()

@@ -13,6 +13,7 @@ from limbeck.errors import LimbeckError
 from limbeck.evaluate import (
     mean_interval,
     paired_interval,
+    ratio_interval,
     student_quantile,
     wilson,
     wilson_difference,
@@ -120,3 +121,40 @@ def test_mean_interval_covers_as_often_as_it_says() -> None:
         interval = mean_interval([dice.gauss(3, 2) for _ in range(4)], 0.9)
         hits += interval.low <= 3 <= interval.high
     assert 0.88 < hits / 2000 < 0.92
+
+
+def test_a_ratio_with_counts_of_one_is_a_mean() -> None:
+    values = [0.1, 0.7, 0.3, 0.2]
+    one, other = ratio_interval(values, [1] * 4), mean_interval(values)
+    assert (one.mean, one.low, one.high, one.n) == pytest.approx((other.mean, other.low, other.high, 4))
+
+
+def test_a_ratio_counts_problems_and_not_tokens() -> None:
+    # Every problem twice as long with the same tokens: as many problems, so the same interval.
+    totals, counts = [3.0, 1.0, 8.0], [2, 1, 5]
+    once = ratio_interval(totals, counts)
+    assert once.mean == pytest.approx(12 / 8)
+    assert ratio_interval([2 * x for x in totals], [2 * x for x in counts]) == once
+    # By hand: residuals 0, -0.5, 0.5; s^2 = 3/2 * 0.5; t(2) = 4.30265.
+    assert once.high - once.mean == pytest.approx(4.30265 * math.sqrt(0.75) / 8, abs=1e-5)
+
+
+def test_a_ratio_without_a_spread_says_so() -> None:
+    assert math.isnan(ratio_interval([3.0], [2]).low)
+    assert math.isnan(ratio_interval([], []).mean)
+    assert math.isnan(ratio_interval([0.0, 0.0], [0, 0]).mean)
+    assert math.isnan(ratio_interval([math.inf, 1.0], [1, 1]).low)
+    with pytest.raises(LimbeckError, match="pairs"):
+        ratio_interval([1.0], [1, 2])
+
+
+def test_a_ratio_interval_covers_as_often_as_it_says() -> None:
+    """Tokens of one problem share an offset, which an interval over tokens would not see."""
+    dice = random.Random(0)
+    hits = 0
+    for _ in range(1500):
+        counts = [dice.randint(5, 40) for _ in range(25)]
+        totals = [count * (3 + dice.gauss(0, 2)) for count in counts]
+        interval = ratio_interval(totals, counts, 0.9)
+        hits += interval.low <= 3 <= interval.high
+    assert 0.86 < hits / 1500 < 0.93

@@ -26,6 +26,17 @@ RUN: dict[str, Any] = {
     "finished": "2026-01-02T10:09:10+00:00",
     "parameters": {"student": 1_234_567, "teacher": 12_345_678},
     "git": "abc1234",
+    "terms": {"1": "clip(0.2, 0.2)[standardise_group(sum_sequence(reward))]", "2": "sampled(k2)[log π_teacher]"},
+    "notices": ["note: without --student, the student is 'tiny'."],
+    "warnings": [
+        {
+            "what": "groups",
+            "sentence": "No group had a signal: all responses to a prompt earned the same reward.",
+            "first_step": 3,
+            "steps": 7,
+        }
+    ],
+    "teacher_accuracy": {"accuracy": 0.75, "n": 256, "interval": [0.693, 0.799]},
 }
 
 
@@ -56,6 +67,11 @@ def metrics(steps: int) -> list[dict[str, Any]]:
                 "tokens_read": 2100,
                 "coef/1": 5e-3 - 4e-3 * x,
                 "term/1/loss": 0.1,
+                "term/1/gradient_share": 0.7 - 0.2 * x,
+                "term/2/gradient_share": 0.3 + 0.2 * x,
+                "groups_with_signal": 0.3 + 0.4 * x,
+                "truncated": 0.0,
+                "ended": 1.0,
                 "term/2/loss": 0.2 - 0.1 * x,
             }
         )
@@ -75,6 +91,10 @@ def evaluations(steps: int) -> list[dict[str, Any]]:
             "kl_reverse": 0.6 - 0.1 * i,
             "entropy": 1.2 - 0.15 * i,
             "length": 40 - 2.5 * i,
+            "perplexity": 1.4 - 0.05 * i,
+            "kl_forward_interval": [0.82 - 0.15 * i, 0.98 - 0.15 * i],
+            "kl_reverse_interval": [0.55 - 0.1 * i, 0.65 - 0.1 * i],
+            "entropy_interval": [1.1 - 0.15 * i, 1.3 - 0.15 * i],
         }
         for i, (step, correct) in enumerate(points)
     ]

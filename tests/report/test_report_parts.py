@@ -142,7 +142,8 @@ def test_pictures_are_written(tmp_path: Path, ending: str) -> None:
     assert target.read_bytes()[:5] == {"svg": b"<?xml", "png": b"\x89PNG\r"}[ending]
     data = load_run(folder)
     picture([data, dataclasses.replace(data, metrics=())], target, names=["one", "two"])
-    picture(RunData(run={}), target)
+    picture(RunData(run={}), target, narrow=True)
+    picture([data, data], target, narrow=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == [target.name, "run"]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..axes.ladder import Ladder
 from ..axes.source import Sample, sample
-from ..evaluate import wilson
+from ..evaluate import ratio_interval, wilson
 from ..kernels.tiles import Ask, statistics
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
@@ -67,8 +67,12 @@ class Evaluator:
             low_high = wilson(sum(correct), len(correct))
             out |= {"accuracy": low_high.mean, "low": low_high.low, "high": low_high.high}
             out |= {"reward": float(record.reward_U.double().mean()), "correct": correct}
+            out |= spread("reward", record.reward_U, record.seq_U, record.n_sequences)
         stats = self.statistics(record)
-        out |= {name: float(values.double().mean()) for name, values in stats.items() if name != "logp"}
+        out |= spread("length", record.length_B, torch.arange(record.n_sequences), record.n_sequences)
+        for name, values in stats.items():
+            if name != "logp":
+                out |= {name: float(values.double().mean())} | spread(name, values, record.seq_N, record.n_sequences)
         if "episodes" in self.task.serves:
             out |= by_turn(record, stats)
         return out | self._reference_measures()
@@ -88,14 +92,17 @@ class Evaluator:
         ]
         return assemble([[row] for row in rows], "main")
 
-    def _reference_measures(self) -> dict[str, float]:
+    def _reference_measures(self) -> dict[str, Any]:
         """Perplexity on texts that do not move: the teacher's greedy responses, else the data's own."""
         if self._reference is None:
             self._reference = self._reference_record()
         if self._reference is None:
             return {}
         stats = self.statistics(self._reference)
-        out = {"perplexity": math.exp(-float(stats["logp"].double().mean()))}
+        out: dict[str, Any] = {"perplexity": math.exp(-float(stats["logp"].double().mean()))}
+        logp = spread("logp", stats["logp"], self._reference.seq_N, self._reference.n_sequences)
+        if logp and (low := logp["logp_interval"][0]) > -700:  # beyond it no float holds the perplexity
+            out["perplexity_interval"] = [math.exp(-logp["logp_interval"][1]), math.exp(-low)]
         if "kl_forward" in stats:
             out["kl_forward_reference"] = float(stats["kl_forward"].double().mean())
         return out
@@ -160,6 +167,27 @@ class Evaluator:
         groups = sampled(sample(n=samples), Pen(self.desk, len(self.prompts), 0), self.prompts)
         counts = np.array([sum(row.correct for row in group) for group in groups])  # a broken episode has failed
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
+
+
+def spread(name: str, values: Tensor, owner: Tensor, problems: int) -> dict[str, list[float]]:
+    """The 95% interval of a mean, as ``{"NAME_interval": [low, high]}``; empty where the problems cannot tell.
+
+    Args:
+        name: of the number.
+        values: what was averaged, one a token, a turn or a response.
+        owner: the problem that each value belongs to, whose values are not independent of each other.
+        problems: how many there are.
+    """
+    total_B = torch.zeros(problems, dtype=torch.float64).index_add_(0, owner.cpu(), values.double().cpu())
+    count_B = torch.bincount(owner.cpu(), minlength=problems)
+    interval = ratio_interval(total_B.tolist(), count_B.tolist())
+    if not math.isfinite(interval.low):
+        return {}
+    # Student's interval knows no borders: a divergence is not negative, nor is a mean below its smallest value. Where
+    # all values are equal, rounding must not put their mean outside.
+    mean = float(values.double().mean())
+    low = max(interval.low, min(0.0, float(values.min())))
+    return {f"{name}_interval": [min(low, mean), max(interval.high, mean)]}
 
 
 def by_turn(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, list[float]]:

@@ -1,4 +1,5 @@
-"""Confidence intervals for what a run reports: a proportion, a difference of proportions, a mean over seeds.
+"""Confidence intervals for what a run reports: a proportion, a difference of proportions, a mean over seeds
+or over problems.
 
 Every function returns an :class:`Interval` in the unit of its input. Student's quantile is computed here because SciPy
 is not among the dependencies.
@@ -90,6 +91,36 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
         return Interval(mean, math.nan, math.nan, 1)
     half = student_quantile(level, n - 1) * stdev(values) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
+
+
+def ratio_interval(totals: Sequence[float], counts: Sequence[float], level: float = 0.95) -> Interval:
+    """Interval of ``sum(totals) / sum(counts)``: a mean over tokens, of which every problem brings several.
+
+    The tokens of one problem are not independent of each other, so the problems are what is counted (the linearised
+    variance of a ratio, Cochran 1977, "Sampling Techniques", section 6.3, with Student's quantile). With counts of 1
+    it is :func:`mean_interval`. With one problem the ends are NaN; without anything counted, all is NaN.
+
+    Args:
+        totals: of each problem, the sum of its values.
+        counts: of each problem, how many values that are.
+        level: probability that the interval is meant to cover.
+
+    Raises:
+        LimbeckError: if the two differ in length, or not ``0 < level < 1``.
+    """
+    _normal_quantile(level)
+    if len(totals) != len(counts):
+        raise LimbeckError(f"a ratio needs pairs, but there are {len(totals)} totals and {len(counts)} counts")
+    n, whole = len(totals), math.fsum(counts)
+    if not whole:
+        return Interval(math.nan, math.nan, math.nan, n)
+    ratio = math.fsum(totals) / whole
+    if n == 1:
+        return Interval(ratio, math.nan, math.nan, 1)
+    aside = [total - ratio * count for total, count in zip(totals, counts, strict=True)]
+    squares = math.fsum(x * x for x in aside)
+    half = student_quantile(level, n - 1) * math.sqrt(n / (n - 1) * squares) / whole
+    return Interval(ratio, ratio - half, ratio + half, n)
 
 
 def paired_interval(before: Sequence[float], after: Sequence[float], level: float = 0.95) -> Interval:

@@ -1,53 +1,37 @@
-"""Charts as inline SVG: matplotlib draws, and the page's own colours replace the ink so that they follow its theme."""
+"""The charts of a report: which there are, what each says in words, and which have nothing to show but one number."""
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
-import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from limbeck.evaluate.intervals import Interval
 from limbeck.report.data import Row, RunData, accuracy_interval, as_number, number
-from limbeck.report.words import percent
+from limbeck.report.draw import (
+    GREY,
+    PALETTE,
+    POINTS,
+    STYLE,
+    WIDTH,
+    Key,
+    draw_evaluations,
+    draw_intervals,
+    draw_line,
+    from_zero,
+    series,
+    to_svg,
+)
+from limbeck.report.words import percent, plain
 
-INK = "#010203"
-"""Drawn in this colour, text and axes become ``currentColor`` in the page."""
-
-# Okabe and Ito's palette: told apart also by readers who are colour-blind.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-GREY = "#7f7f7f"
-
-POINTS = 400
-"""A line holds no more points than this; longer runs are averaged in equal bins."""
-
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.13,
-    "axes.linewidth": 0.6,
-    "lines.linewidth": 1.5,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "svg.hashsalt": "limbeck",
-    "axes.formatter.useoffset": False,
-    **dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), INK
-    ),
-    "text.parse_math": False,  # a dollar in the name of a run is a dollar
-}
+__all__ = ["POINTS", "Figured", "before_after", "by_turn", "curves", "flat", "named_intervals", "series"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture: a title, the unit of its axis, a sentence under it, its curves."""
+    """One picture: a title, the unit of its axis, its curves, a sentence under it."""
 
     title: str
     unit: str
@@ -76,34 +60,67 @@ class Figured:
     title: str
     note: str
     svg: Markup
+    keys: tuple[Key, ...] = ()
 
 
+TRAINING = "training, sampled"
+HELD_OUT = "held-out, greedy"
 CHARTS = (
-    Chart("Accuracy", "share correct", (Line("training rollouts", "accuracy", True),)),
-    Chart("Reward", "mean reward", (Line("training rollouts", "reward", True),)),
+    Chart(
+        "Accuracy",
+        "share correct",
+        (Line(TRAINING, "accuracy", True),),
+        "Training responses are sampled, to the problems of their step; held-out responses are greedy, to problems "
+        "that are not trained on. The two differ also where nothing is learned.",
+    ),
+    Chart("Reward", "mean reward per response", (Line(TRAINING, "reward", True),)),
+    Chart(
+        "Groups with a signal",
+        "share of groups",
+        (Line(TRAINING, "groups_with_signal"),),
+        "A group whose responses all earned the same reward teaches a method nothing that compares them.",
+    ),
     Chart(
         "KL between student and teacher",
         "nats per token",
         (Line("reverse", "kl_reverse", True), Line("forward", "kl_forward", True)),
         "Reverse is KL(student ‖ teacher), forward is KL(teacher ‖ student).",
     ),
-    Chart("Entropy of the student", "nats per token", (Line("training rollouts", "entropy", True),)),
-    Chart("Length of a response", "tokens", (Line("training rollouts", "length", True),)),
-    Chart("Loss", "loss", (Line("loss", "loss"),), "The value that was minimised; methods scale it differently."),
-    Chart("Gradient norm", "norm", (Line("before clipping", "grad_norm"),)),
+    Chart("Entropy of the student", "nats per token", (Line(TRAINING, "entropy", True),)),
+    Chart("Length of a response", "tokens", (Line(TRAINING, "length", True),)),
+    Chart(
+        "How responses end",
+        "share of responses",
+        (Line("cut at the limit", "truncated"), Line("ended with an end token", "ended")),
+    ),
+    Chart("Loss", "loss, in the method's unit", (Line("", "loss"),), "The value that was minimised."),
+    Chart("Gradient norm", "norm", (Line("", "grad_norm"),), "Before clipping."),
 )
 
 
 def curves(data: RunData) -> list[Figured]:
-    """The charts that have data, in order."""
-    charts = [*CHARTS, *_by_prefix(data)]
+    """The charts that have data and change, in order."""
     drawn = []
-    for i, chart in enumerate(charts):
-        kept = [line for line in chart.lines if _has_data(data, line)]
-        if kept:
-            label = f"{chart.title} by training step"
-            drawn.append(Figured(chart.title, chart.note, to_svg(_draw(data, chart, kept), f"c{i}-", label)))
+    for i, chart in enumerate(_charts(data)):
+        if not _constant(data, chart):
+            figure, keys = _draw(data, chart)
+            drawn.append(_figured(chart.title, chart.note, figure, keys, f"c{i}-", "by training step"))
     return drawn
+
+
+def flat(data: RunData) -> list[str]:
+    """A sentence for each chart whose curves never change: a picture of them would be a straight line."""
+    sentences = []
+    for chart in _charts(data):
+        if values := _constant(data, chart):
+            labels = [line.label for line in chart.lines if line.label not in ("", TRAINING)]
+            if len(set(values)) == 1:
+                told = f" was {plain(values[0])} throughout" + (f" ({', '.join(labels)})" if labels else "")
+            else:
+                own = [f"{label} was {plain(x)}" for label, x in zip(labels, values, strict=True)]
+                told = f": {', '.join(own)} throughout"
+            sentences.append(f"{chart.title} ({chart.unit}){told}.")
+    return sentences
 
 
 TURNS = (
@@ -121,45 +138,22 @@ def by_turn(data: RunData) -> list[Figured]:
             (name, by) for name, row in (("before", data.before), ("after", data.after)) if (by := _numbers(row, key))
         ]
         if rows and max(len(by) for _, by in rows) > 1:
-            figure = _along(rows, unit)
-            drawn.append(Figured(f"{title}, by turn", note, to_svg(figure, f"t{i}-", f"{title} by turn of an episode")))
+            figure, keys = _along(rows, unit)
+            drawn.append(_figured(f"{title}, by turn", note, figure, keys, f"t{i}-", "of an episode"))
     return drawn
-
-
-def _numbers(row: Row | None, key: str) -> list[float]:
-    held = row.get(key) if row else None
-    if not isinstance(held, list):
-        return []
-    return [math.nan if (x := as_number(entry)) is None else x for entry in held]
-
-
-def _along(rows: Sequence[tuple[str, list[float]]], unit: str) -> Figure:
-    """A line for each named list of values, the first at turn 1."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
-        axes = figure.add_subplot()
-        for name, values in rows:
-            colour = GREY if name == "before" else PALETTE[0]
-            axes.plot(range(1, len(values) + 1), values, color=colour, label=name, marker="o", markersize=4)
-        axes.set_xlabel("turn")
-        axes.set_ylabel(unit)
-        axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        if len(rows) > 1:
-            figure.legend(loc="outside upper left", ncols=2)
-        return figure
 
 
 def before_after(data: RunData) -> Markup | None:
     """The small picture of the headline: accuracy before and after, with intervals. None without an evaluation."""
-    rows = named_intervals(data)
+    rows = [(name, interval, PALETTE[0] if i else GREY) for i, (name, interval) in enumerate(named_intervals(data))]
     if not rows:
         return None
+    if teacher := accuracy_interval(data.table("teacher_accuracy")):
+        rows.append(("teacher", teacher, PALETTE[2]))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 0.55 + 0.42 * len(rows)), layout="constrained")
-        axes = figure.add_subplot()
-        draw_intervals(axes, [(name, interval, PALETTE[0] if i else GREY) for i, (name, interval) in enumerate(rows)])
-        spoken = "; ".join(f"{name} {percent(interval.mean)}" for name, interval in rows)
+        figure = Figure(figsize=(WIDTH, 0.6 + 0.42 * len(rows)), layout="constrained")
+        draw_intervals(figure.add_subplot(), rows)
+        spoken = "; ".join(f"{name} {percent(interval.mean)}" for name, interval, _ in rows)
         return to_svg(figure, "h-", f"Held-out accuracy with 95% intervals: {spoken}")
 
 
@@ -169,127 +163,141 @@ def named_intervals(data: RunData) -> list[tuple[str, Interval]]:
     return [(name, interval) for name, interval in pairs if interval]
 
 
-def draw_intervals(axes: Axes, rows: Sequence[tuple[str, Interval, str]]) -> None:
-    """A dot and a bar for each (label, interval, colour), the first row on top."""
-    for i, (_, interval, colour) in enumerate(rows):
-        low, high = (x if math.isfinite(x) else interval.mean for x in (interval.low, interval.high))
-        axes.plot([100 * low, 100 * high], [i, i], color=colour, linewidth=5, alpha=0.35, solid_capstyle="round")
-        axes.plot(100 * interval.mean, i, "o", color=colour, markersize=7)
-        axes.annotate(percent(interval.mean), (100 * high, i), xytext=(7, 0), textcoords="offset points", va="center")
-    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    top = max(x for _, interval, _ in rows for x in (interval.mean, interval.high) if math.isfinite(x))
-    axes.set_xlim(0, min(1.0, top) * 100 * 1.22 or 1)  # room for the label behind the bar
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel("held-out accuracy, %")
+def _charts(data: RunData) -> list[Chart]:
+    """Every chart with the lines that have data; charts without any are left out."""
+    kept = []
+    for chart in (*CHARTS, *_by_prefix(data)):
+        lines = tuple(line for line in chart.lines if _values(data, line))
+        if lines:
+            kept.append(Chart(chart.title, chart.unit, lines, chart.note))
+    return kept
 
 
-def series(rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a key, float ``[n]`` each, where it is finite; averaged in bins beyond ``POINTS``."""
-    read = ((number(row, "step"), number(row, key)) for row in rows)
-    pairs = [(step, value) for step, value in read if step is not None and value is not None]
-    x, y = np.array(pairs, dtype=float).reshape(-1, 2).T
-    if len(x) <= POINTS:
-        return x, y
-    edges = np.linspace(0, len(x), POINTS + 1).astype(int)
-    width = np.diff(edges)
-    return np.add.reduceat(x, edges[:-1]) / width, np.add.reduceat(y, edges[:-1]) / width
-
-
-def draw_line(axes: Axes, rows: Sequence[Row], key: str, colour: str, label: str, dash: str = "-") -> None:
-    """A curve: the raw values faint, and over them a centred moving average once there are enough of them."""
-    x, y = series(rows, key)
-    if not len(x):
-        return
-    window = min(2 * (len(x) // 40) + 1, 21)
-    if window == 1:
-        axes.plot(x, y, dash, color=colour, label=label, marker="." if len(x) < 15 else None)
-        return
-    axes.plot(x, y, dash, color=colour, linewidth=0.8, alpha=0.3)
-    # At the ends the window is cut, and the sum divided by what is left of it.
-    weight = np.ones(window)
-    smooth = np.convolve(y, weight, "same") / np.convolve(np.ones_like(y), weight, "same")
-    axes.plot(x, smooth, dash, color=colour, label=label)
-
-
-def draw_evaluations(axes: Axes, data: RunData, key: str, colour: str, label: str) -> None:
-    """Held-out values as open diamonds; accuracies carry their interval."""
-    x, y = series(data.evaluations, key)
-    if not len(x):
-        return
-    if key == "accuracy":
-        for row in data.evaluations:
-            interval = accuracy_interval(row)
-            step = number(row, "step")
-            if step is not None and interval and math.isfinite(interval.low):
-                axes.vlines(step, interval.low, interval.high, color=colour, linewidth=1.2)
-    axes.plot(x, y, "D", color=colour, markersize=5, label=label, zorder=3)
-
-
-def to_svg(figure: Figure, prefix: str, label: str) -> Markup:
-    """A figure as an inline ``<svg>``: themed, without metadata, its ids made unique by ``prefix``."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE | {"svg.fonttype": "none"}):
-        figure.patch.set_alpha(0)
-        for axes in figure.axes:
-            axes.patch.set_alpha(0)
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", text)
-    text = text.replace(INK, "currentColor")
-    for i, colour in enumerate(PALETTE):
-        text = text.replace(colour, f"var(--line-{i})")
-    size = re.search(r'viewBox="[^"]*"', text)
-    opening = f'<svg role="img" aria-label="{escape(label)}" {size.group(0) if size else ""}>'
-    return Markup(re.sub(r"^<svg[^>]*>", lambda _: opening, text))
-
-
-def _draw(data: RunData, chart: Chart, lines: Sequence[Line]) -> Figure:
-    """One chart: training curves as lines, evaluations as diamonds."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
-        axes = figure.add_subplot()
-        for i, line in enumerate(lines):
-            # A lone training curve gets its own colour apart from the evaluations; a pair keeps a colour a quantity.
-            marks = PALETTE[1] if len(lines) == 1 else PALETTE[i]
-            draw_line(axes, data.metrics, line.key, PALETTE[i % len(PALETTE)], line.label)
-            if line.evaluated:
-                draw_evaluations(
-                    axes, data, line.key, marks, "held-out" if len(lines) == 1 else f"{line.label}, held-out"
-                )
-        axes.set_xlabel("step")
-        axes.set_ylabel(chart.unit)
-        axes.locator_params(axis="y", nbins=6)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if len(axes.get_legend_handles_labels()[0]) > 1:
-            figure.legend(loc="outside upper left", ncols=2)
-        return figure
-
-
-def _has_data(data: RunData, line: Line) -> bool:
-    """Whether anything can be drawn for a line."""
+def _values(data: RunData, line: Line) -> list[float]:
+    """All that a line and its held-out marks show."""
     rows = (*data.metrics, *(data.evaluations if line.evaluated else ()))
-    return any(number(row, line.key) is not None for row in rows)
+    return [value for row in rows if (value := number(row, line.key)) is not None]
+
+
+def _constant(data: RunData, chart: Chart) -> list[float]:
+    """The one value of each line, if none of them changes and there is more than one point; else empty."""
+    values = [_values(data, line) for line in chart.lines]
+    if any(len(set(own)) > 1 or len(own) < 2 for own in values):
+        return []
+    return [own[0] for own in values]
+
+
+def _numbers(row: Row | None, key: str) -> list[float]:
+    held = row.get(key) if row else None
+    if not isinstance(held, list):
+        return []
+    return [math.nan if (x := as_number(entry)) is None else x for entry in held]
+
+
+def _figured(title: str, note: str, figure: Figure, keys: Sequence[Key], prefix: str, over: str) -> Figured:
+    named = tuple(key for key in keys if key.label)
+    spoken = f"{title} {over}: {', '.join(key.label for key in named)}".removesuffix(": ")
+    return Figured(title, note, to_svg(figure, prefix, spoken), named)
+
+
+def _along(rows: Sequence[tuple[str, list[float]]], unit: str) -> tuple[Figure, list[Key]]:
+    """A line for each named list of values, the first at turn 1; what was before is dashed, under what is after."""
+    keys = []
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _empty("turn", unit)
+        for name, values in rows:
+            old = name == "before"
+            colour, aside = (GREY, -0.06) if old else (PALETTE[0], 0.06)
+            x = [turn + (aside if len(rows) > 1 else 0) for turn in range(1, len(values) + 1)]
+            dash, marker, size, face = ("--", "s", 7.0, "none") if old else ("-", "o", 4.5, colour)
+            axes.plot(
+                x, values, dash, color=colour, marker=marker, markersize=size, markerfacecolor=face, clip_on=False
+            )
+            keys.append(Key(name, "square" if old else "line", colour))
+        from_zero(axes)
+        return figure, keys
+
+
+def _draw(data: RunData, chart: Chart) -> tuple[Figure, list[Key]]:
+    """One chart: training curves as lines, evaluations as diamonds, the teacher's accuracy as a dashed line."""
+    keys: list[Key] = []
+    alone = len(chart.lines) == 1
+    last = max((number(row, "step") or 0 for row in (*data.metrics, *data.evaluations)), default=0)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _empty("step", chart.unit)
+        for i, line in enumerate(chart.lines):
+            colour = PALETTE[i % len(PALETTE)]
+            if draw_line(axes, data.metrics, line.key, colour, line.label):
+                label = f"{line.label}, training" if line.evaluated and not alone else line.label
+                keys.append(Key(label, "line", colour))
+            if not line.evaluated:
+                continue
+            # A lone training curve gets its own colour apart from the evaluations; a pair keeps a colour a quantity,
+            # and stands side by side, because two marks at one step would hide each other.
+            marks = PALETTE[1] if alone else colour
+            shift = 0.0 if alone else (i - (len(chart.lines) - 1) / 2) * 0.02 * last
+            intervals = draw_evaluations(axes, data, line.key, marks, line.label, shift)
+            if intervals:
+                label = HELD_OUT if alone else f"{line.label}, {HELD_OUT}"
+                known = any(x and math.isfinite(x.low) for x in intervals)
+                keys.append(Key(f"{label}, 95% interval" if known else label, "mark", marks))
+        if any(line.key == "accuracy" for line in chart.lines):
+            keys += _ceiling(axes, data)
+        from_zero(axes)
+        return figure, keys
+
+
+def _ceiling(axes: Axes, data: RunData) -> list[Key]:
+    """The teacher's accuracy on the held-out problems, which a student that only imitates does not pass."""
+    teacher = accuracy_interval(data.table("teacher_accuracy"))
+    if teacher is None:
+        return []
+    axes.axhline(teacher.mean, color=PALETTE[2], linestyle="--", linewidth=1.3)
+    if math.isfinite(teacher.low):
+        axes.axhspan(teacher.low, teacher.high, color=PALETTE[2], alpha=0.1, linewidth=0)
+    return [Key(f"teacher, {percent(teacher.mean)}", "dash", PALETTE[2])]
+
+
+def _empty(x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure as wide as a phone with named axes."""
+    figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.locator_params(axis="y", nbins=6)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure, axes
 
 
 def _by_prefix(data: RunData) -> list[Chart]:
-    """Charts of what only some methods have: the loss of each term, and coefficients that move."""
+    """Charts of what only some methods have: loss and gradient of each term, and coefficients that move."""
     keys = sorted({key for row in data.metrics for key in row if isinstance(key, str)})
-    terms = [key for key in keys if re.fullmatch(r"term/.+/loss", key)]
-    moving = [key for key in keys if key.startswith("coef/") and len(set(series(data.metrics, key)[1])) > 1]
-    charts = []
-    if len(terms) > 1:
-        lines = tuple(Line(f"term {key[5:-5]}", key) for key in terms)
-        charts.append(Chart("Loss by term", "loss", lines))
-    if moving:
-        charts.append(
-            Chart(
-                "Coefficients",
-                "value" if len(moving) > 1 else moving[0][5:],
-                tuple(Line(key[5:], key) for key in moving),
-            )
-        )
-    return charts
+    names = data.table("terms")
+
+    def called(name: str) -> str:
+        return f"{name}: {names[name]}" if names.get(name) else f"term {name}"
+
+    def lines(ending: str) -> tuple[Line, ...]:
+        found = (re.fullmatch(rf"term/(.+)/{ending}", key, re.DOTALL) for key in keys)
+        return tuple(Line(called(m[1]), m[0]) for m in found if m)
+
+    moving = tuple(
+        Line(called(key[5:]), key)
+        for key in keys
+        if key.startswith("coef/") and len(set(series(data.metrics, key)[1])) > 1
+    )
+    return [
+        Chart(
+            "Gradient by term",
+            "share of the gradient",
+            lines("gradient_share"),
+            "The norm of each term's gradient, as a share of their sum.",
+        ),
+        Chart(
+            "Loss by term",
+            "loss, in the method's unit",
+            own if len(own := lines("loss")) > 1 else (),
+            "A policy term on fresh text has a loss of 0 (its advantages sum to 0), while its gradient is not 0.",
+        ),
+        Chart("Coefficients", "value", moving, "What each term was multiplied with at that step."),
+    ]

@@ -193,3 +193,16 @@ def accuracy_interval(row: Row | None) -> Interval | None:
     if n is None or n < 1:
         return Interval(accuracy, math.nan, math.nan, 0)
     return wilson(accuracy * int(n), int(n))
+
+
+def interval_of(row: Row | None, key: str) -> Interval | None:
+    """The 95% interval of a number of an evaluation: Wilson's of an accuracy, else what ``KEY_interval`` holds."""
+    if key == "accuracy":
+        return accuracy_interval(row)
+    value, held = number(row, key), row.get(f"{key}_interval") if row else None
+    if value is None or not isinstance(held, list) or len(held) != 2:
+        return None
+    low, high = map(as_number, held)
+    if low is None or high is None or not low <= value <= high:
+        return None
+    return Interval(value, low, high, int(number(row, "n") or 0))

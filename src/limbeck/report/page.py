@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from limbeck.report import charts, words
-from limbeck.report.data import PHASES, RunData, load_run
+from limbeck.report.data import PHASES, RunData, load_run, number
 from limbeck.report.heat import heat, visible
 
 HERE = Path(__file__).parent
@@ -56,18 +56,21 @@ def render(data: RunData) -> str:
         title=data.name,
         subtitle=[visible(data.run[key]) for key in ("method", "task", "student") if data.run.get(key)],
         headline=words.headline(data),
+        ceiling=words.ceiling(data),
         spent=spent_sentence(data),
         picture=charts.before_after(data),
-        comparison=words.comparison(data),
+        comparison=words.comparison(data, spread=True),
         facts=facts(data, data.table("parameters")),
-        formula=visible(data.run.get("formula")).strip("\n"),
+        formula=visible(data.run.get("formula")).strip("\n").split("\n"),
         command="\n".join(commands(data)),
         config=pretty(data.run.get("config")),
         curves=charts.curves(data),
         turns=charts.by_turn(data),
+        flat=charts.flat(data),
         heat=heat(data.samples),
         costs=costs(data),
-        state=state(data),
+        state=[*state(data), *told(data, "warnings")],
+        notices=told(data, "notices"),
         points=charts.POINTS,
     )
 
@@ -83,6 +86,22 @@ def state(data: RunData) -> list[str]:
         lines = "1 line" if data.broken == 1 else f"{data.broken} lines"
         notes.append(f"{lines} of its records could not be read and were left out, as a killed run leaves them.")
     return notes
+
+
+def told(data: RunData, key: str) -> list[str]:
+    """The sentences of a list in ``run.json``, whose entries are sentences or tables with a ``sentence``."""
+    entries = data.run.get(key)
+    sentences = []
+    for entry in entries if isinstance(entries, list) else []:
+        row = entry if isinstance(entry, dict) else {"sentence": entry}
+        text = visible(row.get("sentence")).strip().removeprefix("note: ")
+        first, steps = number(row, "first_step"), number(row, "steps")
+        when = [f"first at step {words.whole(first)}"] if first is not None else []
+        when += [f"seen in {words.whole(steps)} step{'' if steps == 1 else 's'}"] if steps is not None else []
+        if text:
+            text = text[0].upper() + text[1:]
+            sentences.append(f"{text.rstrip('.')} ({', '.join(when)})." if when else text)
+    return sentences
 
 
 def commands(data: RunData) -> list[str]:

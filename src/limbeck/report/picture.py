@@ -13,30 +13,35 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from limbeck.errors import LimbeckError
-from limbeck.report.charts import (
+from limbeck.report.charts import named_intervals
+from limbeck.report.data import RunData, load_run, number
+from limbeck.report.draw import (
     GREY,
     INK,
     PALETTE,
     STYLE,
+    WIDTH,
     draw_evaluations,
     draw_intervals,
     draw_line,
-    named_intervals,
+    from_zero,
 )
-from limbeck.report.data import RunData, load_run, number
 
 Run = RunData | Path | str
 
 FORMATS = (".svg", ".png", ".pdf")
 
 
-def picture(runs: Run | Iterable[Run], path: Path | str, names: Sequence[str] | None = None) -> Path:
+def picture(
+    runs: Run | Iterable[Run], path: Path | str, names: Sequence[str] | None = None, narrow: bool = False
+) -> Path:
     """Draw accuracy before and after with intervals, the accuracy curve and the KL curve, and return ``path``.
 
     Args:
         runs: one run or several, each a folder or what :func:`load_run` made of it.
         path: where to; the ending picks the format.
         names: of the runs, in place of their methods' titles.
+        narrow: put the three panels below each other, as wide as a phone, instead of side by side.
 
     Raises:
         LimbeckError: for an unknown format, no runs, a wrong number of names, or a folder that holds no run.
@@ -48,14 +53,14 @@ def picture(runs: Run | Iterable[Run], path: Path | str, names: Sequence[str] | 
     loaded = [run if isinstance(run, RunData) else load_run(run) for run in given]
     if not loaded:
         raise LimbeckError("runs is empty, but a picture needs at least one run")
-    labels = [run.name for run in loaded] if names is None else list(names)
+    labels = [_label(name) for name in ([run.name for run in loaded] if names is None else names)]
     if len(labels) != len(loaded):
         raise LimbeckError(f"names has {len(labels)} entries for {len(loaded)} runs; give one a run")
     draft = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         # Ink is dark on white on purpose: a picture file cannot know the theme of the page around it.
         with matplotlib.rc_context(STYLE | {"savefig.facecolor": "white"}):
-            figure = _figure(loaded, labels)
+            figure = _figure(loaded, labels, narrow)
             FigureCanvasAgg(figure)
             metadata = {"Date": None} if target.suffix.lower() == ".svg" else None
             figure.savefig(draft, dpi=200, metadata=metadata)
@@ -65,16 +70,21 @@ def picture(runs: Run | Iterable[Run], path: Path | str, names: Sequence[str] | 
     return target
 
 
-def _figure(runs: Sequence[RunData], labels: Sequence[str]) -> Figure:
-    """Three panels in a row."""
-    figure = Figure(figsize=(10, max(2.7, 1.4 + 0.5 * len(runs))), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
+def _figure(runs: Sequence[RunData], labels: Sequence[str], narrow: bool) -> Figure:
+    """Three panels, in a row or below each other."""
+    height = max(2.7, 1.4 + 0.5 * len(runs))
+    if narrow:
+        figure = Figure(figsize=(WIDTH, height + 4), layout="constrained")
+        left, middle, right = figure.subplots(3, 1, height_ratios=(height - 1, 2.5, 2.5))
+    else:
+        figure = Figure(figsize=(10, height), layout="constrained")
+        left, middle, right = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
     _before_after(left, runs, labels)
     for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
         colour = PALETTE[i % len(PALETTE)]
         alone = len(runs) == 1
-        draw_line(middle, run.metrics, "accuracy", colour, "training" if alone else label)
-        draw_evaluations(middle, run, "accuracy", PALETTE[1] if alone else colour, "held-out" if alone else "_")
+        draw_line(middle, run.metrics, "accuracy", colour, "training, sampled" if alone else label)
+        draw_evaluations(middle, run, "accuracy", PALETTE[1] if alone else colour, "held-out, greedy" if alone else "_")
         draw_line(right, run.metrics, "kl_reverse", colour, "reverse" if alone else label)
         draw_evaluations(right, run, "kl_reverse", colour, "_")
         forward = PALETTE[1] if alone else colour
@@ -109,11 +119,18 @@ def _finish(axes: Axes, title: str) -> None:
     """Title, axis and legend of a panel with curves."""
     axes.set_title(title, loc="left", fontsize=9)
     axes.set_xlabel("step")
+    from_zero(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if not axes.lines:
         _empty(axes, "not recorded")
     elif len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(loc="best", handlelength=1.5)
+
+
+def _label(name: str) -> str:
+    """A name on one line; matplotlib leaves names that begin with an underscore out of a legend."""
+    text = "".join(c if c.isprintable() else " " for c in name)
+    return f" {text}" if text.startswith("_") else text
 
 
 def _empty(axes: Axes, sentence: str) -> None:

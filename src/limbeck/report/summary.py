@@ -16,6 +16,7 @@ def summary_table(data: RunData) -> Table:
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right")
     for name, unit, before, after, change in words.comparison(data):
+        unit = unit.removesuffix(" per token")  # 80 columns have no room for it; the report says it
         # Text, not markup: a bracket in a number is no style.
         table.add_row(Text(f"{name}, {unit}" if unit else name), *map(Text, (before, after, change)))
     table.add_section()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 from limbeck.evaluate.intervals import Interval, wilson_difference
-from limbeck.report.data import RunData, accuracy_interval, number
+from limbeck.report.data import Row, RunData, accuracy_interval, interval_of, number
 
 MEASURES = (
-    ("KL reverse", "kl_reverse", "nats"),
-    ("KL forward", "kl_forward", "nats"),
-    ("reward", "reward", ""),
-    ("entropy", "entropy", "nats"),
+    ("KL reverse", "kl_reverse", "nats per token"),
+    ("KL forward", "kl_forward", "nats per token"),
+    ("reward", "reward", "per response"),
+    ("entropy", "entropy", "nats per token"),
     ("length", "length", "tokens"),
-    ("perplexity", "perplexity", ""),
+    ("perplexity", "perplexity", "per token"),
 )
 """What an evaluation may report beside accuracy: name, key and unit."""
 
@@ -85,6 +85,15 @@ def headline(data: RunData) -> list[str]:
     return [f"{moved}{problems}{step}.", *_difference(before, after)]
 
 
+def ceiling(data: RunData) -> list[str]:
+    """What the teacher reaches on the same problems, as far as it was measured."""
+    teacher = accuracy_interval(data.table("teacher_accuracy"))
+    if teacher is None:
+        return []
+    problems = f" on {teacher.n:,} problems" if teacher.n else ""
+    return [f"The teacher answers {_spoken(teacher)} right{problems}."]
+
+
 def _difference(before: Interval, after: Interval) -> list[str]:
     """The change in points, and whether chance alone could have made it."""
     if math.isnan(before.low) or math.isnan(after.low):
@@ -113,8 +122,13 @@ def change(before: float | None, after: float | None) -> str:
     return sign + text
 
 
-def comparison(data: RunData) -> list[tuple[str, str, str, str, str]]:
-    """Rows of the before/after table: measure, unit, before, after, change. Measures nobody reported are left out."""
+def comparison(data: RunData, spread: bool = False) -> list[tuple[str, str, str, str, str]]:
+    """Rows of the before/after table: measure, unit, before, after, change. Measures nobody reported are left out.
+
+    Args:
+        data: the run.
+        spread: show the interval of every measure that has one, not of accuracy alone.
+    """
     first, last = accuracy_interval(data.before), accuracy_interval(data.after)
     rows = []
     if first or last:
@@ -124,5 +138,15 @@ def comparison(data: RunData) -> list[tuple[str, str, str, str, str]]:
     for name, key, unit in MEASURES:
         old, new = number(data.before, key), number(data.after, key)
         if old is not None or new is not None:
-            rows.append((name, unit, plain(old), plain(new), change(old, new)))
+            was, became = (
+                _spread(row, key) if spread else plain(number(row, key)) for row in (data.before, data.after)
+            )
+            rows.append((name, unit, was, became, change(old, new)))
     return rows
+
+
+def _spread(row: Row | None, key: str) -> str:
+    """``0.690 [0.634, 0.746]``, without ends that are not known."""
+    interval = interval_of(row, key)
+    value = plain(number(row, key))
+    return f"{value} [{plain(interval.low)}, {plain(interval.high)}]" if interval else value
