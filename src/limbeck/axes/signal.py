@@ -7,7 +7,7 @@ Record fields: ``reward`` (turn), ``score`` its sum over the sequence, ``correct
 from __future__ import annotations
 
 from ..errors import LimbeckError, number
-from ..math.divergence import Alpha, Divergence, Renyi, as_divergence
+from ..math.divergence import Divergence, Renyi, as_divergence
 from ..math.statistic import Distance, Entropy, InTop, LogProb, Support
 from ..types import DATA, STUDENT, TEACHER
 from .choice import Cohort, Draw, Running, Top
@@ -111,11 +111,20 @@ def log_ratio(target: Reader, base: Reader = old) -> Vec:
     return logp(target) - logp(base)
 
 
+LOG_RATIO_LIMIT = 20.0
+"""Log importance ratios are held within ±20 before they are exponentiated (verl's value)."""
+
+
+def ratio_of(log_ratio: Vec) -> Vec:
+    """A ratio of laws from its logarithm, which is held within ±20 so that one rare token cannot make it infinite."""
+    return log_ratio.clip(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+
+
 def importance(a: Reader, b: Reader, cap: float | None = None) -> Vec:
     """π_a / π_b at the scored token, detached; the log held within ±20, the ratio capped at ``cap``."""
     if cap is not None:
         number("the cap of an importance ratio (is_cap)", cap, 0)
-    ratio = (logp(a) - logp(b)).exp()
+    ratio = ratio_of(logp(a) - logp(b))
     return ratio if cap is None else ratio.clip(hi=cap)
 
 
@@ -123,14 +132,13 @@ def divergence_advantage(row: Divergence | str, target: Reader, base: Reader = o
     """The exact on-policy policy-gradient signal of a divergence: f'(1) − f'(u) at the sampled token, u = base/target.
 
     ``Term(divergence_advantage(row, teacher), reinforce)`` has the expected gradient of the full divergence. Renyi's
-    needs its row total ``M = 1 + a(a−1) D_alpha``, so it reads both laws densely.
+    needs its row total ``M = exp((a−1) D)``, so it reads both laws densely.
     """
     row = as_divergence(row)
     log_u = logp(base) - logp(target)
     if isinstance(row, Renyi):
-        a = row.alpha
-        moment = 1.0 + a * (a - 1) * divergence(Alpha(a), target, base)
-        return (-a / (a - 1)) * ((a - 1) * log_u).exp() / moment
+        a = row.alpha  # u^(a-1) / M in logarithms, where neither overflows: log M = (a - 1) D
+        return (-a / (a - 1)) * ((a - 1) * (log_u - divergence(row, target, base))).exp()
     return Slope(row, log_u)
 
 

@@ -31,6 +31,7 @@ class Hearing(Protocol):
 
     ladder: Ladder
     step: int
+    memory: dict[str, float]
 
     def remember(self, name: str, update: Callable[[float | None], float | None]) -> float | None:
         """A number of the run's memory, updated once a batch; None where it is not known yet."""
@@ -167,7 +168,7 @@ class Vec:
         return op("¬", self)
 
     def exp(self) -> Vec:
-        """e to the power of the log-ratio, which is held within ±20 (as verl does)."""
+        """e to the power of the value; for a ratio of laws see ``importance``, which bounds its logarithm."""
         return op("exp", self)
 
     def log(self) -> Vec:
@@ -242,7 +243,7 @@ class Const(Vec):
 
 @dataclass(frozen=True)
 class Scheduled(Vec):
-    """A schedule of the step."""
+    """A schedule of the step, or a controller at its present value."""
 
     scalar: Scalar
 
@@ -251,7 +252,7 @@ class Scheduled(Vec):
         return Rung.BATCH
 
     def evaluate(self, hearing: Hearing) -> Tensor:
-        return Const(self.scalar.at(hearing.step)).evaluate(hearing)
+        return Const(self.scalar.now(hearing.step, hearing.memory)).evaluate(hearing)
 
     def __str__(self) -> str:
         return f"({self.scalar})"
@@ -278,7 +279,7 @@ _OPS: dict[str, Callable[..., Tensor]] = {
     "∧": lambda a, b: a.bool() & b.bool(),
     "∨": lambda a, b: a.bool() | b.bool(),
     "¬": lambda a: ~a.bool(),
-    "exp": lambda a: a.clamp(-20.0, 20.0).exp(),
+    "exp": torch.exp,
     "log": torch.log,
     "σ": torch.sigmoid,
     "abs": torch.abs,

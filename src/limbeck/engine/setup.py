@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from ..errors import LimbeckError
 from ..method import Method
+from ..refusals import refuse_shared
 from ..tasks import Task, load_task
 from . import lineage
 from .checks import arguments_of, check_models, check_served, data_names, lacking, same_for_all, samples
@@ -94,6 +95,7 @@ def open_workshop(
     tell: Callable[[str], None] = lambda _: None,
 ) -> Workshop:
     """Load the models, check that they belong together, and lay everything ready; ``tell`` hears what is being done."""
+    refuse_shared(method, accelerator.num_processes)
     check_models(config, method, models)
     policies = _load(config, method, models)
     share_vocabulary(policies["student"], *(p for role, p in policies.items() if role != "student"))
