@@ -89,15 +89,17 @@ class Ladder:
         """Broadcast ``[size(coarse)]`` to ``[size(fine)]``."""
         return x if coarse == fine else x[self.index(fine, coarse)]
 
-    def up(self, x: Tensor, fine: Rung, coarse: Rung, how: str, where: Tensor | None = None) -> Tensor:
+    def up(
+        self, x: Tensor, fine: Rung, coarse: Rung, how: str, where: Tensor | None = None, empty: bool = False
+    ) -> Tensor:
         """Reduce ``[size(fine)]`` to ``[size(coarse)]``; nothing reduces to 0 (``any``: False, ``all``: True).
 
-        A unit without a scored token is no part of a coarser one, as in every denominator.
+        A unit without a scored token is no part of a coarser one, as in every denominator, unless ``empty``.
 
         ``std`` is the unbiased one (n - 1), as in TRL and verl, and 0 for a single value.
         """
         index = self.index(fine, coarse)
-        there = None if fine == coarse else self.holding(fine, coarse, how)
+        there = None if fine == coarse or empty else self.holding(fine, coarse, how)
         if there is not None:
             where = there if where is None else there & where
         if where is not None:

@@ -88,22 +88,26 @@ score: Vec = reward.total
 """Reward of the whole sequence."""
 
 
-def standardise(of: Vec, rung: Rung | str, eps: float = 1e-8, scale: bool = True, where: Vec | None = None) -> Vec:
+def standardise(
+    of: Vec, rung: Rung | str, eps: float = 1e-8, scale: bool = True, where: Vec | None = None, empty: bool = False
+) -> Vec:
     """(x − mean) / (std + eps) over the rung, its statistics taken where the mask holds.
 
-    The std is the unbiased one, 0 for a single value; ``scale=False`` keeps x − mean.
+    The std is the unbiased one, 0 for a single value; ``scale=False`` keeps x − mean. Units without a kept token are
+    left out, unless ``empty``.
     """
-    centred = of - of.over(rung, "mean", where)
-    return centred / (of.over(rung, "std", where) + eps) if scale else centred
+    centred = of - of.over(rung, "mean", where, empty)
+    return centred / (of.over(rung, "std", where, empty) + eps) if scale else centred
 
 
 def group_advantage(scale: bool = True, of: Vec = score, eps: float = 1e-6) -> Vec:
     """GRPO's advantage (arXiv:2402.03300): the score standardised in its group; Dr. GRPO's where ``scale=False``.
 
     The unbiased std as in TRL and verl; eps 1e-6 is verl's (TRL 1e-4). A group of one, and one whose scores agree, gets
-    0 (verl keeps the raw reward of a group of one).
+    0 (verl keeps the raw reward of a group of one). A response without a kept token counts in the baseline, as in verl:
+    its score is a sample of the group's, whatever masks its tokens.
     """
-    return standardise(of, Rung.GROUP, eps, scale)
+    return standardise(of, Rung.GROUP, eps, scale, empty=True)
 
 
 def log_ratio(target: Reader, base: Reader = old) -> Vec:

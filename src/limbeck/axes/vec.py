@@ -187,9 +187,12 @@ class Vec:
         return Clip(self, lo, hi)
 
     # ---- ladder
-    def over(self, rung: Rung | str, how: str, where: Vec | None = None) -> Vec:
-        """Up the ladder: one value per unit of ``rung``; a reduction of nothing is 0."""
-        return Over(self, as_rung(rung), how, where)
+    def over(self, rung: Rung | str, how: str, where: Vec | None = None, empty: bool = False) -> Vec:
+        """Up the ladder: one value per unit of ``rung``; a reduction of nothing is 0.
+
+        Units without a kept token are left out, as in every denominator; ``empty`` counts them.
+        """
+        return Over(self, as_rung(rung), how, where, empty)
 
     @property
     def total(self) -> Vec:
@@ -406,6 +409,7 @@ class Over(Vec):
     to: Rung
     how: str
     mask: Vec | None = None
+    empty: bool = False
 
     def __post_init__(self) -> None:
         if self.how not in HOWS:
@@ -435,11 +439,11 @@ class Over(Vec):
         mask = None
         if self.mask is not None:
             mask = hearing.ladder.down(self.mask.evaluate(hearing), self.mask.rung, self.of.rung).bool()
-        return hearing.ladder.up(values, self.of.rung, self.to, self.how, mask)
+        return hearing.ladder.up(values, self.of.rung, self.to, self.how, mask, self.empty)
 
     def __str__(self) -> str:
         condition = "" if self.mask is None else f" where {self.mask}"
-        return f"{self.how}_{self.to}({self.of}{condition})"
+        return f"{self.how}_{self.to}({self.of}{condition}{', empty ones too' if self.empty else ''})"
 
 
 @dataclass(frozen=True)
