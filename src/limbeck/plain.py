@@ -30,12 +30,15 @@ from .arguments import (
     refuse_vocabulary,
     width_of,
 )
+from .axes.ladder import Rung
 from .axes.reader import Reader, old, student, writer
+from .axes.scalar import move
+from .axes.surrogate import Question
 from .errors import LimbeckError, shown, whole
 from .finite import Doubt, Key, Places, doubts_of_carrier, doubts_of_field, refuse_doubts
-from .math.statistic import LogProb
+from .math.statistic import Entropy, LogProb
 from .method import Method
-from .objective import Batch, Loss, hear, loss
+from .objective import Batch, Heard, Loss, hear, loss
 from .registry import Recipe, as_method
 from .types import DATA, STUDENT, Carrier, Dense, Head, Hidden, Rollout, Sampled, TopK, View
 
@@ -56,11 +59,17 @@ class Outcome:
 
 
 class Objective:
-    """A method as a function of tensors. Built by ``lb.objective``."""
+    """A method as a function of tensors. Built by ``lb.objective``.
+
+    Attributes:
+        method: the value that it computes.
+        memory: what outlives a call: moving averages (``running``) and the states of controllers (``entropy_gate``), by
+            name. Every call is one batch and moves them, so save this with a checkpoint, and empty it to start anew.
+    """
 
     def __init__(self, method: Method):
         self.method = method
-        self.memory: dict[str, float] = {}  # moving averages live from call to call
+        self.memory: dict[str, float] = {}
 
     def __call__(
         self,
@@ -110,7 +119,8 @@ class Objective:
                 it does not have.
             source: name of the source of each sequence, for methods with several; one name is everybody's.
             columns: further numbers by name, ``[B]`` or ``[B, T]``.
-            step: for schedules, from 0.
+            step: for schedules and controllers, from 0; after the call every controller moves by what it measured, see
+                ``memory``.
             all_sum: adds a tensor over processes, so that denominators are global.
             **readers: for each role the method reads, one of ``ROLE_logits`` ``[B, T, V]``, ``ROLE_hidden`` with
                 ``ROLE_head``, ``ROLE_topk`` (ids, log-probs) ``[B, T, K]`` each, or ``ROLE_logp`` ``[B, T]``; for
@@ -162,9 +172,39 @@ class Objective:
         given = {name for name, x in clocks.items() if x is not None}
         doubts = rows.doubts(fields, batch, carrier, given, method.slots)
         refuse_doubts(heard, batch, doubts, Places(rows.b_N, rows.t_N, rows.order))
-        result: Loss = loss(method, heard, carrier)
+        moved = self.method.controllers
+        seen = (Question(Entropy()),) if moved and not isinstance(carrier, Sampled) else ()
+        result: Loss = loss(method, heard, carrier, seen)
+        if moved:
+            move(moved, self.memory, step, _measured(heard, result, batch, fields))
         metrics = {f"term/{name}": value for name, value in result.terms.items()}
         return Outcome(result.loss, {"loss": float(result.loss.detach()), **metrics})
+
+
+def _measured(heard: Heard, result: Loss, batch: Batch, fields: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """What controllers read of a call, under the names of a run's metrics, over all processes."""
+    record, all_sum = batch.record, batch.all_sum
+
+    def total(x: Tensor | float) -> float:
+        return float(all_sum(torch.as_tensor(x, dtype=torch.float64, device=record.pos_N.device)))
+
+    out = {"loss": total(result.loss.detach())}
+    for part in heard.parts:
+        out[f"coef/{part.name}"] = part.coefficient
+        out[f"term/{part.name}/loss"] = total(result.terms[part.name])
+    tokens, there_B = total(record.n_tokens), record.length_B > 0
+    sequences = max(total(there_B.sum()), 1.0)
+    if result.observed:
+        out["entropy"] = total(result.observed[0].double().sum()) / max(tokens, 1.0)
+    out["length"] = tokens / sequences
+    if fields["truncated"] is not None:
+        out["truncated"] = total((record.truncated_B & there_B).sum()) / sequences
+    if fields["reward"] is not None:
+        reward_B = batch.ladder.up(record.reward_U, Rung.TURN, Rung.SEQUENCE, "sum")
+        out["reward"] = total(reward_B[there_B].sum()) / sequences
+    if fields["reward"] is not None or fields["correct"] is not None:
+        out["accuracy"] = total((record.correct_B & there_B).sum()) / sequences
+    return out
 
 
 def objective(method: Method | Recipe | str) -> Objective:

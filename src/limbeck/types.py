@@ -329,11 +329,11 @@ class Mixture:
 
     Attributes:
         space: ``prob`` adds probabilities, ``log`` adds log-probs (then normalises, so the weights need no sum).
-        parts: carriers of full rows with their weights.
+        parts: carriers of full rows, each with its weight and its temperature; a single one is a law at a temperature.
     """
 
     space: str
-    parts: tuple[tuple[Dense | Hidden, float], ...]
+    parts: tuple[tuple[Dense | Hidden, float, float], ...]
 
 
 Carrier = Sampled | TopK | Dense | Hidden

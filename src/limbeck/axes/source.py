@@ -91,6 +91,14 @@ class Data(Source):
         return f"{'pairs' if self.pairs else 'responses'} of the {self.name} data"
 
 
+def heat_of(writer: Reader | Blend, tau: float) -> str:
+    """The temperature of a source in words; a writer that has one of its own says that one itself."""
+    if tau == 1.0:
+        return ""
+    own = any(r.tau != 1.0 for r in (writer.readers if isinstance(writer, Blend) else (writer,)))
+    return f", τ={tau:g}{' on top' if own else ''}"
+
+
 @dataclass(frozen=True)
 class Sample(Source):
     """``n`` responses a prompt, sampled from a reader, or token by token from a blend.
@@ -102,7 +110,8 @@ class Sample(Source):
         reader: who writes.
         n: responses a prompt.
         check: whether the task's verifier judges them.
-        tau: sampling temperature.
+        tau: sampling temperature, on top of the reader's own: ``sample(teacher.at(2), tau=0.5)`` writes with
+            ``softmax(logits / (2 · 0.5))``, which is also the law of the writer's log-probs.
         max_tokens: limit of a response (of a turn); None takes the run's.
         turns: at most so many turns where the task has episodes, or where ``retry`` says what comes between them.
         retry: what is said after a turn on a task without episodes; None: one turn.
@@ -168,7 +177,7 @@ class Sample(Source):
 
     def __str__(self) -> str:
         verified = ", verified" if self.check else ""
-        heat = "" if self.tau == 1.0 else f", τ={self.tau:g}"
+        heat = heat_of(self.reader, self.tau)
         turns = f", {self.turns} turns" if self.episodic else ""
         turns += f" with {self.retry} between" if self.retry else ""
         limit = "" if self.max_tokens is None else f", at most {self.max_tokens} tokens"

@@ -36,10 +36,17 @@ class Written:
 
 @dataclass(frozen=True)
 class Law:
-    """Who writes: policies with weights that sum to 1, at a temperature; ``tau = 0`` is greedy."""
+    """Who writes: policies with weights that sum to 1, at a temperature; ``tau = 0`` is greedy.
+
+    Attributes:
+        parts: policies and their weights.
+        tau: divides the logits of all.
+        heats: temperatures of the parts, on top of ``tau``; empty: 1 each.
+    """
 
     parts: tuple[tuple[Policy, float], ...]
     tau: float = 1.0
+    heats: tuple[float, ...] = ()
 
 
 class _Pen(LogitsProcessor):
@@ -58,7 +65,7 @@ class _Pen(LogitsProcessor):
             logits = scores if i == 0 else self._next_logits(i, policy, input_ids)
             logits = logits.float().clone()
             logits[:, policy.vocabulary :] = -torch.inf
-            tau = self.law.tau or 1.0
+            tau = (self.law.tau or 1.0) * (self.law.heats[i] if self.law.heats else 1.0)
             laws.append((logits / tau).log_softmax(-1)[:, : policy.vocabulary] + torch.tensor(weight).log())
         mixed = laws[0] if len(laws) == 1 else torch.stack(laws).logsumexp(0)
         self.last_BV = mixed

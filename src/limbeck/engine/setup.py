@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from ..errors import LimbeckError
 from ..method import Method
+from ..refusals import refuse_shared
 from ..tasks import Task, load_task
 from . import lineage
 from .chat import template_file
@@ -102,6 +103,7 @@ def open_workshop(
         tell: hears what is being done.
         learns: whether training prompts are read too.
     """
+    refuse_shared(method, accelerator.num_processes)
     check_models(config, method, models)
     policies = _load(config, method, models)
     share_vocabulary(policies["student"], *(p for role, p in policies.items() if role != "student"))

@@ -389,7 +389,7 @@ class Renyi(Divergence):
     """Renyi divergence of order a: log(sum q^a p^(1-a)) / (a-1). Not an f-divergence: its slope holds a row total.
 
     Its policy gradient is ``-(a/(a-1)) u^(a-1) / M`` with ``M = E_q[u^(a-1)] = 1 + a(a-1) D_alpha`` of the same row,
-    which no single sampled token knows; ``axes.vec.divergence_advantage`` reads M from the full rows.
+    which no single sampled token knows; ``axes.signal.divergence_advantage`` reads M from the full rows.
     """
 
     alpha: float = 0.5
