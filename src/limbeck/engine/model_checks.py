@@ -54,6 +54,11 @@ def check_behaviour(model: Any, told: str) -> bool:
     text = [i % rows for i in TEXT]
     plain, other = _logits(model, text), _logits(model, [*text[:-1], (text[-1] + 1) % rows])
     size = float(plain.abs().max())
+    if not bool(torch.isfinite(plain).all()):
+        raise LimbeckError(
+            f"{told}: its logits of a short text are NaN or infinite, though its weights are not; mend its config.json, "
+            "or give another model."
+        )
     leak = float((plain[:-1] - other[:-1]).abs().max())
     # What stands before the last token is computed twice from the same numbers in the same shapes.
     if leak > (1e-2 if dtype_of(model) in HALF else 1e-5) * size:

@@ -17,7 +17,7 @@ from ..tasks.base import found
 from ..types import Dense, Head, Hidden
 from . import hub
 from .model_checks import check_behaviour, check_weights
-from .weights import FULL, base_of, is_adapter, load_weights, reason
+from .weights import FULL, base_of, check_config, is_adapter, load_weights, reason
 
 disable_progress_bar()  # the run has a bar of its own
 
@@ -198,6 +198,8 @@ def load_policy(
     path = str(here or path)
     hub.refuse_unreachable(role, spec)
     told = f"{role}={spec!r}"
+    if not is_adapter(path):
+        check_config(path, told, remote_code)
     tokenizer = tokenizer or _tokenizer(_spoken(path, told), role, remote_code)
     chat = _template(tokenizer, template, spec) if role == "student" else None  # only its prompts are rendered
     model = load_weights(path, told, remote_code, dtype).eval()

@@ -37,21 +37,29 @@ def load_weights(path: str, told: str, remote_code: bool, dtype: torch.dtype | s
     """
     if is_adapter(path):
         return _with_adapter(path, told, remote_code, dtype)
+    check_config(path, told, remote_code)
     here: dict[str, Any] = {"trust_remote_code": remote_code, "local_files_only": hub.only_here(path)}
     try:
-        config = AutoConfig.from_pretrained(path, **here)
-        refuse_encoder(config, told)
-        _refuse_empty(config, told)
         model, info = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **here
         )
-    except (*FULL, LimbeckError):
+    except FULL:
         raise
     except Exception as e:  # a damaged folder fails in ways that nobody has listed
         raise LimbeckError(f"{told}: the model could not be loaded: {reason(e)}") from None
     _refuse_other_keys(told, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     loaded: PreTrainedModel = model
     return loaded
+
+
+def check_config(path: str, told: str, remote_code: bool) -> None:
+    """Refuse a configuration that no causal language model can have, before its weights are read."""
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=remote_code, local_files_only=hub.only_here(path))
+    except Exception as e:
+        raise LimbeckError(f"{told}: the model could not be loaded: {reason(e)}") from None
+    refuse_encoder(config, told)
+    _refuse_empty(config, told)
 
 
 def refuse_encoder(config: Any, told: str) -> None:
@@ -66,7 +74,8 @@ def refuse_encoder(config: Any, told: str) -> None:
 def _refuse_empty(config: Any, told: str) -> None:
     """Refuse a configuration with a size that no model has: Transformers builds a model without layers of it."""
     text = config.get_text_config()
-    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "intermediate_size"):
+    sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
+    for name in (*sizes, "intermediate_size", "max_position_embeddings"):
         size = getattr(text, name, None)
         if isinstance(size, int) and size < 1:
             raise LimbeckError(f"{told}: {name}={size} in its config.json; give the number that its weights have.")
@@ -75,7 +84,8 @@ def _refuse_empty(config: Any, told: str) -> None:
 def reason(e: Exception) -> str:
     """The first line of what Transformers says, and what can be done."""
     lines = str(e).strip().splitlines()
-    line = (lines[0] if lines else type(e).__name__).rstrip(" .:")
+    first = " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1]) if lines else ""
+    line = (first or type(e).__name__).rstrip(" .:")
     if "trust_remote_code" in str(e):
         return f"{line}; to run the code of its repository, if you trust it, --set remote_code=true."
     return f"{line}; give a model folder or hub name with a tokenizer and safetensors weights (pickles are not read)."
