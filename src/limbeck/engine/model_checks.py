@@ -56,8 +56,8 @@ def check_behaviour(model: Any, told: str) -> bool:
     size = float(plain.abs().max())
     if not bool(torch.isfinite(plain).all()):
         raise LimbeckError(
-            f"{told}: its logits of a short text are NaN or infinite, though its weights are not; mend its config.json, "
-            "or give another model."
+            f"{told}: its logits of a short text are NaN or infinite, though its weights are not; mend its "
+            "config.json, or give another model."
         )
     leak = float((plain[:-1] - other[:-1]).abs().max())
     # What stands before the last token is computed twice from the same numbers in the same shapes.

@@ -183,7 +183,7 @@ def _with_adapter(path: str, told: str, remote_code: bool, dtype: torch.dtype | 
                 f"{told} is an adapter of kind {config.peft_type.value}, which cannot be merged into its base; give a "
                 "LoRA adapter, or a whole model."
             )
-        result = set_peft_model_state_dict(adapted, tensors)
+        result: Any = set_peft_model_state_dict(adapted, tensors)
         own = [k for k in result.missing_keys if adapted.base_model.prefix in k or "modules_to_save" in k]
         _refuse_other_keys(f"{told}, an adapter", own, result.unexpected_keys, [])
         merged: PreTrainedModel = adapted.merge_and_unload()
