@@ -12,17 +12,17 @@ from torch import Tensor
 from ..axes.ladder import Rung
 from ..axes.rewrite import SAME, Once, Patch, Recast, Refine, Select
 from ..axes.rewrite import stored as column_of
-from ..axes.source import Resample
+from ..axes.source import Resample, hand
 from ..axes.vec import Vec
 from ..objective import Batch
-from ..types import DATA, STUDENT, TEACHER, Prompt, Rollout, Sampled
+from ..types import DATA, Prompt, Rollout, Sampled
 from .batch import read_view
 from .desk import Desk
 from .frame import behind, of_record
 from .rows import Piece, Row, assemble, from_json, single, to_json
 from .sampler import Law, generate
 from .templates import block, fill
-from .write import OWN, Groups, Pen, judge, written
+from .write import Groups, Pen, judge, written
 
 
 def evaluate(v: Vec, record: Rollout, desk: Desk, step: int, rung: Rung) -> Tensor:
@@ -139,7 +139,7 @@ def refined(source: Refine, pen: Pen, prompts: Sequence[Prompt] | None) -> Group
         what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
         seen.append(desk.render(behind(prompt, blocks), reader.role, what, desk.max_tokens))
     texts = generate(Law(((desk.policy(reader.role), 1.0),), source.tau), seen, desk.max_tokens, desk.batch)
-    author = TEACHER if reader.follow is None and reader.role not in OWN else STUDENT
+    author = hand((reader,))
     rows = []
     for prompt, w, k in zip(record.prompts, texts, known, strict=True):
         verdict = judge(desk, prompt, w) if source.check else None
