@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from .axes.context import Context
 from .axes.curriculum import Curriculum
 from .axes.ladder import Rung
 from .axes.leaves import On
@@ -104,6 +105,23 @@ def check(method: Method) -> None:
         (term.reduction or method.reduction).refuse_finer_than(term.surrogate.gives)
         _check_live(term)
         _check_record(term, method)
+    _check_names(method)
+
+
+def _check_names(method: Method) -> None:
+    """Whatever a run finds by its name must be alone under it."""
+    if isinstance(method.source, tuple):
+        names = [name for name, _ in method.source]
+        for name in method.sources:
+            if names.count(name) > 1:
+                raise LimbeckError(f"{names.count(name)} sources are called {name!r}; give each its own name.")
+    shown: dict[str, Context] = {}
+    for context in sorted(method.told, key=repr):
+        if shown.setdefault(context.name, context) != context:
+            raise LimbeckError(
+                f"two different contexts are called {context.name!r}, and what is shown is found by its name; give one "
+                "of them another name."
+            )
 
 
 REDUCTION = "give one such as token_mean, or as_reduction('token_mean')"

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import LimbeckError
+from ..types import DATA
 from .context import Context
 from .reader import Reader
 from .signal import logp
-from .source import Derived, Source, heat_of
+from .source import Derived, Source, hand, heat_of
 from .vec import Need, Vec
 
 
@@ -108,6 +109,10 @@ class Refine(Derived):
     tau: float = 1.0
 
     @property
+    def author(self) -> int:
+        return hand((self.reader,))
+
+    @property
     def verified(self) -> bool:
         return self.check
 
@@ -175,6 +180,10 @@ class Recast(Source):
     def sampled(self) -> bool:
         """Whether the writer's log-probs are known: only of copied tokens."""
         return self.copies
+
+    @property
+    def author(self) -> int | None:
+        return None if self.copies else DATA
 
     @property
     def contexts(self) -> frozenset[Context]:

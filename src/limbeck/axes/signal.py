@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..errors import LimbeckError, number
 from ..math.divergence import Divergence, Renyi, as_divergence
 from ..math.statistic import Distance, Entropy, InTop, LogProb, Support
-from ..types import DATA, STUDENT, TEACHER
+from ..types import AUTHORS
 from .choice import Cohort, Draw, Running, Top
 from .context import Context
 from .ladder import Rung, as_rung
@@ -39,10 +39,9 @@ def has(context: Context) -> Vec:
 
 def by(author: str) -> Vec:
     """True on the tokens that ``student``, ``teacher`` or ``data`` wrote."""
-    authors = {"data": DATA, "student": STUDENT, "teacher": TEACHER}
-    if author not in authors:
+    if author not in AUTHORS:
         raise LimbeckError(f"by({author!r}): tokens are written by 'student', 'teacher' or 'data'.")
-    return Field("author", Rung.TOKEN).eq(authors[author])
+    return Field("author", Rung.TOKEN).eq(AUTHORS[author])
 
 
 def tagged(column: str, value: str) -> Vec:

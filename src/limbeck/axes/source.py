@@ -5,15 +5,25 @@ A source writes *groups*: ``n`` sequences for one prompt, which a group baseline
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import LimbeckError, expect, number, whole
+from ..types import DATA, STUDENT, TEACHER
 from .context import Context
 from .reader import Blend, Reader, student
 from .scalar import Scalar, scalar
 from .vec import Need, Vec
 
 ONE = scalar(1.0)
+
+OWN = ("student", "init", "ref")
+"""Roles that write in the student's hand: its weights, now or before."""
+
+
+def hand(readers: Sequence[Reader]) -> int:
+    """Who counts as the author of what these readers write together: the student, or a teacher."""
+    return STUDENT if any(r.follow is not None or r.role in OWN for r in readers) else TEACHER
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,12 @@ class Source:
     def labelled(self) -> bool:
         """Whether sequences carry preference labels."""
         return False
+
+    @property
+    def author(self) -> int | None:
+        """Who writes its tokens (``DATA``, ``STUDENT``, ``TEACHER``); None where that differs, or is another's."""
+        authors = {part.author for part in self.parts}
+        return authors.pop() if len(authors) == 1 else None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -86,6 +102,10 @@ class Data(Source):
     @property
     def labelled(self) -> bool:
         return self.pairs
+
+    @property
+    def author(self) -> int:
+        return DATA
 
     def __str__(self) -> str:
         return f"{'pairs' if self.pairs else 'responses'} of the {self.name} data"
@@ -152,6 +172,11 @@ class Sample(Source):
     @property
     def parts(self) -> tuple[Source, ...]:
         return () if self.start is None else (self.start,)
+
+    @property
+    def author(self) -> int | None:
+        own = hand(self.reader.readers if isinstance(self.reader, Blend) else (self.reader,))
+        return own if self.start is None or self.start.author == own else None
 
     @property
     def contexts(self) -> frozenset[Context]:

@@ -13,18 +13,18 @@ from ..axes.ladder import Rung
 from ..axes.rewrite import SAME, Once, Patch, Recast, Refine, Select
 from ..axes.rewrite import stored as column_of
 from ..axes.signal import logp as logp_of
-from ..axes.source import Resample
+from ..axes.source import Resample, hand
 from ..axes.vec import Vec
 from ..objective import Batch
 from ..tasks import Response
-from ..types import DATA, STUDENT, TEACHER, Prompt, Rollout
+from ..types import DATA, Prompt, Rollout
 from .batch import read_view
 from .desk import Desk
 from .frame import Lens, of_record, shown
 from .rows import Piece, Row, assemble, from_json, single, to_json
 from .sampler import Law, generate
 from .templates import block, fill
-from .write import OWN, Groups, Pen, judge, written
+from .write import Groups, Pen, judge, written
 
 
 def evaluate(v: Vec, record: Rollout, desk: Desk, step: int, rung: Rung) -> Tensor:
@@ -139,7 +139,7 @@ def refined(source: Refine, pen: Pen, prompts: Sequence[Prompt] | None) -> Group
         seen.append(desk.render(shown(prompt, blocks), reader.role, what, desk.max_tokens))
     law = Law(((desk.policy(reader.role), 1.0),), source.tau * reader.tau)
     texts = generate(law, seen, desk.max_tokens, desk.batch)
-    author = TEACHER if reader.follow is None and reader.role not in OWN else STUDENT
+    author = hand((reader,))
     rows = []
     for prompt, w, k in zip(record.prompts, texts, known, strict=True):
         verdict = judge(desk, prompt, w) if source.check else None

@@ -14,19 +14,16 @@ import torch
 
 from ..axes.reader import Blend
 from ..axes.rewrite import Once, Patch, Recast, Refine, Select
-from ..axes.source import Data, Either, Resample, Sample, Source
+from ..axes.source import Data, Either, Resample, Sample, Source, hand
 from ..errors import LimbeckError, number
 from ..refusals import walk
 from ..tasks import Verdict
-from ..types import DATA, STUDENT, TEACHER, Prompt, Rollout, concatenate
+from ..types import DATA, Prompt, Rollout, concatenate
 from .desk import Desk
 from .frame import of_prompt, shown
 from .rows import Row, assemble, single
 from .sampler import Law, Written, generate
 from .templates import block
-
-OWN = ("student", "init", "ref")
-"""Roles that write in the student's hand: its weights, now or before."""
 
 Groups = list[list[Row]]
 """Rows of one source; a group is what one prompt gave."""
@@ -164,8 +161,7 @@ def law_of(source: Sample, desk: Desk) -> Law:
 
 def author_of(source: Sample) -> int:
     """Whose hand it is in the record."""
-    readers = source.reader.readers if isinstance(source.reader, Blend) else (source.reader,)
-    return STUDENT if any(r.follow is not None or r.role in OWN for r in readers) else TEACHER
+    return hand(source.reader.readers if isinstance(source.reader, Blend) else (source.reader,))
 
 
 def limit_of(source: Sample, pen: Pen) -> int:

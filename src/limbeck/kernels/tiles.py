@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..math.statistic import Statistic, Support, Target, with_tail
+from ..math.statistic import Statistic, Support, Target, flow_of, with_tail
 from ..types import Carrier, Dense, Head, Hidden, Mixture, TopK
 
 TILE_ELEMENTS = 1 << 22
@@ -209,7 +209,7 @@ class _Tile:
             if cotangent is None:
                 continue
             _, local, arguments = self.answer(i)
-            flow = ask.statistic.flow(*arguments)
+            flow = flow_of(ask.statistic, *arguments)
             grad = flow - arguments[0].exp() * flow.sum(-1, keepdim=True)
             grad = grad * (cotangent.to(grad.dtype) / ask.tau).unsqueeze(-1)
             if local is None:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LimbeckError, nearest, number, shown
+from .autograd import flow_by_autograd
 
 _LOG_U_LIMIT = 60.0  # exp(60) is finite in float32 and its square is not needed anywhere
 
@@ -63,11 +64,12 @@ class Divergence:
 
     def cells(self, logq: Tensor, logp: Tensor) -> Tensor:
         """p f(u), one non-summed entry per vocabulary item."""
-        raise NotImplementedError
+        del logq, logp
+        raise LimbeckError(f"{self.label} has no value; write its cells(logq, logp), or its value(logq, logp).")
 
     def flow(self, logq: Tensor, logp: Tensor) -> Tensor:
-        """q f'(u) per vocabulary item."""
-        raise NotImplementedError
+        """q f'(u) per vocabulary item; by autograd of the value where a divergence has no closed form of its own."""
+        return flow_by_autograd(lambda x: self.value(x, logp), logq)
 
     def value(self, logq: Tensor, logp: Tensor) -> Tensor:
         """The divergence of each row, ``[...]`` from ``[..., V]``, in nats."""
