@@ -202,7 +202,10 @@ def get(name: str) -> Recipe:
     known = _filled()
     if not isinstance(name, str) or name not in known:
         near = nearest(name, known)
-        raise LimbeckError(f"unknown method {shown(name)}{near}; `limbeck methods` lists all {len(known)}.")
+        raise LimbeckError(
+            f"unknown method {shown(name)}{near}; `limbeck methods` lists all {len(known)}, and --import FILE.py "
+            "brings your own."
+        )
     return known[name]
 
 

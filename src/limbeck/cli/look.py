@@ -89,7 +89,7 @@ def _page(recipe: Recipe, value: Method, doc: Doc, given: dict[str, Any]) -> Gro
         Text(doc.summary),
         Text(),
     ]
-    for block, behind in zip(doc.blocks, (*doc.blocks[1:], None), strict=True):
+    for block, behind in zip(doc.blocks, (*doc.blocks[1:], None), strict=False):  # no block, no turn
         indent = {"formula": 4, "item": 2, "text": 0}[block.kind]
         within = block.kind == "item" and behind is not None and behind.kind == "item"
         style = "green" if block.kind == "formula" else ""

@@ -21,7 +21,7 @@ from .docstrings import Doc, read
 from .listing import default_of
 from .out import listening, print_json
 from .run import Json
-from .settings import check_model, check_task, lay
+from .settings import check_model, check_task, lay, own_imports
 from .threads import settle
 
 
@@ -130,7 +130,7 @@ def asked(plan: Plan, flags: Mapping[str, Any], file: Path | None, pairs: list[s
         raise LimbeckError(
             f"arguments={table!r}: it is a table of the pipeline's arguments; write arguments.name=value."
         )
-    merged = {**merged, **table}
+    merged = {**merged, **table, **own_imports(merged)}
     value = plan(**{k: merged.pop(k) for k in list(merged) if k in plan.arguments})
     stages = {k: merged.pop(k) for k in list(merged) if k in value.methods}
     return value.adjusted(**stages), merged

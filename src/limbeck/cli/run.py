@@ -110,6 +110,7 @@ def train(
     A TOML file holds the same names, and the method: [cyan]method = "kdrl"[/].
     The method's own arguments are settings too: [cyan]limbeck explain NAME[/]
     lists them. A dot reaches into a table: [cyan]--set task_options.size=500[/].
+    A method of your own: [cyan]limbeck train my_method --import FILE.py[/].
     """
     flags = {"student": student, "teacher": teacher, "ref": ref, "task": task, "seed": seed}
     if resume is not None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import own_files
 from ..errors import LimbeckError
 from ..method import Method
 from ..registry import get
@@ -31,12 +32,13 @@ def run_config(name: str | None, flags: Mapping[str, Any], file: Path | None, pa
         file: of ``--config``.
         pairs: the words of ``--set``.
     """
-    if name:
+    if name and not file and not any(pair.startswith("imports") for pair in pairs):
         get(name)  # a misspelt method is told before the engine is imported
     from ..engine.config import configure, load_toml, parse_settings
 
     written = load_toml(file) if file else {}
     given = parse_settings(pairs)
+    imports = own_imports(written, given)
     method = next((m for m in (given.get("method"), name, written.get("method")) if m is not None), None)
     if method is not None and not isinstance(method, str):
         raise LimbeckError(f"method={method!r} is not the name of a method; `limbeck methods` lists them.")
@@ -46,7 +48,13 @@ def run_config(name: str | None, flags: Mapping[str, Any], file: Path | None, pa
     merged: Settings = {}
     for layer in (written, {k: v for k, v in flags.items() if v is not None}, given):
         lay(merged, _normal(layer, known))
-    return configure(method, merged)
+    return configure(method, {**merged, **imports})
+
+
+def own_imports(*layers: Mapping[str, Any]) -> Settings:
+    """The setting ``imports``: files of ``--import``, which ran already, and those of the layers, which run here."""
+    files = [*own_files.ran(), *(file for layer in layers for file in own_files.run_files(layer.get("imports", ())))]
+    return {"imports": tuple(dict.fromkeys(files))} if files else {}
 
 
 def defaults(config: RunConfig) -> list[str]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from ..axes.scalar import Anneal, Constant, Linear, Scalar, Stairs
 from ..errors import LimbeckError, nearest
+from ..own_files import run_files
 from ..registry import Recipe, get
 
 
@@ -22,6 +23,7 @@ class RunConfig(BaseModel):
 
     method: str = Field(description="name of the method (`limbeck methods`)")
     arguments: dict[str, Any] = Field(default_factory=dict, description="the method's own arguments")
+    imports: tuple[str, ...] = Field((), description="Python files of your own, run first: they register methods")
 
     student: str = Field("embedded", min_length=1, description="model folder, hub name, or 'embedded'")
     teacher: str | None = Field(None, min_length=1, description="model folder, hub name, or 'embedded'")
@@ -114,6 +116,7 @@ def configure(method: str, settings: Mapping[str, Any]) -> RunConfig:
     """
     if not isinstance(method, str):
         raise LimbeckError(f"method={method!r} is not the name of a method; `limbeck methods` lists them.")
+    files = run_files(settings.get("imports", ()))
     recipe = get(method)
     fields = dict(RunConfig.model_fields)
     table = settings.get("arguments", {})
@@ -132,7 +135,7 @@ def configure(method: str, settings: Mapping[str, Any]) -> RunConfig:
                 f"unknown setting {key!r}{nearest(key, known)}; {method} takes "
                 f"{', '.join(recipe.arguments) or 'no arguments'}, and a run {', '.join(sorted(fields))}."
             )
-    return checked({**own, "method": method, "arguments": arguments})
+    return checked({**own, "method": method, "arguments": arguments, **({"imports": files} if files else {})})
 
 
 def checked(values: Mapping[str, Any]) -> RunConfig:

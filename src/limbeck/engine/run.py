@@ -17,6 +17,7 @@ from rich.progress import Progress
 from ..errors import LimbeckError, nearest
 from ..explain import explain
 from ..method import Method
+from ..own_files import refuse_unnamed
 from ..tasks import Task
 from . import card, checkpoint, fingerprint, lineage
 from .checks import check_models
@@ -141,6 +142,7 @@ def _rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tupl
             "@method and run it by name."
         )
     config = checked(settings)
+    refuse_unnamed(out, config.imports)
     method = build_method(config)
     if explain(method) != described["formula"]:
         raise LimbeckError(
