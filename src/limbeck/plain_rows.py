@@ -1,4 +1,4 @@
-"""A ``[B, T]`` batch of plain tensors as a record: which tokens are kept, in which order, and what arguments say of them."""
+"""A ``[B, T]`` batch of plain tensors as a record: which tokens are kept, in which order, what is said of them."""
 
 from __future__ import annotations
 
