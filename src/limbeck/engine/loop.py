@@ -121,9 +121,9 @@ class Loop:
         return metrics
 
     def _evaluates(self, step: int) -> bool:
-        """Whether the student is measured before or after this step."""
+        """Whether it is the first step, or one before a planned evaluation; a longer run has the same earlier lines."""
         every = self.config.eval_every
-        return step in (0, self.config.steps - 1) or bool(every and (step + 1) % every == 0)
+        return step == 0 or bool(every and (step + 1) % every == 0)
 
     def _refuse_divergence(self, value: float, step: int) -> None:
         """Stop before a loss that is not a number reaches the weights; what was saved before stays."""
