@@ -2,99 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .axes.reader import Reader, init, ref, teacher
+from .axes.rewrite import Recast
 from .errors import LimbeckError, expect, nearest, shown
 from .method import Method
-from .refusals import CARRIERS, CLOCKS, refuse_lacking
-from .types import Carrier, Dense, Head, Hidden, Sampled, TopK
+from .types import AUTHORS, Carrier, Dense, Hidden, Sampled, width_of
 
 Given = Tensor | Any
 """A tensor, or what becomes one: an array, nested lists of numbers."""
 
 
 def tensor(name: str, x: Given, device: torch.device | None = None, floats: bool = False) -> Tensor:
-    """Any argument as a tensor; ``floats`` refuses whole numbers, which are ids more often than log-probs."""
+    """Any argument as a tensor that holds numbers; ``floats`` refuses whole numbers, which are ids more often.
+
+    Raises:
+        LimbeckError: for anything else, and for tensors of a kind that no loss is computed on.
+    """
     if not isinstance(x, Tensor):
         try:
             x = torch.as_tensor(x)
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             raise LimbeckError(
                 f"{name} is {shown(x)}; give a tensor, an array, or lists of numbers that are equally long."
             ) from None
+    _refuse_strange(name, x)
+    x = x.float() if x.is_floating_point() and x.element_size() == 1 else x  # eight bits lack most operations
     if floats and not x.is_floating_point():
         raise LimbeckError(f"{name} has dtype {x.dtype}; give floating-point numbers.")
     return x if device is None else x.to(device)
 
 
-def _whole(name: str, x: Tensor) -> Tensor:
+def _refuse_strange(name: str, x: Tensor) -> None:
+    """Raise for a tensor without numbers, or with numbers that are not held one beside the other."""
+    if x.is_meta:
+        raise LimbeckError(f"{name} is on the meta device and holds no numbers; load it, or give another tensor.")
+    if x.is_quantized:
+        raise LimbeckError(f"{name} is quantised ({x.dtype}); give {name}.dequantize().")
+    if x.is_nested or x.layout != torch.strided:
+        kind = "nested" if x.is_nested else f"of the layout {x.layout}"
+        raise LimbeckError(f"{name} is {kind}; give a dense tensor, such as {name}.to_dense() or a padded one.")
+    if x.is_complex():
+        raise LimbeckError(f"{name} has dtype {x.dtype}; give real numbers.")
+
+
+def whole_numbers(name: str, x: Tensor) -> Tensor:
     """Ids as int64; 2.7 is no id, and truncating it would hide that."""
-    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+    if x.is_floating_point() or x.dtype == torch.bool:
         raise LimbeckError(f"{name} has dtype {x.dtype}; give whole numbers.")
     return x.long()
 
 
-def read_student(logits: Given, hidden: Given, head: Any, logp: Given) -> tuple[Carrier, torch.Size]:
-    """The live student's carrier on ``[B, T, ...]`` and ``(B, T)``."""
-    forms = {"student_logits": logits, "student_hidden": hidden, "student_logp": logp}
-    given = {name: tensor(name, x, floats=True) for name, x in forms.items() if x is not None}
-    if len(given) != 1:
-        raise LimbeckError(f"{len(given)} of {', '.join(forms)} were given; give exactly one.")
-    ((name, x),) = given.items()
-    if x.dim() != (2 if logp is not None else 3):
-        name = "student_logp [B, T]" if logp is not None else "student_logits [B, T, V] or student_hidden [B, T, H]"
-        raise LimbeckError(f"{name} was expected, but its shape is {tuple(x.shape)}.")
-    if logits is not None:
-        return Dense(x), x.shape[:2]
-    return Sampled(x) if logp is not None else Hidden(x, _head("student", head, x)), x.shape[:2]
-
-
-def _head(role: str, head: Any, hidden: Tensor) -> Head:
-    """A head from a ``Head``, a linear layer or a weight."""
-    if head is None:
-        raise LimbeckError(
-            f"{role}_hidden needs {role}_head, the [V, H] weight of the last linear map (or a Head, or an nn.Linear)."
-        )
-    if isinstance(head, torch.nn.Linear):
-        head = Head(head.weight, head.bias)
-    if isinstance(head, torch.nn.Module):
-        raise LimbeckError(f"{role}_head is a {type(head).__name__}; give its [V, H] weight, a Head or an nn.Linear.")
-    head = head if isinstance(head, Head) else Head(tensor(f"{role}_head", head, hidden.device))
-    tensor(f"{role}_head", head.weight_VH, floats=True)
-    if head.bias_V is not None and head.bias_V.shape != head.weight_VH.shape[:1]:
-        raise LimbeckError(
-            f"{role}_head has a bias of shape {tuple(head.bias_V.shape)}, but its weight is "
-            f"{tuple(head.weight_VH.shape)}; give one bias per entry of the vocabulary."
-        )
-    return _fitting(hidden, head, role)
-
-
-def _fitting(hidden: Tensor, head: Head, role: str) -> Head:
-    if head.weight_VH.dim() != 2 or head.weight_VH.shape[1] != hidden.shape[-1]:
-        shape = tuple(head.weight_VH.shape)
-        raise LimbeckError(
-            f"{role}_head has shape {shape}, but {role}_hidden has width {hidden.shape[-1]}; give [V, H]."
-        )
-    return head
-
-
-def width_of(live: Carrier) -> int | None:
-    """The student's vocabulary; None where only log-probs were given."""
-    if isinstance(live, Dense):
-        return live.logits_NV.shape[-1]
-    return live.head.weight_VH.shape[0] if isinstance(live, Hidden) else None
-
-
-def refuse_vocabulary(live: Carrier, token_N: Tensor) -> None:
-    width = width_of(live)
-    if width is not None and bool(((token_N < 0) | (token_N >= width)).any()):
-        raise LimbeckError(f"tokens holds ids outside the student's {width}; mask what must not count.")
+def refuse_vocabulary(carriers: Mapping[str, Carrier], token_N: Tensor) -> None:
+    """Raise where somebody's full rows have no entry for a token that counts."""
+    for who, carrier in carriers.items():
+        width = width_of(carrier)
+        if width is not None and bool(((token_N < 0) | (token_N >= width)).any()):
+            raise LimbeckError(f"tokens holds ids outside the {who}'s {width}; mask what must not count.")
 
 
 def read_sources(source: Sequence[str] | str | None, batch: int, method: Method) -> list[str]:
@@ -130,12 +98,17 @@ def dtype_of(live: Carrier) -> torch.dtype:
     return torch.float64 if _payload(live).dtype == torch.float64 else torch.float32
 
 
-def read_tokens(tokens: Given, shape: torch.Size, live: Carrier) -> Tensor:
+def read_tokens(tokens: Given, shape: torch.Size, live: Carrier, readers: Mapping[str, Any], method: Method) -> Tensor:
+    """The ids that rows score; with ``student_logp`` alone nobody looks at them, unless a reader's rows are read."""
     if tokens is None:
+        rows = [k for k, x in readers.items() if x is not None and k.rpartition("_")[0] in method.slots]
+        rows = [k for k in rows if k.endswith(("_logits", "_hidden"))]
+        if rows:
+            raise LimbeckError(f"tokens is missing: give the [B, T] ids that the rows of {rows[0]} score.")
         if isinstance(live, Sampled):
             return torch.zeros(shape, dtype=torch.int64, device=device_of(live))
         raise LimbeckError("tokens is missing: give the [B, T] ids that the student's rows score.")
-    return _whole("tokens", shaped(tensor("tokens", tokens, device_of(live)), shape, "tokens"))
+    return whole_numbers("tokens", shaped(tensor("tokens", tokens, device_of(live)), shape, "tokens"))
 
 
 def shaped(x: Tensor, shape: torch.Size, name: str, dims: int = 2) -> Tensor:
@@ -185,12 +158,50 @@ def read_columns(
                 f"columns[{name!r}] is no context of {method.name or 'this method'}{nearest(str(name), told)}; "
                 f"it looks at {', '.join(map(repr, told)) or 'none'}."
             )
-    read = {name: tensor(name, x, device).detach() for name, x in (columns or {}).items()}
+    read = {name: tensor(f"columns[{name!r}]", x, device).detach() for name, x in (columns or {}).items()}
+    read = {name: x.float() if x.dtype == torch.bool else x for name, x in read.items()}
     for name, x in read.items():
-        _sized(name, x, [(shape[0],), tuple(shape)], shape[0])
+        _sized(f"columns[{name!r}]", x, [(shape[0],), tuple(shape)], shape[0])
         if name in told and not bool(((x == 0) | (x == 1)).all()):
             raise LimbeckError(f"columns[{name!r}] holds numbers other than 0 and 1; say who has it, and who has not.")
     return read
+
+
+UNKNOWN = -128
+"""In place of an author that neither the method's source nor the caller tells."""
+
+
+def read_author(
+    author: Given | str | Sequence[str], source: Sequence[str], method: Method, shape: torch.Size, device: torch.device
+) -> Tensor:
+    """Who wrote each token, int8 ``[B, T]``: what the caller says, else whoever the method's source has write."""
+    if author is None:
+        known = {name: _author_of(name, method) for name in method.sources}
+        codes = [known[name] for name in source]
+        return torch.tensor(codes, dtype=torch.int8, device=device).reshape(-1, 1).expand(shape)
+    names = [author] * shape[0] if isinstance(author, str) else author
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        for name in names:
+            if name not in AUTHORS:
+                raise LimbeckError(
+                    f"author={name!r}: unknown{nearest(name, AUTHORS)}; use one of {', '.join(AUTHORS)}."
+                )
+        if len(names) != shape[0]:
+            raise LimbeckError(f"author names {len(names)} sequences, but there are {shape[0]}; give one name each.")
+        author = torch.tensor([AUTHORS[name] for name in names], dtype=torch.int8).reshape(-1, 1).expand(shape)
+    x = whole_numbers("author", shaped(tensor("author", author, device), shape, "author"))
+    if not bool(((x >= min(AUTHORS.values())) & (x <= max(AUTHORS.values()))).all()):
+        numbers = ", ".join(f"{code} ({name})" for name, code in AUTHORS.items())
+        raise LimbeckError(f"author holds {int(x.min())} to {int(x.max())}; give names, or the numbers {numbers}.")
+    return x.to(torch.int8)
+
+
+def _author_of(name: str, method: Method) -> int:
+    """Whose hand the sequences of a source are in; those that copy another's are in that one's."""
+    source = method.sources[name]
+    while isinstance(source, Recast) and source.copies:
+        source = method.sources[source.name]
+    return UNKNOWN if source.author is None else source.author
 
 
 def _sized(name: str, x: Tensor | None, shapes: Sequence[tuple[int, ...]], batch: int) -> None:
@@ -212,90 +223,6 @@ def read_groups(group: Given, batch: int, method: Method, device: torch.device) 
     return order, torch.unique_consecutive(numbers, return_inverse=True)[1]
 
 
-_CARRIER_NAMES = ("logits", "hidden", "head", "topk", "logp")
-_KNOWN_ROLES = frozenset({teacher.role, ref.role, init.role})
-"""Roles that a trainer may hand to every method; one that reads them not leaves them alone."""
-
-
-def read_carriers(given: Mapping[str, Any], shape: torch.Size, method: Method, live: Carrier) -> dict[str, Carrier]:
-    """Carriers by the key of their view, from ``NAME_logits=...`` and its like; what is not read is left out."""
-    slots = method.slots
-    carriers: dict[str, Carrier] = {}
-    names: dict[str, str] = {}
-    for key, value in given.items():
-        slot = _slot(key, method, slots)
-        if value is None or key.endswith("_head") or slot not in slots:
-            continue
-        if slot in names:
-            raise LimbeckError(f"{names[slot]} and {key} were both given; give one, logits or hidden serve everything.")
-        names[slot] = key
-        asked = method.views[slots[slot]]
-        carriers[slots[slot].key] = _carrier(key, value, given.get(f"{slot}_head"), shape, asked, live)
-    _check_served(method, carriers)
-    return carriers
-
-
-def _slot(key: str, method: Method, slots: Mapping[str, Reader]) -> str:
-    """The view that ``NAME_logits`` is of; refused where neither the method nor anybody else knows it."""
-    slot, _, kind = key.rpartition("_")
-    names = [f"{s}_{c}" for s in slots for c in _CARRIER_NAMES]
-    if kind in _CARRIER_NAMES and slot in CLOCKS and slot not in slots:
-        raise LimbeckError(f"{key}: the student's other clocks are log-probs; give {slot}_logp=, [B, T].")
-    if kind not in _CARRIER_NAMES or slot not in _KNOWN_ROLES | set(slots) | set(method.roles):
-        raise LimbeckError(f"unknown argument {key!r}{nearest(key, names)}; this method reads {sorted(slots)}.")
-    return slot
-
-
-def _carrier(key: str, value: Given, head: Any, shape: torch.Size, asked: AbstractSet[str], live: Carrier) -> Carrier:
-    role, _, kind = key.rpartition("_")
-    device = device_of(live)
-    if kind == "topk":
-        return _topk(key, value, shape, device)
-    x = shaped(tensor(key, value, device, floats=True), shape, key, 2 if kind == "logp" else 3)
-    if kind == "logp":
-        return Sampled(x)
-    carrier = Dense(x) if kind == "logits" else Hidden(x, _head(role, head, x))
-    _same_vocabulary(key if kind == "logits" else f"{role}_head", width_of(carrier), width_of(live), asked)
-    return carrier
-
-
-def _topk(key: str, value: Any, shape: torch.Size, device: torch.device) -> TopK:
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise LimbeckError(f"{key} is {shown(value)}; give (ids, log-probs), each [B, T, K].")
-    ids = _whole(f"{key}: ids", tensor(f"{key}: ids", value[0], device))
-    logp = tensor(f"{key}: log-probs", value[1], device, floats=True)
-    shaped(ids, shape, key, 3)
-    if ids.shape != logp.shape:
-        raise LimbeckError(
-            f"{key}: ids are {tuple(ids.shape)} and log-probs of shape {tuple(logp.shape)}; give both [B, T, K]."
-        )
-    return TopK(ids, logp)
-
-
-def _same_vocabulary(name: str, theirs: int | None, ours: int | None, asked: AbstractSet[str]) -> None:
-    if ours is not None and theirs != ours and asked & {"dense", "at"}:
-        raise LimbeckError(
-            f"{name} has a vocabulary of {theirs}, but the student's has {ours}; cut or pad one of them (with -inf)."
-        )
-
-
-def _check_served(method: Method, carriers: Mapping[str, Carrier]) -> None:
-    kinds = {Dense: "dense", Hidden: "dense", TopK: "topk", Sampled: "sampled"}
-    for slot, reader in method.slots.items():
-        asked = method.views[reader]
-        if slot == "old" and reader.key not in carriers:
-            continue  # without it the batch is on-policy
-        if reader.key not in carriers:
-            enough = "_logits (or _hidden with _head)" if "dense" in asked else "_logp"
-            enough = "_topk" if asked & {"topk", "at"} and "dense" not in asked else enough
-            raise LimbeckError(
-                f"{method.name or 'this method'} reads {', '.join(sorted(asked))} from {reader}; give {slot}{enough}."
-            )
-        kind = kinds[type(carriers[reader.key])]
-        able = CARRIERS[kind] | ({"at"} if kind == "topk" else set())  # whoever chose the ids, here they are
-        refuse_lacking(method, str(reader), asked, able, kind)
-
-
 def refuse_missing(method: Method, fields: Mapping[str, Tensor | None]) -> None:
     """Raise where a field that the method reads was not given."""
     reward, correct, label = fields["reward"], fields["correct"], fields["label"]
@@ -304,6 +231,10 @@ def refuse_missing(method: Method, fields: Mapping[str, Tensor | None]) -> None:
         raise LimbeckError(f"{name} reads rewards; give reward=, one number per sequence.")
     if "correct" in method.fields and correct is None and reward is None:
         raise LimbeckError(f"{name} reads correctness; give correct=, one boolean per sequence.")
+    if "truncated" in method.fields and fields["truncated"] is None:
+        raise LimbeckError(
+            f"{name} reads which responses were cut at the token limit; give truncated=, one boolean per sequence."
+        )
     if "label" in method.fields and label is None:
         raise LimbeckError(f"{name} reads preference labels; give label=, 1 for the chosen and 0 for the rejected one.")
 
@@ -312,7 +243,7 @@ def read_turns(turn: Given, shape: torch.Size, device: torch.device) -> Tensor |
     """The turn of each token, ``[B, T]``, or None for one turn a sequence."""
     if turn is None:
         return None
-    return _whole("turn", shaped(tensor("turn", turn, device), shape, "turn"))
+    return whole_numbers("turn", shaped(tensor("turn", turn, device), shape, "turn"))
 
 
 def read_turn_rewards(rewards: Given, reward: Given, batch: int, device: torch.device) -> Tensor | None:
@@ -327,3 +258,31 @@ def read_turn_rewards(rewards: Given, reward: Given, batch: int, device: torch.d
             f"turn_reward has shape {tuple(x.shape)}, but there are {batch} sequences; give [{batch}, K]."
         )
     return x
+
+
+def read_all_sum(all_sum: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
+    """The function that adds over processes, whose answers are looked at; the identity where there is none.
+
+    Raises:
+        LimbeckError: where it is no function; once it is called, where it answers with anything but such a tensor.
+    """
+    if all_sum is None:
+        return lambda x: x
+    if not callable(all_sum):
+        raise LimbeckError(f"all_sum is {shown(all_sum)}; give a function that adds a tensor over processes.")
+
+    def summed(x: Tensor) -> Tensor:
+        total: Any = all_sum(x)
+        if not isinstance(total, Tensor):
+            raise LimbeckError(
+                f"all_sum returned {shown(total)}; return the sum over processes, a tensor (torch.distributed's "
+                "all_reduce adds in place and returns nothing: return its argument)."
+            )
+        if total.shape != x.shape or total.dtype != x.dtype or total.is_meta:
+            raise LimbeckError(
+                f"all_sum returned a tensor of shape {tuple(total.shape)} and {total.dtype} on {total.device} for one "
+                f"of shape {tuple(x.shape)} and {x.dtype}; return the sum over processes, of the same shape and dtype."
+            )
+        return total.to(x.device)
+
+    return summed

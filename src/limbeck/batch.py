@@ -77,7 +77,7 @@ class Batch:
         law = None if target is None else law_of(self.scores, target, support, statistic)
         with torch.no_grad():
             return statistics(
-                carrier, self.record.token_N, [Ask(statistic, None, law, reader.tau, entries_of(support))]
+                carrier, self.record.token_N, [Ask(statistic, None, law, reader.tau, entries_of(support), 1.0)]
             )[0]
 
 
@@ -93,14 +93,14 @@ def view_of(scores: Scores, key: str) -> View:
 
 
 def law_of(scores: Scores, target: Law, support: Support | None, statistic: Statistic) -> Carrier | Mixture:
-    """The payload that a target law is taken from.
+    """The payload that a target law is taken from, at its readers' own temperatures.
 
     Raises:
         LimbeckError: where what was read of it does not serve the statistic.
     """
     if isinstance(target, Blend):
-        parts = [(law_of(scores, r, None, statistic), w) for r, w in target.parts if w != 0]
-        return Mixture(target.space, tuple((c, w) for c, w in parts if isinstance(c, Dense | Hidden)))
+        parts = [(law_of(scores, r.at(1.0), None, statistic), w, r.tau) for r, w in target.parts if w != 0]
+        return Mixture(target.space, tuple((c, w, tau) for c, w, tau in parts if isinstance(c, Dense | Hidden)))
     carrier = view_of(scores, target.key).carrier
     if isinstance(carrier, Sampled) or (support is None and isinstance(carrier, TopK)):
         held = "the sampled token's log-prob" if isinstance(carrier, Sampled) else "its top-k"
@@ -108,10 +108,17 @@ def law_of(scores: Scores, target: Law, support: Support | None, statistic: Stat
             f"{target} serves only {held}, but {statistic} needs its whole law; use a method that reads sampled "
             "log-probs (opd), pass top_k=..., or give logits or hidden states."
         )
+    if isinstance(carrier, TopK) and target.tau != 1.0:
+        raise LimbeckError(
+            f"{target} serves only its top-k, which says nothing of its law at another temperature; give its logits or "
+            f"hidden states, or read {target.at(1.0)}."
+        )
     if support is None or support.by == "student":
+        if isinstance(carrier, Dense | Hidden) and target.tau != 1.0:
+            return Mixture("prob", ((carrier, 1.0, target.tau),))
         return carrier
     if isinstance(carrier, Dense | Hidden):
-        return drawn(carrier) if support.by == "draw" else top_k(carrier, support.k)
+        return drawn(carrier, target.tau) if support.by == "draw" else top_k(carrier, support.k, target.tau)
     if carrier.ids_NK.shape[-1] < support.k:
         raise LimbeckError(
             f"top_k={support.k} asked, but {target} gave {carrier.ids_NK.shape[-1]} entries; give {support.k} or ask "
@@ -125,12 +132,12 @@ def entries_of(support: Support | None) -> Support | None:
     return None if support is None or (support.by != "student" and support.tail) else support
 
 
-def drawn(carrier: Dense | Hidden) -> TopK:
+def drawn(carrier: Dense | Hidden, tau: float = 1.0) -> TopK:
     """One entry of each row, drawn from its law (torch's global generator), as a law of its own."""
-    ids_N1 = drawn_rows(carrier)
+    ids_N1 = drawn_rows(carrier, tau=tau)
     return TopK(ids_N1, torch.zeros(ids_N1.shape, device=ids_N1.device))
 
 
-def top_k(carrier: Dense | Hidden, k: int) -> TopK:
+def top_k(carrier: Dense | Hidden, k: int, tau: float = 1.0) -> TopK:
     """A law's own k likeliest ids with log-probs over the full vocabulary, tile by tile."""
-    return TopK(*top_k_rows(carrier, k))
+    return TopK(*top_k_rows(carrier, k, tau=tau))

@@ -83,7 +83,16 @@ def _kinds(hint: object) -> tuple[type, ...]:
     """The classes of an annotation; a list serves where a tuple is meant, because TOML and JSON have only lists."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     kinds = [typing.get_origin(part) or part for part in parts]
-    return tuple(k for kind in kinds for k in ((tuple, list) if kind is tuple else (kind,)) if isinstance(k, type))
+    known = tuple(k for kind in kinds for k in ((tuple, list) if kind is tuple else (kind,)) if isinstance(k, type))
+    return known or (object,)
+
+
+def _hints(function: Callable[..., object]) -> dict[str, object]:
+    """The annotations of a function; none where it names what only a type checker knows."""
+    try:
+        return dict(typing.get_type_hints(function))
+    except (NameError, TypeError, AttributeError):
+        return {}
 
 
 LARGEST = 10**15
@@ -96,12 +105,14 @@ def refuse_wrong_types(name: str, function: Callable[..., object], arguments: Ma
     Raises:
         LimbeckError: naming the argument, its value and its default.
     """
-    hints, parameters = typing.get_type_hints(function), inspect.signature(function).parameters
+    hints, parameters = _hints(function), inspect.signature(function).parameters
     for key, value in arguments.items():
-        kinds = _kinds(hints[key])
+        kinds = _kinds(hints.get(key, object))
         number = isinstance(value, int) and not isinstance(value, bool) and float in kinds
-        if not number and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+        if not number and (not isinstance(value, kinds) or (isinstance(value, bool) and not {bool, object} & {*kinds})):
             names = " or ".join(dict.fromkeys(_KINDS.get(kind, kind.__name__) for kind in kinds))
-            raise LimbeckError(f"{name}: {key}={value!r} is not {names}; its default is {parameters[key].default}.")
+            default = parameters[key].default
+            remedy = f"give {names}" if default is inspect.Parameter.empty else f"its default is {default}"
+            raise LimbeckError(f"{name}: {key}={value!r} is not {names}; {remedy}.")
         if isinstance(value, int) and abs(value) > LARGEST:
             raise LimbeckError(f"{name}: {key} is a whole number of more than 15 digits; give a smaller number.")

@@ -15,7 +15,7 @@ from .axes.curriculum import Curriculum, prompts
 from .axes.ladder import Rung
 from .axes.reader import Blend, Law, Reader, old, student
 from .axes.reduction import Reduction, token_mean
-from .axes.scalar import Constant, Controller, Scalar, product, scalar
+from .axes.scalar import Constant, Controller, Scalar, product, scalar, within
 from .axes.signal import everywhere
 from .axes.source import Sample, Source
 from .axes.surrogate import Surrogate
@@ -255,11 +255,8 @@ class Method:
 
     @property
     def controllers(self) -> tuple[Controller, ...]:
-        """Scalars that are moved by what is measured."""
-        scalars = [c for c, _ in self.parts]
-        writers = (part for part in self.sources_within if isinstance(part, Sample))
-        scalars += [s for part in writers for s in (part.max_tokens, part.turns) if s]
-        return tuple(dict.fromkeys(c for s in scalars for c in s.controllers))
+        """Scalars that are moved by what is measured, wherever in the method they stand."""
+        return tuple(dict.fromkeys(c for s in within(self, Scalar) for c in s.controllers))
 
     @property
     def separable(self) -> bool:

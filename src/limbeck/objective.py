@@ -23,6 +23,7 @@ from .errors import LimbeckError
 from .kernels.tiles import Ask, fused, statistics
 from .math.statistic import LogProb, Support
 from .method import Method, Term
+from .refusals import refuse_cut, refuse_shared
 from .types import Carrier, Dense, Hidden, Mixture, Rollout, Sampled, TopK
 
 # ---------------------------------------------------------------- heard and counted
@@ -57,7 +58,14 @@ class Heard:
     known: dict[Vec, Tensor]
 
     def micro(self, first: int, last: int) -> Heard:
-        """Groups ``first <= g < last`` of it; the denominators stay those of the whole batch."""
+        """Groups ``first <= g < last`` of it; the denominators stay those of the whole batch.
+
+        Raises:
+            LimbeckError: for less than all of them, where a surrogate looks at the whole batch.
+        """
+        if (first, last) != (0, self.record.n_groups):
+            for part in self.parts:
+                refuse_cut(part.term, self.record.ids_L.numel())
         record, cut = self.record.groups(first, last)
         spans = {
             Rung.TOKEN: cut["N"],
@@ -93,6 +101,8 @@ def _cut(carrier: Carrier, rows: slice) -> Carrier:
 
 def hear(method: Method, batch: Batch) -> Heard:
     """Evaluate what does not look at the live student, and count every denominator."""
+    if any(term.surrogate.reach > Rung.GROUP for _, term in method.parts):
+        refuse_shared(method, int(batch.all_sum(torch.ones(1, dtype=torch.int64, device=batch.record.pos_N.device))))
     known: dict[Vec, Tensor] = {}
     parts = []
     for i, (coefficient, term) in enumerate(method.parts):
@@ -208,7 +218,8 @@ class _Asks:
         if key not in self._numbers:
             self._numbers[key] = len(self.asks)
             law = None if question.target is None else self._law(question)
-            self.asks.append(Ask(question.statistic, rows, law, question.tau, entries_of(question.support)))
+            support = entries_of(question.support)
+            self.asks.append(Ask(question.statistic, rows, law, question.tau, support, question.target_tau))
         return self._numbers[key]
 
     def _law(self, question: Question) -> Carrier | Mixture:
@@ -248,7 +259,7 @@ class _Meeting:
         for v in term.vecs:
             for leaf in v.walk():
                 if isinstance(leaf, Read) and leaf.live:
-                    question = Question(leaf.statistic, leaf.target, leaf.reader.tau, leaf.support)
+                    question = Question(leaf.statistic, leaf.target, leaf.reader.tau, leaf.support, 1.0)
                     self.leaves[leaf] = asks.number(question, self.rows)
         self.known_n: dict[Vec, Tensor] = {}
         for v, x in heard.known.items():

@@ -5,12 +5,14 @@ What one method can say is a method (VPD's two steps alternate within one run). 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .errors import LimbeckError, nearest, refuse_wrong_types, shown, whole
+from .errors import LimbeckError, expect, nearest, shown, whole
 from .pipeline import Pipeline, run
+from .registry import arguments_of, call, check_factory, claim
 
 
 @dataclass(frozen=True)
@@ -30,33 +32,49 @@ class Plan:
     @property
     def arguments(self) -> dict[str, object]:
         """Arguments and their defaults."""
-        return {name: p.default for name, p in inspect.signature(self.factory).parameters.items()}
+        return arguments_of(self.factory)
 
     def __call__(self, **arguments: object) -> Pipeline:
-        for key in arguments:
-            if key not in self.arguments:
-                known = ", ".join(f"{k}={v}" for k, v in self.arguments.items()) or "none"
-                raise LimbeckError(
-                    f"{self.name}: unknown argument {key!r}{nearest(key, self.arguments)}; it takes {known}."
-                )
-        refuse_wrong_types(self.name, self.factory, arguments)
-        return replace(self.factory(**arguments), name=self.name, title=self.title, paper=self.paper)
+        value = call(self.name, self._checked, arguments)
+        return replace(value, name=self.name, title=self.title, paper=self.paper)
+
+    @property
+    def _checked(self) -> Callable[..., Pipeline]:
+        """The factory, whose stages' methods are built at once, so that a wrong argument is told as this pipeline's."""
+
+        @functools.wraps(self.factory)
+        def checked(**arguments: object) -> Pipeline:
+            value = self.factory(**arguments)
+            expect(f"what {self.name} returns", value, Pipeline, "return an lb.Pipeline")
+            for stage in value.stages:
+                stage.value()
+            return value
+
+        return checked
 
 
 PIPELINES: dict[str, Plan] = {}
 """Every named pipeline."""
 
 
-def pipeline(paper: str, title: str) -> Callable[[Callable[..., Pipeline]], Plan]:
-    """Register a factory of pipelines under its own name.
+def pipeline(paper: str, title: str = "") -> Callable[[Callable[..., Pipeline]], Plan]:
+    """Register a factory of pipelines under its own name, which nobody else may have (see ``limbeck.method``).
 
     Args:
         paper: where it is published, for instance ``arXiv:2604.12002``.
-        title: what the field calls it.
+        title: what the field calls it; default: its name.
+
+    Raises:
+        LimbeckError: for a name that is taken, or a function that cannot be registered.
     """
+    if callable(paper):
+        raise LimbeckError("@pipeline was written without its arguments; write @pipeline(paper='', title='...').")
 
     def register(factory: Callable[..., Pipeline]) -> Plan:
-        plan = Plan(factory.__name__, factory, title, paper)
+        check_factory("pipeline", factory, paper, title)
+        plan = Plan(factory.__name__, factory, title or factory.__name__, paper)
+        taken = PIPELINES.get(plan.name)
+        claim("pipeline", plan.name, factory, taken and taken.factory)
         PIPELINES[plan.name] = plan
         return plan
 

@@ -14,32 +14,47 @@ import torch
 from torch import Tensor
 
 from .arguments import (
+    UNKNOWN,
     dtype_of,
-    read_carriers,
+    read_all_sum,
+    read_author,
     read_columns,
     read_fields,
     read_groups,
     read_logp,
     read_mask,
     read_sources,
-    read_student,
     read_tokens,
     read_turn_rewards,
     read_turns,
     refuse_missing,
     refuse_vocabulary,
-    width_of,
 )
+from .axes.ladder import Rung
 from .axes.reader import Reader, old, student, writer
-from .errors import LimbeckError, shown, whole
-from .finite import Doubt, Key, Places, doubts_of_carrier, doubts_of_field, refuse_doubts
-from .math.statistic import LogProb
+from .axes.scalar import move
+from .axes.surrogate import Question
+from .carriers import read_carriers, read_student
+from .errors import LimbeckError, whole
+from .finite import (
+    Doubt,
+    Key,
+    Places,
+    doubts_of_author,
+    doubts_of_carrier,
+    doubts_of_field,
+    doubts_of_labels,
+    doubts_of_sampled,
+    refuse_doubts,
+)
+from .math.statistic import Entropy, LogProb
 from .method import Method
-from .objective import Batch, Loss, hear, loss
+from .objective import Batch, Heard, Loss, hear, loss
 from .registry import Recipe, as_method
-from .types import DATA, STUDENT, Carrier, Dense, Head, Hidden, Rollout, Sampled, TopK, View
+from .types import Carrier, Dense, Head, Hidden, Rollout, Sampled, TopK, View, width_of
 
 _WROTE = "writer_logp"
+_FORMS = {Dense: "logits", Hidden: "hidden", TopK: "topk", Sampled: "logp"}
 
 
 @dataclass(frozen=True)
@@ -56,11 +71,17 @@ class Outcome:
 
 
 class Objective:
-    """A method as a function of tensors. Built by ``lb.objective``."""
+    """A method as a function of tensors. Built by ``lb.objective``.
+
+    Attributes:
+        method: the value that it computes.
+        memory: what outlives a call: moving averages (``running``) and the states of controllers (``entropy_gate``), by
+            name. Every call is one batch and moves them, so save this with a checkpoint, and empty it to start anew.
+    """
 
     def __init__(self, method: Method):
         self.method = method
-        self.memory: dict[str, float] = {}  # moving averages live from call to call
+        self.memory: dict[str, float] = {}
 
     def __call__(
         self,
@@ -81,6 +102,7 @@ class Objective:
         turn: Tensor | None = None,
         turn_reward: Tensor | None = None,
         source: Sequence[str] | None = None,
+        author: str | Sequence[str] | Tensor | None = None,
         columns: Mapping[str, Tensor] | None = None,
         step: int = 0,
         all_sum: Callable[[Tensor], Tensor] | None = None,
@@ -103,14 +125,19 @@ class Objective:
             old_logp: ``[B, T]`` the student at the start of the batch; left out, the batch is on-policy and it is the
                 student itself, detached.
             writer_logp: ``[B, T]`` as reported when written; left out, ``old_logp``, else the student itself.
-            reward, correct, truncated, label: ``[B]``; ``correct`` defaults to ``reward > 0``.
+            reward, correct, truncated, label: ``[B]``; ``correct`` defaults to ``reward > 0``. The labels of a group
+                say what is preferred in it, 1 and 0 for a pair: they sum to 1 and are not all equal.
             group: ``[B]`` group of each sequence, equal numbers together; default one group (pairs: consecutive twos).
             turn: ``[B, T]`` whole numbers that rise along a sequence, the turn of each token; default one turn each.
             turn_reward: ``[B, K]`` in place of ``reward``: of turn 0, 1 ... of each sequence; NaN or 0 for turns that
                 it does not have.
             source: name of the source of each sequence, for methods with several; one name is everybody's.
+            author: who wrote the text, ``"student"``, ``"teacher"`` or ``"data"``: one name for all, one for each
+                sequence, or ``[B, T]`` numbers (0 student, 1 teacher, -1 data); default: whoever writes the method's
+                source. Refused where a term reads it and the source does not tell.
             columns: further numbers by name, ``[B]`` or ``[B, T]``.
-            step: for schedules, from 0.
+            step: for schedules and controllers, from 0; after the call every controller moves by what it measured, see
+                ``memory``.
             all_sum: adds a tensor over processes, so that denominators are global.
             **readers: for each role the method reads, one of ``ROLE_logits`` ``[B, T, V]``, ``ROLE_hidden`` with
                 ``ROLE_head``, ``ROLE_topk`` (ids, log-probs) ``[B, T, K]`` each, or ``ROLE_logp`` ``[B, T]``; for
@@ -122,10 +149,9 @@ class Objective:
             LimbeckError: naming what is missing or misshapen, and the remedy.
         """
         whole("step", step, 0)
-        if all_sum is not None and not callable(all_sum):
-            raise LimbeckError(f"all_sum is {shown(all_sum)}; give a function that adds a tensor over processes.")
+        add = read_all_sum(all_sum)
         live, shape = read_student(student_logits, student_hidden, student_head, student_logp)
-        tokens = read_tokens(tokens, shape, live)
+        tokens = read_tokens(tokens, shape, live, readers, self.method)
         source = read_sources(source, shape[0], self.method)
         keep = read_mask(mask, shape, tokens.device)
         rows = _Rows(keep, read_groups(group, shape[0], self.method, keep.device))
@@ -138,7 +164,8 @@ class Objective:
         told = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
         fields = read_fields(told, shape[0], keep.device)
         refuse_missing(self.method, fields)
-        refuse_vocabulary(live, rows.pick(tokens))
+        carriers = read_carriers(readers, shape, self.method, live)
+        refuse_vocabulary({student.key: live, **carriers}, rows.pick(tokens))
         clocks = {name: read_logp(name, x, shape, live) for name, x in (("old_logp", old_logp), (_WROTE, writer_logp))}
         wrote = clocks[_WROTE] if writer_logp is not None else clocks["old_logp"]
         record = rows.record(
@@ -148,23 +175,56 @@ class Objective:
             reward_U,
             read_columns(columns, shape, self.method, keep.device),
             source,
+            read_author(author, source, self.method, shape, keep.device),
             wrote,
             dtype_of(live),
         )
-        scores = {key: rows.view(c) for key, c in read_carriers(readers, shape, self.method, live).items()}
+        scores = {key: rows.view(c) for key, c in carriers.items()}
         if clocks["old_logp"] is not None:
             scores.setdefault(old.key, rows.view(Sampled(clocks["old_logp"])))
         method = self.method if old.key in scores else self.method.on_policy()
         carrier = rows.carrier(live)
         record, scores = _own_clocks(record, scores, method, carrier, wrote is not None)
-        batch = Batch(record, scores, step, all_sum or (lambda x: x), self.memory)
+        batch = Batch(record, scores, step, add, dict(self.memory))
         heard = hear(method, batch)
         given = {name for name, x in clocks.items() if x is not None}
+        given |= {"old_logits"} if old.key in carriers else set()
         doubts = rows.doubts(fields, batch, carrier, given, method.slots)
         refuse_doubts(heard, batch, doubts, Places(rows.b_N, rows.t_N, rows.order))
-        result: Loss = loss(method, heard, carrier)
+        moved = self.method.controllers
+        seen = (Question(Entropy()),) if moved and not isinstance(carrier, Sampled) else ()
+        result: Loss = loss(method, heard, carrier, seen)
+        self.memory.update(batch.memory)  # only now: a batch that was refused leaves no trace
+        if moved:
+            move(moved, self.memory, step, _measured(heard, result, batch, fields))
         metrics = {f"term/{name}": value for name, value in result.terms.items()}
         return Outcome(result.loss, {"loss": float(result.loss.detach()), **metrics})
+
+
+def _measured(heard: Heard, result: Loss, batch: Batch, fields: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """What controllers read of a call, under the names of a run's metrics, over all processes."""
+    record, all_sum = batch.record, batch.all_sum
+
+    def total(x: Tensor | float) -> float:
+        return float(all_sum(torch.as_tensor(x, dtype=torch.float64, device=record.pos_N.device)))
+
+    out = {"loss": total(result.loss.detach())}
+    for part in heard.parts:
+        out[f"coef/{part.name}"] = part.coefficient
+        out[f"term/{part.name}/loss"] = total(result.terms[part.name])
+    tokens, there_B = total(record.n_tokens), record.length_B > 0
+    sequences = max(total(there_B.sum()), 1.0)
+    if result.observed:
+        out["entropy"] = total(result.observed[0].double().sum()) / max(tokens, 1.0)
+    out["length"] = tokens / sequences
+    if fields["truncated"] is not None:
+        out["truncated"] = total((record.truncated_B & there_B).sum()) / sequences
+    if fields["reward"] is not None:
+        reward_B = batch.ladder.up(record.reward_U, Rung.TURN, Rung.SEQUENCE, "sum")
+        out["reward"] = total(reward_B[there_B].sum()) / sequences
+    if fields["reward"] is not None or fields["correct"] is not None:
+        out["accuracy"] = total((record.correct_B & there_B).sum()) / sequences
+    return out
 
 
 def objective(method: Method | Recipe | str) -> Objective:
@@ -266,12 +326,22 @@ class _Rows:
         for name, value in fields.items():
             held, called = (fields["reward"], "reward") if name == "correct" and value is None else (value, name)
             found["field", name] = list(doubts_of_field(called, None if held is None else held[self.order]))
+        found["preference", "label"] = list(
+            doubts_of_labels(None if fields["label"] is None else batch.record.label_B, batch.record.group_B)
+        )
+        found["token", "author"] = list(doubts_of_author(batch.record.author_N, UNKNOWN))
+        own = old.role if not given & {"old_logp", "old_logits"} else student.role
         for role, view in batch.scores.items():
-            form = "topk" if isinstance(view.carrier, TopK) else "logp"
-            called = f"{slot_of.get(role, role)}_{form}" if role != old.role or "old_logp" in given else "student_logp"
+            called = f"{slot_of.get(role, role)}_{_FORMS[type(view.carrier)]}"
+            if role == own:  # a trainer with a loss scaler skips a step of NaN on its own
+                called = "student_logp"
+                if not isinstance(view.carrier, Sampled):
+                    continue
             found["role", role] = list(doubts_of_carrier(called, view.carrier, width))
-        found["role", student.role] = list(doubts_of_carrier("student_logp", _detached(live), width))
-        if given:  # else it is the student itself; a trainer with a loss scaler skips a step of NaN on its own
+            found["sampled", role] = list(doubts_of_sampled(called, view.carrier, batch.record.token_N))
+        if isinstance(live, Sampled):
+            found["role", student.role] = list(doubts_of_carrier("student_logp", _detached(live), width))
+        if given & {"old_logp", _WROTE}:  # else it is the student itself
             called = _WROTE if _WROTE in given else "old_logp"
             found["role", writer.role] = list(doubts_of_field(called, batch.record.writer_logp_N))
         return found
@@ -283,7 +353,8 @@ class _Rows:
         turns: tuple[Tensor, Tensor],
         reward_U: Tensor | None,
         columns: Mapping[str, Tensor],
-        source: Sequence[str] | None,
+        source: Sequence[str],
+        author_BT: Tensor,
         writer_logp: Tensor | None,
         dtype: torch.dtype,
     ) -> Rollout:
@@ -294,8 +365,8 @@ class _Rows:
         ids = torch.zeros(int(start_B1[-1]), dtype=torch.int64, device=device)
         pos_N = torch.arange(self.seq_N.numel(), device=device) + self.seq_N + 1
         ids[pos_N] = self.pick(tokens)
-        names = tuple(dict.fromkeys(source)) if source is not None else ("main",)
-        origin = [names.index(source[int(b)]) for b in self.order] if source is not None else [0] * B
+        names = tuple(dict.fromkeys(source))
+        origin = [names.index(source[int(b)]) for b in self.order]
         if any(v is not None and v.dtype == torch.float64 for v in fields.values()):
             dtype = torch.float64
         nan_B = torch.full((B,), torch.nan, dtype=dtype, device=device)
@@ -310,7 +381,7 @@ class _Rows:
             turn_N=turn_N,
             seq_U=seq_U,
             group_B=self.group_B,
-            author_N=torch.full_like(self.seq_N, DATA if logp is None else STUDENT, dtype=torch.int8),
+            author_N=self.pick(author_BT),
             writer_logp_N=torch.full(self.seq_N.shape, torch.nan, device=device) if logp is None else self.pick(logp),
             origin_B=torch.tensor(origin, dtype=torch.int64, device=device),
             reward_U=_at_the_end(told["reward"], seq_U) if reward_U is None else reward_U.to(dtype),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from .axes.context import Context
 from .axes.curriculum import Curriculum
 from .axes.ladder import Rung
 from .axes.leaves import On
@@ -106,6 +107,23 @@ def check(method: Method) -> None:
         _check_live(term)
         _check_record(term, method)
         _check_groups(term, method)
+    _check_names(method)
+
+
+def _check_names(method: Method) -> None:
+    """Whatever a run finds by its name must be alone under it."""
+    if isinstance(method.source, tuple):
+        names = [name for name, _ in method.source]
+        for name in method.sources:
+            if names.count(name) > 1:
+                raise LimbeckError(f"{names.count(name)} sources are called {name!r}; give each its own name.")
+    shown: dict[str, Context] = {}
+    for context in sorted(method.told, key=repr):
+        if shown.setdefault(context.name, context) != context:
+            raise LimbeckError(
+                f"two different contexts are called {context.name!r}, and what is shown is found by its name; give one "
+                "of them another name."
+            )
 
 
 REDUCTION = "give one such as token_mean, or as_reduction('token_mean')"
@@ -152,6 +170,25 @@ def _check_live(term: Term) -> None:
                 f"{v} looks at a whole {v.live_reach} of the student as it is now, which a micro-batch does not hold; "
                 "read old instead of student."
             )
+
+
+def refuse_shared(method: Method, processes: int) -> None:
+    """Raise where a surrogate looks at a whole batch that several processes share."""
+    for _, term in method.parts:
+        if processes > 1 and term.surrogate.reach > Rung.GROUP:
+            raise LimbeckError(
+                f"{term.surrogate} looks at the whole batch, of which each of the {processes} processes holds a part; "
+                "run one process, or use a surrogate that looks at no more than a group."
+            )
+
+
+def refuse_cut(term: Term, tokens: int) -> None:
+    """Raise where a batch of so many tokens is cut under a surrogate that looks at all of it."""
+    if term.surrogate.reach > Rung.GROUP:
+        raise LimbeckError(
+            f"{term.surrogate} looks at the whole batch, but this one has {tokens} tokens and is cut into "
+            f"micro-batches; raise micro_tokens to {tokens} or more (--set micro_tokens={tokens}), or lower prompts."
+        )
 
 
 def walk(source: Source) -> Iterator[Source]:

@@ -23,6 +23,9 @@ from torch import Tensor
 DATA, STUDENT, TEACHER = -1, 0, 1
 """Values of ``Rollout.author_N``: who wrote a token."""
 
+AUTHORS = {"data": DATA, "student": STUDENT, "teacher": TEACHER}
+"""The same by name."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -329,14 +332,21 @@ class Mixture:
 
     Attributes:
         space: ``prob`` adds probabilities, ``log`` adds log-probs (then normalises, so the weights need no sum).
-        parts: carriers of full rows with their weights.
+        parts: carriers of full rows, each with its weight and its temperature; a single one is a law at a temperature.
     """
 
     space: str
-    parts: tuple[tuple[Dense | Hidden, float], ...]
+    parts: tuple[tuple[Dense | Hidden, float, float], ...]
 
 
 Carrier = Sampled | TopK | Dense | Hidden
+
+
+def width_of(carrier: Carrier) -> int | None:
+    """The vocabulary of full rows; None where a carrier has only some log-probs."""
+    if isinstance(carrier, Dense):
+        return carrier.logits_NV.shape[-1]
+    return carrier.head.weight_VH.shape[0] if isinstance(carrier, Hidden) else None
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,12 @@ def test_quiet_and_loud(limbeck_: Run, notes: Notes) -> None:
     assert "progress" not in limbeck_("train", "sft", "--quiet").output
 
 
+def test_changes_are_accepted_where_that_is_asked_for(limbeck_: Run, notes: Notes, run_folder: Path) -> None:
+    assert limbeck_("train", "--resume", "old", "--accept-changes").exit_code == 0
+    ((name, _, kwargs),) = notes.calls
+    assert (name, kwargs["accept_changes"]) == ("resume", True)
+
+
 def test_resume(limbeck_: Run, notes: Notes, run_folder: Path) -> None:
     assert limbeck_("train", "--resume", "old", "--steps", "9").exit_code == 0
     assert json.loads(limbeck_("train", "kdrl", "--resume", "old", "--json").stdout)["steps"] == 7
@@ -126,6 +132,7 @@ def test_resume(limbeck_: Run, notes: Notes, run_folder: Path) -> None:
         (("train", "--resume", "old", "--student", "x"), "--student does not fit --resume"),
         (("train", "--resume", "old", "--set", "lr=1"), "--set does not fit --resume"),
         (("train", "--resume", "old", "--overwrite"), "--overwrite does not fit --resume"),
+        (("train", "sft", "--accept-changes"), "--accept-changes is for a run that goes on"),
     ],
 )
 def test_what_cannot_run_is_refused(

@@ -89,6 +89,7 @@ def test_reasoning_stands_where_the_template_puts_it(
         (CHATML, talk("q", "ok<|im_end|>"), ["holds '<|im_end|>', which ends a response"]),
         (CHATML, talk("q", "ok<|endoftext|>"), ["holds '<|endoftext|>'"]),
         (CHATML, {"prompt": "q", "response": "a<|im_end|>b"}, ["holds '<|im_end|>'"]),
+        (CHATML, talk("q", "ok<|im_end|>", "r", "fine"), ["message of the assistant", "holds '<|im_end|>'"]),
     ],
 )
 @pytest.mark.parametrize("method", ["sft", "dpo"])
@@ -99,9 +100,10 @@ def test_a_text_that_does_not_fit_its_template_is_refused_with_its_line(
     own = [fine, fine, line]
     if method == "dpo":
         text = line.get("response") or line["messages"][-1]["content"]
+        before = line.get("messages", talk("q", "")["messages"])[:-1]
         kept = fine["messages"][-1]["content"]
         own = [{"prompt": f"p{i}", "chosen": kept, "rejected": f"{kept}!"} for i in range(2)]
-        own.append({"prompt": "p", "chosen": kept, "rejected": text})
+        own.append({"messages": before, "chosen": kept, "rejected": text})
     task = jsonl(folder.with_name("mine.jsonl"), own)
     with pytest.raises(LimbeckError) as e:
         go(
@@ -450,6 +452,7 @@ def test_prompts_that_a_task_makes_are_measured_as_they_come(
     with pytest.raises(LimbeckError, match="prompt 'p4' has"):
         go(shelf, "grpo", out, task=Made(), teacher=None)
     monkeypatch.setattr(prompts, "PATIENCE", 0.0)
+    monkeypatch.setattr(prompts, "AT_ONCE", 1)
     run = open_run(shelf, "grpo", out, task=Made(), teacher=None, skip_overlong=True, group=2)
     assert any(
         "1 of 8 training prompts of 'parity' were measured before the first step" in n for n in notices(run.shop)

@@ -10,9 +10,27 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Parity, Shelf, go, lines, naive_logits, open_run
+from tiny_runs import VOCABULARY, Parity, Shelf, go, lines, naive_logits, naive_logp, open_run
+from torch import Tensor
 
-from limbeck.axes import ema, refine, sample, solution, student, synced, teacher
+from limbeck.axes import (
+    blend,
+    either,
+    ema,
+    logp,
+    once,
+    patch,
+    refine,
+    resample,
+    sample,
+    select,
+    solution,
+    stored,
+    student,
+    synced,
+    teacher,
+    vec,
+)
 from limbeck.axes.context import CONTEXTS, Bank, Context, debate
 from limbeck.engine.frame import Lens, behind, of_record, reframed
 from limbeck.engine.models import render
@@ -297,3 +315,51 @@ def test_an_empty_block_says_so(shelf: Shelf, out: Path) -> None:
     rows = [[single(p, [1], [], [], STUDENT)] for p in record.prompts]
     empty = Lens(assemble(rows, "main"), lens.desk)
     assert empty.told(CONTEXTS["own_reply"]).blocks == [None] * len(rows)
+
+
+WRITERS: dict[str, tuple[Any, float]] = {
+    "sample": (sample(teacher.at(0.5), n=2), 0.5),
+    "sample, both": (sample(teacher.at(4.0), n=2, tau=0.5), 2.0),
+    "sample, a blend": (sample(blend((teacher.at(0.5), 1.0), (student, 0.0)), n=2), 0.5),
+    "sample, turns": (sample(teacher.at(2.0), n=2, turns=2, retry=solution), 2.0),
+    "refine": (refine(sample(student, n=2), teacher.at(4.0), tau=0.5), 2.0),
+    "patch": (patch(sample(teacher.at(2.0)), sample(teacher.at(2.0)), vec(1.0) > 0.0), 2.0),
+    "resample": (resample(sample(teacher.at(2.0), n=2), vec(1.0) > 0.0), 2.0),
+    "select": (select(sample(teacher.at(2.0), n=2), logp(teacher.at(0.5)).total), 2.0),
+    "either": (either(0.5, sample(teacher.at(2.0)), sample(teacher.at(4.0), tau=0.5)), 2.0),
+    "once": (once(sample(teacher.at(2.0), n=2), score=teacher.at(3.0)), 2.0),
+}
+"""Every source that a reader writes in, and the temperature of what it writes."""
+
+
+def test_a_heated_writer_writes_and_reports_at_its_temperature(shelf: Shelf, out: Path) -> None:
+    run = open_run(shelf, "opd", out)
+    policy = run.shop.policies["teacher"]
+    for name, (source, tau) in WRITERS.items():
+        record = write({name: source}, run.shop.desk, 2, 0)
+        for b in range(record.n_sequences):
+            ids = record.ids_L[record.start_B1[b] : record.start_B1[b + 1]].tolist()
+            mine = record.seq_N == b
+            rows = naive_logits(policy, ids)[record.pos_N[mine] - record.start_B1[b] - 1]
+            tokens = record.token_N[mine].unsqueeze(1)
+
+            def at(heat: float, rows: Tensor = rows, tokens: Tensor = tokens) -> Tensor:
+                return (rows[:, :VOCABULARY] / heat).log_softmax(-1).gather(1, tokens).squeeze(1)
+
+            torch.testing.assert_close(record.writer_logp_N[mine], at(tau), rtol=1e-3, atol=1e-3, msg=name)
+            if name == "once":
+                kept = record.columns_N[stored(teacher.at(3.0))][mine]
+                torch.testing.assert_close(kept, at(3.0), rtol=1e-3, atol=1e-3)
+
+
+def test_a_stored_score_is_that_of_a_reader_in_its_context(shelf: Shelf, out: Path) -> None:
+    run = open_run(shelf, "opd", out)
+    reader = teacher.given(solution)
+    record = write({"main": once(sample(student), score=reader)}, run.shop.desk, 3, 0)
+    framed = Lens(record, run.shop.desk).seen_by(reader)
+    for b in range(record.n_sequences):
+        first, end = framed.start_B1[b], framed.start_B1[b + 1]
+        root = int(framed.root_B[b])
+        ids = framed.ids_L[first:end].tolist()
+        expected = naive_logp(run.shop.policies["teacher"], ids[:root], ids[root:])
+        torch.testing.assert_close(record.columns_N[stored(reader)][record.seq_N == b], expected, rtol=1e-3, atol=1e-3)

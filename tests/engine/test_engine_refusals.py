@@ -14,7 +14,7 @@ from tiny_runs import METHODS, Shelf, go, jsonl, lines, llama, put
 from tokenizers import Tokenizer
 
 from limbeck.axes import pathwise, sample, student, teacher, token_mean
-from limbeck.engine import configure, distill, evaluate, models, resume, setup
+from limbeck.engine import configure, distill, evaluate, models, resume, setup, weights
 from limbeck.engine.config import load_toml, parse_settings
 from limbeck.errors import LimbeckError
 from limbeck.math.divergence import rkl
@@ -256,7 +256,7 @@ def test_no_chat_template(shelf: Shelf, out: Path, tmp_path: Path, monkeypatch: 
     bare = copy(shelf.student, tmp_path / "bare")
     (bare / "chat_template.jinja").unlink()
     with monkeypatch.context() as m:
-        m.setattr(models.AutoModelForCausalLM, "from_pretrained", _loads_nothing)
+        m.setattr(weights.AutoModelForCausalLM, "from_pretrained", _loads_nothing)
         with pytest.raises(LimbeckError) as e:
             go(shelf, "sft", out, student=str(bare))
         sentence(e, str(bare), "no chat template", "template=FILE.jinja", "template=plain")
@@ -351,7 +351,7 @@ def test_folders_that_do_not_exist(spec: str, shelf: Shelf, out: Path) -> None:
 
 def test_remote_code_runs_only_where_asked(shelf: Shelf, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    for cls in (models.AutoModelForCausalLM, models.AutoTokenizer):
+    for cls in (weights.AutoModelForCausalLM, models.AutoTokenizer):
         real = cls.from_pretrained
 
         def spy(*a: Any, real: Any = real, **k: Any) -> Any:

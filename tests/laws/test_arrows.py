@@ -28,6 +28,7 @@ CORE = {
     "explain",
     "plain",
     "arguments",
+    "carriers",
     "finite",
     "methods",
 }
@@ -43,9 +44,10 @@ MAY = {
     "explain": {"axes", "method", "registry"},
     "batch": {"axes", "kernels", "math", "types"},
     "objective": {"axes", "batch", "kernels", "math", "method", "types"},
-    "arguments": {"axes", "method", "refusals", "registry", "types"},
-    "finite": {"axes", "method", "objective", "types"},
-    "plain": {"arguments", "axes", "finite", "math", "method", "objective", "registry", "types"},
+    "arguments": {"axes", "method", "types"},
+    "carriers": {"arguments", "axes", "method", "refusals", "types"},
+    "finite": {"axes", "math", "method", "objective", "types"},
+    "plain": {"arguments", "axes", "carriers", "finite", "math", "method", "objective", "registry", "types"},
     "methods": {"axes", "math", "method", "registry"},
 }
 """What each part of the core may import at the top of a file, besides itself and ``errors``."""

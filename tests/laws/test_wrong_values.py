@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "dual": (lambda: clip(0.2, dual=1.0), "dual of clip is 1.0; give a finite number above 1"),
     "dual nan": (lambda: clip(0.2, dual=nan), "dual of clip is nan"),
     "cap": (lambda: clip(0.2, cap=0.5), "cap of clip is 0.5; give a finite number above 1"),
-    "grpo clip": (lambda: m.grpo(clip_range=nan), "lo of clip .*is nan"),
+    "grpo clip": (lambda: m.grpo(clip_range=nan), "grpo: clip_range is nan"),
     "base of clip": (lambda: clip(0.2, base=wrong(writer)), r"base of policy is .*give log-probs"),
     "jsd nan": (lambda: as_divergence("jsd(nan)"), "beta of jsd is nan"),
     "jsd text": (lambda: jsd(wrong("x")), "beta of jsd is 'x'"),
@@ -137,7 +137,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "minillm scale": (lambda: m.minillm(reward_scale=0), "minillm: reward_scale is 0; give a finite number above 0"),
     "minillm scale nan": (lambda: m.minillm(reward_scale=nan), "minillm: reward_scale is nan"),
     "minillm clip": (lambda: m.minillm(reward_clip=-1), "minillm: reward_clip is -1"),
-    "opd coef": (lambda: m.opd(coef=nan), "a value in an expression is nan"),
+    "opd coef": (lambda: m.opd(coef=nan), "opd: coef is nan"),
     # expressions
     "nan in an expression": (lambda: A + nan, "a value in an expression is nan"),
     "text in an expression": (lambda: A * wrong("x"), "a value in an expression is 'x'"),

@@ -116,7 +116,9 @@ class Cohort(Vec):
         turn_U, group_U = ladder.turn(), ladder.record.group_B[ladder.record.seq_U]
         longest = int(turn_U.max()) if turn_U.numel() else 1
         cell = group_U * longest + turn_U - 1
-        return segment(x_U, cell, ladder.size(Rung.GROUP) * longest, "mean")[cell]
+        there = ladder.holding(Rung.TURN)
+        x, at = (x_U, cell) if there is None else (x_U[there], cell[there])
+        return segment(x, at, ladder.size(Rung.GROUP) * longest, "mean")[cell]
 
     def __str__(self) -> str:
         return f"mean over the group at the same turn({self.of})"

@@ -6,6 +6,7 @@ vanish. (The rung ``chunk``, between token and turn, joins with the methods for 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from enum import IntEnum
 
@@ -88,15 +89,35 @@ class Ladder:
         """Broadcast ``[size(coarse)]`` to ``[size(fine)]``."""
         return x if coarse == fine else x[self.index(fine, coarse)]
 
-    def up(self, x: Tensor, fine: Rung, coarse: Rung, how: str, where: Tensor | None = None) -> Tensor:
+    def up(
+        self, x: Tensor, fine: Rung, coarse: Rung, how: str, where: Tensor | None = None, empty: bool = False
+    ) -> Tensor:
         """Reduce ``[size(fine)]`` to ``[size(coarse)]``; nothing reduces to 0 (``any``: False, ``all``: True).
+
+        A unit without a scored token is no part of a coarser one, as in every denominator, unless ``empty``.
 
         ``std`` is the unbiased one (n - 1), as in TRL and verl, and 0 for a single value.
         """
         index = self.index(fine, coarse)
+        there = None if fine == coarse or empty else self.holding(fine, coarse, how)
+        if there is not None:
+            where = there if where is None else there & where
         if where is not None:
             x, index = x[where], index[where]
         return segment(x, index, self.size(coarse), how, self.all_sum if coarse == Rung.BATCH else _identity)
+
+    def holding(self, fine: Rung, coarse: Rung = Rung.BATCH, how: str = "mean") -> Tensor | None:
+        """Units that hold a scored token, and so count in a reduction; None where all do.
+
+        A turn without one does not count either, but what it was paid belongs to its sequence's sum.
+        """
+        unit = Rung.SEQUENCE if fine == Rung.TURN and how == "sum" else fine
+        if unit == Rung.TOKEN or unit == coarse:
+            return None
+        there = torch.bincount(self.index(Rung.TOKEN, unit), minlength=self.size(unit)) > 0
+        if bool(there.all()):
+            return None
+        return there if unit == fine else there[self.index(fine, unit)]
 
     def to_go(self, x: Tensor, gamma: float, strict: bool, rung: Rung = Rung.TOKEN) -> Tensor:
         """Discounted sum over the rest of the sequence: ``sum_{s >= t} gamma^(s-t) x_s`` (``strict``: s > t only).
@@ -148,8 +169,14 @@ def segment(x: Tensor, index: Tensor, size: int, how: str, all_sum: Callable[[Te
     """
     if how in ("min", "max"):
         start = torch.zeros(size, dtype=x.dtype, device=x.device)
-        return start.scatter_reduce(0, index, x, "amin" if how == "min" else "amax", include_self=False)
+        ends = start.scatter_reduce(0, index, x, "amin" if how == "min" else "amax", include_self=False)
+        return ends if _alone(all_sum, x) else _extreme(ends if x.numel() else None, how, all_sum, start)
     if how == "first":
+        if not _alone(all_sum, x):
+            raise LimbeckError(
+                "over('batch', 'first'): the first of a batch that several processes share is not known; take the mean "
+                "or the max, or run one process."
+            )
         place = torch.searchsorted(index, torch.arange(size, device=index.device))
         there = place < index.numel()
         there[there.clone()] = index[place[there]] == torch.arange(size, device=index.device)[there]
@@ -171,6 +198,34 @@ def segment(x: Tensor, index: Tensor, size: int, how: str, all_sum: Callable[[Te
         return mean.to(dtype)
     spread = all_sum(_add((x.to(wide) - mean[index]).square(), index, size, wide))
     return (spread / (count - 1).clamp(min=1)).sqrt().to(dtype)
+
+
+def _alone(all_sum: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Whether no other process has a part of the batch."""
+    return all_sum is _identity or int(all_sum(torch.ones(1, dtype=torch.int64, device=x.device))) == 1
+
+
+def _extreme(own: Tensor | None, how: str, all_sum: Callable[[Tensor], Tensor], zero: Tensor) -> Tensor:
+    """The least or greatest over processes of one number each, by sums alone; None has none.
+
+    Doubles are ordered as whole numbers of 64 bits are, once the bits of the negative ones are turned round, so the
+    greatest is found bit by bit: does any process hold a number that is as large?
+    """
+    sign, every = 1 << 63, (1 << 64) - 1
+    key = -1
+    if own is not None:
+        bits = struct.unpack(">Q", struct.pack(">d", float(own) if how == "max" else -float(own)))[0]
+        key = bits ^ every if bits & sign else bits | sign
+    found = 0
+    for bit in reversed(range(64)):
+        tried = found | 1 << bit
+        if int(all_sum(torch.tensor([int(key >= tried)], device=zero.device))) > 0:
+            found = tried
+    if found == 0:  # nobody has any
+        return zero
+    bits = found ^ sign if found & sign else found ^ every
+    value = struct.unpack(">d", struct.pack(">Q", bits))[0]
+    return torch.full_like(zero, value if how == "max" else -value)
 
 
 def _add(x: Tensor, index: Tensor, size: int, dtype: torch.dtype) -> Tensor:

@@ -42,7 +42,7 @@ class Read(Vec):
         if self.target is None:
             plain = isinstance(self.statistic, LogProb) and self.reader.tau == 1.0
             return frozenset({(self.reader, "sampled" if plain else "dense")})
-        return frozenset({(self.reader, "dense"), *((r, ability(self.support)) for r in laws(self.target))})
+        return frozenset({(self.reader, "dense"), *((r, ability(r, self.support)) for r in laws(self.target))})
 
     def evaluate(self, hearing: Hearing) -> Tensor:
         return hearing.read(self.reader, self.statistic, self.target, self.support)
@@ -63,9 +63,12 @@ def laws(target: Law | None) -> tuple[Reader, ...]:
     return target.readers if isinstance(target, Blend) else (target,)
 
 
-def ability(support: Support | None) -> str:
-    """What a target must serve: full rows, its own top-k, or log-probs at the entries that the student chose."""
-    if support is None or support.by == "draw":
+def ability(reader: Reader, support: Support | None) -> str:
+    """What a target must serve: full rows, its own top-k, or log-probs at the entries that the student chose.
+
+    Some entries of a law say nothing of the same law at another temperature, which needs full rows.
+    """
+    if support is None or support.by == "draw" or reader.tau != 1.0:
         return "dense"
     return "topk" if support.by == "target" else "at"
 

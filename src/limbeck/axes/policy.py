@@ -15,7 +15,7 @@ from ..math.statistic import LogProb
 from .ladder import Rung
 from .leaves import Read
 from .reader import Law, Reader, old
-from .signal import logp
+from .signal import LOG_RATIO_LIMIT, logp
 from .surrogate import Rows, Surrogate
 from .vec import Vec, replace_reader
 
@@ -23,9 +23,6 @@ OLD = logp(old)
 """What ratios are taken against unless a method names another base."""
 
 _KINDS = ("reinforce", "ratio", "clip", "cispo")
-
-LOG_RATIO_LIMIT = 20.0
-"""Log importance ratios are held within ±20 before they are exponentiated (verl's value)."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ class SampledLoss(Surrogate):
         super().check(signal)
         if not (isinstance(signal, Read) and isinstance(signal.statistic, LogProb)):
             raise LimbeckError(f"{self} compares log-probs at the sampled token: tell it logp(reader), not {signal}.")
-        if signal.reader.key in ("student", "synced(1)"):
+        if signal.reader.key in ("student", "synced(1)") and signal.reader.tau == 1.0:
             raise LimbeckError(
                 f"{self} was told {signal}, the student itself, so there is nothing to learn; name another reader, or "
                 "give it a context that the student does not see: student.given(feedback)."

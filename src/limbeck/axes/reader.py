@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ..errors import LimbeckError, expect, number
+from ..errors import LimbeckError, expect, number, shown
 from .context import Context
 
 
@@ -52,7 +52,16 @@ class Reader:
         number(f"the temperature of {self.role}", self.tau, 0)
 
     def at(self, tau: float) -> Reader:
-        """The same policy at another temperature."""
+        """The same policy at another temperature: its law is ``softmax(logits / tau)`` wherever it stands.
+
+        Where something else has a temperature too (``pathwise(row, tau)``, ``sample(reader, tau=...)``), that one comes
+        on top: the logits are divided by both.
+        """
+        if self.role == "writer" and tau != 1.0:
+            raise LimbeckError(
+                f"writer.at({shown(tau)}): the writer's log-probs are taken as they were reported, so they have no "
+                f"other temperature; read old.at({shown(tau)}), which the trainer computes."
+            )
         return replace(self, tau=tau)
 
     def given(self, *context: Context) -> Reader:

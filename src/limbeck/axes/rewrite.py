@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import LimbeckError
+from ..types import DATA
 from .context import Context
 from .reader import Reader
-from .source import Derived, Source
+from .signal import logp
+from .source import Derived, Source, hand, heat_of
 from .vec import Need, Vec
 
 
@@ -73,14 +75,19 @@ class Once(Derived):
     """Written at the first visit of a prompt, stored, and used again afterwards (state of the run).
 
     Attributes:
-        score: a reader whose log-probs of the stored tokens are stored with them, as a column per token.
+        score: a reader whose log-probs of the stored tokens are stored with them, as a column per token; at its own
+            temperature.
     """
 
     score: Reader | None = None
 
     @property
     def needs(self) -> frozenset[Need]:
-        return self.source.needs | (frozenset() if self.score is None else frozenset({(self.score, "sampled")}))
+        return self.source.needs | (frozenset() if self.score is None else logp(self.score).needs)
+
+    @property
+    def contexts(self) -> frozenset[Context]:
+        return super().contexts | (frozenset() if self.score is None else frozenset(self.score.context))
 
     def __str__(self) -> str:
         scored = "" if self.score is None else f" with {self.score}'s log-probs"
@@ -94,12 +101,16 @@ class Refine(Derived):
     Attributes:
         reader: who writes; its contexts show the sequence as ``reply``, also when the refined one is read.
         check: whether the task's verifier judges the new responses.
-        tau: sampling temperature.
+        tau: sampling temperature, on top of the reader's own: the law is ``softmax(logits / (reader.tau tau))``.
     """
 
     reader: Reader
     check: bool = False
     tau: float = 1.0
+
+    @property
+    def author(self) -> int:
+        return hand((self.reader,))
 
     @property
     def verified(self) -> bool:
@@ -118,7 +129,7 @@ class Refine(Derived):
         return frozenset(self.reader.context) | super().contexts
 
     def __str__(self) -> str:
-        return f"({self.source}), refined by {self.reader}"
+        return f"({self.source}), refined by {self.reader}{heat_of(self.reader, self.tau)}"
 
 
 SAME = "same"
@@ -169,6 +180,10 @@ class Recast(Source):
     def sampled(self) -> bool:
         """Whether the writer's log-probs are known: only of copied tokens."""
         return self.copies
+
+    @property
+    def author(self) -> int | None:
+        return None if self.copies else DATA
 
     @property
     def contexts(self) -> frozenset[Context]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TypeVar
 
 from ..errors import LimbeckError, number, whole
 
@@ -33,7 +34,7 @@ class Scalar:
     @property
     def controllers(self) -> tuple[Controller, ...]:
         """The controllers it is made of."""
-        return ()
+        return tuple(c for part in within(self, Scalar) if part is not self for c in part.controllers)
 
     @property
     def is_zero(self) -> bool:
@@ -119,9 +120,8 @@ class Times(Scalar):
     def now(self, step: int, memory: Mapping[str, float]) -> float:
         return self.a.now(step, memory) * self.b.now(step, memory)
 
-    @property
-    def controllers(self) -> tuple[Controller, ...]:
-        return self.a.controllers + self.b.controllers
+    def most(self, steps: int) -> float:
+        return max(super().most(steps), self.a.most(steps) * self.b.most(steps))
 
     @property
     def is_zero(self) -> bool:
@@ -162,7 +162,14 @@ class Every(Scalar):
 
 @dataclass(frozen=True)
 class Controller(Scalar):
-    """A value that is moved after each step by what was measured; its number lives in the run's memory."""
+    """A value that is moved after each step by what was measured; its state lives in the run's memory.
+
+    A subclass says ``at``, the value before the first update, and ``update``. The state is the value itself, unless
+    the subclass also says ``now``, which makes a value of a state (see ``EntropyGate``).
+    """
+
+    def now(self, step: int, memory: Mapping[str, float]) -> float:
+        return memory[self.name] if self.name in memory else self.at(step)
 
     @property
     def name(self) -> str:
@@ -171,7 +178,7 @@ class Controller(Scalar):
 
     @property
     def controllers(self) -> tuple[Controller, ...]:
-        return (self,)
+        return (self, *super().controllers)
 
     def update(self, state: float | None, step: int, metrics: Mapping[str, float]) -> float:
         """The next state from the last one (None at the start) and the metrics of the step just done."""
@@ -207,11 +214,40 @@ class EntropyGate(Controller):
             return rung
         entropy = metrics.get("heldout_entropy", metrics.get("entropy"))
         if entropy is None:
-            raise LimbeckError("the entropy gate reads entropy, which this run does not measure; set diagnostics=true.")
+            raise LimbeckError(
+                "the entropy gate reads entropy, which is not measured here; set diagnostics=true in a run, and give "
+                "lb.objective student_logits or student_hidden."
+            )
         return rung + 1 if entropy >= self.floor else rung
 
     def __str__(self) -> str:
         return f"{' → '.join(map(str, self.rungs))} while H ≥ {self.floor:g}, every {self.every} steps"
+
+
+def move(
+    controllers: Iterable[Controller], memory: MutableMapping[str, float], step: int, metrics: Mapping[str, float]
+) -> None:
+    """Move controllers after a step by what it measured, and by the other numbers of the memory."""
+    known = {**memory, **metrics}
+    for controller in controllers:
+        memory[controller.name] = controller.update(memory.get(controller.name), step, known)
+
+
+Kind = TypeVar("Kind")
+
+
+def within(x: object, kind: type[Kind]) -> Iterator[Kind]:
+    """Everything of a kind that a value is made of, itself included, wherever in its fields it stands."""
+    if isinstance(x, kind):
+        yield x
+    if is_dataclass(x) and not isinstance(x, type):
+        for f in fields(x):
+            yield from within(getattr(x, f.name), kind)
+    elif isinstance(x, tuple | list | frozenset):
+        for item in x:
+            yield from within(item, kind)
+    elif isinstance(x, Mapping):
+        yield from within(tuple(x.values()), kind)
 
 
 def scalar(x: Scalar | float | str) -> Scalar:

@@ -7,9 +7,9 @@ Record fields: ``reward`` (turn), ``score`` its sum over the sequence, ``correct
 from __future__ import annotations
 
 from ..errors import LimbeckError, number
-from ..math.divergence import Alpha, Divergence, Renyi, as_divergence
+from ..math.divergence import Divergence, Renyi, as_divergence
 from ..math.statistic import Distance, Entropy, InTop, LogProb, Support
-from ..types import DATA, STUDENT, TEACHER
+from ..types import AUTHORS
 from .choice import Cohort, Draw, Running, Top
 from .context import Context
 from .ladder import Rung, as_rung
@@ -39,10 +39,9 @@ def has(context: Context) -> Vec:
 
 def by(author: str) -> Vec:
     """True on the tokens that ``student``, ``teacher`` or ``data`` wrote."""
-    authors = {"data": DATA, "student": STUDENT, "teacher": TEACHER}
-    if author not in authors:
+    if author not in AUTHORS:
         raise LimbeckError(f"by({author!r}): tokens are written by 'student', 'teacher' or 'data'.")
-    return Field("author", Rung.TOKEN).eq(authors[author])
+    return Field("author", Rung.TOKEN).eq(AUTHORS[author])
 
 
 def tagged(column: str, value: str) -> Vec:
@@ -88,22 +87,26 @@ score: Vec = reward.total
 """Reward of the whole sequence."""
 
 
-def standardise(of: Vec, rung: Rung | str, eps: float = 1e-8, scale: bool = True, where: Vec | None = None) -> Vec:
+def standardise(
+    of: Vec, rung: Rung | str, eps: float = 1e-8, scale: bool = True, where: Vec | None = None, empty: bool = False
+) -> Vec:
     """(x − mean) / (std + eps) over the rung, its statistics taken where the mask holds.
 
-    The std is the unbiased one, 0 for a single value; ``scale=False`` keeps x − mean.
+    The std is the unbiased one, 0 for a single value; ``scale=False`` keeps x − mean. Units without a kept token are
+    left out, unless ``empty``.
     """
-    centred = of - of.over(rung, "mean", where)
-    return centred / (of.over(rung, "std", where) + eps) if scale else centred
+    centred = of - of.over(rung, "mean", where, empty)
+    return centred / (of.over(rung, "std", where, empty) + eps) if scale else centred
 
 
 def group_advantage(scale: bool = True, of: Vec = score, eps: float = 1e-6) -> Vec:
     """GRPO's advantage (arXiv:2402.03300): the score standardised in its group; Dr. GRPO's where ``scale=False``.
 
     The unbiased std as in TRL and verl; eps 1e-6 is verl's (TRL 1e-4). A group of one, and one whose scores agree, gets
-    0 (verl keeps the raw reward of a group of one).
+    0 (verl keeps the raw reward of a group of one). A response without a kept token counts in the baseline, as in verl:
+    its score is a sample of the group's, whatever masks its tokens.
     """
-    return standardise(of, Rung.GROUP, eps, scale)
+    return standardise(of, Rung.GROUP, eps, scale, empty=True)
 
 
 def log_ratio(target: Reader, base: Reader = old) -> Vec:
@@ -111,11 +114,20 @@ def log_ratio(target: Reader, base: Reader = old) -> Vec:
     return logp(target) - logp(base)
 
 
+LOG_RATIO_LIMIT = 20.0
+"""Log importance ratios are held within ±20 before they are exponentiated (verl's value)."""
+
+
+def ratio_of(log_ratio: Vec) -> Vec:
+    """A ratio of laws from its logarithm, which is held within ±20 so that one rare token cannot make it infinite."""
+    return log_ratio.clip(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+
+
 def importance(a: Reader, b: Reader, cap: float | None = None) -> Vec:
     """π_a / π_b at the scored token, detached; the log held within ±20, the ratio capped at ``cap``."""
     if cap is not None:
         number("the cap of an importance ratio (is_cap)", cap, 0)
-    ratio = (logp(a) - logp(b)).exp()
+    ratio = ratio_of(logp(a) - logp(b))
     return ratio if cap is None else ratio.clip(hi=cap)
 
 
@@ -123,14 +135,13 @@ def divergence_advantage(row: Divergence | str, target: Reader, base: Reader = o
     """The exact on-policy policy-gradient signal of a divergence: f'(1) − f'(u) at the sampled token, u = base/target.
 
     ``Term(divergence_advantage(row, teacher), reinforce)`` has the expected gradient of the full divergence. Renyi's
-    needs its row total ``M = 1 + a(a−1) D_alpha``, so it reads both laws densely.
+    needs its row total ``M = exp((a−1) D)``, so it reads both laws densely.
     """
     row = as_divergence(row)
     log_u = logp(base) - logp(target)
     if isinstance(row, Renyi):
-        a = row.alpha
-        moment = 1.0 + a * (a - 1) * divergence(Alpha(a), target, base)
-        return (-a / (a - 1)) * ((a - 1) * log_u).exp() / moment
+        a = row.alpha  # u^(a-1) / M in logarithms, where neither overflows: log M = (a - 1) D
+        return (-a / (a - 1)) * ((a - 1) * (log_u - divergence(row, target, base))).exp()
     return Slope(row, log_u)
 
 

@@ -5,15 +5,25 @@ A source writes *groups*: ``n`` sequences for one prompt, which a group baseline
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import LimbeckError, expect, number, whole
+from ..types import DATA, STUDENT, TEACHER
 from .context import Context
 from .reader import Blend, Reader, student
 from .scalar import Scalar, scalar
 from .vec import Need, Vec
 
 ONE = scalar(1.0)
+
+OWN = ("student", "init", "ref")
+"""Roles that write in the student's hand: its weights, now or before."""
+
+
+def hand(readers: Sequence[Reader]) -> int:
+    """Who counts as the author of what these readers write together: the student, or a teacher."""
+    return STUDENT if any(r.follow is not None or r.role in OWN for r in readers) else TEACHER
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,12 @@ class Source:
     def labelled(self) -> bool:
         """Whether sequences carry preference labels."""
         return False
+
+    @property
+    def author(self) -> int | None:
+        """Who writes its tokens (``DATA``, ``STUDENT``, ``TEACHER``); None where that differs, or is another's."""
+        authors = {part.author for part in self.parts}
+        return authors.pop() if len(authors) == 1 else None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -87,8 +103,20 @@ class Data(Source):
     def labelled(self) -> bool:
         return self.pairs
 
+    @property
+    def author(self) -> int:
+        return DATA
+
     def __str__(self) -> str:
         return f"{'pairs' if self.pairs else 'responses'} of the {self.name} data"
+
+
+def heat_of(writer: Reader | Blend, tau: float) -> str:
+    """The temperature of a source in words; a writer that has one of its own says that one itself."""
+    if tau == 1.0:
+        return ""
+    own = any(r.tau != 1.0 for r in (writer.readers if isinstance(writer, Blend) else (writer,)))
+    return f", τ={tau:g}{' on top' if own else ''}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +130,8 @@ class Sample(Source):
         reader: who writes.
         n: responses a prompt.
         check: whether the task's verifier judges them.
-        tau: sampling temperature.
+        tau: sampling temperature, on top of the reader's own: ``sample(teacher.at(2), tau=0.5)`` writes with
+            ``softmax(logits / (2 · 0.5))``, which is also the law of the writer's log-probs.
         max_tokens: limit of a response (of a turn); None takes the run's.
         turns: at most so many turns where the task has episodes, or where ``retry`` says what comes between them.
         retry: what is said after a turn on a task without episodes; None: one turn.
@@ -145,6 +174,11 @@ class Sample(Source):
         return () if self.start is None else (self.start,)
 
     @property
+    def author(self) -> int | None:
+        own = hand(self.reader.readers if isinstance(self.reader, Blend) else (self.reader,))
+        return own if self.start is None or self.start.author == own else None
+
+    @property
     def contexts(self) -> frozenset[Context]:
         own = self.reader.context if isinstance(self.reader, Reader) else ()
         return frozenset(own) | super().contexts
@@ -168,7 +202,7 @@ class Sample(Source):
 
     def __str__(self) -> str:
         verified = ", verified" if self.check else ""
-        heat = "" if self.tau == 1.0 else f", τ={self.tau:g}"
+        heat = heat_of(self.reader, self.tau)
         turns = f", {self.turns} turns" if self.episodic else ""
         turns += f" with {self.retry} between" if self.retry else ""
         limit = "" if self.max_tokens is None else f", at most {self.max_tokens} tokens"

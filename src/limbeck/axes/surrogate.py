@@ -56,12 +56,20 @@ class Rows:
 
 @dataclass(frozen=True)
 class Question:
-    """A live statistic that a surrogate asks of the student."""
+    """A live statistic that a surrogate asks of the student.
+
+    Attributes:
+        statistic, support: what is asked.
+        target: the law that it is compared with, at its readers' own temperatures.
+        tau: temperature of the student.
+        target_tau: temperature of the target, on top of its readers' own; None takes ``tau``.
+    """
 
     statistic: Statistic
     target: Law | None = None
     tau: float = 1.0
     support: Support | None = None
+    target_tau: float | None = None
 
 
 @dataclass(frozen=True)
@@ -162,8 +170,8 @@ class Pathwise(Surrogate):
 
     def needs(self, signal: Vec | Law) -> frozenset[Need]:
         assert isinstance(signal, Law)
-        asked = "dense" if isinstance(signal, Blend) else ability(self.support)
-        return frozenset((reader, asked) for reader in laws(signal))
+        whole = isinstance(signal, Blend)
+        return frozenset((reader, "dense" if whole else ability(reader, self.support)) for reader in laws(signal))
 
     def check(self, signal: Vec | Law) -> None:
         if not isinstance(signal, Law):
@@ -171,7 +179,7 @@ class Pathwise(Surrogate):
                 f"{self} pulls towards a whole law and must be told a reader such as teacher, not {signal}; for a "
                 "signal per token use policy(...) or sampled(...)."
             )
-        own = all(r.key in ("student", "old", "writer", "synced(1)") for r in laws(signal))
+        own = all(r.key in ("student", "old", "writer", "synced(1)") and r.tau == 1.0 for r in laws(signal))
         if own:
             raise LimbeckError(
                 f"{self} was told {signal}, the student itself, so its gradient is zero; name another reader, such as "
@@ -202,6 +210,8 @@ def pathwise(
     cap: float | None = None,
 ) -> Pathwise:
     """Pull the student's law towards a target law; ``tau`` divides both sides' logits (multiply by tau^2 outside).
+
+    A target with a temperature of its own (``teacher.at(2)``) is divided by it too, and the student is not.
 
     ``top_k`` takes only the k likeliest entries of ``by`` (the ``target`` or the ``student``) and one tail bucket: the
     exact divergence of the coarser laws, a lower bound of the full one, equal at k = V. ``tail=False`` normalises both

@@ -31,6 +31,7 @@ class Hearing(Protocol):
 
     ladder: Ladder
     step: int
+    memory: dict[str, float]
 
     def remember(self, name: str, update: Callable[[float | None], float | None]) -> float | None:
         """A number of the run's memory, updated once a batch; None where it is not known yet."""
@@ -167,7 +168,7 @@ class Vec:
         return op("¬", self)
 
     def exp(self) -> Vec:
-        """e to the power of the log-ratio, which is held within ±20 (as verl does)."""
+        """e to the power of the value; for a ratio of laws see ``importance``, which bounds its logarithm."""
         return op("exp", self)
 
     def log(self) -> Vec:
@@ -186,9 +187,12 @@ class Vec:
         return Clip(self, lo, hi)
 
     # ---- ladder
-    def over(self, rung: Rung | str, how: str, where: Vec | None = None) -> Vec:
-        """Up the ladder: one value per unit of ``rung``; a reduction of nothing is 0."""
-        return Over(self, as_rung(rung), how, where)
+    def over(self, rung: Rung | str, how: str, where: Vec | None = None, empty: bool = False) -> Vec:
+        """Up the ladder: one value per unit of ``rung``; a reduction of nothing is 0.
+
+        Units without a kept token are left out, as in every denominator; ``empty`` counts them.
+        """
+        return Over(self, as_rung(rung), how, where, empty)
 
     @property
     def total(self) -> Vec:
@@ -242,7 +246,7 @@ class Const(Vec):
 
 @dataclass(frozen=True)
 class Scheduled(Vec):
-    """A schedule of the step."""
+    """A schedule of the step, or a controller at its present value."""
 
     scalar: Scalar
 
@@ -251,7 +255,7 @@ class Scheduled(Vec):
         return Rung.BATCH
 
     def evaluate(self, hearing: Hearing) -> Tensor:
-        return Const(self.scalar.at(hearing.step)).evaluate(hearing)
+        return Const(self.scalar.now(hearing.step, hearing.memory)).evaluate(hearing)
 
     def __str__(self) -> str:
         return f"({self.scalar})"
@@ -278,7 +282,7 @@ _OPS: dict[str, Callable[..., Tensor]] = {
     "∧": lambda a, b: a.bool() & b.bool(),
     "∨": lambda a, b: a.bool() | b.bool(),
     "¬": lambda a: ~a.bool(),
-    "exp": lambda a: a.clamp(-20.0, 20.0).exp(),
+    "exp": torch.exp,
     "log": torch.log,
     "σ": torch.sigmoid,
     "abs": torch.abs,
@@ -405,6 +409,7 @@ class Over(Vec):
     to: Rung
     how: str
     mask: Vec | None = None
+    empty: bool = False
 
     def __post_init__(self) -> None:
         if self.how not in HOWS:
@@ -434,11 +439,11 @@ class Over(Vec):
         mask = None
         if self.mask is not None:
             mask = hearing.ladder.down(self.mask.evaluate(hearing), self.mask.rung, self.of.rung).bool()
-        return hearing.ladder.up(values, self.of.rung, self.to, self.how, mask)
+        return hearing.ladder.up(values, self.of.rung, self.to, self.how, mask, self.empty)
 
     def __str__(self) -> str:
         condition = "" if self.mask is None else f" where {self.mask}"
-        return f"{self.how}_{self.to}({self.of}{condition})"
+        return f"{self.how}_{self.to}({self.of}{condition}{', empty ones too' if self.empty else ''})"
 
 
 @dataclass(frozen=True)

@@ -86,14 +86,13 @@ def _front(shop: Workshop, run: Mapping[str, Any], adapter: bool) -> ModelCardDa
     """The machine-readable head; only names that the hub knows are given as the hub's."""
     student = shop.config.student
     base = student if hub.named(student) and "student" not in _objects(run) else None
-    own = {"base_model_relation": "adapter" if adapter else "finetune"} if base else {}
     return ModelCardData(
         base_model=base,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         license=_license(student),
         tags=["limbeck", "distillation", str(run.get("method")), *(["lora"] if adapter else [])],
-        **own,
+        base_model_relation=None if base is None else "adapter" if adapter else "finetune",
     )
 
 

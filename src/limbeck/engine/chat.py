@@ -100,8 +100,13 @@ class Chat:
         Raises:
             LimbeckError: the template fails, or does not write something that the messages hold.
         """
-        self.refuse_unwritten(prompt)
-        return self._tokens(self.text(prompt))
+        return self.all_ids([prompt])[0]
+
+    def all_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The same of several prompts, tokenised at once."""
+        for prompt in prompts:
+            self.refuse_unwritten(prompt)
+        return self._tokens([self.text(prompt) for prompt in prompts])
 
     @property
     def plain(self) -> bool:
@@ -117,11 +122,14 @@ class Chat:
         at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
         return whole[:at]
 
-    def _tokens(self, text: str) -> list[int]:
-        ids = self._encode(text)
-        return ids if ids[: len(self._front)] == self._front else [*self._front, *ids]
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of whole texts, with what the tokenizer itself puts in front, once."""
+        front = self._front
+        found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        return [ids if ids[: len(front)] == front else [*front, *ids] for ids in found]
 
     def _encode(self, text: str) -> list[int]:
+        """Of a part of a text."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
@@ -172,44 +180,55 @@ class Chat:
 
     # ---------------------------------------------------------------- demonstrations
 
-    def reply_ids(self, prompt: Prompt, reply: Mapping[str, Any], end: int) -> list[int]:
-        """The tokens that a written reply teaches behind its prompt, its end included.
+    def reply_ids(self, replies: Sequence[tuple[Prompt, Mapping[str, Any]]], end: int) -> list[list[int]]:
+        """The tokens that each written reply teaches behind its prompt, its end included.
 
         Text that the template writes behind the end is not part of it.
 
         Args:
-            prompt: what is replied to.
-            reply: the assistant's message.
-            end: the token that ends it where the template writes none.
+            replies: each prompt with the assistant's message behind it.
+            end: the token that ends a reply where the template writes none.
 
         Raises:
             LimbeckError: the prompt is no beginning of the whole, the text ends itself, or the template leaves
                 something of the reply out.
         """
+        texts = [self._texts(prompt, reply) for prompt, reply in replies]
+        asked, both = (self._tokens([pair[i] for pair in texts]) for i in (0, 1))
+        out = []
+        for (prompt, _), text, before, whole in zip(replies, texts, asked, both, strict=True):
+            n = len(before)
+            ids = whole[n:] if whole[:n] == before else self._over(prompt, text, before, whole)
+            out.append(self._ended(prompt, ids, end))
+        return out
+
+    def _texts(self, prompt: Prompt, reply: Mapping[str, Any]) -> tuple[str, str]:
+        """A prompt, and the prompt with its reply."""
         self.refuse_unwritten(prompt, reply)
         before, whole = self.text(prompt), self.text(prompt, reply, opening=False)
-        which = f"{prompt.at}the response of prompt {prompt.id!r}"
         if not whole.startswith(before):
             k = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(whole))
             raise LimbeckError(
-                f"{which} does not stand behind its prompt as the chat template of {self.name!r} writes both: where "
-                f"the prompt has {before[k : k + 30]!r}, the whole has {whole[k : k + 30]!r}; give the response as the "
-                f"template expects it (with its reasoning, where the prompt opens one), or another template (--set "
-                f"{self.setting}=FILE.jinja)."
+                f"{_which(prompt)} does not stand behind its prompt as the chat template of {self.name!r} writes both: "
+                f"where the prompt has {before[k : k + 30]!r}, the whole has {whole[k : k + 30]!r}; give the response "
+                "as the template expects it (with its reasoning, where the prompt opens one), or another template "
+                f"(--set {self.setting}=FILE.jinja)."
             )
-        self._refuse_lost(which, reply, whole)
-        stops, own = {*self.stops, *([] if self.end is None else [self.end])}, self._ends
-        ids = self._behind(which, before, whole if own else whole.removesuffix(self._tails[0]))
-        places = [n for n, i in enumerate(ids) if i in stops]
-        if len(places) > own:
+        self._refuse_lost(prompt, reply, whole)
+        return before, whole if self._ends else whole.removesuffix(self._tails[0])
+
+    def _ended(self, prompt: Prompt, ids: list[int], end: int) -> list[int]:
+        """A reply's tokens up to its end."""
+        places = [n for n, i in enumerate(ids) if i in self.stops or i == self.end]
+        if len(places) > self._ends:
             token = self.tokenizer.decode([ids[places[0]]])
             raise LimbeckError(
-                f"{which} holds {token!r}, which ends a response, so it would end twice; take it out of the text, "
-                "behind which it is written anyway."
+                f"{_which(prompt)} holds {token!r}, which ends a response, so it would end twice; take it out of the "
+                "text, behind which it is written anyway."
             )
         return ids[: places[0] + 1] if places else [*ids, end]
 
-    def _refuse_lost(self, which: str, reply: Mapping[str, Any], whole: str) -> None:
+    def _refuse_lost(self, prompt: Prompt, reply: Mapping[str, Any], whole: str) -> None:
         """Refuse a template that leaves out text of the reply; white space may change, and letters may be escaped."""
         text = reply.get("content") or ""
         if not isinstance(text, str) or "".join(text.split()) in "".join(whole.split()):
@@ -217,26 +236,23 @@ class Chat:
         if any(json.dumps(text, ensure_ascii=ascii)[1:-1] in whole for ascii in (True, False)):
             return
         raise LimbeckError(
-            f"{which} is not written whole by the chat template of {self.name!r} ({text[:40]!r}): it leaves text out, "
-            f"such as reasoning or what stands beside a tool call; take that out of the data, or give another template "
-            f"(--set {self.setting}=FILE.jinja)."
+            f"{_which(prompt)} is not written whole by the chat template of {self.name!r} ({text[:40]!r}): it leaves "
+            "text out, such as reasoning or what stands beside a tool call; take that out of the data, or give another "
+            f"template (--set {self.setting}=FILE.jinja)."
         )
 
-    def _behind(self, which: str, before: str, whole: str) -> list[int]:
-        """The tokens behind a prompt: those of the whole, unless some reach over the border.
+    def _over(self, prompt: Prompt, text: tuple[str, str], before: list[int], whole: list[int]) -> list[int]:
+        """A reply's tokens where some of the whole reach over the border between prompt and reply.
 
-        Then the prompt stays as generation reads it, and the rest is tokenised as something that goes on.
+        The prompt stays as generation reads it, and the rest is tokenised as something that goes on.
         """
-        asked, both = self._tokens(before), self._tokens(whole)
-        if both[: len(asked)] == asked:
-            return both[len(asked) :]
-        rest = whole[len(before) :]
+        rest = text[1][len(text[0]) :]
         for ids in self._continued(rest):
-            if self._decode(asked + ids) == self._decode(both):
+            if self._decode(before + ids) == self._decode(whole):
                 return ids
         raise LimbeckError(
-            f"{which} cannot be told from its prompt in tokens: the tokenizer of {self.name!r} writes "
-            f"{before[-10:] + rest[:10]!r} in tokens that reach over the border; give another template (--set "
+            f"{_which(prompt)} cannot be told from its prompt in tokens: the tokenizer of {self.name!r} writes "
+            f"{text[0][-10:] + rest[:10]!r} in tokens that reach over the border; give another template (--set "
             f"{self.setting}=FILE.jinja) whose prompts end in a special token or a line break."
         )
 
@@ -253,12 +269,16 @@ class Chat:
     # ---------------------------------------------------------------- what a template does not write
 
     def refuse_unwritten(self, prompt: Prompt, reply: Mapping[str, Any] | None = None) -> None:
-        """Refuse what a record gives and the template would drop: keys of messages, and variables such as ``tools``.
+        """Refuse what a record gives and the template would drop, keys of messages and variables such as ``tools``,
+        and an end that it would write a second time.
 
         Raises:
             LimbeckError: with the key and the remedy.
         """
         messages = [*prompt.messages, *([] if reply is None else [reply])]
+        for message in prompt.messages:
+            if message.get("role") == "assistant":
+                self._refuse_ended(prompt, message.get("content") or "")
         for i, message in enumerate(messages):
             for key, value in message.items():
                 known = (str(message.get("role")), key)
@@ -275,6 +295,18 @@ class Chat:
             if not self._writes_variable(prompt, messages, key):
                 raise self._unwritten(prompt, repr(key))
             self._written.add(("", key))
+
+    def _refuse_ended(self, prompt: Prompt, text: str) -> None:
+        """Refuse an earlier reply that holds the token that ends it: the template writes it behind the reply."""
+        if self.end is not None and self._end_text in text:
+            raise LimbeckError(
+                f"{prompt.at}a message of the assistant in prompt {prompt.id!r} holds {self._end_text!r}, which ends a "
+                "response, so it would end twice; take it out of the text, behind which it is written anyway."
+            )
+
+    @cached_property
+    def _end_text(self) -> str:
+        return str(self.tokenizer.decode([self.end]))
 
     def _unwritten(self, prompt: Prompt, what: str) -> LimbeckError:
         return LimbeckError(
@@ -301,6 +333,10 @@ class Chat:
             return True
         bare = replace(prompt, chat_template_kwargs={k: v for k, v in prompt.chat_template_kwargs.items() if k != key})
         return self._attempt(prompt, messages, False) != self._attempt(bare, messages, False)
+
+
+def _which(prompt: Prompt) -> str:
+    return f"{prompt.at}the response of prompt {prompt.id!r}"
 
 
 def _said(messages: Iterable[Mapping[str, Any]], text: str) -> list[Mapping[str, Any]]:

@@ -87,6 +87,18 @@ def _steps(folder: Path) -> list[int]:
     return [int(m.group(1)) for m in matches if m]
 
 
+def peek(path: Path) -> dict[str, Any]:
+    """A checkpoint's JSON, before any tensor of it is read.
+
+    Raises:
+        LimbeckError: where the folder is no checkpoint, has another format, or has been renamed.
+    """
+    with _damage_is_told(path):
+        state = _state(path)
+        _refuse_renamed(path, state["step"])
+    return state
+
+
 def load(
     path: Path,
     module: nn.Module,
@@ -105,9 +117,8 @@ def load(
     Raises:
         LimbeckError: where the folder is no checkpoint, or one of another model or run.
     """
+    state = peek(path)
     with _damage_is_told(path):
-        state = _state(path)
-        _refuse_renamed(path, state["step"])
         _refuse_changed(path, state["files"], len(following or {}))
         weights = _tensors(path / "weights.safetensors")
         tensors = _tensors(path / "optimizer.safetensors")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import LimbeckError
@@ -64,8 +64,20 @@ class Desk:
     def measured(self, prompt: Prompt) -> list[int]:
         """The same without keeping it; roles that read in a format of their own must be able to read it too."""
         for role in self.formats:
-            self.render(prompt, role, f"prompt {prompt.id!r} in the format of the {role}", self.room)
-        return self.render(prompt, "student", f"prompt {prompt.id!r}", self.room)
+            self.render(prompt, role, _in_format(prompt, role), self.room)
+        return self.render(prompt, "student", _in_format(prompt, "student"), self.room)
+
+    def too_long(self, prompts: Sequence[Prompt]) -> list[TooLong | None]:
+        """What is wrong with the length of each of several prompts, rendered and tokenised at once."""
+        out: list[TooLong | None] = [None for _ in prompts]
+        for role in (*self.formats, "student"):
+            ids = self.policy(role).chat.all_ids(prompts)
+            for n, prompt in enumerate(prompts):
+                try:
+                    self.checked(ids[n], prompt, role, _in_format(prompt, role), self.room)
+                except TooLong as e:
+                    out[n] = out[n] or e
+        return out
 
     @property
     def room(self) -> int:
@@ -97,9 +109,14 @@ class Desk:
             TooLong: it leaves no such room.
             LimbeckError: empty, or with tokens that another model's vocabulary lacks.
         """
-        student = self.policies["student"]
-        reader = self.policy(role) if self.foreign(role) else student
-        ids = reader.chat.ids(prompt)
+        reader = self.policy(role if self.foreign(role) else "student")
+        return self.checked(reader.chat.ids(prompt), prompt, role, what, room, written)
+
+    def checked(
+        self, ids: list[int], prompt: Prompt, role: str, what: str, room: int, written: bool = False
+    ) -> list[int]:
+        """The same of what is tokenised already."""
+        student, reader = self.policies["student"], self.policy(role if self.foreign(role) else "student")
         limit = min(p.context for p in self.policies.values()) if role == "student" else self.policy(role).context
         if len(ids) + room > limit:
             behind = f"what is written behind it has {room}" if written else f"the response may have {room}"
@@ -120,12 +137,25 @@ class Desk:
 
     def response_ids(self, prompt: Prompt, response: Response) -> list[int]:
         """The tokens that a written response teaches behind its prompt, the end of the turn included."""
+        return self.all_response_ids([(prompt, response)])[0]
+
+    def all_response_ids(self, responses: Sequence[tuple[Prompt, Response]]) -> list[list[int]]:
+        """The same of several, tokenised at once.
+
+        Raises:
+            LimbeckError: a response that its template cannot write, or that another model's vocabulary lacks.
+        """
         policy = self.policies["student"]
-        ids = policy.chat.reply_ids(prompt, response.message, policy.end)
-        if max(ids) >= policy.vocabulary:
-            token = policy.tokenizer.convert_ids_to_tokens(max(ids))
-            raise LimbeckError(
-                f"{prompt.at}the response of prompt {prompt.id!r} has the token {token!r}, which the other model's "
-                "vocabulary lacks; take it out of the text, or use models of one family."
-            )
-        return ids
+        out = policy.chat.reply_ids([(p, r.message) for p, r in responses], policy.end)
+        for (prompt, _), ids in zip(responses, out, strict=True):
+            if max(ids) >= policy.vocabulary:
+                token = policy.tokenizer.convert_ids_to_tokens(max(ids))
+                raise LimbeckError(
+                    f"{prompt.at}the response of prompt {prompt.id!r} has the token {token!r}, which the other model's "
+                    "vocabulary lacks; take it out of the text, or use models of one family."
+                )
+        return out
+
+
+def _in_format(prompt: Prompt, role: str) -> str:
+    return f"prompt {prompt.id!r}{'' if role == 'student' else f' in the format of the {role}'}"

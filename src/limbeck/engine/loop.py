@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..axes.reader import Reader, teacher
+from ..axes.scalar import move
 from ..axes.surrogate import Pathwise, Question
 from ..errors import LimbeckError
 from ..math.divergence import fkl, rkl
@@ -91,9 +92,8 @@ class Loop:
         memory, student = self.shop.desk.memory, self.accelerator.unwrap_model(self.shop.student.scorer)
         for shadow in self.shop.shadows.values():
             shadow.after(step, student)
-        known = {**memory.numbers, **{k: v for k, v in metrics.items() if isinstance(v, int | float)}}
-        for controller in self.method.controllers:
-            memory.numbers[controller.name] = controller.update(memory.numbers.get(controller.name), step, known)
+        known = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+        move(self.method.controllers, memory.numbers, step, known)
         for context in self.contexts:
             if context.bank is not None:
                 lens.learn(context)

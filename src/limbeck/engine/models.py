@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from .. import embedded
@@ -17,9 +17,8 @@ from ..tasks.base import found
 from ..types import Dense, Head, Hidden, Prompt
 from . import hub
 from .chat import Chat, template_text
-
-_FULL = (MemoryError, torch.OutOfMemoryError)
-"""No fault of a folder."""
+from .model_checks import check_behaviour, check_weights
+from .weights import FULL, base_of, check_config, is_adapter, load_weights, reason
 
 disable_progress_bar()  # the run has a bar of its own
 
@@ -35,6 +34,7 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.vocabulary = vocabulary
+        self.pads_left = True
         self.dense = not self._knows_head()
 
     @torch.no_grad()
@@ -95,6 +95,8 @@ class Policy:
         template: chat template text, or None for the tokenizer's own.
         format: the chat format in which it reads, where that is not that of its own template.
         vocabulary: size that student and teacher share.
+        adapter: whether it was read from an adapter, which is merged.
+        was: the half precision in which its weights were given, where they are held in float32.
     """
 
     scorer: Any
@@ -102,6 +104,8 @@ class Policy:
     name: str
     template: str | None = None
     format: Chat | None = None
+    adapter: bool = False
+    was: torch.dtype | None = None
 
     @property
     def model(self) -> Any:
@@ -118,6 +122,14 @@ class Policy:
         while hasattr(module, "module"):
             module = module.module
         return int(module.vocabulary)
+
+    @property
+    def pads_left(self) -> bool:
+        """Whether padding before a text changes nothing of what the model says of it."""
+        module = self.scorer
+        while hasattr(module, "module"):
+            module = module.module
+        return bool(module.pads_left)
 
     @property
     def device(self) -> torch.device:
@@ -198,29 +210,45 @@ def load_policy(
         spec.eval()  # a constructor leaves dropout on
         tokenizer = tokenizer or _tokenizer_of(spec, role, remote_code)
         chat = template_text(tokenizer, template, name) if role == "student" else None
-        return Policy(Scorer(spec, len(tokenizer)), tokenizer, name, chat)
+        return Policy(_scorer(spec, len(tokenizer), f"{role}={name!r}"), tokenizer, name, chat)
     path = str(embedded.path(role if role in ("student", "teacher") else "student")) if spec == "embedded" else spec
     here = found(path, "folder")
     if ("/" in spec or spec.startswith((".", "~"))) and _looks_local(path) and here is None:
         raise LimbeckError(f"{role}={spec!r}: there is no such folder; give a model folder, a hub name, or 'embedded'.")
     path = str(here or path)
     hub.refuse_unreachable(role, spec)
-    tokenizer = tokenizer or _tokenizer(path, role, remote_code)
+    told = f"{role}={spec!r}"
+    if not is_adapter(path):
+        check_config(path, told, remote_code)
+    tokenizer = tokenizer or _tokenizer(_spoken(path, told), role, remote_code)
     chat = template_text(tokenizer, template, spec) if role == "student" else None  # only its prompts are rendered
+    model = load_weights(path, told, remote_code, dtype).eval()
+    return Policy(_scorer(model, len(tokenizer), told), tokenizer, spec, chat, adapter=is_adapter(path))
+
+
+def _scorer(model: PreTrainedModel, vocabulary: int, told: str) -> Scorer:
+    """The model as a module that scores, once it has shown what it is on a short text."""
+    check_weights(model, told)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=remote_code,
-            local_files_only=hub.only_here(path),
-        )
-    except _FULL:
+        scorer = Scorer(model, vocabulary)
+        scorer.pads_left = check_behaviour(model, told)
+    except (*FULL, LimbeckError):
         raise
-    except Exception as e:  # a damaged folder fails in ways that nobody has listed
-        raise LimbeckError(f"{role}={spec!r}: the model could not be loaded: {_reason(e)}") from None
-    model.eval()
-    return Policy(Scorer(model, len(tokenizer)), tokenizer, spec, chat)
+    except Exception as e:  # a configuration that contradicts itself fails in the first pass, in any way
+        said = next(iter(str(e).strip().splitlines()), type(e).__name__).rstrip(" .:")
+        raise LimbeckError(
+            f"{told}: the model cannot read a short text ({type(e).__name__}: {said}); mend its config.json, or give "
+            "another model."
+        ) from None
+    return scorer
+
+
+def _spoken(path: str, told: str) -> str:
+    """Where the tokenizer lies: with the base where an adapter's folder has none."""
+    here = found(path, "folder")
+    if not is_adapter(path) or (here is not None and (here / "tokenizer_config.json").is_file()):
+        return path
+    return base_of(path, told)
 
 
 def speaking(policy: Policy, template: str) -> Policy:
@@ -260,17 +288,8 @@ def _tokenizer(path: str, role: str, remote_code: bool) -> PreTrainedTokenizerBa
             path, trust_remote_code=remote_code, local_files_only=hub.only_here(path)
         )
     except Exception as e:
-        raise LimbeckError(f"{role}={path!r}: its tokenizer could not be loaded: {_reason(e)}") from None
+        raise LimbeckError(f"{role}={path!r}: its tokenizer could not be loaded: {reason(e)}") from None
     return tokenizer
-
-
-def _reason(e: Exception) -> str:
-    """The first line of what Transformers says, and what can be done."""
-    lines = str(e).strip().splitlines()
-    line = (lines[0] if lines else type(e).__name__).rstrip(" .:")
-    if "trust_remote_code" in str(e):
-        return f"{line}; to run the code of its repository, if you trust it, --set remote_code=true."
-    return f"{line}; give a model folder or hub name with a tokenizer and safetensors weights (pickles are not read)."
 
 
 def render(policy: Policy, messages: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import LimbeckError
-from ..tasks import Task
+from ..tasks import Response, Task
 from ..types import Prompt
 from .config import RunConfig
-from .desk import Desk, TooLong
+from .desk import Desk
 
-PATIENCE = 60.0
+PATIENCE = 10.0
 """Seconds for which prompts that a task makes when they are read are made here; data that is there is read whole."""
 
-TOLD = 200
-"""Prompts between two words on how far it is."""
+AT_ONCE = 256
+"""Prompts tokenised at once."""
 
 
 def check_prompts(
@@ -71,12 +71,11 @@ def _read(
     desk: Desk, task: Task, prompts: Sequence[Prompt], kind: str, demonstrated: bool, tell: Callable[[str], None]
 ) -> list[str]:
     made, start, n, count = not isinstance(prompts, tuple | list), time.monotonic(), len(prompts), _Count()
-    for i in range(n):
-        if made and i and time.monotonic() - start > PATIENCE:
+    for first in range(0, n, AT_ONCE):
+        if made and first and time.monotonic() - start > PATIENCE:
             break
-        if i % TOLD == 0:
-            tell(f"reading {kind} prompts of {task.name}: {i + 1} of {n}")
-        _look(desk, task, prompts[i], demonstrated, count)
+        tell(f"reading {kind} prompts of {task.name}: {first + 1} of {n}")
+        _look(desk, task, [prompts[i] for i in range(first, min(first + AT_ONCE, n))], demonstrated, count)
     if n and count.long == count.prompts and kind == "training":
         raise LimbeckError(
             f"every training prompt of {task.name!r} is too long for a model's window (the first: {count.first}), and "
@@ -85,24 +84,25 @@ def _read(
     return _said(desk, task, kind, n, count)
 
 
-def _look(desk: Desk, task: Task, prompt: Prompt, demonstrated: bool, count: _Count) -> None:
-    count.prompts += 1
-    count.given |= dict.fromkeys([*prompt.chat_template_kwargs, *(k for m in prompt.messages for k in m)])
-    try:
-        desk.measured(prompt)
-    except TooLong:
-        if not desk.skip_overlong:
-            raise
-        count.long, count.first = count.long + 1, count.first or f"{prompt.at}prompt {prompt.id!r}"
-        return
-    written = task.responses(prompt) if demonstrated else ()
-    count.given |= dict.fromkeys(k for r in written for k in r.further)
-    responses = [desk.response_ids(prompt, r) for r in written]
+def _look(desk: Desk, task: Task, prompts: Sequence[Prompt], demonstrated: bool, count: _Count) -> None:
+    """Count what one batch of prompts and their responses has; refuse what no model can read."""
+    count.prompts += len(prompts)
+    written: list[tuple[Prompt, Response]] = []
+    for prompt, long in zip(prompts, desk.too_long(prompts), strict=True):
+        count.given |= dict.fromkeys([*prompt.chat_template_kwargs, *(k for m in prompt.messages for k in m)])
+        if long is None:
+            written += [(prompt, r) for r in task.responses(prompt)] if demonstrated else []
+        elif desk.skip_overlong:
+            count.long, count.first = count.long + 1, count.first or f"{prompt.at}prompt {prompt.id!r}"
+        else:
+            raise long
+    count.given |= dict.fromkeys(k for _, r in written for k in r.further)
+    responses = desk.all_response_ids(written)
     count.responses += len(responses)
     count.cut += sum(len(ids) > desk.max_tokens for ids in responses)
     count.longest = max([count.longest, *map(len, responses)])
-    kept = [ids[: desk.max_tokens] for ids in responses]
-    count.alike += len(kept) == 2 and kept[0] == kept[1]
+    for (prompt, _), ids, (other, _), others in zip(written, responses, written[1:], responses[1:], strict=False):
+        count.alike += prompt is other and ids[: desk.max_tokens] == others[: desk.max_tokens]
 
 
 def _said(desk: Desk, task: Task, kind: str, n: int, count: _Count) -> list[str]:

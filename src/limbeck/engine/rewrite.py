@@ -12,28 +12,30 @@ from torch import Tensor
 from ..axes.ladder import Rung
 from ..axes.rewrite import SAME, Once, Patch, Recast, Refine, Select
 from ..axes.rewrite import stored as column_of
-from ..axes.source import Resample
+from ..axes.signal import logp as logp_of
+from ..axes.source import Resample, hand
 from ..axes.vec import Vec
 from ..objective import Batch
 from ..tasks import Response
-from ..types import DATA, STUDENT, TEACHER, Prompt, Rollout, Sampled
+from ..types import DATA, Prompt, Rollout
 from .batch import read_view
 from .desk import Desk
-from .frame import of_record, shown
+from .frame import Lens, of_record, shown
 from .rows import Piece, Row, assemble, from_json, single, to_json
 from .sampler import Law, generate
 from .templates import block, fill
-from .write import OWN, Groups, Pen, judge, written
+from .write import Groups, Pen, judge, written
 
 
 def evaluate(v: Vec, record: Rollout, desk: Desk, step: int, rung: Rung) -> Tensor:
     """An expression on a record that has just been written, one value a unit of ``rung``; its readers are read now."""
     keys = {(reader.at(1.0), ability) for reader, ability in v.needs if reader.key != "writer"}
-    views: dict[str, Any] = {}
+    lens, views = Lens(record, desk), dict[str, Any]()
     for reader, _ in sorted(keys, key=lambda need: need[0].key):
         abilities = frozenset(a for r, a in keys if r == reader)
-        views[reader.key] = read_view(desk.policy(reader.role), record, abilities, desk.micro_tokens, None)
-    batch = Batch(record, views, step)
+        seen = lens.seen_by(reader)
+        views[reader.key] = read_view(desk.policy(reader.role), seen, abilities, desk.micro_tokens, None)
+    batch = Batch(record, views, step, memory=dict(desk.memory.numbers))
     return batch.ladder.down(v.evaluate(batch), v.rung, rung)
 
 
@@ -108,11 +110,7 @@ def _scored(source: Once, groups: Groups, pen: Pen) -> Groups:
     """The same rows with a reader's log-probs of their tokens as a column."""
     assert source.score is not None
     record, reader = assemble(groups, pen.name), source.score
-    carrier = read_view(
-        pen.desk.policy(reader.role), record, frozenset({"sampled"}), pen.desk.micro_tokens, None
-    ).carrier
-    assert isinstance(carrier, Sampled)
-    logp = iter(carrier.logp_N.tolist())
+    logp = iter(evaluate(logp_of(reader), record, pen.desk, pen.step, Rung.TOKEN).tolist())
     name = column_of(reader)
 
     def scored(piece: Piece) -> Piece:
@@ -139,8 +137,9 @@ def refined(source: Refine, pen: Pen, prompts: Sequence[Prompt] | None) -> Group
         blocks = [block(c, k, desk.blocks) for c in reader.context]
         what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
         seen.append(desk.render(shown(prompt, blocks), reader.role, what, desk.max_tokens))
-    texts = generate(Law(((desk.policy(reader.role), 1.0),), source.tau), seen, desk.max_tokens, desk.batch)
-    author = TEACHER if reader.follow is None and reader.role not in OWN else STUDENT
+    law = Law(((desk.policy(reader.role), 1.0),), source.tau * reader.tau)
+    texts = generate(law, seen, desk.max_tokens, desk.batch)
+    author = hand((reader,))
     rows = []
     for prompt, w, k in zip(record.prompts, texts, known, strict=True):
         verdict = judge(desk, prompt, w) if source.check else None

@@ -123,12 +123,13 @@ def resume(
         tensors = [r for r, m in fingerprint.models(described["inputs"]).items() if m.get("by") == "tensors"]
         known = fingerprint.before_loading(config, tasks, tensors)
         refuse_changes(out, fingerprint.changes(config, described["inputs"], known), accept_changes)
+        lost = _lost(out, config, tasks["task"], accept_changes)
         run = _Run(config, method, tasks, {}, out, console, tensors)
         inputs = fingerprint.of_run(run.shop, run.tensors, known)
         changes = fingerprint.changes(config, described["inputs"], inputs)
         refuse_changes(out, changes, accept_changes)
         typed = f"limbeck train --resume {shlex.quote(str(out))}" + (f" --steps {steps}" if steps is not None else "")
-        return run.restart(command or typed, changes, inputs, accept_changes)
+        return run.restart(command or typed, changes, lost, inputs)
 
 
 def _rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tuple[RunConfig, Method]:
@@ -149,6 +150,23 @@ def _rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tupl
             f"({config.arguments or 'none'}): it was given as a value, or its definition has changed; start a new run."
         )
     return config, method
+
+
+def _lost(out: Path, config: RunConfig, task: Task, accepted: bool) -> list[str]:
+    """Lines that the newest checkpoint covers and the folder lacks; to go on without them, the user must mean it."""
+    path = checkpoint.latest(out / "checkpoints")
+    if path is None:
+        return []
+    step, every = int(checkpoint.peek(path)["step"]), config.eval_every
+    evaluated = range(0, step + 1, every) if every else (0,)
+    lost = Journal(out).lacks(step, evaluated if config.eval_size and len(task.test) else ())
+    if lost and not accepted:
+        raise LimbeckError(
+            f"{out}: {'; '.join(lost)}, though {path.name} covers it, so curves, totals and a token budget would be "
+            "wrong; restore the file, remove checkpoints until one is from before the loss, or go on regardless "
+            "(--accept-changes)."
+        )
+    return lost
 
 
 def refuse_changes(out: Path, changes: list[str], accepted: bool) -> None:
@@ -233,16 +251,16 @@ class _Run:
         self,
         command: str = "",
         changes: Sequence[str] = (),
+        lost: Sequence[str] = (),
         inputs: Mapping[str, Any] | None = None,
-        accept_changes: bool = False,
     ) -> Result:
         """From the newest checkpoint; from the first step where there is none.
 
         Args:
             command: as typed.
             changes: of the inputs, which the user has accepted.
+            lost: lines that the folder lacks, which the user has accepted.
             inputs: now in force.
-            accept_changes: whether lost lines are accepted, too.
         """
         path = checkpoint.latest(self.out / "checkpoints")
         if path is None:
@@ -261,7 +279,6 @@ class _Run:
             raise LimbeckError(f"{path} is of a run of another method; remove it, and resume from the one before.")
         self._recall(path, state)
         step = int(state["step"])
-        lost = self._lost(path, step, accept_changes)
         if changes:  # what was written for other prompts, or scored by another model, is written again
             self.shop.desk.memory.written.clear()
             self.shop.desk.memory.skills.clear()
@@ -284,19 +301,6 @@ class _Run:
             raise LimbeckError(
                 f"{path} has a damaged memory ({type(e).__name__}: {e}); remove it to resume from the one before."
             ) from None
-
-    def _lost(self, path: Path, step: int, accepted: bool) -> list[str]:
-        """Lines that a checkpoint covers and the folder lacks; to go on without them, the user must mean it."""
-        every = self.config.eval_every
-        evaluated = range(0, step + 1, every) if every else (0,)
-        lost = self.journal.lacks(step, evaluated if self.evaluator.prompts else ())
-        if lost and not accepted:
-            raise LimbeckError(
-                f"{self.out}: {'; '.join(lost)}, though {path.name} covers it, so curves, totals and a token budget "
-                "would be wrong; restore the file, remove checkpoints until one is from before the loss, or go on "
-                "regardless (--accept-changes)."
-            )
-        return lost
 
     def _rewind(self, step: int, command: str, changes: Sequence[str], inputs: Mapping[str, Any] | None) -> None:
         """Forget what came after ``step``, and write down what is in force from here on."""

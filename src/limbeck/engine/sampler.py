@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ..errors import LimbeckError
+from .model_checks import accepted
 from .models import Policy, causal_model
 
 
@@ -36,10 +37,17 @@ class Written:
 
 @dataclass(frozen=True)
 class Law:
-    """Who writes: policies with weights that sum to 1, at a temperature; ``tau = 0`` is greedy."""
+    """Who writes: policies with weights that sum to 1, at a temperature; ``tau = 0`` is greedy.
+
+    Attributes:
+        parts: policies and their weights.
+        tau: divides the logits of all.
+        heats: temperatures of the parts, on top of ``tau``; empty: 1 each.
+    """
 
     parts: tuple[tuple[Policy, float], ...]
     tau: float = 1.0
+    heats: tuple[float, ...] = ()
 
 
 class _Pen(LogitsProcessor):
@@ -58,7 +66,7 @@ class _Pen(LogitsProcessor):
             logits = scores if i == 0 else self._next_logits(i, policy, input_ids)
             logits = logits.float().clone()
             logits[:, policy.vocabulary :] = -torch.inf
-            tau = self.law.tau or 1.0
+            tau = (self.law.tau or 1.0) * (self.law.heats[i] if self.law.heats else 1.0)
             laws.append((logits / tau).log_softmax(-1)[:, : policy.vocabulary] + torch.tensor(weight).log())
         mixed = laws[0] if len(laws) == 1 else torch.stack(laws).logsumexp(0)
         self.last_BV = mixed
@@ -79,14 +87,11 @@ class _Pen(LogitsProcessor):
             self.mask_BT = torch.cat([self.mask_BT, self.mask_BT.new_ones(self.mask_BT.shape[0], new)], dim=1)
         position = (self.mask_BT.cumsum(1) - 1).clamp(min=0)
         cached = self.caches[i] is not None
-        out = policy.model(
-            input_ids=input_ids[:, -1:] if cached else input_ids,
-            attention_mask=self.mask_BT,
-            position_ids=position[:, -1:] if cached else position,
-            past_key_values=self.caches[i],
-            use_cache=True,
-        )
-        self.caches[i] = out.past_key_values
+        own = {"position_ids": position[:, -1:] if cached else position, "past_key_values": self.caches[i]}
+        own = accepted(policy.model, **own, use_cache=True)
+        out = policy.model(input_ids=input_ids[:, -1:] if cached else input_ids, attention_mask=self.mask_BT, **own)
+        # A state-space model takes no such cache: it reads the whole text again.
+        self.caches[i] = getattr(out, "past_key_values", None) if "past_key_values" in own else None
         logits: Tensor = out.logits[:, -1]
         return logits
 
@@ -103,10 +108,16 @@ def generate(law: Law, prompts: Sequence[list[int]], max_tokens: int, batch: int
         max_tokens: limit of a response.
         batch: sequences at once.
     """
-    out: list[Written] = []
-    for first in range(0, len(prompts), batch):
-        out += _generate(law, prompts[first : first + batch], max_tokens)
-    return out
+    order = list(range(len(prompts)))
+    alike = [order]
+    if not all(policy.pads_left for policy, _ in law.parts):  # padding would be read as text
+        alike = [[i for i in order if len(prompts[i]) == n] for n in sorted({len(p) for p in prompts})]
+    out: dict[int, Written] = {}
+    for rows in alike:
+        for first in range(0, len(rows), batch):
+            some = rows[first : first + batch]
+            out |= zip(some, _generate(law, [prompts[i] for i in some], max_tokens), strict=True)
+    return [out[i] for i in order]
 
 
 @contextmanager
@@ -117,14 +128,15 @@ def _neutral(policy: Policy) -> Iterator[Any]:
     and gradient checkpointing, which is active in training mode only, drops the cache of a generating model.
     """
     model = causal_model(policy.model)
-    own, training = model.generation_config, model.training
+    own, training = model.generation_config, [m for m in model.modules() if m.training]
     model.generation_config = GenerationConfig()
     model.eval()
     try:
         yield model
     finally:
         model.generation_config = own
-        model.train(training)
+        for module in training:  # one by one: where activations are recomputed, only some train
+            module.training = True
 
 
 def _generate(law: Law, prompts: Sequence[list[int]], max_tokens: int) -> list[Written]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from ..errors import LimbeckError
 from ..method import Method
+from ..refusals import refuse_shared
 from ..tasks import Task, load_task
 from . import lineage
 from .chat import template_file
@@ -22,6 +23,7 @@ from .config import RunConfig
 from .desk import Desk
 from .feed import Feed
 from .forecast import too_short, unfamiliar
+from .model_checks import checkpointing, hold_in_full, losses_left_out, refuse_chance, refuse_quantised
 from .models import Policy, add_lora, freeze, load_policy, own_end, share_vocabulary, speaking
 from .prompts import check_prompts
 from .state import Shadow
@@ -103,6 +105,7 @@ def open_workshop(
         tell: hears what is being done.
         learns: whether training prompts are read too.
     """
+    refuse_shared(method, accelerator.num_processes)
     check_models(config, method, models)
     policies = _load(config, method, models)
     share_vocabulary(policies["student"], *(p for role, p in policies.items() if role != "student"))
@@ -114,8 +117,8 @@ def open_workshop(
     if config.lora_rank:
         add_lora(policies["student"], config.lora_rank, config.lora_alpha)
     if config.gradient_checkpointing:
-        policies["student"].model.gradient_checkpointing_enable()
-        policies["student"].model.train()
+        checkpointing(policies["student"].model)
+    refuse_chance(policies["student"].model, f"student={policies['student'].name!r}")
     shadows = _shadows(method, policies)
     desk = _desk(config, method, tasks, policies, accelerator)
     read = check_prompts(desk, config, data_names(method) if learns else (), tell, learns)
@@ -147,7 +150,7 @@ def notices(shop: Workshop) -> list[str]:
     few = [*shop.read, *few_problems(shop.desk.tasks["task"], shop.config.eval_size), *lineage.consistency(shop)]
     few += [*too_short(shop.desk), *unfamiliar(shop.desk, shop.config)]
     few += [*same_for_all(shop.method, shop.desk.blocks), *lacking(shop.method, shop.desk.tasks["task"])]
-    return [*few, *_ends(student, teacher)]
+    return [*few, *_of_models(shop), *_ends(student, teacher)]
 
 
 def _ends(student: Policy, teacher: Policy | None) -> list[str]:
@@ -178,6 +181,31 @@ def _ends(student: Policy, teacher: Policy | None) -> list[str]:
     ]
 
 
+def _of_models(shop: Workshop) -> list[str]:
+    """A word on models that are not trained or read quite as they were given."""
+    student, notes = shop.student, []
+    if student.was is not None:
+        notes.append(
+            f"note: the student's weights were given in {str(student.was).removeprefix('torch.')}, in which most of "
+            "them would not move; the object now holds them in float32."
+        )
+    for role, policy in shop.policies.items():
+        if policy.adapter:
+            kept = " and trained on" if role == "student" else ""
+            notes.append(f"note: {role}={policy.name!r} is an adapter; it is merged into its base model{kept}.")
+        if not policy.pads_left:
+            notes.append(
+                f"note: {role}={policy.name!r} reads padding as text, so only prompts of one length are written for "
+                "together, which is slower."
+            )
+    if left_out := losses_left_out(student.model):
+        notes.append(
+            f"note: the student's config.json asks for a loss of its own ({', '.join(left_out)}), which is not added; "
+            "watch that its experts stay in use, or train adapters (lora_rank)."
+        )
+    return notes
+
+
 def few_problems(task: Task, size: int) -> list[str]:
     """A word where a task holds out so little that its accuracy says nothing."""
     n = len(task.test)
@@ -199,7 +227,11 @@ def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy
             template_file(text, setting)  # before a model is loaded
     models = {role: _own(model, role, models) for role, model in models.items()}
     policies = {"student": load_policy(models.get("student", config.student), "student", **shared)}
-    tokenizer = policies["student"].tokenizer
+    student = policies["student"]
+    tokenizer = student.tokenizer
+    refuse_quantised(student.model, f"student={student.name!r}", config.lora_rank)
+    if not config.lora_rank:  # before the reference copies it
+        student.was = hold_in_full(student.model)
     if config.teacher or "teacher" in models:
         policies["teacher"] = load_policy(models.get("teacher", config.teacher or ""), "teacher", **shared)
         if config.teacher_template:

@@ -14,19 +14,16 @@ import torch
 
 from ..axes.reader import Blend
 from ..axes.rewrite import Once, Patch, Recast, Refine, Select
-from ..axes.source import Data, Either, Resample, Sample, Source
-from ..errors import LimbeckError
+from ..axes.source import Data, Either, Resample, Sample, Source, hand
+from ..errors import LimbeckError, number
 from ..refusals import walk
 from ..tasks import Verdict
-from ..types import DATA, STUDENT, TEACHER, Prompt, Rollout, concatenate
+from ..types import DATA, Prompt, Rollout, concatenate
 from .desk import Desk
 from .frame import of_prompt, shown
 from .rows import Row, assemble, single
 from .sampler import Law, Written, generate
 from .templates import block
-
-OWN = ("student", "init", "ref")
-"""Roles that write in the student's hand: its weights, now or before."""
 
 Groups = list[list[Row]]
 """Rows of one source; a group is what one prompt gave."""
@@ -106,7 +103,7 @@ def written(source: Source, pen: Pen, prompts: Sequence[Prompt] | None) -> Group
         case Sample():
             return sampled(source, pen, pen.take() if prompts is None else prompts)
         case Either():
-            heads = _coin(pen.desk.feeds["task"].seed, pen.step, pen.name) < source.chance.now(pen.step, pen.numbers)
+            heads = _coin(pen.desk.feeds["task"].seed, pen.step, pen.name) < _chance(source, pen)
             return written(source.a if heads else source.b, pen, prompts)
         case Resample():
             return rewrite.resampled(source, pen)
@@ -121,6 +118,13 @@ def written(source: Source, pen: Pen, prompts: Sequence[Prompt] | None) -> Group
         case Recast():
             return rewrite.recast(source, pen)
     raise LimbeckError(f"source {pen.name}={source}: the engine has no writer for {type(source).__name__}.")
+
+
+def _chance(source: Either, pen: Pen) -> float:
+    """The present chance of a coin; a controller may have moved it anywhere."""
+    chance = source.chance.now(pen.step, pen.numbers)
+    number(f"the chance of either ({source.chance}) at step {pen.step}", chance, 0, 1, ends=True)
+    return chance
 
 
 def _coin(seed: int, step: int, name: str) -> float:
@@ -149,15 +153,15 @@ def sampled(source: Sample, pen: Pen, prompts: Sequence[Prompt]) -> Groups:
 
 
 def law_of(source: Sample, desk: Desk) -> Law:
-    """Who writes."""
+    """Who writes, each reader at its own temperature and all at the source's on top."""
     parts = source.reader.parts if isinstance(source.reader, Blend) else ((source.reader, 1.0),)
-    return Law(tuple((desk.policy(reader.role), weight) for reader, weight in parts), source.tau)
+    policies = tuple((desk.policy(reader.role), weight) for reader, weight in parts)
+    return Law(policies, source.tau, tuple(reader.tau for reader, _ in parts))
 
 
 def author_of(source: Sample) -> int:
     """Whose hand it is in the record."""
-    readers = source.reader.readers if isinstance(source.reader, Blend) else (source.reader,)
-    return STUDENT if any(r.follow is not None or r.role in OWN for r in readers) else TEACHER
+    return hand(source.reader.readers if isinstance(source.reader, Blend) else (source.reader,))
 
 
 def limit_of(source: Sample, pen: Pen) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..math.statistic import Statistic, Support, Target, with_tail
+from ..math.statistic import Statistic, Support, Target, flow_of, with_tail
 from ..types import Carrier, Dense, Head, Hidden, Mixture, TopK
 
 TILE_ELEMENTS = 1 << 22
@@ -35,7 +35,8 @@ class Ask:
         statistic: what is asked.
         rows: int64, sorted rows of the carrier, or None for all N.
         target: the other law's payload, aligned with the carrier's rows, or None.
-        tau: temperature that divides the logits of both sides.
+        tau: temperature that divides the student's logits.
+        target_tau: temperature that divides the target's; None takes ``tau``.
         support: entries that the student chooses, row by row; those that a target chose come with its payload.
     """
 
@@ -44,6 +45,12 @@ class Ask:
     target: Carrier | Mixture | None = None
     tau: float = 1.0
     support: Support | None = None
+    target_tau: float | None = None
+
+    @property
+    def heat(self) -> float:
+        """The target's temperature, on top of those of a mixture's parts."""
+        return self.tau if self.target_tau is None else self.target_tau
 
 
 Objective = Callable[[list[Tensor], list[slice]], Tensor]
@@ -171,10 +178,10 @@ class _Tile:
 
     def _target_law(self, ask: Ask, rows: Tensor, mine: Tensor) -> Target:
         """The target's law on this tile; questions about one target on the same rows share it."""
-        key = (id(ask.target), ask.tau, id(rows), ask.support)
+        key = (id(ask.target), ask.heat, id(rows), ask.support)
         if key not in self.laws:
             assert ask.target is not None
-            law = _target(ask.target, mine, ask.tau, self.plan)
+            law = _target(ask.target, mine, ask.heat, self.plan)
             self.laws[key] = law if ask.support is None else self._supported(law, ask.support, ask.tau, mine)
         return self.laws[key]
 
@@ -202,7 +209,7 @@ class _Tile:
             if cotangent is None:
                 continue
             _, local, arguments = self.answer(i)
-            flow = ask.statistic.flow(*arguments)
+            flow = flow_of(ask.statistic, *arguments)
             grad = flow - arguments[0].exp() * flow.sum(-1, keepdim=True)
             grad = grad * (cotangent.to(grad.dtype) / ask.tau).unsqueeze(-1)
             if local is None:
@@ -229,7 +236,7 @@ def _target(carrier: Carrier | Mixture, rows: Tensor, tau: float, plan: _Plan) -
 
 def _mixed(mixture: Mixture, rows: Tensor, tau: float, plan: _Plan) -> Target:
     """A law made of others: their probabilities added, or their log-probs added and normalised."""
-    laws = [(_target(part, rows, tau, plan).logp, weight) for part, weight in mixture.parts]
+    laws = [(_target(part, rows, tau * own, plan).logp, weight) for part, weight, own in mixture.parts]
     if mixture.space == "prob":
         return Target(torch.stack([logp + math.log(weight) for logp, weight in laws if weight > 0]).logsumexp(0))
     # An entry that one law excludes stays excluded: 0 times -inf is no number.
@@ -349,18 +356,20 @@ class _Fused(torch.autograd.Function):
         return *ctx.gradients.result(upstream[0]), None, None
 
 
-def drawn_rows(carrier: Dense | Hidden, tile: int | None = None) -> Tensor:
-    """One id of each row, drawn from its law, int64 ``[N, 1]``."""
+def drawn_rows(carrier: Dense | Hidden, tile: int | None = None, tau: float = 1.0) -> Tensor:
+    """One id of each row, drawn from its law at a temperature, int64 ``[N, 1]``."""
     x, weight, bias, plan = _plan(carrier, torch.zeros(0, dtype=torch.int64), [], tile)
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         rows = torch.arange(x.shape[0], device=x.device).split(plan.tile)
-        laws = (_logits(x[r], weight, bias, plan.scale, plan.softcap, plan.dtype).softmax(-1) for r in rows)
+        laws = (_logits(x[r], weight, bias, plan.scale, plan.softcap, plan.dtype).div(tau).softmax(-1) for r in rows)
         ids = [torch.multinomial(law, 1) for law in laws if law.numel()]
     return torch.cat(ids) if ids else torch.zeros(0, 1, dtype=torch.int64, device=x.device)
 
 
-def top_k_rows(carrier: Dense | Hidden, k: int, tile: int | None = None) -> tuple[Tensor, Tensor]:
+def top_k_rows(carrier: Dense | Hidden, k: int, tile: int | None = None, tau: float = 1.0) -> tuple[Tensor, Tensor]:
     """The k likeliest ids of each row and their log-probs over the full vocabulary, without gradient.
+
+    The log-probs are those of ``softmax(logits / tau)``.
 
     Returns:
         ``ids_NK`` int64 and ``logp_NK`` in the accumulation dtype, likeliest first.
@@ -369,7 +378,7 @@ def top_k_rows(carrier: Dense | Hidden, k: int, tile: int | None = None) -> tupl
     ids, logps = [], []
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         for rows in torch.arange(x.shape[0], device=x.device).split(plan.tile):
-            logq = _logits(x[rows], weight, bias, plan.scale, plan.softcap, plan.dtype).log_softmax(-1)
+            logq = _logits(x[rows], weight, bias, plan.scale, plan.softcap, plan.dtype).div(tau).log_softmax(-1)
             top = logq.topk(min(k, plan.vocabulary), dim=-1)
             ids.append(top.indices)
             logps.append(top.values)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LimbeckError, nearest, number, shown
+from .autograd import flow_by_autograd
 
 _LOG_U_LIMIT = 60.0  # exp(60) is finite in float32 and its square is not needed anywhere
 
@@ -63,11 +64,12 @@ class Divergence:
 
     def cells(self, logq: Tensor, logp: Tensor) -> Tensor:
         """p f(u), one non-summed entry per vocabulary item."""
-        raise NotImplementedError
+        del logq, logp
+        raise LimbeckError(f"{self.label} has no value; write its cells(logq, logp), or its value(logq, logp).")
 
     def flow(self, logq: Tensor, logp: Tensor) -> Tensor:
-        """q f'(u) per vocabulary item."""
-        raise NotImplementedError
+        """q f'(u) per vocabulary item; by autograd of the value where a divergence has no closed form of its own."""
+        return flow_by_autograd(lambda x: self.value(x, logp), logq)
 
     def value(self, logq: Tensor, logp: Tensor) -> Tensor:
         """The divergence of each row, ``[...]`` from ``[..., V]``, in nats."""
@@ -389,7 +391,7 @@ class Renyi(Divergence):
     """Renyi divergence of order a: log(sum q^a p^(1-a)) / (a-1). Not an f-divergence: its slope holds a row total.
 
     Its policy gradient is ``-(a/(a-1)) u^(a-1) / M`` with ``M = E_q[u^(a-1)] = 1 + a(a-1) D_alpha`` of the same row,
-    which no single sampled token knows; ``axes.vec.divergence_advantage`` reads M from the full rows.
+    which no single sampled token knows; ``axes.signal.divergence_advantage`` reads M from the full rows.
     """
 
     alpha: float = 0.5

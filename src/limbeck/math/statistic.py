@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LimbeckError, whole
+from .autograd import flow_by_autograd
 from .divergence import Divergence
 
 
@@ -112,6 +113,19 @@ class InTop:
 
 
 Statistic = LogProb | Entropy | Distance | InTop
+
+
+def flow_of(statistic: Statistic, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
+    """A statistic's closed form; by autograd of its value where it has none."""
+    closed = getattr(statistic, "flow", None)
+    if closed is not None:
+        try:
+            found: Tensor = closed(logq_nV, label_n, target)
+        except NotImplementedError:
+            pass
+        else:
+            return found
+    return flow_by_autograd(lambda x: statistic.value(x, label_n, target), logq_nV)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from ..axes import (
 )
 from ..axes.context import named, tried_again
 from ..axes.scalar import scalar
+from ..axes.signal import ratio_of
 from ..errors import number, whole
 from ..math.divergence import chi2, rkl
 from ..method import Method, Sum, Term
@@ -74,7 +75,7 @@ def pi_distill(
     hinted = Term(A, clip(clip_range), on("hinted")) + beta * Term(
         logp(student.given(plain)), sampled("k3", ratio=True), on("hinted")
     )
-    moved = (logp(old) - logp(writer)).total.exp()
+    moved = ratio_of((logp(old) - logp(writer)).total)
     bare = Term(A * moved, reinforce, on("plain")) + 0.5 * beta * Term(logp(writer), sampled(chi2), on("plain"))
     sources = {"plain": sample(student.given(c), group), "hinted": recast("plain", c)}
     return Method(sources, alpha * hinted + (1.0 - alpha) * bare, token_mean)

@@ -235,7 +235,7 @@ def _by_confidence(teachers: tuple[str, ...], rounds: int, tau: float) -> list[V
 
 
 def _share(k: int, stated: list[Vec], tau: float) -> Vec:
-    """The k-th of softmax(stated / 100 tau): in differences, because ``exp`` holds what it raises within ±20."""
+    """The k-th of softmax(stated / 100 tau): in differences, so that only what is tiny can overflow."""
     inverse = vec(1.0)
     for j, s in enumerate(stated):
         if j != k:
