@@ -22,6 +22,7 @@ from .checks import arguments_of, check_models, check_served, data_names, lackin
 from .config import RunConfig
 from .desk import Desk
 from .feed import Feed
+from .forecast import too_short, unfamiliar
 from .model_checks import checkpointing, hold_in_full, losses_left_out, refuse_chance, refuse_quantised
 from .models import Policy, add_lora, freeze, load_policy, own_end, share_vocabulary, speaking
 from .prompts import check_prompts
@@ -147,6 +148,7 @@ def notices(shop: Workshop) -> list[str]:
     """What is allowed and worth knowing before the first step."""
     student, teacher = shop.student, shop.policies.get("teacher")
     few = [*shop.read, *few_problems(shop.desk.tasks["task"], shop.config.eval_size), *lineage.consistency(shop)]
+    few += [*too_short(shop.desk), *unfamiliar(shop.desk, shop.config)]
     few += [*same_for_all(shop.method, shop.desk.blocks), *lacking(shop.method, shop.desk.tasks["task"])]
     return [*few, *_of_models(shop), *_ends(student, teacher)]
 
