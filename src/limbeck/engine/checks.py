@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ..axes.context import WRITTEN, Context
 from ..axes.leaves import Column
 from ..axes.reader import Reader
-from ..axes.rewrite import Once, stored
-from ..axes.source import Data, Sample
+from ..axes.rewrite import Once, Patch, Recast, Select, stored
+from ..axes.source import Data, Resample, Sample
 from ..errors import LimbeckError, nearest
 from ..method import Method, Term
 from ..refusals import CLOCKS, DERIVED
@@ -56,6 +56,16 @@ def samples(method: Method) -> list[Sample]:
 def arguments_of(config: RunConfig) -> Mapping[str, object]:
     """The registered method's arguments; a value that is not registered has none."""
     return REGISTRY[config.method].arguments if config.method in REGISTRY else {}
+
+
+def reads_verdicts(method: Method) -> bool:
+    """Whether a method's terms, contexts or sources look at what a verifier says."""
+    looked_at = {field for context in method.contexts for field in context.fields} | method.fields
+    parts = method.sources_within
+    judged = [v for p in parts if isinstance(p, Select) for v in p.by]
+    judged += [p.until for p in parts if isinstance(p, Resample)] + [p.when for p in parts if isinstance(p, Patch)]
+    judged += [v for p in parts if isinstance(p, Recast) for v in (p.keep, *(v for _, v in p.carry)) if v is not None]
+    return bool((looked_at | {f for v in judged for f in v.fields}) & (_JUDGED | {"feedback"}))
 
 
 # ---------------------------------------------------------------- tasks

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from ..axes.scalar import Anneal, Constant, Linear, Scalar, Stairs
 from ..errors import LimbeckError, nearest
+from ..limits import VERIFY_SECONDS
 from ..registry import Recipe, get
 
 
@@ -54,6 +55,8 @@ class RunConfig(BaseModel):
 
     lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank (PEFT); 0 trains all weights")
     lora_alpha: int = Field(32, gt=0, description="LoRA scale numerator")
+
+    verify_seconds: float = Field(VERIFY_SECONDS, gt=0, le=86400, description="time a verifier has for one response")
 
     eval_every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")
     eval_size: int = Field(200, ge=0, description="held-out problems an evaluation; 0: no evaluation")

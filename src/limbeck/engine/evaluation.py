@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..axes.ladder import Ladder
 from ..axes.source import Sample, sample
+from ..errors import LimbeckError, shown
 from ..evaluate import wilson
 from ..kernels.tiles import Ask, statistics
 from ..math.divergence import fkl, rkl
@@ -56,15 +57,24 @@ class Evaluator:
 
     def measure(self) -> dict[str, Any]:
         """Greedy accuracy, and statistics over the student's greedy responses; keys that are not known are absent."""
-        student = self.desk.policies["student"]
+        student, unjudged = self.desk.policies["student"], self.desk.unjudged
+        before = len(unjudged)
         record = self._greedy(student, STUDENT)
+        failed = len(unjudged) - before
+        if failed == len(self.prompts):
+            raise LimbeckError(
+                f"the verifier of {shown(self.task.name)} judged no response of the evaluation ({failed} of them; the "
+                f"first: {unjudged[before]}); mend the verifier, give it more time (verify_seconds), or set eval_size=0."
+            )
+        del unjudged[before:]  # what is counted of a step is the step's own
         out: dict[str, Any] = {"n": len(self.prompts), "length": float(record.length_B.double().mean())}
         if "reward" in self.task.serves:
             right = {id(p) for p, c in zip(record.prompts, record.correct_B.tolist(), strict=True) if c}
             correct = [int(id(p) in right) for p in self.prompts]  # a broken episode is a failed one
             low_high = wilson(sum(correct), len(correct))
             out |= {"accuracy": low_high.mean, "low": low_high.low, "high": low_high.high}
-            out |= {"reward": float(record.reward_U.double().mean()), "correct": correct}
+            out |= {"reward": float(record.reward_U.double().nanmean()), "correct": correct}
+            out |= {"verifier_failed": failed} if failed else {}
         stats = self.statistics(record)
         out |= {name: float(values.double().mean()) for name, values in stats.items() if name != "logp"}
         if "episodes" in self.task.serves:

@@ -22,7 +22,7 @@ from .frame import behind, of_record
 from .rows import Piece, Row, assemble, from_json, single, to_json
 from .sampler import Law, generate
 from .templates import block, fill
-from .write import OWN, Groups, Pen, judge, written
+from .write import OWN, Groups, Pen, judge, kept, written
 
 
 def evaluate(v: Vec, record: Rollout, desk: Desk, step: int, rung: Rung) -> Tensor:
@@ -140,13 +140,13 @@ def refined(source: Refine, pen: Pen, prompts: Sequence[Prompt] | None) -> Group
         seen.append(desk.render(behind(prompt, blocks), reader.role, what, desk.max_tokens))
     texts = generate(Law(((desk.policy(reader.role), 1.0),), source.tau), seen, desk.max_tokens, desk.batch)
     author = TEACHER if reader.follow is None and reader.role not in OWN else STUDENT
-    rows = []
+    rows: list[Row | None] = []
     for prompt, w, k in zip(record.prompts, texts, known, strict=True):
         verdict = judge(desk, prompt, w) if source.check else None
         new = single(prompt, desk.prompt_ids(prompt), w.ids, w.logp, author, w.truncated, verdict)
-        rows.append(replace(new, draft=str(k["reply"])))
+        rows.append(replace(new, draft=str(k["reply"])) if kept(desk, verdict) else None)
     ends = iter(rows)
-    return [[next(ends) for _ in group] for group in drafts]
+    return [[row for row in [next(ends) for _ in group] if row is not None] for group in drafts]
 
 
 def recast(source: Recast, pen: Pen) -> Groups:

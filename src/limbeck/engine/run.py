@@ -161,7 +161,7 @@ class _Run:
         student.scorer, self.optimizer = self.accelerator.prepare(student.scorer, optimizer)
         self.loop = Loop(self.shop, self.optimizer)
         self.journal = Journal(out)
-        self._told_of_death = False
+        self._told_of_death = self._told_of_silence = False
         self.evaluator = Evaluator(self.shop.desk, config.eval_size, config.micro_tokens)
 
     def start(self, command: str) -> Result:
@@ -249,6 +249,15 @@ class _Run:
             self.console.print(
                 f"note: {metrics['episodes_died']} episodes of step {step} were broken off by their environment "
                 f"({self.shop.desk.last_death}) and dropped; episodes_died in metrics.jsonl goes on counting.",
+                style="yellow",
+                highlight=False,
+            )
+        if metrics.get("verifier_failed") and not self._told_of_silence:
+            self._told_of_silence = True
+            self.console.print(
+                f"note: the verifier judged {metrics['verifier_failed']} responses of step {step} not at all "
+                f"({self.shop.desk.last_unjudged or 'in another process'}); verifier_failed in metrics.jsonl goes on "
+                "counting.",
                 style="yellow",
                 highlight=False,
             )
