@@ -20,7 +20,7 @@ RENDER_SECONDS = 10.0
 RENDER_MB = 1024
 """MiB that rendering one template may take besides what the process holds."""
 
-# A signal that programs leave alone: math-verify stops itself by SIGALRM, and schedulers send SIGUSR1. Windows has none.
+# A signal that programs leave alone: math-verify uses SIGALRM, and schedulers send SIGUSR1. Windows has none.
 _SIGNAL: int | None = getattr(signal, "SIGVTALRM", None) if hasattr(signal, "pthread_kill") else None
 _AGAIN = 1.0
 

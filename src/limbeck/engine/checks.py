@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Models = Mapping[str, object]
 
+MOST_RESPONSES = 2**22
+"""Of a step, over all processes."""
+
 LOOKED_AT = 2000
 """Prompts in which a privileged text is looked for."""
 
@@ -88,9 +91,47 @@ def check_served(config: RunConfig, method: Method, tasks: Mapping[str, Task]) -
                 f"{config.method} reads {service} from {tasks[which].name!r}, which serves {offers}; "
                 f"{_REMEDIES[service]}."
             )
+    _check_datasets(config, method)
+    _check_size(config, method)
+    _check_columns(config, method, tasks["task"])
     _check_turns(config, method, tasks["task"])
     _check_evidence(config.method, method, tasks["task"])
     _check_templates(config, method, tasks["task"])
+
+
+def _check_datasets(config: RunConfig, method: Method) -> None:
+    """Data sets that nobody reads."""
+    names = data_names(method) - {"task"}
+    for name in config.datasets:
+        if name not in names:
+            reads = f"it reads {', '.join(sorted(names))}" if names else "it reads none but the task"
+            raise LimbeckError(
+                f"datasets.{name} is nothing that {config.method} reads{nearest(name, names)}; {reads}, so leave it "
+                "out."
+            )
+
+
+def _check_size(config: RunConfig, method: Method) -> None:
+    """A batch must be something that a machine can hold."""
+    for sample in samples(method):
+        if config.prompts * sample.n > MOST_RESPONSES:
+            raise LimbeckError(
+                f"prompts={config.prompts} with {sample.n} responses to each are {config.prompts * sample.n:,} responses "
+                f"a step, more than {MOST_RESPONSES:,}; give fewer."
+            )
+
+
+def _check_columns(config: RunConfig, method: Method, task: Task) -> None:
+    """Numbers that come with the data must come with it; those that a source makes itself are made later."""
+    parts = method.sources_within
+    made = {name for part in parts if isinstance(part, Recast) for name, _ in part.carry}
+    made |= {stored(part.score) for part in parts if isinstance(part, Once) and part.score is not None}
+    asked = {node.name for _, term in method.parts for v in term.vecs for node in v.walk() if isinstance(node, Column)}
+    for name in sorted(asked - made):
+        raise LimbeckError(
+            f"{config.method} reads the column {name!r}, which none of its sources makes; carry it there (recast(..., "
+            f"carry=...)), or leave it out: {task.name!r} cannot give it."
+        )
 
 
 def _check_turns(config: RunConfig, method: Method, task: Task) -> None:
@@ -110,9 +151,18 @@ def _check_evidence(name: str, method: Method, task: Task) -> None:
         missing = [field for field in context.reads if not _gives(task, field, _answered(context))]
         if missing and (context.enough == "all" or len(missing) == len(context.reads)):
             raise LimbeckError(
-                f"{name} shows {' or '.join(missing)} to its teacher (context {context.name!r}), but {task.name!r} "
+                f"{name} shows {' or '.join(missing)} to {_reader_of(context, method)} (context {context.name!r}), but {task.name!r} "
                 f"gives none; {_remedy(task, missing[0])}, or take another context."
             )
+
+
+def _reader_of(context: Context, method: Method) -> str:
+    """Who sees a context, in words."""
+    seen = {r.role for r in method.views if context in r.context}
+    seen |= {r.role for part in method.sources_within for r, _ in part.needs if context in r.context}
+    if not seen or any(role.partition("(")[0] in (*DERIVED, "old", "init") for role in seen):
+        return "its student" if len(seen) < 2 else "its student and others"
+    return " and ".join(f"its {'reference' if role == 'ref' else role}" for role in sorted(seen))
 
 
 def _remedy(task: Task, field: str) -> str:

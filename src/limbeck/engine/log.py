@@ -163,10 +163,10 @@ def read_run(out: Path) -> dict[str, Any]:
 def progress_bar(console: Console) -> Progress:
     """The bar of a run."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
         console=console,
         transient=False,

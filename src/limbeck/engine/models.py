@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .. import embedded
 from ..errors import LimbeckError
+from ..limits import rendered
 from ..tasks.base import found
 from ..types import Dense, Head, Hidden
 from . import hub
@@ -266,11 +267,20 @@ def _template(tokenizer: PreTrainedTokenizerBase, template: str | None, name: st
     return None
 
 
+LONGEST = 10_000_000
+"""Characters of a rendered conversation; no model reads as many."""
+
+
 def render_text(policy: Policy, messages: list[dict[str, str]]) -> str:
     """A conversation as its chat template writes it, ready for the assistant's reply."""
     try:
-        text = policy.tokenizer.apply_chat_template(
-            messages, chat_template=policy.template, add_generation_prompt=True, tokenize=False
+        return rendered(
+            lambda: str(
+                policy.tokenizer.apply_chat_template(
+                    messages, chat_template=policy.template, add_generation_prompt=True, tokenize=False
+                )
+            ),
+            LONGEST,
         )
     except Exception as e:  # a template is a program, and may fail as any does
         said = next(iter(str(e).splitlines()), type(e).__name__).rstrip(".")
@@ -278,7 +288,6 @@ def render_text(policy: Policy, messages: list[dict[str, str]]) -> str:
             f"the chat template of {policy.name!r} cannot render {str(messages)[:80]} ({said}); give "
             "another with --set template=FILE.jinja or template=plain."
         ) from None
-    return str(text)
 
 
 def render(policy: Policy, messages: list[dict[str, str]]) -> list[int]:

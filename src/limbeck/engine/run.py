@@ -18,6 +18,7 @@ from ..errors import LimbeckError, nearest
 from ..explain import explain
 from ..method import Method
 from ..tasks import Task
+from ..terminal import as_text, screen
 from . import checkpoint, lineage
 from .checks import check_models
 from .config import RunConfig, checked
@@ -150,9 +151,11 @@ class _Run:
             project_dir=str(out / "trackers"),
         )
         torch.manual_seed(config.seed)  # adapters are initialised at random
-        self.console = console or Console(stderr=True, quiet=not self.accelerator.is_main_process)
+        self.console = screen(console, stderr=True, quiet=not self.accelerator.is_main_process)
         with self.console.status("loading models") as status:
-            self.shop: Workshop = open_workshop(config, method, tasks, models, self.accelerator, status.update)
+            self.shop: Workshop = open_workshop(
+                config, method, tasks, models, self.accelerator, lambda said: status.update(as_text(said))
+            )
         for sentence in notices(self.shop):
             self.console.print(sentence, style="yellow", highlight=False)
         student = self.shop.student

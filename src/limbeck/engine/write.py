@@ -95,8 +95,8 @@ def refuse_all_dead(pen: Pen, groups: Groups, which: str) -> None:
     if pen.desk.unjudged and not pen.died:
         raise LimbeckError(
             f"the verifier of {shown(pen.desk.tasks['task'].name)} judged no response {which} "
-            f"({len(pen.desk.unjudged)} of them; the first: {pen.desk.unjudged[0]}), so there is nothing to learn from; "
-            "mend the verifier, or give it more time (verify_seconds)."
+            f"({len(pen.desk.unjudged)} of them; the first: {pen.desk.unjudged[0]}), so there is nothing to learn "
+            "from; mend the verifier, or give it more time (verify_seconds)."
         )
     if pen.died:
         raise LimbeckError(

@@ -24,6 +24,7 @@ from limbeck.report.charts import (
     named_intervals,
 )
 from limbeck.report.data import RunData, load_run, number
+from limbeck.terminal import printable
 
 Run = RunData | Path | str
 
@@ -48,7 +49,7 @@ def picture(runs: Run | Iterable[Run], path: Path | str, names: Sequence[str] | 
     loaded = [run if isinstance(run, RunData) else load_run(run) for run in given]
     if not loaded:
         raise LimbeckError("runs is empty, but a picture needs at least one run")
-    labels = [run.name for run in loaded] if names is None else list(names)
+    labels = [printable(name) for name in ([run.name for run in loaded] if names is None else names)]
     if len(labels) != len(loaded):
         raise LimbeckError(f"names has {len(labels)} entries for {len(loaded)} runs; give one a run")
     draft = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")

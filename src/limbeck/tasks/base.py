@@ -93,8 +93,8 @@ def judged(task: Task, prompt: Prompt, text: str, seconds: float = VERIFY_SECOND
     if wrong:
         raise LimbeckError(
             f"the verifier of {shown(task.name)} {wrong} to a response to prompt {shown(prompt.id)} "
-            f"({text[:60]!r}); have it return Verdict(reward, correct), with a finite number and true or false, or None "
-            "where it cannot judge."
+            f"({text[:60]!r}); have it return Verdict(reward, correct), with a finite number and true or false, or "
+            "None where it cannot judge."
         )
     assert isinstance(said, Verdict)
     return Verdict(float(said.reward), bool(said.correct), said.feedback)
