@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..axes.context import WRITTEN, Context
-from ..axes.leaves import Column
+from ..axes.leaves import Column, Tagged
 from ..axes.reader import Reader
 from ..axes.rewrite import Once, Patch, Recast, Select, stored
 from ..axes.source import Data, Resample, Sample
@@ -116,8 +116,8 @@ def _check_size(config: RunConfig, method: Method) -> None:
     for sample in samples(method):
         if config.prompts * sample.n > MOST_RESPONSES:
             raise LimbeckError(
-                f"prompts={config.prompts} with {sample.n} responses to each are {config.prompts * sample.n:,} responses "
-                f"a step, more than {MOST_RESPONSES:,}; give fewer."
+                f"prompts={config.prompts} with {sample.n} responses to each are {config.prompts * sample.n:,} "
+                f"responses a step, more than {MOST_RESPONSES:,}; give fewer."
             )
 
 
@@ -125,13 +125,25 @@ def _check_columns(config: RunConfig, method: Method, task: Task) -> None:
     """Numbers that come with the data must come with it; those that a source makes itself are made later."""
     parts = method.sources_within
     made = {name for part in parts if isinstance(part, Recast) for name, _ in part.carry}
+    made |= {name for c in method.contexts for name in (c.column, *(ask.name for ask in c.asks))}
     made |= {stored(part.score) for part in parts if isinstance(part, Once) and part.score is not None}
-    asked = {node.name for _, term in method.parts for v in term.vecs for node in v.walk() if isinstance(node, Column)}
+    nodes = [node for _, term in method.parts for v in term.vecs for node in v.walk()]
+    asked = {node.name for node in nodes if isinstance(node, Column)}
     for name in sorted(asked - made):
         raise LimbeckError(
             f"{config.method} reads the column {name!r}, which none of its sources makes; carry it there (recast(..., "
             f"carry=...)), or leave it out: {task.name!r} cannot give it."
         )
+    tagged = {
+        node.column for _, term in method.parts for v in term.vecs for node in v.walk() if isinstance(node, Tagged)
+    }
+    for name in sorted(tagged if data_names(method) <= {"task"} else ()):
+        lacks = next((prompt for prompt in _looked_at(task) if name not in prompt.columns), None)
+        if lacks is not None:
+            raise LimbeckError(
+                f"{config.method} reads the column {name!r} of every prompt, but prompt {lacks.id!r} of {task.name!r} "
+                "has none; add it to the data."
+            )
 
 
 def _check_turns(config: RunConfig, method: Method, task: Task) -> None:
@@ -151,8 +163,8 @@ def _check_evidence(name: str, method: Method, task: Task) -> None:
         missing = [field for field in context.reads if not _gives(task, field, _answered(context))]
         if missing and (context.enough == "all" or len(missing) == len(context.reads)):
             raise LimbeckError(
-                f"{name} shows {' or '.join(missing)} to {_reader_of(context, method)} (context {context.name!r}), but {task.name!r} "
-                f"gives none; {_remedy(task, missing[0])}, or take another context."
+                f"{name} shows {' or '.join(missing)} to {_reader_of(context, method)} (context {context.name!r}), but "
+                f"{task.name!r} gives none; {_remedy(task, missing[0])}, or take another context."
             )
 
 

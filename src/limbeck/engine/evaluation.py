@@ -64,7 +64,8 @@ class Evaluator:
         if failed == len(self.prompts):
             raise LimbeckError(
                 f"the verifier of {shown(self.task.name)} judged no response of the evaluation ({failed} of them; the "
-                f"first: {unjudged[before]}); mend the verifier, give it more time (verify_seconds), or none (eval_size=0)."
+                f"first: {unjudged[before]}); mend the verifier, give it more time (verify_seconds), or set "
+                "eval_size=0."
             )
         del unjudged[before:]  # what is counted of a step is the step's own
         out: dict[str, Any] = {"n": len(self.prompts), "length": float(record.length_B.double().mean())}

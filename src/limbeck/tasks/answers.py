@@ -18,7 +18,7 @@ _LONGEST_EXPRESSION = 200
 _PARSE_SECONDS = 5
 # Of a wrong answer in feedback, in characters.
 _LONGEST_QUOTE = 80
-# Of the product of all numbers in exponents: what a tower of powers, however it is written, may at most multiply out to.
+# Of the product of all numbers in exponents: what a tower of powers, however it is written, may multiply out to.
 _LARGEST_POWER = 10_000
 _POWER = re.compile(r"\^|\*\*")
 # Factorials, and sums, products and binomials up to a large number: computing them takes forever.

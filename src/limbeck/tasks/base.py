@@ -270,6 +270,10 @@ def refuse_if_over(over: bool) -> None:
         raise RuntimeError("the episode is over: open another one")
 
 
+LARGEST_COUNT = 10_000_000
+"""Of problems, turns and the like: their order is held in memory, and a file of as many is none that we make."""
+
+
 def whole_number(task: str, field: str, value: object, least: int) -> int:
     """The value of an option that counts something.
 
@@ -277,7 +281,9 @@ def whole_number(task: str, field: str, value: object, least: int) -> int:
         LimbeckError: not a whole number of at least ``least``.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise LimbeckError(f"{field} of task {task!r} is {value!r}, give a whole number of at least {least}.")
+        raise LimbeckError(f"{field} of task {task!r} is {shown(value)}, give a whole number of at least {least}.")
+    if field != "seed" and value > LARGEST_COUNT:
+        raise LimbeckError(f"{field} of task {task!r} is {value:,}, give at most {LARGEST_COUNT:,}.")
     return value
 
 
@@ -288,5 +294,5 @@ def yes_or_no(task: str, field: str, value: object) -> bool:
         LimbeckError: neither true nor false.
     """
     if not isinstance(value, bool):
-        raise LimbeckError(f"{field} of task {task!r} is {value!r}, give true or false.")
+        raise LimbeckError(f"{field} of task {task!r} is {shown(value)}, give true or false.")
     return value
