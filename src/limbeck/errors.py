@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 class LimbeckError(ValueError):
     """A user's mistake, told in one sentence that names the field, the value and the remedy.
 
-    The command line prints the sentence without a traceback and exits with status 2. A word of hundreds of letters in
+    The command line prints the sentence without a traceback and exits with status 2. A word of thousands of letters in
     it, which somebody gave as a name or a value, is clipped.
     """
 
@@ -23,12 +23,12 @@ class LimbeckError(ValueError):
         super().__init__(clipped(str(sentence)), *further)
 
 
-_LONGEST_WORD, _LONGEST_SENTENCE = 300, 6000
+_LONGEST_WORD, _LONGEST_SENTENCE = 1000, 6000
 _LONG = re.compile(rf"\S{{{_LONGEST_WORD},}}")
 
 
 def clipped(text: str) -> str:
-    """The text without the middle of words of hundreds of letters, and of what is longer than any sentence."""
+    """The text without the middle of words of thousands of letters, and of what is longer than any sentence."""
     text = _LONG.sub(lambda found: f"{found[0][:60]}...{found[0][-20:]}", text)
     if len(text) > _LONGEST_SENTENCE:
         text = f"{text[: _LONGEST_SENTENCE // 2]} ... {text[-_LONGEST_SENTENCE // 2 :]}"
@@ -43,8 +43,9 @@ def quoted(text: object) -> str:
 
 def nearest(word: object, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the closest known name, or an empty string."""
-    short = isinstance(word, str) and len(word) <= 100
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5) if short else []
+    if not isinstance(word, str) or len(word) > 100:
+        return ""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 

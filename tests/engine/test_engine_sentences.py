@@ -13,6 +13,7 @@ from limbeck import LimbeckError
 from limbeck.axes.signal import column
 from limbeck.cli.settings import run_config
 from limbeck.engine import configure, run_pipeline
+from limbeck.engine.checks import _reader_of
 from limbeck.engine.config import RunConfig, load_toml
 from limbeck.engine.setup import build_method, prepare_tasks
 from limbeck.tasks import load_task
@@ -82,3 +83,10 @@ def test_a_column_that_nothing_makes_is_refused_at_the_start(shelf: Shelf) -> No
     config = configure("grpo", shelf.settings("grpo"))
     with pytest.raises(LimbeckError, match="reads the column 'difficulty', which none of its sources makes"):
         prepare_tasks(config, method)
+
+
+@pytest.mark.parametrize(("method", "who"), [("pi_distill", "student"), ("opsd", "teacher"), ("sdpo", "teacher")])
+def test_a_missing_context_names_who_would_see_it(method: str, who: str) -> None:
+    value = build_method(configure(method, {}))
+    (context,) = [c for c in value.contexts if c.reads]
+    assert _reader_of(context, value) == f"its {who}"

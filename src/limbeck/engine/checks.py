@@ -169,12 +169,11 @@ def _check_evidence(name: str, method: Method, task: Task) -> None:
 
 
 def _reader_of(context: Context, method: Method) -> str:
-    """Who sees a context, in words."""
-    seen = {r.role for r in method.views if context in r.context}
-    seen |= {r.role for part in method.sources_within for r, _ in part.needs if context in r.context}
-    if not seen or any(role.partition("(")[0] in (*DERIVED, "old", "init") for role in seen):
-        return "its student" if len(seen) < 2 else "its student and others"
-    return " and ".join(f"its {'reference' if role == 'ref' else role}" for role in sorted(seen))
+    """Who sees a context, in words: whom a loss compares the student with is its teacher, also the student itself."""
+    trained = {c for part in method.sources_within if isinstance(part, Recast) for c in part.given}
+    writers = {r.role for source in method.sources.values() for r, _ in source.needs if context in r.context}
+    own = any(role.partition("(")[0] in (*DERIVED, "old", "init", "ref") for role in writers)
+    return "its student" if context in trained or own else "its teacher"
 
 
 def _remedy(task: Task, field: str) -> str:
