@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import LimbeckError
+from ..terminal import printable
 from .out import print_json
 
 USER_ERROR, BUG, INTERRUPTED, TERMINATED = 2, 1, 130, 143
@@ -123,8 +124,8 @@ def told(e: BaseException) -> tuple[str, int]:
 def tell(e: BaseException, sentence: str, *, as_json: bool) -> None:
     """The sentence on stderr, and as JSON on stdout where that was asked for."""
     if os.environ.get("LIMBECK_DEBUG"):
-        traceback.print_exception(e, file=sys.stderr)
-    typer.echo(f"limbeck: {sentence}", err=True)
+        typer.echo(printable("".join(traceback.format_exception(e))), err=True)
+    typer.echo(f"limbeck: {printable(sentence)}", err=True)
     if as_json and is_main_process():
         print_json({"error": sentence})
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import own_files
-from ..errors import LimbeckError
+from ..errors import LimbeckError, shown
 from ..method import Method
 from ..registry import get
 from .app import is_main_process, several_processes
@@ -41,7 +41,7 @@ def run_config(name: str | None, flags: Mapping[str, Any], file: Path | None, pa
     imports = own_imports(written, given)
     method = next((m for m in (given.get("method"), name, written.get("method")) if m is not None), None)
     if method is not None and not isinstance(method, str):
-        raise LimbeckError(f"method={method!r} is not the name of a method; `limbeck methods` lists them.")
+        raise LimbeckError(f"method={shown(method)} is not the name of a method; `limbeck methods` lists them.")
     if not method:
         raise LimbeckError("a run needs a method: `limbeck train kdrl ...`; `limbeck methods` lists them.")
     known = get(method).arguments
@@ -73,7 +73,9 @@ def _normal(layer: Mapping[str, Any], arguments: Mapping[str, object]) -> Settin
     out = dict(layer)
     own = out.pop("arguments", {})
     if not isinstance(own, Mapping):
-        raise LimbeckError(f"arguments={own!r}: it is a table of the method's arguments; write arguments.name=value.")
+        raise LimbeckError(
+            f"arguments={shown(own)}: it is a table of the method's arguments; write arguments.name=value."
+        )
     moved = {k: out.pop(k) for k in list(out) if k in arguments and k not in RunConfig.model_fields}
     return {**out, "arguments": {**own, **moved}}
 
@@ -94,7 +96,7 @@ def build(name: str, arguments: Mapping[str, Any]) -> Method:
     except LimbeckError:
         raise
     except (TypeError, ValueError, AttributeError) as e:
-        words = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+        words = ", ".join(f"{k}={shown(v)}" for k, v in arguments.items())
         raise LimbeckError(f"{name}({words}): {e}; `limbeck explain {name}` shows what its arguments are.") from e
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..axes.ladder import Ladder
 from ..axes.source import Sample, sample
+from ..errors import LimbeckError, shown
 from ..evaluate import ratio_interval, wilson
 from ..kernels.tiles import Ask, statistics
 from ..math.divergence import fkl, rkl
@@ -66,15 +67,25 @@ class Evaluator:
 
     def measure(self) -> dict[str, Any]:
         """Greedy accuracy, and statistics over the student's greedy responses; keys that are not known are absent."""
-        student = self.desk.policies["student"]
+        student, unjudged = self.desk.policies["student"], self.desk.unjudged
+        before = len(unjudged)
         record = self._greedy(student, STUDENT)
+        failed = len(unjudged) - before
+        if failed == len(self.prompts):
+            raise LimbeckError(
+                f"the verifier of {shown(self.task.name)} judged no response of the evaluation ({failed} of them; the "
+                f"first: {unjudged[before]}); mend the verifier, give it more time (verify_seconds), or set "
+                "eval_size=0."
+            )
+        del unjudged[before:]  # what is counted of a step is the step's own
         out: dict[str, Any] = {"n": len(self.prompts), "length": float(record.length_B.double().mean())}
         out["truncated"] = float(record.truncated_B.double().mean())
         if "reward" in self.task.serves:
             correct = self._correct(record)
             low_high = wilson(sum(correct), len(correct))
             out |= {"accuracy": low_high.mean, "low": low_high.low, "high": low_high.high}
-            out |= {"reward": float(record.reward_U.double().mean()), "correct": correct}
+            out |= {"reward": float(record.reward_U.double().nanmean()), "correct": correct}
+            out |= {"verifier_failed": failed} if failed else {}
             out |= spread("reward", record.reward_U, record.seq_U, record.n_sequences)
         stats = self.statistics(record)
         out |= spread("length", record.length_B, torch.arange(record.n_sequences), record.n_sequences)

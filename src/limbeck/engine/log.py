@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -207,10 +206,10 @@ def read_run(out: Path) -> dict[str, Any]:
 def progress_bar(console: Console) -> Progress:
     """The bar of a run."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
         console=console,
         transient=False,
@@ -267,11 +266,11 @@ class Stage:
 
     def __init__(self, console: Console, text: str):
         self.console, self.text, self.told = console, text, ""
-        self.status = console.status(escape(text)) if console.is_terminal else None
+        self.status = console.status(text) if console.is_terminal else None
 
     def __call__(self, text: str) -> None:
         if self.status is not None:
-            self.status.update(escape(text))
+            self.status.update(text)
             return
         stage = text.partition(":")[0]  # behind it stands how far it is
         if stage != self.told:

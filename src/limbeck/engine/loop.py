@@ -251,6 +251,10 @@ class Loop:
             out["episodes_died"] = int(self._sum(len(desk.died)))
             desk.last_death = next(iter(desk.died), desk.last_death)
             desk.died.clear()
+        elif "reward" in desk.tasks["task"].serves:
+            out["verifier_failed"] = int(self._sum(len(desk.unjudged)))
+            desk.last_unjudged = next(iter(desk.unjudged), desk.last_unjudged)
+            desk.unjudged.clear()
         if record.n_turns > record.n_sequences:
             out["turns"] = float(self._sum(float(record.n_turns))) / max(sequences, 1.0)
         return out

@@ -20,6 +20,7 @@ from ..explain import explain
 from ..method import Method
 from ..own_files import refuse_unnamed
 from ..tasks import Task
+from ..terminal import screen
 from . import card, checkpoint, fingerprint, lineage
 from .checks import check_models
 from .config import RunConfig, checked
@@ -209,7 +210,7 @@ class _Run:
             project_dir=str(out / "trackers"),
         )
         torch.manual_seed(config.seed)  # adapters are initialised at random
-        self.console = console or Console(stderr=True, quiet=not self.accelerator.is_main_process)
+        self.console = screen(console, stderr=True, quiet=not self.accelerator.is_main_process)
         with Stage(self.console, "loading models") as tell:
             self.shop: Workshop = open_workshop(config, method, tasks, models, self.accelerator, tell)
         self.notices = notices(self.shop)
@@ -226,7 +227,7 @@ class _Run:
         self.loop = Loop(self.shop, self.optimizer)
         self.journal = Journal(out)
         self.ended: str | None = None
-        self._told_of_death = False
+        self._told_of_death = self._told_of_silence = False
         self.watch = Watch(compares_rewards(method))
         self.evaluator = Evaluator(self.shop.desk, config.eval_size, config.micro_tokens)
 
@@ -355,6 +356,15 @@ class _Run:
             self.console.print(
                 f"note: {metrics['episodes_died']} episodes of step {step} were broken off by their environment "
                 f"({self.shop.desk.last_death}) and dropped; episodes_died in metrics.jsonl goes on counting.",
+                style="yellow",
+                highlight=False,
+            )
+        if metrics.get("verifier_failed") and not self._told_of_silence:
+            self._told_of_silence = True
+            self.console.print(
+                f"note: the verifier judged {metrics['verifier_failed']} responses of step {step} not at all "
+                f"({self.shop.desk.last_unjudged or 'in another process'}); verifier_failed in metrics.jsonl goes on "
+                "counting.",
                 style="yellow",
                 highlight=False,
             )

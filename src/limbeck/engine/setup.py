@@ -18,7 +18,16 @@ from ..refusals import refuse_shared
 from ..tasks import Task, load_task
 from . import lineage
 from .chat import template_file
-from .checks import arguments_of, check_models, check_served, data_names, lacking, same_for_all, samples
+from .checks import (
+    arguments_of,
+    check_models,
+    check_served,
+    data_names,
+    lacking,
+    reads_verdicts,
+    same_for_all,
+    samples,
+)
 from .config import RunConfig
 from .desk import Desk
 from .feed import Feed
@@ -282,6 +291,8 @@ def _desk(
         blocks={name: read_template(name, text) for name, text in config.contexts.items()},
         formats=frozenset({"teacher"} if config.teacher_template and "teacher" in policies else ()),
         turns=config.episode_turns,
+        verify_seconds=config.verify_seconds,
+        judged_only=reads_verdicts(method),
         longest=max([int(s.max_tokens.most(config.steps)) for s in samples(method) if s.max_tokens], default=0),
         skip_overlong=config.skip_overlong,
     )
