@@ -106,7 +106,6 @@ def check(method: Method) -> None:
         (term.reduction or method.reduction).refuse_finer_than(term.surrogate.gives)
         _check_live(term)
         _check_record(term, method)
-        _check_groups(term, method)
     _check_names(method)
 
 
@@ -226,8 +225,16 @@ def _check_judged(source: Source) -> None:
             raise LimbeckError(f"{kind} reads {names}, but nothing verifies {source.parts[0]}; use check=True.")
 
 
-def _check_groups(term: Term, method: Method) -> None:
-    """What compares the responses of one prompt needs two of them."""
+def refuse_single_responses(method: Method) -> None:
+    """Raise where a run would compare the responses of one prompt, but writes only one.
+
+    A value may say so: on plain tensors the groups are those that the caller gives.
+    """
+    for _, term in method.parts:
+        _refuse_single_response(term, method)
+
+
+def _refuse_single_response(term: Term, method: Method) -> None:
     names = _named(term) & set(method.sources) or set(method.sources)
     if max(_group(method.sources[name], method.sources) for name in names) > 1:
         return
