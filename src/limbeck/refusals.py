@@ -106,7 +106,6 @@ def check(method: Method) -> None:
         (term.reduction or method.reduction).refuse_finer_than(term.surrogate.gives)
         _check_live(term)
         _check_record(term, method)
-        _check_groups(term, method)
     _check_names(method)
 
 
@@ -226,8 +225,16 @@ def _check_judged(source: Source) -> None:
             raise LimbeckError(f"{kind} reads {names}, but nothing verifies {source.parts[0]}; use check=True.")
 
 
-def _check_groups(term: Term, method: Method) -> None:
-    """What compares the responses of one prompt needs two of them."""
+def refuse_lone(method: Method) -> None:
+    """Raise where what compares the responses of one prompt gets only one, in a run that writes them.
+
+    It is no property of the value alone: ``lb.objective`` is given groups of any size.
+    """
+    for _, term in method.parts:
+        _refuse_lone(term, method)
+
+
+def _refuse_lone(term: Term, method: Method) -> None:
     names = _named(term) & set(method.sources) or set(method.sources)
     if max(_group(method.sources[name], method.sources) for name in names) > 1:
         return
