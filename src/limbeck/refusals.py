@@ -225,16 +225,16 @@ def _check_judged(source: Source) -> None:
             raise LimbeckError(f"{kind} reads {names}, but nothing verifies {source.parts[0]}; use check=True.")
 
 
-def refuse_single_responses(method: Method) -> None:
-    """Raise where a run would compare the responses of one prompt, but writes only one.
+def refuse_lone(method: Method) -> None:
+    """Raise where what compares the responses of one prompt gets only one, in a run that writes them.
 
-    A value may say so: on plain tensors the groups are those that the caller gives.
+    It is no property of the value alone: ``lb.objective`` is given groups of any size.
     """
     for _, term in method.parts:
-        _refuse_single_response(term, method)
+        _refuse_lone(term, method)
 
 
-def _refuse_single_response(term: Term, method: Method) -> None:
+def _refuse_lone(term: Term, method: Method) -> None:
     names = _named(term) & set(method.sources) or set(method.sources)
     if max(_group(method.sources[name], method.sources) for name in names) > 1:
         return

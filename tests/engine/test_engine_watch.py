@@ -23,7 +23,7 @@ from limbeck.engine.run import train
 from limbeck.engine.watch import FAULTS, Watch
 from limbeck.errors import LimbeckError
 from limbeck.method import Method, Term
-from limbeck.refusals import refuse_single_responses
+from limbeck.refusals import refuse_lone
 
 
 def told(shelf: Shelf, method: str, out: Path, **own: Any) -> str:
@@ -155,22 +155,26 @@ LONE = {
 @pytest.mark.parametrize("name", LONE)
 def test_what_compares_responses_of_a_prompt_is_refused_with_one_response(name: str) -> None:
     with pytest.raises(LimbeckError, match=r"compares the responses of one prompt.*take 2 or more"):
-        refuse_single_responses(Method(sample(student), LONE[name](), group_mean))
-    refuse_single_responses(Method(sample(student, 2), LONE[name](), group_mean))
+        refuse_lone(Method(sample(student), LONE[name](), group_mean))
+    refuse_lone(Method(sample(student, 2), LONE[name](), group_mean))
 
 
 def test_what_compares_nothing_may_have_one_response() -> None:
-    refuse_single_responses(Method(sample(student), Term(score, reinforce)))
-    sources = {"a": sample(student, 4), "b": sample(student)}
-    refuse_single_responses(Method(sources, Term(group_advantage(), reinforce, on("a"))))
+    refuse_lone(Method(sample(student), Term(score, reinforce)))
+    refuse_lone(Method({"a": sample(student, 4), "b": sample(student)}, Term(group_advantage(), reinforce, on("a"))))
     with pytest.raises(LimbeckError, match="one prompt"):
-        refuse_single_responses(Method(sources, Term(group_advantage(), reinforce, on("b"))))
+        refuse_lone(
+            Method({"a": sample(student, 4), "b": sample(student)}, Term(group_advantage(), reinforce, on("b")))
+        )
 
 
 @pytest.mark.parametrize("method", ["grpo", "dr_grpo", "dapo", "gspo", "kdrl"])
-def test_group_relative_methods_with_a_group_of_one_are_refused_before_a_model_is_loaded(method: str) -> None:
+def test_group_relative_methods_with_a_group_of_one_are_refused_before_a_model_is_loaded(
+    method: str, tmp_path: Path
+) -> None:
     with pytest.raises(LimbeckError, match="one prompt"):
-        distill(method, group=1, student="nowhere", teacher="nowhere", quiet=True)
+        distill(method, out=tmp_path / "run", group=1, student="nowhere", teacher="nowhere", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_log_of_a_short_run_names_every_stage_the_first_and_the_last_step(shelf: Shelf, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from ..axes.rewrite import Once, Patch, Recast, Select, stored
 from ..axes.source import Data, Resample, Sample
 from ..errors import LimbeckError, nearest
 from ..method import Method, Term
-from ..refusals import CLOCKS, DERIVED, refuse_single_responses
+from ..refusals import CLOCKS, DERIVED, refuse_lone
 from ..registry import REGISTRY
 from ..tasks import Task
 from ..tasks.base import found
@@ -266,7 +266,7 @@ def check_models(config: RunConfig, method: Method, models: Models) -> None:
     Raises:
         LimbeckError: naming the role and the remedy.
     """
-    refuse_single_responses(method)
+    refuse_lone(method)
     _check_others(config, method)
     given = {"ref", "init"} | set(models)
     given |= {"teacher"} if config.teacher else set()
