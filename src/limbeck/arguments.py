@@ -176,8 +176,8 @@ def read_author(
 ) -> Tensor:
     """Who wrote each token, int8 ``[B, T]``: what the caller says, else whoever the method's source has write."""
     if author is None:
-        code = {name: _author_of(name, method) for name in method.sources}
-        codes = [code[name] for name in source]
+        known = {name: _author_of(name, method) for name in method.sources}
+        codes = [known[name] for name in source]
         return torch.tensor(codes, dtype=torch.int8, device=device).reshape(-1, 1).expand(shape)
     names = [author] * shape[0] if isinstance(author, str) else author
     if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
@@ -191,8 +191,8 @@ def read_author(
         author = torch.tensor([AUTHORS[name] for name in names], dtype=torch.int8).reshape(-1, 1).expand(shape)
     x = whole_numbers("author", shaped(tensor("author", author, device), shape, "author"))
     if not bool(((x >= min(AUTHORS.values())) & (x <= max(AUTHORS.values()))).all()):
-        codes = ", ".join(f"{code} ({name})" for name, code in AUTHORS.items())
-        raise LimbeckError(f"author holds {int(x.min())} to {int(x.max())}; give names, or the numbers {codes}.")
+        numbers = ", ".join(f"{code} ({name})" for name, code in AUTHORS.items())
+        raise LimbeckError(f"author holds {int(x.min())} to {int(x.max())}; give names, or the numbers {numbers}.")
     return x.to(torch.int8)
 
 

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import math
 import numbers
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -14,13 +15,37 @@ from collections.abc import Callable, Iterable, Mapping
 class LimbeckError(ValueError):
     """A user's mistake, told in one sentence that names the field, the value and the remedy.
 
-    The command line prints the sentence without a traceback and exits with status 2.
+    The command line prints the sentence without a traceback and exits with status 2. A word of thousands of letters in
+    it, which somebody gave as a name or a value, is clipped.
     """
+
+    def __init__(self, sentence: object = "", *further: object) -> None:
+        super().__init__(clipped(str(sentence)), *further)
+
+
+_LONGEST_WORD, _LONGEST_SENTENCE = 1000, 6000
+_LONG = re.compile(rf"\S{{{_LONGEST_WORD},}}")
+
+
+def clipped(text: str) -> str:
+    """The text without the middle of words of thousands of letters, and of what is longer than any sentence."""
+    text = _LONG.sub(lambda found: f"{found[0][:60]}...{found[0][-20:]}", text)
+    if len(text) > _LONGEST_SENTENCE:
+        text = f"{text[: _LONGEST_SENTENCE // 2]} ... {text[-_LONGEST_SENTENCE // 2 :]}"
+    return text
+
+
+def quoted(text: object) -> str:
+    """A name that somebody gave, as a sentence can quote it: its beginning where it is long."""
+    whole = repr(text)
+    return whole if len(whole) <= 80 else f"{whole[:77]}..."
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the closest known name, or an empty string."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5) if isinstance(word, str) else []
+    if not isinstance(word, str) or len(word) > 100:
+        return ""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
@@ -113,6 +138,6 @@ def refuse_wrong_types(name: str, function: Callable[..., object], arguments: Ma
             names = " or ".join(dict.fromkeys(_KINDS.get(kind, kind.__name__) for kind in kinds))
             default = parameters[key].default
             remedy = f"give {names}" if default is inspect.Parameter.empty else f"its default is {default}"
-            raise LimbeckError(f"{name}: {key}={value!r} is not {names}; {remedy}.")
+            raise LimbeckError(f"{name}: {key}={shown(value)} is not {names}; {remedy}.")
         if isinstance(value, int) and abs(value) > LARGEST:
             raise LimbeckError(f"{name}: {key} is a whole number of more than 15 digits; give a smaller number.")

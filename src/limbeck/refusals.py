@@ -12,9 +12,10 @@ from .axes.context import Context
 from .axes.curriculum import Curriculum
 from .axes.ladder import Rung
 from .axes.leaves import On
+from .axes.lone import compared
 from .axes.reader import old, student, writer
 from .axes.reduction import PERS, Reduction
-from .axes.rewrite import Patch, Select
+from .axes.rewrite import Patch, Recast, Select
 from .axes.source import Resample, Source
 from .axes.vec import Vec
 from .errors import LimbeckError, expect, nearest
@@ -105,6 +106,7 @@ def check(method: Method) -> None:
         (term.reduction or method.reduction).refuse_finer_than(term.surrogate.gives)
         _check_live(term)
         _check_record(term, method)
+        _check_groups(term, method)
     _check_names(method)
 
 
@@ -224,9 +226,40 @@ def _check_judged(source: Source) -> None:
             raise LimbeckError(f"{kind} reads {names}, but nothing verifies {source.parts[0]}; use check=True.")
 
 
+def _check_groups(term: Term, method: Method) -> None:
+    """What compares the responses of one prompt needs two of them."""
+    names = _named(term) & set(method.sources) or set(method.sources)
+    if max(_group(method.sources[name], method.sources) for name in names) > 1:
+        return
+    node = next((node for v in term.vecs for node in compared(v)), None)
+    what = term.surrogate if term.surrogate.gives == Rung.GROUP else node
+    if what is not None:
+        read = "; ".join(str(method.sources[name]) for name in sorted(names))
+        raise LimbeckError(
+            f"{what} compares the responses of one prompt, but there is only one a prompt ({read}), so it would teach "
+            "nothing; take 2 or more, with n of sample or the method's own argument (group)."
+        )
+
+
+def _group(source: Source, sources: Mapping[str, Source]) -> int:
+    """The most rows that one prompt may have."""
+    if isinstance(source, Patch):
+        return _group(source.source, sources) + _group(source.new, sources)
+    if isinstance(source, Recast):
+        return _group(sources[source.of], sources)
+    if isinstance(source, Select):
+        return source.keep
+    return max([source.group, *(_group(part, sources) for part in source.parts)])
+
+
+def _named(term: Term) -> set[str]:
+    """The sources that a term names."""
+    return {node.source for v in term.vecs for node in v.walk() if isinstance(node, On)}
+
+
 def _check_record(term: Term, method: Method) -> None:
     sources = method.sources
-    names = {node.source for v in term.vecs for node in v.walk() if isinstance(node, On)}
+    names = _named(term)
     for name in sorted(names - set(sources)):
         raise LimbeckError(f"on({name!r}): no such source{nearest(name, sources)}; the method has {sorted(sources)}.")
     read = [sources[n] for n in names] if names else list(sources.values())

@@ -203,8 +203,8 @@ def get(name: str) -> Recipe:
     if not isinstance(name, str) or name not in known:
         near = nearest(name, known)
         raise LimbeckError(
-            f"unknown method {shown(name)}{near}; `limbeck methods` lists all {len(known)}, and --import FILE.py adds "
-            "those of your own."
+            f"unknown method {shown(name)}{near}; `limbeck methods` lists all {len(known)}, and --import FILE.py "
+            "brings your own."
         )
     return known[name]
 

@@ -90,3 +90,15 @@ def slow_start() -> World:
     """Never opens."""
     time.sleep(600)
     return World()
+
+
+class Environ:
+    """Says what its process was given."""
+
+    def step(self, text: str) -> dict[str, str]:
+        import os
+
+        return {"text": " ".join(sorted(os.environ))}
+
+    def close(self) -> None:
+        """Nothing to give back."""

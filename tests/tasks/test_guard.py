@@ -274,3 +274,14 @@ def test_refusals_of_limits(limits: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LimbeckError) as refusal:
         Limits(**limits)
     assert sentence in str(refusal.value)
+
+
+def test_a_worker_gets_no_token_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "SSH_AUTH_SOCK", "HTTPS_PROXY", "MY_OWN_SECRET")
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
+    pool = Pool(f"{Path(__file__).with_name('strange_worlds.py')}:Environ")
+    given = pool.open().step("").text.split()
+    pool.close()
+    assert {"PATH", "PYTHONHASHSEED"} <= set(given)
+    assert not set(secrets) & set(given)

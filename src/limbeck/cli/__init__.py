@@ -6,6 +6,7 @@ Nothing here imports transformers: help, ``methods``, ``explain`` and ``diff`` d
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -35,6 +36,14 @@ def limbeck(
     show_version: bool = typer.Option(
         False, "--version", callback=version, is_eager=True, help="Show the version and stop."
     ),
+    files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="FILE.py",
+            help="Run a file of your own first, which registers methods; with any command, may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Distil language models: every way of training a student from a teacher, from rewards, or from both.
 
@@ -57,7 +66,7 @@ def limbeck(
 
     Every command explains itself: [cyan]limbeck train --help[/].
     """
-    del show_version  # its callback has answered it
+    del show_version, files  # a callback has answered the one, and `Commands` the other
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
 

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import LimbeckError
+from ..terminal import printable
 from .out import print_json
 
 USER_ERROR, BUG, INTERRUPTED, TERMINATED = 2, 1, 130, 143
@@ -54,7 +55,7 @@ class Commands(TyperGroup):
         words = list(sys.argv[1:] if args is None else args)
         try:
             value = super().main(
-                words,
+                _without_imports(words),
                 prog_name or "limbeck",
                 complete_var,
                 standalone_mode=False,
@@ -76,6 +77,25 @@ class Commands(TyperGroup):
         if not standalone_mode:
             return status
         sys.exit(status)
+
+
+def _without_imports(words: Sequence[str]) -> list[str]:
+    """The words without ``--import FILE.py``, which may stand anywhere; the files are run."""
+    rest, files, left = [], [], iter(words)
+    for word in left:
+        option, equals, file = word.partition("=")
+        if option != "--import":
+            rest.append(word)
+            continue
+        file = file if equals else next(left, "")
+        if not file:
+            raise LimbeckError("--import needs a file; write --import FILE.py.")
+        files.append(file)
+    if files:
+        from ..own_files import run_files
+
+        run_files(files)
+    return rest
 
 
 def told(e: BaseException) -> tuple[str, int]:
@@ -104,8 +124,8 @@ def told(e: BaseException) -> tuple[str, int]:
 def tell(e: BaseException, sentence: str, *, as_json: bool) -> None:
     """The sentence on stderr, and as JSON on stdout where that was asked for."""
     if os.environ.get("LIMBECK_DEBUG"):
-        traceback.print_exception(e, file=sys.stderr)
-    typer.echo(f"limbeck: {sentence}", err=True)
+        typer.echo(printable("".join(traceback.format_exception(e))), err=True)
+    typer.echo(f"limbeck: {printable(sentence)}", err=True)
     if as_json and is_main_process():
         print_json({"error": sentence})
 
@@ -143,7 +163,9 @@ def stoppable(out: Path, record: str = "run.json", go_on: str = "") -> Iterator[
     except KeyboardInterrupt as e:
         status = TERMINATED if isinstance(e, _Terminated) else INTERRUPTED
         if (out / record).is_file():
-            go_on, run = go_on or f"limbeck train --resume {shlex.quote(str(out))}", not go_on
+            from ..own_files import typed
+
+            go_on, run = go_on or f"limbeck train --resume {shlex.quote(str(out))}{typed()}", not go_on
             if run and not any((out / "checkpoints").glob("step-*")):
                 raise Stopped(
                     f"stopped before the first checkpoint, so `{go_on}` starts again from step 0; a smaller save_every "

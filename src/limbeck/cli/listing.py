@@ -16,6 +16,7 @@ from rich.text import Text
 from .. import taxonomy
 from ..pipelines import PIPELINES
 from ..registry import REGISTRY, Recipe
+from ..terminal import screen
 from .docstrings import read
 from .out import plain, print_json, row, table
 
@@ -71,7 +72,7 @@ def methods(
     if as_json:
         print_json(_document(by, groups))
         return
-    console = Console(highlight=False)
+    console = screen()
     if by is not None:
         plain(console, f"{by}: {_MEANINGS[by]}")
         plain(console)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, shown
 from ..explain import axes, cite, denominators
 from ..explain import diff as differences
 from ..method import Method
 from ..registry import Recipe, get
+from ..terminal import screen
 from .docstrings import Doc, read
 from .listing import default_of
 from .out import plain, print_json, row, table
@@ -45,7 +46,7 @@ def explain(name: NameOf, settings: Sets = None, as_json: Json = False) -> None:
     if as_json:
         print_json(_explained(recipe, value, doc, given))
         return
-    Console(highlight=False).print(_page(recipe, value, doc, given))
+    screen().print(_page(recipe, value, doc, given))
 
 
 def _given(settings: list[str] | None) -> dict[str, Any]:
@@ -57,7 +58,9 @@ def _given(settings: list[str] | None) -> dict[str, Any]:
     given = parse_settings(settings)
     table = given.pop("arguments", {})
     if not isinstance(table, dict):
-        raise LimbeckError(f"arguments={table!r}: it is a table of the method's arguments; write arguments.name=value.")
+        raise LimbeckError(
+            f"arguments={shown(table)}: it is a table of the method's arguments; write arguments.name=value."
+        )
     return {**table, **given}
 
 
@@ -89,7 +92,7 @@ def _page(recipe: Recipe, value: Method, doc: Doc, given: dict[str, Any]) -> Gro
         Text(doc.summary),
         Text(),
     ]
-    for block, behind in zip(doc.blocks, (*doc.blocks[1:], None), strict=True):
+    for block, behind in zip(doc.blocks, (*doc.blocks[1:], None), strict=False):  # no block, no turn
         indent = {"formula": 4, "item": 2, "text": 0}[block.kind]
         within = block.kind == "item" and behind is not None and behind.kind == "item"
         style = "green" if block.kind == "formula" else ""
@@ -147,7 +150,7 @@ def diff(
     if as_json:
         print_json({"a": a, "b": b, "differences": [{"axis": axis, "a": x, "b": y} for axis, x, y in found]})
         return
-    console = Console(highlight=False)
+    console = screen()
     if not found:
         plain(console, f"{a} and {b} are the same objective.")
         return

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ..errors import LimbeckError, nearest
+from ..terminal import screen
 from .app import is_main_process
 from .out import listening, print_json, row, table
 from .run import Json, Sets
@@ -76,7 +76,7 @@ def evaluate(
     made = table("", "")
     for name, text in lines(found):
         row(made, name, text)
-    Console(highlight=False).print(made)
+    screen().print(made)
 
 
 def _arguments(task: str | None, pairs: list[str]) -> dict[str, Any]:

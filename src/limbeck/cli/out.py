@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..terminal import screen
+
 
 def print_json(value: Any) -> None:
     """One JSON document, in one line, on stdout. Numbers that JSON lacks (NaN, infinities) become null."""
@@ -44,10 +46,10 @@ def clean(value: Any) -> Any:
 def listening(*, as_json: bool, quiet: bool) -> Iterator[Console]:
     """The console for the engine. With ``--json`` it is stderr, and so is whatever a library prints meanwhile."""
     if not as_json:
-        yield Console(quiet=quiet, highlight=False)
+        yield screen(quiet=quiet)
         return
     with contextlib.redirect_stdout(sys.stderr):
-        yield Console(stderr=True, quiet=quiet, highlight=False)
+        yield screen(stderr=True, quiet=quiet)
 
 
 def table(*columns: str, **named: Any) -> Table:

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, shown
 from ..pipeline import Pipeline
 from ..pipelines import PIPELINES, Plan, get_pipeline
+from ..terminal import screen
 from .app import is_main_process, stoppable
 from .docstrings import Doc, read
 from .listing import default_of
 from .out import listening, print_json
 from .run import Json
-from .settings import check_model, check_task, lay
+from .settings import check_model, check_task, lay, own_imports
 from .threads import settle
 
 
@@ -128,9 +128,9 @@ def asked(plan: Plan, flags: Mapping[str, Any], file: Path | None, pairs: list[s
     table = merged.pop("arguments", {})
     if not isinstance(table, Mapping):
         raise LimbeckError(
-            f"arguments={table!r}: it is a table of the pipeline's arguments; write arguments.name=value."
+            f"arguments={shown(table)}: it is a table of the pipeline's arguments; write arguments.name=value."
         )
-    merged = {**merged, **table}
+    merged = {**merged, **table, **own_imports(merged)}
     value = plan(**{k: merged.pop(k) for k in list(merged) if k in plan.arguments})
     stages = {k: merged.pop(k) for k in list(merged) if k in value.methods}
     return value.adjusted(**stages), merged
@@ -144,7 +144,7 @@ def _list(as_json: bool) -> None:
     if as_json:
         print_json([_facts(plan) for plan in PIPELINES.values()])
         return
-    console = Console(highlight=False)
+    console = screen()
     for plan in PIPELINES.values():
         doc = read(plan.doc)
         console.print(Text.assemble((plan.name, "bold cyan"), f"  {plan.title}", (f"  {plan.paper}", "dim")))

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from ..terminal import screen
 from .out import listening, print_json
 from .run import Json
 
@@ -44,6 +44,6 @@ def report(
             }
         )
         return
-    console = Console(highlight=False)
+    console = screen()
     console.print(summary_table(data))
     console.print(f"report  {path}")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ..errors import LimbeckError
+from ..terminal import screen
 from .app import is_main_process, stoppable
 from .out import listening, plain, print_json
 from .settings import check, defaults, output_folder, run_config, run_record
@@ -110,6 +110,7 @@ def train(
     A TOML file holds the same names, and the method: [cyan]method = "kdrl"[/].
     The method's own arguments are settings too: [cyan]limbeck explain NAME[/]
     lists them. A dot reaches into a table: [cyan]--set task_options.size=500[/].
+    A method of your own: [cyan]limbeck train my_method --import FILE.py[/].
     """
     flags = {"student": student, "teacher": teacher, "ref": ref, "task": task, "seed": seed}
     if resume is not None:
@@ -205,7 +206,7 @@ def _check_demo_folder(out: Path) -> None:
 
 
 def _tell(result: Result, title: str, method: str) -> None:
-    console = Console(highlight=False)
+    console = screen()
     plain(console)
     for line in story(title, result):
         plain(console, line)

@@ -11,7 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LimbeckError
+from .. import own_files
+from ..errors import LimbeckError, shown
 from ..method import Method
 from ..registry import get
 from .app import is_main_process, several_processes
@@ -31,22 +32,29 @@ def run_config(name: str | None, flags: Mapping[str, Any], file: Path | None, pa
         file: of ``--config``.
         pairs: the words of ``--set``.
     """
-    if name:
+    if name and not file and not any(pair.startswith("imports") for pair in pairs):
         get(name)  # a misspelt method is told before the engine is imported
     from ..engine.config import configure, load_toml, parse_settings
 
     written = load_toml(file) if file else {}
     given = parse_settings(pairs)
+    imports = own_imports(written, given)
     method = next((m for m in (given.get("method"), name, written.get("method")) if m is not None), None)
     if method is not None and not isinstance(method, str):
-        raise LimbeckError(f"method={method!r} is not the name of a method; `limbeck methods` lists them.")
+        raise LimbeckError(f"method={shown(method)} is not the name of a method; `limbeck methods` lists them.")
     if not method:
         raise LimbeckError("a run needs a method: `limbeck train kdrl ...`; `limbeck methods` lists them.")
     known = get(method).arguments
     merged: Settings = {}
     for layer in (written, {k: v for k, v in flags.items() if v is not None}, given):
         lay(merged, _normal(layer, known))
-    return configure(method, merged)
+    return configure(method, {**merged, **imports})
+
+
+def own_imports(*layers: Mapping[str, Any]) -> Settings:
+    """The setting ``imports``: files of ``--import``, which ran already, and those of the layers, which run here."""
+    files = [*own_files.ran(), *(file for layer in layers for file in own_files.run_files(layer.get("imports", ())))]
+    return {"imports": tuple(dict.fromkeys(files))} if files else {}
 
 
 def defaults(config: RunConfig) -> list[str]:
@@ -65,7 +73,9 @@ def _normal(layer: Mapping[str, Any], arguments: Mapping[str, object]) -> Settin
     out = dict(layer)
     own = out.pop("arguments", {})
     if not isinstance(own, Mapping):
-        raise LimbeckError(f"arguments={own!r}: it is a table of the method's arguments; write arguments.name=value.")
+        raise LimbeckError(
+            f"arguments={shown(own)}: it is a table of the method's arguments; write arguments.name=value."
+        )
     moved = {k: out.pop(k) for k in list(out) if k in arguments and k not in RunConfig.model_fields}
     return {**out, "arguments": {**own, **moved}}
 
@@ -86,7 +96,7 @@ def build(name: str, arguments: Mapping[str, Any]) -> Method:
     except LimbeckError:
         raise
     except (TypeError, ValueError, AttributeError) as e:
-        words = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+        words = ", ".join(f"{k}={shown(v)}" for k, v in arguments.items())
         raise LimbeckError(f"{name}({words}): {e}; `limbeck explain {name}` shows what its arguments are.") from e
 
 

@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from transformers import PreTrainedModel
 
 from ..errors import LimbeckError, shown
 from ..method import Method
 from ..registry import Recipe
 from ..tasks import Task
+from ..terminal import screen
 from .config import RunConfig, checked, configure
 from .folder import folder_of
 from .measure import evaluate
@@ -78,7 +78,7 @@ def distill(
         folder,
         command=command,
         overwrite=overwrite,
-        console=Console(quiet=True) if quiet else None,
+        console=screen(quiet=True) if quiet else None,
         method=value,
         models=models,
         task=named["task"] if not isinstance(named["task"], str) else None,

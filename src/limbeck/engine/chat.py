@@ -17,10 +17,14 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import LimbeckError
+from ..limits import Unrenderable, rendered
 from ..tasks.base import found
 from ..types import Prompt
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+LONGEST = 10_000_000
+"""Characters of a rendered conversation; no model reads as many."""
 
 _MARK = "\u241f"  # a symbol that no template writes
 _ASKED: tuple[Mapping[str, Any], ...] = ({"role": "user", "content": "-"}, {"role": "assistant", "content": _MARK})
@@ -69,6 +73,8 @@ class Chat:
                 messages = _said(messages, "")
         try:
             return self._rendered(prompt, messages, opening)
+        except LimbeckError:
+            raise
         except Exception as e:  # a template is a program, and may fail as any does
             said = next(iter(str(e).splitlines()), type(e).__name__).rstrip(".")
             raise LimbeckError(
@@ -78,19 +84,31 @@ class Chat:
 
     def _rendered(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], opening: bool) -> str:
         """The one place where a template runs."""
-        text = self.tokenizer.apply_chat_template(
-            [dict(m) for m in messages],
-            chat_template=self.template,
-            add_generation_prompt=opening,
-            tokenize=False,
-            **prompt.chat_template_kwargs,
-        )
-        return str(text)
+        try:
+            return rendered(
+                lambda: str(
+                    self.tokenizer.apply_chat_template(
+                        [dict(m) for m in messages],
+                        chat_template=self.template,
+                        add_generation_prompt=opening,
+                        tokenize=False,
+                        **prompt.chat_template_kwargs,
+                    )
+                ),
+                LONGEST,
+            )
+        except Unrenderable as e:
+            raise LimbeckError(
+                f"{prompt.at}the chat template of {self.name!r} comes to no end ({e}); give another with --set "
+                f"{self.setting}=FILE.jinja or {self.setting}=plain."
+            ) from None
 
     def _attempt(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], opening: bool) -> str | None:
-        """The same, or None where the template fails."""
+        """The same, or None where the template fails; one that has no end is not tried again."""
         try:
             return self._rendered(prompt, messages, opening)
+        except LimbeckError:
+            raise
         except Exception:
             return None
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..axes.context import WRITTEN, Context
-from ..axes.leaves import Column
+from ..axes.leaves import Column, Tagged
 from ..axes.reader import Reader
-from ..axes.rewrite import Once, stored
-from ..axes.source import Data, Sample
+from ..axes.rewrite import Once, Patch, Recast, Select, stored
+from ..axes.source import Data, Resample, Sample
 from ..errors import LimbeckError, nearest
 from ..method import Method, Term
 from ..refusals import CLOCKS, DERIVED
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .config import RunConfig
 
 Models = Mapping[str, object]
+
+MOST_RESPONSES = 2**22
+"""Of a step, over all processes."""
 
 LOOKED_AT = 2000
 """Prompts in which a privileged text is looked for."""
@@ -58,6 +61,16 @@ def arguments_of(config: RunConfig) -> Mapping[str, object]:
     return REGISTRY[config.method].arguments if config.method in REGISTRY else {}
 
 
+def reads_verdicts(method: Method) -> bool:
+    """Whether a method's terms, contexts or sources look at what a verifier says."""
+    looked_at = {field for context in method.contexts for field in context.fields} | method.fields
+    parts = method.sources_within
+    judged = [v for p in parts if isinstance(p, Select) for v in p.by]
+    judged += [p.until for p in parts if isinstance(p, Resample)] + [p.when for p in parts if isinstance(p, Patch)]
+    judged += [v for p in parts if isinstance(p, Recast) for v in (p.keep, *(v for _, v in p.carry)) if v is not None]
+    return bool((looked_at | {f for v in judged for f in v.fields}) & (_JUDGED | {"feedback"}))
+
+
 # ---------------------------------------------------------------- tasks
 
 
@@ -79,9 +92,59 @@ def check_served(config: RunConfig, method: Method, tasks: Mapping[str, Task]) -
                 f"{config.method} reads {service} from {tasks[which].name!r}, which serves {offers}"
                 f"{f' ({some})' if some else ''}; {_REMEDIES[service]}."
             )
+    _check_datasets(config, method)
+    _check_size(config, method)
+    _check_columns(config, method, tasks["task"])
     _check_turns(config, method, tasks["task"])
     _check_evidence(config.method, method, tasks["task"])
     _check_templates(config, method, tasks["task"])
+
+
+def _check_datasets(config: RunConfig, method: Method) -> None:
+    """Data sets that nobody reads."""
+    names = data_names(method) - {"task"}
+    for name in config.datasets:
+        if name not in names:
+            reads = f"it reads {', '.join(sorted(names))}" if names else "it reads none but the task"
+            raise LimbeckError(
+                f"datasets.{name} is nothing that {config.method} reads{nearest(name, names)}; {reads}, so leave it "
+                "out."
+            )
+
+
+def _check_size(config: RunConfig, method: Method) -> None:
+    """A batch must be something that a machine can hold."""
+    for sample in samples(method):
+        if config.prompts * sample.n > MOST_RESPONSES:
+            raise LimbeckError(
+                f"prompts={config.prompts} with {sample.n} responses to each are {config.prompts * sample.n:,} "
+                f"responses a step, more than {MOST_RESPONSES:,}; give fewer."
+            )
+
+
+def _check_columns(config: RunConfig, method: Method, task: Task) -> None:
+    """Numbers that come with the data must come with it; those that a source makes itself are made later."""
+    parts = method.sources_within
+    made = {name for part in parts if isinstance(part, Recast) for name, _ in part.carry}
+    made |= {name for c in method.contexts for name in (c.column, *(ask.name for ask in c.asks))}
+    made |= {stored(part.score) for part in parts if isinstance(part, Once) and part.score is not None}
+    nodes = [node for _, term in method.parts for v in term.vecs for node in v.walk()]
+    asked = {node.name for node in nodes if isinstance(node, Column)}
+    for name in sorted(asked - made):
+        raise LimbeckError(
+            f"{config.method} reads the column {name!r}, which none of its sources makes; carry it there (recast(..., "
+            f"carry=...)), or leave it out: {task.name!r} cannot give it."
+        )
+    tagged = {
+        node.column for _, term in method.parts for v in term.vecs for node in v.walk() if isinstance(node, Tagged)
+    }
+    for name in sorted(tagged if data_names(method) <= {"task"} else ()):
+        lacks = next((prompt for prompt in _looked_at(task) if name not in prompt.columns), None)
+        if lacks is not None:
+            raise LimbeckError(
+                f"{config.method} reads the column {name!r} of every prompt, but prompt {lacks.id!r} of {task.name!r} "
+                "has none; add it to the data."
+            )
 
 
 def _check_turns(config: RunConfig, method: Method, task: Task) -> None:
@@ -101,9 +164,17 @@ def _check_evidence(name: str, method: Method, task: Task) -> None:
         missing = [field for field in context.reads if not _gives(task, field, _answered(context))]
         if missing and (context.enough == "all" or len(missing) == len(context.reads)):
             raise LimbeckError(
-                f"{name} shows {' or '.join(missing)} to its teacher (context {context.name!r}), but {task.name!r} "
-                f"gives none; {_remedy(task, missing[0])}, or take another context."
+                f"{name} shows {' or '.join(missing)} to {_reader_of(context, method)} (context {context.name!r}), but "
+                f"{task.name!r} gives none; {_remedy(task, missing[0])}, or take another context."
             )
+
+
+def _reader_of(context: Context, method: Method) -> str:
+    """Who sees a context, in words: whom a loss compares the student with is its teacher, also the student itself."""
+    trained = {c for part in method.sources_within if isinstance(part, Recast) for c in part.given}
+    writers = {r.role for source in method.sources.values() for r, _ in source.needs if context in r.context}
+    own = any(role.partition("(")[0] in (*DERIVED, "old", "init", "ref") for role in writers)
+    return "its student" if context in trained or own else "its teacher"
 
 
 def _remedy(task: Task, field: str) -> str:

@@ -8,11 +8,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_serializer, field_validator
 
 from ..axes.scalar import Anneal, Constant, Linear, Scalar, Stairs
-from ..errors import LimbeckError, nearest
+from ..errors import LimbeckError, nearest, quoted, shown
+from ..limits import VERIFY_SECONDS
+from ..own_files import run_files
 from ..registry import Recipe, get
+
+MOST = 2**20
+"""Of what a run holds at once: prompts, tokens of a response, problems of an evaluation."""
 
 
 class RunConfig(BaseModel):
@@ -22,6 +27,7 @@ class RunConfig(BaseModel):
 
     method: str = Field(description="name of the method (`limbeck methods`)")
     arguments: dict[str, Any] = Field(default_factory=dict, description="the method's own arguments")
+    imports: tuple[str, ...] = Field((), description="Python files of your own, run first: they register methods")
 
     student: str = Field("embedded", min_length=1, description="model folder, hub name, or 'embedded'")
     teacher: str | None = Field(None, min_length=1, description="model folder, hub name, or 'embedded'")
@@ -37,10 +43,10 @@ class RunConfig(BaseModel):
         default_factory=dict, description="templates of contexts by name: a Jinja file, or the text itself"
     )
 
-    steps: int = Field(100, ge=1, description="optimiser batches")
+    steps: int = Field(100, ge=1, le=10**9, description="optimiser batches")
     token_budget: int = Field(0, ge=0, description="stop once so many tokens are written, if that is earlier; 0: never")
-    prompts: int = Field(32, ge=1, description="prompts a step, over all processes")
-    max_tokens: int = Field(128, ge=1, description="limit of a response, in tokens")
+    prompts: int = Field(32, ge=1, le=MOST, description="prompts a step, over all processes")
+    max_tokens: int = Field(128, ge=1, le=MOST, description="limit of a response, in tokens")
     skip_overlong: bool = Field(
         False, description="leave out prompts that are too long for a model's window instead of refusing them"
     )
@@ -58,16 +64,18 @@ class RunConfig(BaseModel):
     lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank (PEFT); 0 trains all weights")
     lora_alpha: int = Field(32, gt=0, description="LoRA scale numerator")
 
+    verify_seconds: float = Field(VERIFY_SECONDS, gt=0, le=86400, description="time a verifier has for one response")
+
     eval_every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")
-    eval_size: int = Field(200, ge=0, description="held-out problems an evaluation; 0: no evaluation")
+    eval_size: int = Field(200, ge=0, le=MOST, description="held-out problems an evaluation; 0: no evaluation")
     save_every: int = Field(50, ge=0, description="steps between checkpoints; 0: only at the end")
     keep: int = Field(2, ge=1, description="checkpoints kept")
-    generate_batch: int = Field(256, ge=1, description="sequences generated at once")
+    generate_batch: int = Field(256, ge=1, le=MOST, description="sequences generated at once")
     diagnostics: bool = Field(True, description="entropy, and KL both ways where there is a teacher, at every step")
     trackers: tuple[str, ...] = Field((), description="tensorboard, trackio, wandb (Accelerate)")
 
     episode_turns: int = Field(
-        8, ge=1, description="turns of an episode, where the task has episodes and the method does not say"
+        8, ge=1, le=MOST, description="turns of an episode, where the task has episodes and the method does not say"
     )
     template: str | None = Field(None, description="chat template: a Jinja file, or 'plain'; default: the tokenizer's")
     teacher_template: str | None = Field(
@@ -75,6 +83,14 @@ class RunConfig(BaseModel):
     )
     remote_code: bool = Field(False, description="allow code from the model's repository to run")
     cpu: bool = Field(False, description="use the CPU even where there is a GPU")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_is_a_number(cls, value: Any, about: ValidationInfo) -> Any:
+        """True is 1 to Python, and ``lr=true`` would train at 1.0."""
+        if isinstance(value, bool) and cls.model_fields[str(about.field_name)].annotation in (int, float):
+            raise ValueError("true and false are no numbers")
+        return value
 
     @field_validator("trackers", mode="before")
     @classmethod
@@ -113,12 +129,13 @@ def configure(method: str, settings: Mapping[str, Any]) -> RunConfig:
         LimbeckError: for an unknown key (with the nearest) or a value that does not fit its field.
     """
     if not isinstance(method, str):
-        raise LimbeckError(f"method={method!r} is not the name of a method; `limbeck methods` lists them.")
+        raise LimbeckError(f"method={shown(method)} is not the name of a method; `limbeck methods` lists them.")
+    files = run_files(settings.get("imports", ()))
     recipe = get(method)
     fields = dict(RunConfig.model_fields)
     table = settings.get("arguments", {})
     if not isinstance(table, Mapping):
-        raise LimbeckError(f"arguments={table!r} is not a table; give the method's arguments by name.")
+        raise LimbeckError(f"arguments={shown(table)} is not a table; give the method's arguments by name.")
     arguments = dict(table)
     own: dict[str, Any] = {}
     for key, value in settings.items():
@@ -129,10 +146,10 @@ def configure(method: str, settings: Mapping[str, Any]) -> RunConfig:
         else:
             known = [*fields, *recipe.arguments]
             raise LimbeckError(
-                f"unknown setting {key!r}{nearest(key, known)}; {method} takes "
+                f"unknown setting {quoted(key)}{nearest(key, known)}; {method} takes "
                 f"{', '.join(recipe.arguments) or 'no arguments'}, and a run {', '.join(sorted(fields))}."
             )
-    return checked({**own, "method": method, "arguments": arguments})
+    return checked({**own, "method": method, "arguments": arguments, **({"imports": files} if files else {})})
 
 
 def checked(values: Mapping[str, Any]) -> RunConfig:
@@ -180,7 +197,7 @@ def _sentence(e: ValidationError) -> str:
     field = ".".join(str(x) for x in first["loc"])
     known = RunConfig.model_fields.get(str(first["loc"][0])) if first["loc"] else None
     if known is None:
-        return f"unknown setting {field!r}{nearest(field, RunConfig.model_fields)}; leave it out."
+        return f"unknown setting {quoted(field)}{nearest(field, RunConfig.model_fields)}; leave it out."
     if first["type"] == "missing":
         return f"{field} is missing; it is {known.description}."
     said = first["msg"].removeprefix("Value error, ")
@@ -206,7 +223,9 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         for table in tables:
             before = inner.setdefault(table, {})
             if not isinstance(before, dict):
-                raise LimbeckError(f"--set {pair}: {table} was set to {before!r} before, which is no table; give one.")
+                raise LimbeckError(
+                    f"--set {pair}: {table} was set to {shown(before)} before, which is no table; give one."
+                )
             inner = before
         inner[name] = _toml_value(text.strip())
     return out
@@ -238,7 +257,7 @@ def load_toml(path: Path) -> dict[str, Any]:
         LimbeckError: where the file is missing or malformed.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin with a mark
     except FileNotFoundError:
         raise LimbeckError(f"--config {path}: there is no such file; check the path.") from None
     except OSError as e:

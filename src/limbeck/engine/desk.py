@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import LimbeckError
+from ..limits import VERIFY_SECONDS
 from ..tasks import Response, Task
 from ..types import Prompt
 from .feed import Feed
@@ -36,6 +37,10 @@ class Desk:
         died: why environments broke off episodes since the last step, one clause for each.
         last_death: the first of them in the newest step that had one.
         memory: state of the run.
+        verify_seconds: that a verifier may take for one response.
+        judged_only: whether responses without a verdict are left out, because the method reads verdicts.
+        unjudged: why verifiers gave no verdict since the last step, one clause for each response.
+        last_unjudged: the first of them in the newest step that had one.
     """
 
     policies: Mapping[str, Policy]
@@ -52,6 +57,10 @@ class Desk:
     died: list[str] = field(default_factory=list)
     last_death: str = ""
     memory: Memory = field(default_factory=Memory)
+    verify_seconds: float = VERIFY_SECONDS
+    judged_only: bool = True
+    unjudged: list[str] = field(default_factory=list)
+    last_unjudged: str = ""
     rendered: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:

@@ -18,7 +18,7 @@ import numpy as np
 from ..axes.context import Context
 from ..axes.source import Sample
 from ..errors import LimbeckError, shown
-from ..tasks.base import Episode, EpisodeDied, Observation, half_character
+from ..tasks.base import MOST_REWARD, Episode, EpisodeDied, Observation, Unjudged, half_character, judged
 from ..types import STUDENT, TEACHER, Prompt
 from .desk import Desk
 from .frame import of_prompt
@@ -27,9 +27,6 @@ from .rows import Piece, Row
 from .sampler import Law, Written, generate
 from .templates import fill
 from .write import Groups, Pen, author_of, law_of, limit_of, seen, written
-
-MOST_REWARD = 1e30
-"""Absolute value from which float32 statistics of a reward are infinite."""
 
 LONGEST = 100_000
 """Characters of one observation; tokenizing more takes minutes, and no window holds them."""
@@ -123,7 +120,7 @@ def _open(desk: Desk, prompt: Prompt, retry: Context | None) -> Episode:
                 f"{task.name!r} is answered in one turn, but the method plays several; give a task with episodes, or "
                 "say what comes between the turns with sample(retry=...)."
             )
-        return _Talk(task, prompt, desk.blocks.get(retry.name, retry.block), retry.name)
+        return _Talk(task, prompt, desk.blocks.get(retry.name, retry.block), retry.name, desk.verify_seconds)
     try:
         episode: Episode = task.open(prompt)
         if not callable(getattr(episode, "step", None)) or not callable(getattr(episode, "close", None)):
@@ -139,6 +136,8 @@ def reason(e: BaseException) -> str:
     """Why an episode broke off, as one clause."""
     if isinstance(e, EpisodeDied):
         return e.reason
+    if isinstance(e, Unjudged):
+        return f"its answer was not judged: {e.reason}"
     first = str(e).strip().split("\n")[0][:200]
     return f"{type(e).__name__}: {first}" if first else type(e).__name__
 
@@ -187,12 +186,12 @@ class _Talk:
     Every turn carries its own verdict's reward.
     """
 
-    def __init__(self, task: Any, prompt: Prompt, template: str, name: str):
-        self.task, self.prompt, self.template, self.name = task, prompt, template, name
+    def __init__(self, task: Any, prompt: Prompt, template: str, name: str, seconds: float):
+        self.task, self.prompt, self.template, self.name, self.seconds = task, prompt, template, name, seconds
 
     def step(self, text: str) -> Observation:
         """Judge an attempt."""
-        verdict = self.task.verify(self.prompt, text)
+        verdict = judged(self.task, self.prompt, text, self.seconds)
         known: Mapping[str, Any] = {
             **of_prompt(self.prompt),
             "reply": text,

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ..axes.ladder import Ladder
 from ..axes.source import Sample, sample
+from ..errors import LimbeckError, shown
 from ..evaluate import ratio_interval, wilson
 from ..kernels.tiles import Ask, statistics
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
+from ..method import Method
 from ..tasks import Task
 from ..types import DATA, STUDENT, TEACHER, Dense, Hidden, Prompt, Rollout
 from .batch import detached, run_model
@@ -29,6 +31,12 @@ from .models import Policy
 from .rows import assemble, single
 from .sampler import Law, generate
 from .write import Pen, judge, refuse_all_dead, sampled
+
+CUT = 0.5
+"""Share of cut responses before training from which a word is said."""
+
+JUDGED = frozenset({"reward", "correct"})
+"""Record fields that a verifier fills."""
 
 
 @dataclass
@@ -50,6 +58,7 @@ class Evaluator:
         prompts = [test[i] for i in range(min(self.size, len(test)))]
         self.prompts: list[Prompt] = [p for p in prompts if not self.desk.skip_overlong or self.desk.fits(p)]
         self._reference: Rollout | None = None
+        self.newest: dict[str, Any] = {}
 
     @property
     def task(self) -> Task:
@@ -58,15 +67,25 @@ class Evaluator:
 
     def measure(self) -> dict[str, Any]:
         """Greedy accuracy, and statistics over the student's greedy responses; keys that are not known are absent."""
-        student = self.desk.policies["student"]
+        student, unjudged = self.desk.policies["student"], self.desk.unjudged
+        before = len(unjudged)
         record = self._greedy(student, STUDENT)
+        failed = len(unjudged) - before
+        if failed == len(self.prompts):
+            raise LimbeckError(
+                f"the verifier of {shown(self.task.name)} judged no response of the evaluation ({failed} of them; the "
+                f"first: {unjudged[before]}); mend the verifier, give it more time (verify_seconds), or set "
+                "eval_size=0."
+            )
+        del unjudged[before:]  # what is counted of a step is the step's own
         out: dict[str, Any] = {"n": len(self.prompts), "length": float(record.length_B.double().mean())}
+        out["truncated"] = float(record.truncated_B.double().mean())
         if "reward" in self.task.serves:
-            right = {id(p) for p, c in zip(record.prompts, record.correct_B.tolist(), strict=True) if c}
-            correct = [int(id(p) in right) for p in self.prompts]  # a broken episode is a failed one
+            correct = self._correct(record)
             low_high = wilson(sum(correct), len(correct))
             out |= {"accuracy": low_high.mean, "low": low_high.low, "high": low_high.high}
-            out |= {"reward": float(record.reward_U.double().mean()), "correct": correct}
+            out |= {"reward": float(record.reward_U.double().nanmean()), "correct": correct}
+            out |= {"verifier_failed": failed} if failed else {}
             out |= spread("reward", record.reward_U, record.seq_U, record.n_sequences)
         stats = self.statistics(record)
         out |= spread("length", record.length_B, torch.arange(record.n_sequences), record.n_sequences)
@@ -75,7 +94,30 @@ class Evaluator:
                 out |= {name: float(values.double().mean())} | spread(name, values, record.seq_N, record.n_sequences)
         if "episodes" in self.task.serves:
             out |= by_turn(record, stats)
+        self.newest = out
         return out | self._reference_measures()
+
+    def _correct(self, record: Rollout) -> list[int]:
+        """1 for each prompt that was solved; a broken episode is a failed one."""
+        right = {id(p) for p, c in zip(record.prompts, record.correct_B.tolist(), strict=True) if c}
+        return [int(id(p) in right) for p in self.prompts]
+
+    def teacher_accuracy(self) -> dict[str, Any]:
+        """The teacher's own greedy accuracy on the same problems, the student's ceiling; empty where none is known.
+
+        Its responses are those that the student's perplexity is measured on, so that they are written only once.
+        """
+        if self._reference is None or "teacher" not in self.desk.policies or "reward" not in self.task.serves:
+            return {}
+        correct = self._correct(self._reference)
+        interval = wilson(sum(correct), len(correct))
+        return {"accuracy": interval.mean, "low": interval.low, "high": interval.high, "n": len(correct)}
+
+    def first_notices(self, method: Method) -> list[str]:
+        """What the newest measurement says of a run that is about to begin."""
+        if not self.newest:
+            return []
+        return unsolved(self.newest, self.teacher_accuracy(), self.desk.max_tokens, bool(method.fields & JUDGED))
 
     def _greedy(self, writer: Policy, author: int) -> Rollout:
         law = Law(((writer, 1.0),), tau=0.0)
@@ -188,6 +230,33 @@ def spread(name: str, values: Tensor, owner: Tensor, problems: int) -> dict[str,
     mean = float(values.double().mean())
     low = max(interval.low, min(0.0, float(values.min())))
     return {f"{name}_interval": [min(low, mean), max(interval.high, mean)]}
+
+
+def unsolved(measured: Mapping[str, Any], teacher: Mapping[str, Any], max_tokens: int, rewarded: bool) -> list[str]:
+    """Notes on what stands against a run before its first step.
+
+    Args:
+        measured: of the student.
+        teacher: its teacher's accuracy, or nothing.
+        max_tokens: limit of a response.
+        rewarded: whether the method learns from rewards.
+    """
+    n, notes = measured["n"], []
+    if (cut := measured["truncated"]) >= CUT:
+        notes.append(
+            f"note: {cut:.0%} of the student's responses to {n:,} held-out problems are cut at max_tokens={max_tokens} "
+            "before training; raise max_tokens where answers need more, or ask for shorter ones."
+        )
+    if measured.get("accuracy") == 0:
+        remedy = "take easier tasks, or train on demonstrations (sft) first"
+        why = f", so that few rewards will differ; {remedy}, or more responses a prompt" if rewarded else f"; {remedy}"
+        notes.append(f"note: the student solves none of {n:,} held-out problems before training{why}.")
+    if teacher.get("accuracy") == 0:
+        notes.append(
+            f"note: the teacher solves none of {teacher['n']:,} held-out problems, and its accuracy is what a student "
+            "comes to by following it; name another teacher, see to its chat template, or raise max_tokens."
+        )
+    return notes
 
 
 def by_turn(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, list[float]]:

@@ -174,11 +174,11 @@ class Lens:
             blocks = [t.blocks[b] for t in told]
             what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
             room = int(self.record.start_B1[b + 1] - self.record.start_B1[b] - self.record.root_B[b])
-            prompts.append(self.desk.render(shown(prompt, blocks), reader.role, what, room, written=True))
+            prompts.append(self.desk.render(with_blocks(prompt, blocks), reader.role, what, room, written=True))
         return reframed(self.record, prompts)
 
 
-def shown(prompt: Prompt, blocks: Sequence[str | None]) -> Prompt:
+def with_blocks(prompt: Prompt, blocks: Sequence[str | None]) -> Prompt:
     """The prompt with blocks behind its last message."""
     return replace(prompt, messages=behind(prompt, blocks))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -15,9 +16,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from ..errors import LimbeckError
 from ..explain import explain
+from ..method import Method
 from .files import append_line, read_lines, sync, whole, write_json, write_lines
 
 _PACKAGES = ("limbeck", "torch", "transformers", "accelerate", "peft", "reasoning-gym")
@@ -116,6 +119,7 @@ class Journal:
                 },
                 "git": commit(),
                 "inputs": dict(inputs or {}),
+                "terms": term_names(method),
             },
         )
 
@@ -176,6 +180,12 @@ class Journal:
             write_lines(file, rows.values())
 
 
+def term_names(method: Method) -> dict[str, str]:
+    """Each term in a few words, by the number that its metrics carry."""
+    texts = [f"{term.surrogate} of {term.signal}" for _, term in method.parts]
+    return {str(i): text if len(text) <= 70 else f"{text[:69]}…" for i, text in enumerate(texts, 1)}
+
+
 def read_run(out: Path) -> dict[str, Any]:
     """run.json of a folder.
 
@@ -196,10 +206,10 @@ def read_run(out: Path) -> dict[str, Any]:
 def progress_bar(console: Console) -> Progress:
     """The bar of a run."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
         console=console,
         transient=False,
@@ -208,6 +218,71 @@ def progress_bar(console: Console) -> Progress:
 
 def note(values: Mapping[str, Any]) -> str:
     """The newest numbers, short."""
-    shown = (("reward", "reward"), ("accuracy", "right"), ("kl_reverse", "KL"), ("entropy", "H"), ("loss", "loss"))
+    shown = (("loss", "loss"), ("reward", "reward"), ("accuracy", "right"), ("kl_reverse", "KL"), ("entropy", "H"))
     parts = [f"{label} {values[key]:.3f}" for key, label in shown if isinstance(values.get(key), float)]
+    seconds, tokens = values.get("seconds"), values.get("tokens_written")
+    if seconds and tokens:
+        parts = [*parts[:3], f"{tokens / seconds:,.0f} tokens/s"]
     return " · ".join(parts[:4])
+
+
+class Log:
+    """Lines of a run where there is no terminal: each step of a slow run, at most one every few seconds of another.
+
+    The first step and the last always have a line. The pause between two grows with the run, from 5 seconds to a
+    minute.
+    """
+
+    def __init__(self, console: Console, name: str, first: int, steps: int):
+        self.console, self.name, self.first, self.steps = console, name, first, steps
+        self.start = self.told = time.monotonic()
+
+    def step(self, done: int, values: Mapping[str, Any], last: bool) -> None:
+        """After ``done`` steps."""
+        at = time.monotonic()
+        pause = min(60.0, max(5.0, (at - self.start) / 20))
+        if self.console.is_terminal or not (last or done == self.first + 1 or at - self.told >= pause):
+            return
+        self.told = at
+        left = (self.steps - done) * (at - self.start) / (done - self.first)
+        text = f"{self.name} {done}/{self.steps} {note(values)}"
+        say(self.console, text if last else f"{text} · {duration(left)} left")
+
+
+def duration(seconds: float) -> str:
+    """``0:42``, ``1:05:00``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """A line exactly as it is: no markup, and not broken."""
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+class Stage:
+    """What is done before training: the status of a terminal, a line for each stage of a log."""
+
+    def __init__(self, console: Console, text: str):
+        self.console, self.text, self.told = console, text, ""
+        self.status = console.status(text) if console.is_terminal else None
+
+    def __call__(self, text: str) -> None:
+        if self.status is not None:
+            self.status.update(text)
+            return
+        stage = text.partition(":")[0]  # behind it stands how far it is
+        if stage != self.told:
+            self.told = stage
+            say(self.console, stage)
+
+    def __enter__(self) -> Stage:
+        if self.status is not None:
+            self.status.start()
+        self(self.text)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.status is not None:
+            self.status.stop()

@@ -18,10 +18,11 @@ from ..errors import LimbeckError
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
 from ..objective import Batch, Heard, Loss, hear, loss
-from ..types import Dense, Hidden, Rollout, Sampled, View
+from ..types import DATA, Dense, Hidden, Rollout, Sampled, View
 from .batch import read_view, run_model
 from .config import RunConfig
 from .frame import Lens
+from .pulls import add_pulls
 from .setup import Workshop
 from .write import write
 
@@ -108,15 +109,21 @@ class Loop:
         rounds = self._most(len(cuts))
         for update in range(self.method.updates):
             self.optimizer.zero_grad(set_to_none=True)
-            losses = [self._backward(heard.micro(*cut), i == rounds) for i, cut in enumerate(cuts, 1)]
+            pulls = {p.name: 0.0 for p in heard.parts} if update == 0 and self._evaluates(step) else None
+            losses = [self._backward(heard.micro(*cut), i == rounds, pulls) for i, cut in enumerate(cuts, 1)]
             for i in range(len(cuts) + 1, rounds + 1):
                 self._keep_step(heard.record, i == rounds)
             self._refuse_divergence(sum(float(r.loss.detach()) for _, r in losses), step)
             norm = self.accelerator.clip_grad_norm_(self.shop.student.scorer.parameters(), self.config.clip_norm)
             self.optimizer.step()
             if update == 0:
-                metrics |= self._loss_metrics(heard, losses, float(norm))
+                metrics |= self._loss_metrics(heard, losses, float(norm)) | self._pull_metrics(pulls or {})
         return metrics
+
+    def _evaluates(self, step: int) -> bool:
+        """Whether it is the first step, or one before a planned evaluation; a longer run has the same earlier lines."""
+        every = self.config.eval_every
+        return step == 0 or bool(every and (step + 1) % every == 0)
 
     def _refuse_divergence(self, value: float, step: int) -> None:
         """Stop before a loss that is not a number reaches the weights; what was saved before stays."""
@@ -141,12 +148,16 @@ class Loop:
         """Only the last micro-batch synchronises gradients."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(self.shop.student.scorer)
 
-    def _backward(self, micro: Heard, last: bool) -> tuple[Heard, Loss]:
+    def _backward(self, micro: Heard, last: bool, pulls: dict[str, float] | None = None) -> tuple[Heard, Loss]:
         student = self.shop.student
+
+        def objective(live: Dense | Hidden) -> Loss:
+            if pulls is not None:
+                add_pulls(self.method, micro, live, pulls)
+            return loss(self.method, micro, live, self._questions(micro))
+
         with self._waiting(last):
-            result: Loss = run_model(
-                student, micro.record, lambda live: loss(self.method, micro, live, self._questions(micro))
-            )
+            result: Loss = run_model(student, micro.record, objective)
             # DDP averages gradients over processes; ours are shares of a global sum.
             self.accelerator.backward(result.loss * self.accelerator.num_processes)
         return micro, result
@@ -195,12 +206,42 @@ class Loop:
             out["kl_reverse"] = float(self._sum(float(gap.sum()))) / max(tokens, 1.0)
         return out
 
+    def _pull_metrics(self, squares: dict[str, float]) -> dict[str, float]:
+        """Norm of each term's gradient, and its share of their sum."""
+        norms = {name: math.sqrt(float(self._sum(square))) for name, square in squares.items()}
+        total = sum(norms.values())
+        shares = {f"term/{name}/gradient_share": norm / total if total else 0.0 for name, norm in norms.items()}
+        return {f"term/{name}/grad_norm": norm for name, norm in norms.items()} | shares
+
+    def _signal_metrics(self, record: Rollout, judged: Tensor) -> dict[str, float]:
+        """Shares of sampled responses that end with an end token, and of judged groups whose rewards differ."""
+        out = {}
+        last_B = torch.full((record.n_sequences,), -1, dtype=torch.int64, device=record.seq_N.device)
+        last_B.scatter_reduce_(0, record.seq_N, torch.arange(record.n_tokens, device=last_B.device), "amax")
+        last_B = last_B[last_B >= 0]
+        last_B = last_B[record.author_N[last_B] != DATA]
+        stops = torch.tensor(self.shop.student.eos, device=last_B.device)
+        ended = float(self._sum(float(torch.isin(record.token_N[last_B], stops).sum())))
+        if sampled := float(self._sum(float(last_B.numel()))):
+            out["ended"] = ended / sampled
+        reward_B = torch.zeros(record.n_sequences, dtype=torch.float64, device=record.reward_U.device)
+        reward_B.index_add_(0, record.seq_U, record.reward_U.double().nan_to_num(0.0))
+        size_G = torch.bincount(record.group_B[judged], minlength=record.n_groups)
+        ends = [torch.zeros(record.n_groups, dtype=torch.float64, device=reward_B.device) for _ in range(2)]
+        for end, how in zip(ends, ("amin", "amax"), strict=True):
+            end.scatter_reduce_(0, record.group_B[judged], reward_B[judged], how, include_self=False)
+        differ = float(self._sum(float(((ends[0] != ends[1]) & (size_G > 1)).sum())))
+        if groups := float(self._sum(float((size_G > 1).sum()))):
+            out["groups_with_signal"] = differ / groups
+        return out
+
     def _record_metrics(self, record: Rollout) -> dict[str, Any]:
         sequences = float(self._sum(float(record.n_sequences)))
         out: dict[str, Any] = {"length": float(self._sum(float(record.n_tokens))) / max(sequences, 1.0)}
         out["truncated"] = float(self._sum(float(record.truncated_B.sum()))) / max(sequences, 1.0)
         verified_B = torch.zeros(record.n_sequences, dtype=torch.bool, device=record.reward_U.device)
         verified_B[record.seq_U[~record.reward_U.isnan()]] = True
+        out |= self._signal_metrics(record, verified_B)
         count = float(self._sum(float(verified_B.sum())))
         if count:
             out["reward"] = float(self._sum(float(record.reward_U.double().nansum()))) / count
@@ -210,6 +251,10 @@ class Loop:
             out["episodes_died"] = int(self._sum(len(desk.died)))
             desk.last_death = next(iter(desk.died), desk.last_death)
             desk.died.clear()
+        elif "reward" in desk.tasks["task"].serves:
+            out["verifier_failed"] = int(self._sum(len(desk.unjudged)))
+            desk.last_unjudged = next(iter(desk.unjudged), desk.last_unjudged)
+            desk.unjudged.clear()
         if record.n_turns > record.n_sequences:
             out["turns"] = float(self._sum(float(record.n_turns))) / max(sequences, 1.0)
         return out

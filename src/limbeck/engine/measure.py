@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..errors import LimbeckError
 from ..tasks import load_task
+from ..terminal import screen
 from .config import checked
 from .evaluation import Evaluator
 from .setup import accelerator_for, build_method, few_problems, open_workshop
@@ -56,7 +57,7 @@ def evaluate(
     tasks = {"task": load_task(task, seed=seed, **config.task_options)}
     if samples > 1 and "reward" not in tasks["task"].serves:
         raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {task!r} has none; give answers.")
-    quiet = console or Console(stderr=True)
+    quiet = screen(console, stderr=True)
     with quiet.status("measuring"):
         shop = open_workshop(config, build_method(config), tasks, {}, accelerator_for("no", cpu), learns=False)
         evaluator = Evaluator(shop.desk, size, config.micro_tokens)

@@ -20,11 +20,11 @@ from ..tasks import Response
 from ..types import DATA, Prompt, Rollout
 from .batch import read_view
 from .desk import Desk
-from .frame import Lens, of_record, shown
+from .frame import Lens, of_record, with_blocks
 from .rows import Piece, Row, assemble, from_json, single, to_json
 from .sampler import Law, generate
 from .templates import block, fill
-from .write import Groups, Pen, judge, written
+from .write import Groups, Pen, judge, kept, written
 
 
 def evaluate(v: Vec, record: Rollout, desk: Desk, step: int, rung: Rung) -> Tensor:
@@ -136,17 +136,17 @@ def refined(source: Refine, pen: Pen, prompts: Sequence[Prompt] | None) -> Group
     for prompt, k in zip(record.prompts, known, strict=True):
         blocks = [block(c, k, desk.blocks) for c in reader.context]
         what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
-        seen.append(desk.render(shown(prompt, blocks), reader.role, what, desk.max_tokens))
+        seen.append(desk.render(with_blocks(prompt, blocks), reader.role, what, desk.max_tokens))
     law = Law(((desk.policy(reader.role), 1.0),), source.tau * reader.tau)
     texts = generate(law, seen, desk.max_tokens, desk.batch)
     author = hand((reader,))
-    rows = []
+    rows: list[Row | None] = []
     for prompt, w, k in zip(record.prompts, texts, known, strict=True):
         verdict = judge(desk, prompt, w) if source.check else None
         new = single(prompt, desk.prompt_ids(prompt), w.ids, w.logp, author, w.truncated, verdict)
-        rows.append(replace(new, draft=str(k["reply"])))
+        rows.append(replace(new, draft=str(k["reply"])) if kept(desk, verdict) else None)
     ends = iter(rows)
-    return [[next(ends) for _ in group] for group in drafts]
+    return [[row for row in [next(ends) for _ in group] if row is not None] for group in drafts]
 
 
 def recast(source: Recast, pen: Pen) -> Groups:
@@ -194,7 +194,7 @@ def _recast(source: Recast, row: Row, known: dict[str, Any], desk: Desk) -> Row 
     else:
         room = sum(len(p.ids) for p in pieces)
         what = f"prompt {prompt.id!r} recast with {', '.join(map(str, source.given)) or 'another text'}"
-        ids = desk.render(shown(prompt, blocks), "student", what, room, written=True)
+        ids = desk.render(with_blocks(prompt, blocks), "student", what, room, written=True)
     return replace(row, prompt_ids=ids, pieces=pieces)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -17,18 +18,21 @@ from rich.progress import Progress
 from ..errors import LimbeckError, nearest
 from ..explain import explain
 from ..method import Method
+from ..own_files import refuse_unnamed
 from ..tasks import Task
+from ..terminal import screen
 from . import card, checkpoint, fingerprint, lineage
 from .checks import check_models
 from .config import RunConfig, checked
 from .evaluation import Evaluator
 from .files import read_lines, sync, whole, whole_folder, write_lines
 from .folder import claimed, clear, held, recorded
-from .log import Journal, note, now, progress_bar
+from .log import Journal, Log, Stage, note, now, progress_bar, say
 from .loop import Loop
 from .models import keep_format
 from .setup import Models, Workshop, accelerator_for, build_method, notices, open_workshop, prepare_tasks
 from .state import Memory
+from .watch import Watch, compares_rewards
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
@@ -141,6 +145,7 @@ def _rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tupl
             "@method and run it by name."
         )
     config = checked(settings)
+    refuse_unnamed(out, config.imports)
     method = build_method(config)
     if explain(method) != described["formula"]:
         raise LimbeckError(
@@ -205,11 +210,12 @@ class _Run:
             project_dir=str(out / "trackers"),
         )
         torch.manual_seed(config.seed)  # adapters are initialised at random
-        self.console = console or Console(stderr=True, quiet=not self.accelerator.is_main_process)
-        with self.console.status("loading models") as status:
-            self.shop: Workshop = open_workshop(config, method, tasks, models, self.accelerator, status.update)
-        for sentence in notices(self.shop):
-            self.console.print(sentence, style="yellow", highlight=False)
+        self.console = screen(console, stderr=True, quiet=not self.accelerator.is_main_process)
+        with Stage(self.console, "loading models") as tell:
+            self.shop: Workshop = open_workshop(config, method, tasks, models, self.accelerator, tell)
+        self.notices = notices(self.shop)
+        for sentence in self.notices:
+            say(self.console, sentence, "yellow")
         student = self.shop.student
         trainable = [p for p in student.scorer.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=config.lr, weight_decay=config.weight_decay)
@@ -221,7 +227,8 @@ class _Run:
         self.loop = Loop(self.shop, self.optimizer)
         self.journal = Journal(out)
         self.ended: str | None = None
-        self._told_of_death = False
+        self._told_of_death = self._told_of_silence = False
+        self.watch = Watch(compares_rewards(method))
         self.evaluator = Evaluator(self.shop.desk, config.eval_size, config.micro_tokens)
 
     def start(self, command: str) -> Result:
@@ -229,7 +236,19 @@ class _Run:
         if self.accelerator.is_main_process:
             self.journal.describe(self.shop, command, fingerprint.of_run(self.shop, self.tensors))
         self._evaluate(0)
+        self._begin()
         return self._train(0)
+
+    def _begin(self) -> None:
+        """Say what the measurement before the first step shows, and write down all that was said."""
+        if not self.accelerator.is_main_process:
+            return
+        first = self.evaluator.first_notices(self.shop.method)
+        for sentence in first:
+            say(self.console, sentence, "yellow")
+        teacher = self.evaluator.teacher_accuracy()
+        own = {"teacher_accuracy": teacher} if teacher else {}
+        self.journal.update(notices=[*self.notices, *first], **own)
 
     def restart(
         self,
@@ -255,6 +274,7 @@ class _Run:
                 self._hold(measured[-1])
             else:
                 self._evaluate(0)
+                self._begin()
             return self._train(0)
         shadows = {role: s.policy.scorer for role, s in self.shop.shadows.items()}
         state = checkpoint.load(path, self._module(), self.optimizer.optimizer, self.shop.desk.feeds, shadows)
@@ -303,7 +323,10 @@ class _Run:
             self.accelerator.init_trackers("limbeck", config={"method": config.method, "seed": config.seed})
         with progress_bar(self.console) as bar:
             task = bar.add_task(config.method, total=config.steps, completed=first, note="")
-            written = sum(whole(m, "tokens_written") or 0 for m in read_lines(self.journal.metrics)[:first])
+            rows = read_lines(self.journal.metrics)[:first]
+            self.watch.recall(rows)
+            log = Log(self.console, config.method, first, config.steps)
+            written = sum(whole(m, "tokens_written") or 0 for m in rows)
             spent = bool(config.token_budget) and written >= config.token_budget
             for step in range(first, config.steps):
                 if spent:
@@ -311,11 +334,11 @@ class _Run:
                 metrics = self.loop.step(step)
                 self._after(step, metrics)
                 bar.update(task, advance=1, note=note(metrics))
-                if not self.console.is_terminal and (step + 1) % 10 == 0:  # a log has no bar
-                    self.console.print(f"{config.method} {step + 1}/{config.steps} {note(metrics)}", highlight=False)
                 written += metrics["tokens_written"]
                 spent = bool(config.token_budget) and written >= config.token_budget
-                self._periodic(step + 1, bar, last=spent or step + 1 == config.steps)
+                last = spent or step + 1 == config.steps
+                log.step(step + 1, metrics, last)
+                self._periodic(step + 1, bar, last)
         if config.trackers:
             self.accelerator.end_training()
         return self._finish()
@@ -323,11 +346,25 @@ class _Run:
     def _after(self, step: int, metrics: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
             self.journal.step(metrics)
+        said = self.watch.after(metrics)
+        for sentence in said:
+            say(self.console, sentence, "yellow")
+        if said and self.accelerator.is_main_process:
+            self.journal.update(warnings=self.watch.warnings)
         if metrics.get("episodes_died") and not self._told_of_death:
             self._told_of_death = True
             self.console.print(
                 f"note: {metrics['episodes_died']} episodes of step {step} were broken off by their environment "
                 f"({self.shop.desk.last_death}) and dropped; episodes_died in metrics.jsonl goes on counting.",
+                style="yellow",
+                highlight=False,
+            )
+        if metrics.get("verifier_failed") and not self._told_of_silence:
+            self._told_of_silence = True
+            self.console.print(
+                f"note: the verifier judged {metrics['verifier_failed']} responses of step {step} not at all "
+                f"({self.shop.desk.last_unjudged or 'in another process'}); verifier_failed in metrics.jsonl goes on "
+                "counting.",
                 style="yellow",
                 highlight=False,
             )
@@ -348,7 +385,11 @@ class _Run:
         """The main process measures; the others wait."""
         measured: dict[str, Any] = {}
         if self.evaluator.prompts and self.accelerator.is_main_process:
-            with self._unwrapped():
+            what = f"evaluating {'before training' if step == 0 else f'after {step} steps'}"
+            # While the bar is there, it is the live line.
+            with self._unwrapped(), contextlib.nullcontext() if step else Stage(self.console, what):
+                if step and not self.console.is_terminal:
+                    say(self.console, what)
                 measured = self.evaluator.measure()
                 self.journal.evaluated(step, measured)
         self.accelerator.wait_for_everyone()
@@ -389,10 +430,13 @@ class _Run:
                     write_lines(self.journal.samples, self.evaluator.samples())
                 self._export()
             self.ended = now()
+            self.journal.update(warnings=self.watch.warnings)
             report = self._report()
             self.journal.update(finished=self.ended)  # last: a run that is marked as finished has everything
             if report is not None:
                 self._tell(report)
+            if self.watch.last:
+                say(self.console, self.watch.last, "yellow")
         self.accelerator.wait_for_everyone()
         evaluations = read_lines(self.journal.evaluations)
         before = evaluations[0] if evaluations else None

@@ -18,10 +18,20 @@ from ..refusals import refuse_shared
 from ..tasks import Task, load_task
 from . import lineage
 from .chat import template_file
-from .checks import arguments_of, check_models, check_served, data_names, lacking, same_for_all, samples
+from .checks import (
+    arguments_of,
+    check_models,
+    check_served,
+    data_names,
+    lacking,
+    reads_verdicts,
+    same_for_all,
+    samples,
+)
 from .config import RunConfig
 from .desk import Desk
 from .feed import Feed
+from .forecast import too_short, unfamiliar
 from .model_checks import checkpointing, hold_in_full, losses_left_out, refuse_chance, refuse_quantised
 from .models import Policy, add_lora, freeze, load_policy, own_end, share_vocabulary, speaking
 from .prompts import check_prompts
@@ -149,6 +159,7 @@ def notices(shop: Workshop) -> list[str]:
     """What is allowed and worth knowing before the first step."""
     student, teacher = shop.student, shop.policies.get("teacher")
     few = [*shop.read, *few_problems(shop.desk.tasks["task"], shop.config.eval_size), *lineage.consistency(shop)]
+    few += [*too_short(shop.desk), *unfamiliar(shop.desk, shop.config)]
     few += [*same_for_all(shop.method, shop.desk.blocks), *lacking(shop.method, shop.desk.tasks["task"])]
     return [*few, *_of_models(shop), *_ends(student, teacher)]
 
@@ -283,6 +294,8 @@ def _desk(
         blocks={name: read_template(name, text) for name, text in config.contexts.items()},
         formats=frozenset({"teacher"} if config.teacher_template and "teacher" in policies else ()),
         turns=config.episode_turns,
+        verify_seconds=config.verify_seconds,
+        judged_only=reads_verdicts(method),
         longest=max([int(s.max_tokens.most(config.steps)) for s in samples(method) if s.max_tokens], default=0),
         skip_overlong=config.skip_overlong,
     )

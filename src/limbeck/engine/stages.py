@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from ..errors import LimbeckError, expect, nearest
+from ..errors import LimbeckError, expect, nearest, quoted
 from ..pipeline import Pipeline, Stage
 from ..registry import get
+from ..terminal import screen
 from . import fingerprint
-from .checks import check_models
+from .checks import check_models, data_names
 from .config import RunConfig, configure
 from .files import read_lines, write_json
 from .folder import empty, folder_of, held, main_process, recorded, refuse_impossible
@@ -70,7 +72,7 @@ def run_pipeline(
     stages = _plan(pipeline, folder, settings)
     described = {"pipeline": str(pipeline), "settings": {k: str(v) for k, v in settings.items()}}
     _refuse_another(folder, described)
-    console = Console(quiet=True) if quiet else console or Console(stderr=True, quiet=not main_process())
+    console = screen(quiet=True) if quiet else screen(console, stderr=True, quiet=not main_process())
     refuse_impossible(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder, console):
@@ -82,13 +84,23 @@ def run_pipeline(
             done = ", done before" if stage.state == "done" else ""
             console.print(f"stage {i} of {len(stages)}: {stage.config.method}{done}", style="bold", highlight=False)
             typed = command or f"stage {stage.path.name} of {pipeline}"
-            if stage.state == "done":
-                results.append(_result(stage.path))
-            elif stage.state == "begun":
-                results.append(resume(stage.path, command=typed, console=console, **own))
-            else:
-                results.append(train(stage.config, stage.path, command=typed, console=console))
+            with _named(i, len(stages), stage.config.method):
+                if stage.state == "done":
+                    results.append(_result(stage.path))
+                elif stage.state == "begun":
+                    results.append(resume(stage.path, command=typed, console=console, **own))
+                else:
+                    results.append(train(stage.config, stage.path, command=typed, console=console))
     return results
+
+
+@contextlib.contextmanager
+def _named(i: int, n: int, method: str) -> Iterator[None]:
+    """A refusal inside says which stage it is about."""
+    try:
+        yield
+    except LimbeckError as e:
+        raise LimbeckError(f"stage {i} of {n} ({method}): {e}") from e
 
 
 # ---------------------------------------------------------------- what is to be run
@@ -99,18 +111,23 @@ def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any]) -> list
     _refuse_unknown(pipeline, settings)
     stages: list[Planned] = []
     student = settings.get("student", "embedded")
-    understood = [_understood(stage, settings) for stage in pipeline.stages]
+    understood = []
+    for i, stage in enumerate(pipeline.stages, 1):
+        with _named(i, len(pipeline.unrolled), stage.method):
+            understood.append(_understood(stage, settings))
     for i, stage in enumerate(pipeline.unrolled):
         path = folder / f"stage-{i}-{stage.method}"
         own = _fitting(stage, settings, understood[i % len(understood)], frozenset().union(*understood))
-        config = configure(stage.method, {**own, **stage.settings, "student": student})
+        with _named(i + 1, len(pipeline.unrolled), stage.method):
+            config = configure(stage.method, {**own, **stage.settings, "student": student})
         stages.append(Planned(path, config, _state(path, config)))
         student = str(path / "student")
     for i, planned in enumerate(stages[: len(pipeline.stages)]):  # the others are these again
-        method = build_method(planned.config)
-        check_models(planned.config, method, {})
-        tasks = prepare_tasks(planned.config, method)
-        known = fingerprint.before_loading(planned.config, tasks, ("student",) if i else ())
+        with _named(i + 1, len(stages), planned.config.method):
+            method = build_method(planned.config)
+            check_models(planned.config, method, {})
+            tasks = prepare_tasks(planned.config, method)
+            known = fingerprint.before_loading(planned.config, tasks, ("student",) if i else ())
         stages[i] = replace(planned, inputs=known)
     return stages
 
@@ -127,7 +144,7 @@ def _refuse_unknown(pipeline: Pipeline, settings: Mapping[str, Any]) -> None:
         if key not in RunConfig.model_fields and key not in arguments:
             near = nearest(key, [*pipeline.methods, *RunConfig.model_fields, *arguments])
             raise LimbeckError(
-                f"unknown setting {key!r}{near}; the stages take "
+                f"unknown setting {quoted(key)}{near}; the stages take "
                 f"{', '.join(sorted(arguments)) or 'no arguments'}, and a run "
                 f"{', '.join(sorted(RunConfig.model_fields))}."
             )
@@ -143,7 +160,7 @@ def _fitting(
     """The settings without those that only other stages' methods understand: arguments, contexts, further models."""
     known = {*RunConfig.model_fields, *get(stage.method).arguments}
     fitting = {k: v for k, v in settings.items() if k in known}
-    for table in ("contexts", "others"):
+    for table in ("contexts", "others", "datasets"):
         if isinstance(fitting.get(table), Mapping):
             strange = {name for kind, name in everybodys - own if kind == table}
             fitting[table] = {k: v for k, v in fitting[table].items() if k not in strange}
@@ -151,10 +168,11 @@ def _fitting(
 
 
 def _understood(stage: Stage, settings: Mapping[str, Any]) -> frozenset[Entry]:
-    """The contexts that a stage's method shows, and the further models that it reads."""
+    """The contexts that a stage's method shows, and the further models and data sets that it reads."""
     value = stage.value(settings)
     shown = {("contexts", context.name) for context in value.told if context.block}
-    return frozenset(shown | {("others", role) for role in value.others})
+    read = {("datasets", name) for name in data_names(value)}
+    return frozenset(shown | read | {("others", role) for role in value.others})
 
 
 def _state(path: Path, config: RunConfig) -> str:

@@ -11,6 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..axes.context import WRITTEN, Context
 from ..errors import LimbeckError, nearest
+from ..limits import rendered
 
 Evidence = dict[str, Any]
 """What is known of one sequence, by the names that ``axes.context`` lists."""
@@ -30,15 +31,10 @@ def fill(template: str, evidence: Mapping[str, Any], name: str) -> str:
         LimbeckError: where the template cannot be rendered, or what it renders to has no end.
     """
     try:
-        text = _JINJA.from_string(template).render(**evidence)
+        made = _JINJA.from_string(template)
+        return rendered(lambda: made.render(**evidence), LONGEST)
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError, MemoryError) as e:
         raise _unrenderable(name, e) from None
-    if len(text) > LONGEST:
-        raise LimbeckError(
-            f"the template of context {name!r} renders to {len(text):,} characters, more than any model reads "
-            f"({LONGEST:,}); shorten it in contexts.{name}."
-        )
-    return text
 
 
 def block(context: Context, known: Evidence, blocks: Mapping[str, str]) -> str | None:

@@ -15,12 +15,13 @@ import torch
 from ..axes.reader import Blend
 from ..axes.rewrite import Once, Patch, Recast, Refine, Select
 from ..axes.source import Data, Either, Resample, Sample, Source, hand
-from ..errors import LimbeckError, number
+from ..errors import LimbeckError, number, shown
 from ..refusals import walk
 from ..tasks import Verdict
+from ..tasks.base import Unjudged, judged
 from ..types import DATA, Prompt, Rollout, concatenate
 from .desk import Desk
-from .frame import of_prompt, shown
+from .frame import of_prompt, with_blocks
 from .rows import Row, assemble, single
 from .sampler import Law, Written, generate
 from .templates import block
@@ -81,12 +82,20 @@ def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) ->
 
 
 def refuse_all_dead(pen: Pen, groups: Groups, which: str) -> None:
-    """Stop where environments broke off every episode.
+    """Stop where environments broke off every episode, or verifiers judged no response.
 
     Raises:
         LimbeckError: with the reason of the first.
     """
-    if pen.died and not any(row for group in groups for row in group):
+    if any(row for group in groups for row in group):
+        return
+    if pen.desk.unjudged and not pen.died:
+        raise LimbeckError(
+            f"the verifier of {shown(pen.desk.tasks['task'].name)} judged no response {which} "
+            f"({len(pen.desk.unjudged)} of them; the first: {pen.desk.unjudged[0]}), so there is nothing to learn "
+            "from; mend the verifier, or give it more time (verify_seconds)."
+        )
+    if pen.died:
         raise LimbeckError(
             f"every episode {which} was broken off by its environment ({len(pen.died)} of them; the first: "
             f"{pen.died[0]}), so there is nothing to learn from; mend the environment, and go on."
@@ -145,11 +154,13 @@ def sampled(source: Sample, pen: Pen, prompts: Sequence[Prompt]) -> Groups:
     desk = pen.desk
     repeated = [p for p in prompts for _ in range(source.n)]
     texts = generate(law_of(source, desk), seen(source, desk, repeated), limit_of(source, pen), desk.batch)
-    rows = []
+    rows: list[Row | None] = []
     for p, w in zip(repeated, texts, strict=True):
         # Judged where there is a verifier, also for methods that do not read it: training accuracy is worth seeing.
-        rows.append(single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, judge(desk, p, w)))
-    return [rows[i : i + source.n] for i in range(0, len(rows), source.n)]
+        said = judge(desk, p, w)
+        row = single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, said)
+        rows.append(row if kept(desk, said) else None)
+    return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
 
 
 def law_of(source: Sample, desk: Desk) -> Law:
@@ -178,27 +189,33 @@ def seen(source: Sample, desk: Desk, prompts: Sequence[Prompt]) -> list[list[int
     for p in prompts:
         blocks = [block(c, of_prompt(p), desk.blocks) for c in reader.context]
         what = f"prompt {p.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
-        out.append(desk.render(shown(p, blocks), reader.role, what, desk.max_tokens))
+        out.append(desk.render(with_blocks(p, blocks), reader.role, what, desk.max_tokens))
     return out
 
 
+UNJUDGED = Verdict(math.nan, False)
+"""What a response has whose verifier raised, took too long or gave no reward."""
+
+
 def judge(desk: Desk, prompt: Prompt, text: Written) -> Verdict | None:
-    """The task's verdict, or None where it has no verifier.
+    """The task's verdict, None where it has no verifier, or ``UNJUDGED`` where that gave none (``desk.unjudged``).
 
     Raises:
-        LimbeckError: where a reward is not finite.
+        LimbeckError: where it gave something that is no verdict.
     """
     task = desk.tasks["task"]
     if "reward" not in task.serves or "episodes" in task.serves:
         return None
-    said = desk.policies["student"].text(text.ids)
-    verdict = task.verify(prompt, said)
-    if not math.isfinite(verdict.reward):
-        raise LimbeckError(
-            f"the verifier of {task.name!r} gave reward {verdict.reward} to a response to prompt {prompt.id!r} "
-            f"({said[:60]!r}); a reward must be a finite number, so mend the verifier."
-        )
-    return verdict
+    try:
+        return judged(task, prompt, desk.policies["student"].text(text.ids), desk.verify_seconds)
+    except Unjudged as e:
+        desk.unjudged.append(e.reason)
+        return UNJUDGED
+
+
+def kept(desk: Desk, verdict: Verdict | None) -> bool:
+    """Whether a response stays in the batch: one without a verdict has no reward that a method could read."""
+    return verdict is not UNJUDGED or not desk.judged_only
 
 
 def _from_data(source: Data, pen: Pen) -> Groups:

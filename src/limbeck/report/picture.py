@@ -26,6 +26,7 @@ from limbeck.report.draw import (
     draw_line,
     from_zero,
 )
+from limbeck.terminal import printable
 
 Run = RunData | Path | str
 
@@ -53,7 +54,7 @@ def picture(
     loaded = [run if isinstance(run, RunData) else load_run(run) for run in given]
     if not loaded:
         raise LimbeckError("runs is empty, but a picture needs at least one run")
-    labels = [_label(name) for name in ([run.name for run in loaded] if names is None else names)]
+    labels = [_label(printable(name)) for name in ([run.name for run in loaded] if names is None else names)]
     if len(labels) != len(loaded):
         raise LimbeckError(f"names has {len(labels)} entries for {len(loaded)} runs; give one a run")
     draft = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")

@@ -7,11 +7,12 @@ from rich.text import Text
 
 from limbeck.report import words
 from limbeck.report.data import RunData
+from limbeck.terminal import printable
 
 
 def summary_table(data: RunData) -> Table:
     """Before, after and change of each measure, then time and tokens; it fits 80 columns."""
-    table = Table(title=Text(f"{data.name}, {words.steps(data)}"), title_justify="left")
+    table = Table(title=Text(printable(f"{data.name}, {words.steps(data)}")), title_justify="left")
     table.add_column("")
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right")
@@ -26,6 +27,6 @@ def summary_table(data: RunData) -> Table:
         if key in data.spent:
             table.add_row(name, "", words.whole(data.spent[key]), "")
     if data.resumed:
-        table.caption = Text(f"resumed: {data.resumed[-1].get('command') or 'command unknown'}")
+        table.caption = Text(printable(f"resumed: {data.resumed[-1].get('command') or 'command unknown'}"))
         table.caption_justify = "left"
     return table

@@ -18,8 +18,11 @@ _LONGEST_EXPRESSION = 200
 _PARSE_SECONDS = 5
 # Of a wrong answer in feedback, in characters.
 _LONGEST_QUOTE = 80
-# Powers of powers, huge exponents and factorials: a model that writes them is wrong, and computing them takes forever.
-_EXPENSIVE = re.compile(r"\^\s*[{(][^})]*\^|\*\*.*\*\*|(?:\^|\*\*)\s*[{(]?\s*\d{5,}|\d!", re.DOTALL)
+# Of the product of all numbers in exponents: what a tower of powers, however it is written, may multiply out to.
+_LARGEST_POWER = 10_000
+_POWER = re.compile(r"\^|\*\*")
+# Factorials, and sums, products and binomials up to a large number: computing them takes forever.
+_EXPENSIVE = re.compile(r"[\d)}\]]\s*!|\\(?:d|t)?binom|\\(?:sum|prod)|\d\s*[eE]\s*[+-]?\s*\d{5,}")
 
 
 def extract_answer(text: str, boxed: bool = False) -> str:
@@ -93,13 +96,13 @@ def same_answer(expected: str, given: str) -> bool:
     """Whether two extracted answers are equal: as text after stripping, or as mathematics.
 
     Mathematics is compared by math-verify (``0.5`` equals ``\\frac{1}{2}``) and only where the expected answer is a
-    number or an expression; words are compared letter by letter. A given answer with a power of a power, an exponent of
-    five digits or a factorial is never equal, except as text.
+    number or an expression; words are compared letter by letter. An answer with a power of a power, exponents that
+    multiply out to more than 10,000, a factorial, a binomial, a sum or a product is never equal, except as text.
     """
     expected, given = expected.strip(), given.strip()
     if expected == given:
         return True
-    if not given or not is_mathematical(expected) or _EXPENSIVE.search(given):
+    if not given or not is_mathematical(expected) or is_expensive(given) or is_expensive(expected):
         return False
     gold = _parse_gold(expected, _seconds())
     if not gold:
@@ -107,6 +110,35 @@ def same_answer(expected: str, given: str) -> bool:
     from math_verify import verify
 
     return bool(verify(list(gold), _parse(given, _seconds()), timeout_seconds=_seconds()))
+
+
+def is_expensive(text: str) -> bool:
+    """Whether computing an expression could take forever; a model that writes one is wrong."""
+    if _EXPENSIVE.search(text):
+        return True
+    most = 1
+    for found in _POWER.finditer(text):
+        exponent, behind = _exponent(text, found.end())
+        if _POWER.search(exponent) or _POWER.match(behind):
+            return True
+        for number in re.findall(r"\d+", exponent):
+            most *= max(1, int(number)) if len(number) < 6 else _LARGEST_POWER + 1
+    return most > _LARGEST_POWER
+
+
+def _exponent(text: str, start: int) -> tuple[str, str]:
+    """The exponent that begins at a place, and what follows it."""
+    text = text[start:].lstrip()
+    if text[:1] not in ("{", "("):
+        found = re.match(r"[+-]?(?:\d+|.)?", text, re.DOTALL)
+        end = found.end() if found else 0
+        return text[:end], text[end:].lstrip()
+    depth = 0
+    for i, sign in enumerate(text):
+        depth += {"{": 1, "(": 1, "}": -1, ")": -1}.get(sign, 0)
+        if depth == 0:
+            return text[1:i], text[i + 1 :].lstrip()
+    return text[1:], ""
 
 
 def _parse(text: str, seconds: int | None) -> list[Any]:

@@ -68,7 +68,10 @@ def _value(node: ast.expr) -> int | float:
                 _refuse_long_power(a, b)
             return _bounded(_BINARY[type(op)](a, b))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
-            return _bounded(_FUNCTIONS[name](*map(_value, args)))
+            given = [_value(arg) for arg in args]
+            if name == "round" and len(given) == 2 and abs(given[1]) > _DIGITS:
+                raise Mistake(f"round takes at most {_DIGITS} digits")
+            return _bounded(_FUNCTIONS[name](*given))
     raise Mistake(f"{ast.unparse(node)[:40]!r} is not allowed: use numbers, + - * / // % **, min, max, abs and round")
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from ..errors import LimbeckError
+import numpy as np
+
+from ..errors import LimbeckError, shown
+from ..limits import VERIFY_SECONDS, OutOfTime, within
 from ..types import Prompt
 
 
@@ -43,6 +47,72 @@ class Verdict:
     reward: float
     correct: bool
     feedback: str | None = None
+
+
+class Unjudged(Exception):
+    """A verifier said nothing of a response: it raised, took too long, or returned None.
+
+    Attributes:
+        reason: one clause for the log.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+MOST_REWARD = 1e30
+"""Absolute value from which float32 statistics of a reward are infinite."""
+
+
+def judged(task: Task, prompt: Prompt, text: str, seconds: float = VERIFY_SECONDS) -> Verdict:
+    """A task's verdict on a response, checked.
+
+    Args:
+        task: serves ``reward``.
+        prompt: of the task.
+        text: the response.
+        seconds: that the verifier may take.
+
+    Raises:
+        Unjudged: the verifier raised, took too long, or gave no reward (None).
+        LimbeckError: it gave something that is no verdict, or the task itself refuses.
+    """
+    try:
+        said: object = within(seconds, lambda: task.verify(prompt, text))
+    except LimbeckError:
+        raise
+    except OutOfTime as e:
+        raise Unjudged(f"it {e}") from None
+    except (Exception, SystemExit) as e:  # whatever foreign code does costs its response and no more
+        first = str(e).strip().split("\n")[0][:200]
+        raise Unjudged(f"{type(e).__name__}: {first}" if first else type(e).__name__) from None
+    if said is None or (isinstance(said, Verdict) and said.reward is None):
+        raise Unjudged("it returned None")
+    wrong = _wrong(said)
+    if wrong:
+        raise LimbeckError(
+            f"the verifier of {shown(task.name)} {wrong} to a response to prompt {shown(prompt.id)} "
+            f"({text[:60]!r}); have it return Verdict(reward, correct), with a finite number and true or false, or "
+            "None where it cannot judge."
+        )
+    assert isinstance(said, Verdict)
+    return Verdict(float(said.reward), bool(said.correct), said.feedback)
+
+
+def _wrong(said: object) -> str:
+    """What keeps something from being a verdict, as a clause; empty where nothing does."""
+    if not isinstance(said, Verdict):
+        return f"gave {shown(said)}"
+    reward: object = said.reward
+    if not isinstance(reward, Real) or not abs(float(reward)) < MOST_REWARD:
+        return f"gave reward {shown(reward)}"
+    if not isinstance(said.correct, bool | np.bool_):
+        return f"gave correct={shown(said.correct)}"
+    feedback: object = said.feedback
+    if feedback is not None and (not isinstance(feedback, str) or half_character(feedback) is not None):
+        return f"gave feedback {shown(feedback)}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -143,7 +213,10 @@ class Task(Protocol):
     test: Sequence[Prompt]
 
     def verify(self, prompt: Prompt, text: str) -> Verdict:
-        """Judge a response. Only called where ``"reward" in serves`` and ``"episodes"`` is not."""
+        """Judge a response. Only called where ``"reward" in serves`` and ``"episodes"`` is not.
+
+        None says that it cannot be judged: the response is then left out of the batch, as where this raises.
+        """
         ...
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:
@@ -212,6 +285,10 @@ def refuse_if_over(over: bool) -> None:
         raise RuntimeError("the episode is over: open another one")
 
 
+LARGEST_COUNT = 10_000_000
+"""Of problems, turns and the like: their order is held in memory, and a file of as many is none that we make."""
+
+
 def whole_number(task: str, field: str, value: object, least: int) -> int:
     """The value of an option that counts something.
 
@@ -219,7 +296,9 @@ def whole_number(task: str, field: str, value: object, least: int) -> int:
         LimbeckError: not a whole number of at least ``least``.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise LimbeckError(f"{field} of task {task!r} is {value!r}, give a whole number of at least {least}.")
+        raise LimbeckError(f"{field} of task {task!r} is {shown(value)}, give a whole number of at least {least}.")
+    if field != "seed" and value > LARGEST_COUNT:
+        raise LimbeckError(f"{field} of task {task!r} is {value:,}, give at most {LARGEST_COUNT:,}.")
     return value
 
 
@@ -230,5 +309,5 @@ def yes_or_no(task: str, field: str, value: object) -> bool:
         LimbeckError: neither true nor false.
     """
     if not isinstance(value, bool):
-        raise LimbeckError(f"{field} of task {task!r} is {value!r}, give true or false.")
+        raise LimbeckError(f"{field} of task {task!r} is {shown(value)}, give true or false.")
     return value

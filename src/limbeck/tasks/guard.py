@@ -30,6 +30,14 @@ _SCRIPT = Path(__file__).with_name("guard_worker.py")
 # One order of sets in all workers, or a replay could come out differently; and one thread, because threads of linear
 # algebra that nobody needs fill the address space.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# What foreign code needs to start and to import what it imports; the rest (tokens, keys, proxies with passwords) is
+# nobody's but the run's own.
+_PASSED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TEMP", "TMP", "TZ", "LANG", "LANGUAGE", "TERM"),
+    *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("XDG_CACHE_HOME", "XDG_DATA_HOME", "SYSTEMROOT", "SYSTEMDRIVE", "COMSPEC", "PATHEXT", "WINDIR", "USERPROFILE"),
+    *("APPDATA", "LOCALAPPDATA", "JAVA_HOME"),
+)
 # A worker that has had this many episodes takes no more: what an environment leaks goes with it.
 _RETIRE_AFTER = 1000
 # How often an episode is brought back after its worker vanished between two requests.
@@ -211,7 +219,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **_ENVIRONMENT},
+            env=_needed(os.environ),
             start_new_session=True,
         )
         assert self.process.stdout is not None
@@ -335,6 +343,12 @@ def _observation(value: Mapping[str, Any]) -> Observation:
     if not math.isfinite(observation.reward):
         raise EpisodeDied(f"gave reward {observation.reward}, which is not finite")
     return observation
+
+
+def _needed(everything: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a worker: what it needs of ours, by name."""
+    named = {k: v for k, v in everything.items() if k.upper() in _PASSED or k.startswith("LC_")}
+    return {**named, **_ENVIRONMENT}
 
 
 def _kill(workers: list[_Worker]) -> None:

@@ -221,7 +221,8 @@ def check_options(
         raise LimbeckError(
             f"task {dataset!r} is not a reasoning-gym data set{nearest(dataset, registry)}: see available_tasks()."
         )
-    known = [f.name for f in dataclasses.fields(registry[dataset][1]) if f.name not in _OURS]
+    own = {f.name: f for f in dataclasses.fields(registry[dataset][1]) if f.name not in _OURS}
+    known = list(own)
     for option in options:
         if option not in known:
             names = (*further, *_KNOWN, *known)
@@ -229,6 +230,9 @@ def check_options(
                 f"option {option!r} is not one of task {task or dataset!r}{nearest(option, names)}: "
                 f"it knows {', '.join(names)}."
             )
+        default, value = own[option].default, options[option]
+        if isinstance(value, bool) and isinstance(default, int | float) and not isinstance(default, bool):
+            raise LimbeckError(f"{option} of task {task or dataset!r} is {value}, give a number (as {default}).")
 
 
 def _create(dataset: str, size: int, stream: int, options: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..errors import LimbeckError
 from ..types import Prompt
-from .base import Observation, Response, Task, Verdict, refuse_if_over, whole_number
+from .base import Observation, Response, Task, Verdict, judged, refuse_if_over, whole_number
 
 _DEFAULT = "that is not right"
 
@@ -66,9 +66,10 @@ class Attempts:
 
         Raises:
             LimbeckError: what the inner task's verifier refuses.
+            Unjudged: it raised, took too long or gave no reward.
         """
         refuse_if_over(self._left == 0)
-        verdict = self._task.inner.verify(self._prompt, text)
+        verdict = judged(self._task.inner, self._prompt, text)
         self._left = 0 if verdict.correct else self._left - 1
         feedback = verdict.feedback or (None if verdict.correct else _DEFAULT)
         said = self._task.template.replace("{feedback}", _sentence(feedback or "")) if self._left else feedback or ""

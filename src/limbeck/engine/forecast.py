@@ -1,0 +1,57 @@
+"""What can be foreseen of a run from its data: answers that do not fit, and texts new to the embedded models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..tasks import Task
+from ..types import Prompt
+from .config import RunConfig
+from .desk import Desk
+
+LOOKED_AT = 200
+"""Training prompts that are looked at; a task may make each when it is read."""
+
+SUMS = "State the final answer to the following arithmetic problem: "
+"""How every problem begins that the embedded models were trained on; one token of theirs."""
+
+
+def too_short(desk: Desk) -> list[str]:
+    """A note where the answers alone are longer than a response may be."""
+    task, tokenizer = desk.tasks["task"], desk.policies["student"].tokenizer
+    if "reward" not in task.serves:
+        return []
+    answers = [a for p in _first(task) if (a := p.privileged.get("answer"))]
+    lengths = [len(tokenizer(str(a), add_special_tokens=False)["input_ids"]) for a in answers]
+    long = sum(n > desk.room for n in lengths)
+    if not long:
+        return []
+    return [
+        f"note: the answers of {long:,} of {len(lengths):,} training problems of {task.name!r} alone have more than "
+        f"max_tokens={desk.room} tokens, so they cannot be given; --set max_tokens={max(lengths) + 1} is the least "
+        "that has room for them."
+    ]
+
+
+def unfamiliar(desk: Desk, config: RunConfig) -> list[str]:
+    """A note where the embedded models, which have learnt sums alone, are given something else."""
+    own = [role for role in ("student", "teacher") if getattr(config, role) == "embedded" and role in desk.policies]
+    if not own:
+        return []
+    tokenizer, task = desk.policies["student"].tokenizer, desk.tasks["task"]
+    prompts = [desk.prompt_ids(p) for p in _first(task) if desk.fits(p)]
+    known = tokenizer.convert_tokens_to_ids(SUMS)
+    foreign = [ids for ids in prompts if known not in ids]
+    if not foreign:
+        return []
+    unread = sum(tokenizer.unk_token_id in ids for ids in foreign)
+    signs = f" ({unread:,} with signs that their tokenizer does not know)" if unread else ""
+    return [
+        f"note: the embedded {' and '.join(own)} can do short sums and nothing else, and {len(foreign):,} of "
+        f"{len(prompts):,} prompts of {task.name!r} are something else{signs}; name models of your own with "
+        f"{' and '.join(f'--{role}' for role in own)}, or take --task two_digit_sums."
+    ]
+
+
+def _first(task: Task) -> Iterator[Prompt]:
+    return (task.train[i] for i in range(min(LOOKED_AT, len(task.train))))

@@ -1,0 +1,92 @@
+"""Python files of the user's own, which register methods when they are run: ``--import FILE.py``.
+
+Code runs only if the user names its file: a run's folder records which files it was run with, and resuming it asks for
+them again instead of running what a record names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from .errors import LimbeckError, shown
+
+_RUN: dict[str, str] = {}
+"""Files that ran in this process, by their absolute path: what the user typed."""
+
+
+def run_file(file: object) -> str:
+    """Run a Python file once, as a module of its own, and return its absolute path.
+
+    Raises:
+        LimbeckError: it is no file, or its code raises.
+    """
+    if not isinstance(file, str | Path):
+        raise LimbeckError(f"imports={shown(file)}: give Python files by their paths.")
+    path = Path(file).expanduser()
+    if path.suffix != ".py" or not path.is_file():
+        raise LimbeckError(f"--import {shown(str(file))}: there is no such Python file; give the path of a FILE.py.")
+    path = path.resolve()
+    if str(path) in _RUN:
+        return str(path)
+    name = f"limbeck_import_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look their module up
+    sys.path.insert(0, str(path.parent))  # what lies beside it can be imported, as when Python runs a file
+    try:
+        spec.loader.exec_module(module)
+    except LimbeckError as e:
+        del sys.modules[name]
+        raise LimbeckError(f"--import {file}: {e}") from None
+    except (Exception, SystemExit) as e:
+        del sys.modules[name]
+        frames = [f for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path)]
+        line = frames[-1].lineno if frames else getattr(e, "lineno", None)
+        said = next(iter(str(e).strip().splitlines()), "no message").rstrip(".")
+        raise LimbeckError(
+            f"--import {file}{f', line {line}' if line else ''}: it raises {type(e).__name__} ({said}); mend it."
+        ) from None
+    finally:
+        sys.path.remove(str(path.parent))
+    _RUN[str(path)] = str(file)
+    return str(path)
+
+
+def run_files(files: object) -> tuple[str, ...]:
+    """Run some files in order; see ``run_file``."""
+    several = [files] if isinstance(files, str | Path) else files
+    if not isinstance(several, Iterable):
+        raise LimbeckError(f"imports={shown(files)} is no list of files; give imports=['FILE.py'].")
+    return tuple(run_file(file) for file in several)
+
+
+def refuse_unnamed(out: Path, files: Iterable[str]) -> None:
+    """Raise where a run was made with files that the user has not named again.
+
+    Raises:
+        LimbeckError: with what to type.
+    """
+    lacking = [file for file in files if file not in _RUN]
+    if lacking:
+        again = " ".join(f"--import {file}" for file in lacking)
+        raise LimbeckError(
+            f"{out} was run with code of your own ({', '.join(Path(f).name for f in lacking)}), which runs only where "
+            f"you say so; add {again}."
+        )
+
+
+def ran() -> tuple[str, ...]:
+    """The absolute paths of the files that ran in this process."""
+    return tuple(_RUN)
+
+
+def typed() -> str:
+    """The options that name the files of this process again, for commands that are shown."""
+    return "".join(f" --import {file}" for file in _RUN.values())
