@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tiny_runs import VOCABULARY, Shelf, go, lines, put, tensors
 from transformers import (
@@ -30,8 +32,8 @@ from transformers import (
     RwkvForCausalLM,
 )
 
-from limbeck.engine import distill
-from limbeck.engine.model_checks import checkpointing, losses_left_out, refuse_chance
+from limbeck.engine import configure, distill, train
+from limbeck.engine.model_checks import checkpointing, losses_left_out, refuse_chance, refuse_quantised
 from limbeck.engine.models import load_policy
 from limbeck.engine.sampler import Law, check_writing, generate
 from limbeck.errors import LimbeckError
@@ -277,3 +279,22 @@ def test_a_router_loss_is_said_to_be_left_out() -> None:
         config.output_router_logits = asked
         said = losses_left_out(MixtralForCausalLM(config))
         assert said == (["router_aux_loss_coef=0.001"] if asked else [])
+
+
+def test_what_is_done_to_given_models_is_said(shelf: Shelf, out: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(shelf.student).bfloat16()
+    folder, _ = adapter(shelf, tmp_path / "tuned")
+    console = Console(file=io.StringIO(), width=1000)
+    config = configure("kd", shelf.settings("kd", teacher=str(folder), steps=1, eval_size=0))
+    train(config, out, console=console, models={"student": model})
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "note: the student's weights were given in bfloat16" in said
+    assert f"note: teacher={str(folder)!r} is an adapter; it is merged into its base model." in said
+
+
+def test_quantised_weights_are_trained_by_adapters_only(shelf: Shelf) -> None:
+    model = AutoModelForCausalLM.from_pretrained(shelf.student)
+    model.is_quantized = True
+    refuse_quantised(model, "student='q'", 4)
+    with pytest.raises(LimbeckError, match=r"student='q' is quantised.*give lora_rank"):
+        refuse_quantised(model, "student='q'", 0)
