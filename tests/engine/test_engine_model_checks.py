@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tiny_runs import VOCABULARY, Shelf, go, lines, put, tensors
 from transformers import (
@@ -24,13 +26,16 @@ from transformers import (
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
     RwkvConfig,
     RwkvForCausalLM,
 )
 
-from limbeck.engine.model_checks import checkpointing, losses_left_out, refuse_chance
+from limbeck.engine import configure, distill, train
+from limbeck.engine.model_checks import checkpointing, losses_left_out, refuse_chance, refuse_quantised
 from limbeck.engine.models import load_policy
-from limbeck.engine.sampler import Law, generate
+from limbeck.engine.sampler import Law, check_writing, generate
 from limbeck.errors import LimbeckError
 
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -145,7 +150,6 @@ def test_a_recurrent_model_writes_as_if_alone(mixed: bool, shelf: Shelf, tmp_pat
     """Its log-probs are those of a pass over the text without padding, and a mixture needs no cache of it."""
     policy = load_policy(str(put(rwkv(), tmp_path / "rwkv")), "student")
     other = load_policy(str(shelf.student), "student")
-    assert (policy.pads_left, other.pads_left) == (False, True)
     parts = ((other, 0.5), (policy, 0.5)) if mixed else ((policy, 1.0),)
     prompts = [[5], [6, 7, 8, 9, 10], [11]]
     for prompt, written in zip(prompts, generate(Law(parts), prompts, 4, 8), strict=True):
@@ -155,14 +159,57 @@ def test_a_recurrent_model_writes_as_if_alone(mixed: bool, shelf: Shelf, tmp_pat
         law = torch.stack(laws).sum(0)[len(prompt) - 1 : -1].log()
         expected = law.gather(1, torch.tensor(written.ids).unsqueeze(1)).squeeze(1)
         torch.testing.assert_close(torch.tensor(written.logp), expected, rtol=0, atol=1e-4)
+    assert policy.writes == "alone"  # Transformers' RWKV mixes the rows of a batch in its state
+    assert other.writes == ("padded" if mixed else "")
+
+
+def test_a_model_that_reads_padding_writes_for_prompts_of_one_length(shelf: Shelf, tmp_path: Path) -> None:
+    config = RecurrentGemmaConfig(
+        **{**SMALL, "num_hidden_layers": 3},
+        num_key_value_heads=1,
+        intermediate_size=24,
+        lru_width=16,
+        head_dim=8,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    policy = load_policy(str(put(lively(RecurrentGemmaForCausalLM(config)), tmp_path / "rg")), "student")
+    before = torch.get_rng_state()
+    check_writing(policy)
+    assert policy.writes == "alike"
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_model_that_cannot_generate_is_refused_in_one_sentence(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy(str(shelf.student), "student")
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ValueError("no such cache\nand more")
+
+    monkeypatch.setattr(policy.model, "generate", broken)
+    with pytest.raises(LimbeckError, match=r"cannot write: generate fails on a short prompt \(no such cache\); give"):
+        check_writing(policy)
+
+
+def test_a_model_whose_cache_is_wrong_is_refused(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy(str(shelf.student), "student")
+    real = policy.model.forward
+
+    def forgets(*a: Any, past_key_values: Any = None, **k: Any) -> Any:
+        out = real(*a, past_key_values=past_key_values, **k)
+        if k.get("use_cache"):
+            out.logits = out.logits.flip(-1)
+        return out
+
+    monkeypatch.setattr(policy.model, "forward", forgets)
+    with pytest.raises(LimbeckError, match=r"nats from those of one pass over the same text"):
+        check_writing(policy)
 
 
 def test_half_precision_is_held_in_full(shelf: Shelf, out: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(shelf.student).bfloat16()
     before = {k: v.float().clone() for k, v in model.state_dict().items()}
     given = {**shelf.settings("sft", lr=1e-5, eval_size=0), "student": model}
-    from limbeck.engine import distill
-
     after = tensors(distill("sft", out=out, quiet=True, **given).student / "model.safetensors")
     moved = sum(int((after[k] != before[k]).sum()) for k in after) / sum(v.numel() for v in after.values())
     assert model.dtype == torch.float32
@@ -232,3 +279,22 @@ def test_a_router_loss_is_said_to_be_left_out() -> None:
         config.output_router_logits = asked
         said = losses_left_out(MixtralForCausalLM(config))
         assert said == (["router_aux_loss_coef=0.001"] if asked else [])
+
+
+def test_what_is_done_to_given_models_is_said(shelf: Shelf, out: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(shelf.student).bfloat16()
+    folder, _ = adapter(shelf, tmp_path / "tuned")
+    console = Console(file=io.StringIO(), width=1000)
+    config = configure("kd", shelf.settings("kd", teacher=str(folder), steps=1, eval_size=0))
+    train(config, out, console=console, models={"student": model})
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "note: the student's weights were given in bfloat16" in said
+    assert f"note: teacher={str(folder)!r} is an adapter; it is merged into its base model." in said
+
+
+def test_quantised_weights_are_trained_by_adapters_only(shelf: Shelf) -> None:
+    model = AutoModelForCausalLM.from_pretrained(shelf.student)
+    model.is_quantized = True
+    refuse_quantised(model, "student='q'", 4)
+    with pytest.raises(LimbeckError, match=r"student='q' is quantised.*give lora_rank"):
+        refuse_quantised(model, "student='q'", 0)

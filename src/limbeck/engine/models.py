@@ -34,7 +34,7 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.vocabulary = vocabulary
-        self.pads_left = True
+        self.writes = ""
         self.dense = not self._knows_head()
 
     @torch.no_grad()
@@ -124,12 +124,17 @@ class Policy:
         return int(module.vocabulary)
 
     @property
-    def pads_left(self) -> bool:
-        """Whether padding before a text changes nothing of what the model says of it."""
+    def inner(self) -> Any:
+        """The scorer, unwrapped."""
         module = self.scorer
         while hasattr(module, "module"):
             module = module.module
-        return bool(module.pads_left)
+        return module
+
+    @property
+    def writes(self) -> str:
+        """In what batches it writes: ``padded``, ``alike`` (of one length), ``alone``; empty before it is known."""
+        return str(self.inner.writes)
 
     @property
     def device(self) -> torch.device:
@@ -231,7 +236,7 @@ def _scorer(model: PreTrainedModel, vocabulary: int, told: str) -> Scorer:
     check_weights(model, told)
     try:
         scorer = Scorer(model, vocabulary)
-        scorer.pads_left = check_behaviour(model, told)
+        check_behaviour(model, told)
     except (*FULL, LimbeckError):
         raise
     except Exception as e:  # a configuration that contradicts itself fails in the first pass, in any way

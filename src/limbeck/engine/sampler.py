@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ..errors import LimbeckError
-from .model_checks import accepted
+from .model_checks import HALF, accepted, dtype_of
 from .models import Policy, causal_model
+from .weights import FULL
 
 
 @dataclass(frozen=True)
@@ -108,16 +109,77 @@ def generate(law: Law, prompts: Sequence[list[int]], max_tokens: int, batch: int
         max_tokens: limit of a response.
         batch: sequences at once.
     """
+    for policy, _ in law.parts:
+        check_writing(policy)
+    return _write(law, prompts, max_tokens, batch)
+
+
+def _write(law: Law, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
+    """One response per prompt, in batches that every part of the law reads as it reads one text."""
     order = list(range(len(prompts)))
     alike = [order]
-    if not all(policy.pads_left for policy, _ in law.parts):  # padding would be read as text
+    ways = {policy.writes for policy, _ in law.parts}
+    if ways != {"padded"}:
         alike = [[i for i in order if len(prompts[i]) == n] for n in sorted({len(p) for p in prompts})]
+    at_once = 1 if "alone" in ways else batch
     out: dict[int, Written] = {}
     for rows in alike:
-        for first in range(0, len(rows), batch):
-            some = rows[first : first + batch]
+        for first in range(0, len(rows), at_once):
+            some = rows[first : first + at_once]
             out |= zip(some, _generate(law, [prompts[i] for i in some], max_tokens), strict=True)
     return [out[i] for i in order]
+
+
+PROBES = ((3,), (5,), (2, 6, 3, 1), (4, 1, 5, 2))
+"""Prompts that a model answers when it first writes: of two lengths, of one token and of several."""
+
+
+def check_writing(policy: Policy) -> None:
+    """Find out, once, in what batches a model writes with the log-probs that it has for the text in one pass.
+
+    A recurrent model reads padding as text, and some mix the rows of a batch in their state.
+
+    Raises:
+        LimbeckError: where not even single prompts do.
+    """
+    if policy.writes:
+        return
+    for way in ("padded", "alike", "alone"):
+        policy.inner.writes = way
+        try:
+            gap = _gap(policy)
+        except (*FULL, LimbeckError):
+            raise
+        except Exception as e:  # generation with a cache that Transformers has not for it fails in any way
+            said = next(iter(str(e).strip().splitlines()), type(e).__name__).rstrip(" .:")
+            raise LimbeckError(
+                f"{policy.name!r} cannot write: generate fails on a short prompt ({said}); give another model, or "
+                "upgrade Transformers."
+            ) from None
+        if gap <= (0.3 if dtype_of(policy.model) in HALF else 1e-2):
+            return
+    raise LimbeckError(
+        f"{policy.name!r} writes with log-probs that are {gap:.2g} nats from those of one pass over the same text, "
+        "so its cache does not work in this version of Transformers; give another model, or upgrade Transformers."
+    )
+
+
+@torch.no_grad()
+def _gap(policy: Policy) -> float:
+    """Nats by which log-probs of written tokens are off those of a pass over the text, at the most."""
+    prompts = [[i % policy.vocabulary for i in probe] for probe in PROBES]
+    with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        texts = _write(Law(((policy, 1.0),)), prompts, 4, len(prompts))
+    gap = 0.0
+    with _neutral(policy) as model:
+        for prompt, written in zip(prompts, texts, strict=True):
+            ids = torch.tensor([prompt + written.ids], device=policy.device)
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+            logp_NV = logits[0, len(prompt) - 1 : -1, : policy.vocabulary].float().log_softmax(-1)
+            inside = [(n, i) for n, i in enumerate(written.ids) if i < policy.vocabulary]
+            gap = max(gap, *(abs(float(logp_NV[n, i]) - written.logp[n]) for n, i in inside), 0.0)
+    return gap
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from .forecast import too_short, unfamiliar
 from .model_checks import checkpointing, hold_in_full, losses_left_out, refuse_chance, refuse_quantised
 from .models import Policy, add_lora, freeze, load_policy, own_end, share_vocabulary, speaking
 from .prompts import check_prompts
+from .sampler import check_writing
 from .state import Shadow
 from .templates import read_template
 
@@ -123,6 +124,7 @@ def open_workshop(
         if role != "student":
             freeze(policy)
     _refuse_frozen(policies["student"])
+    check_writing(policies["student"])  # the others when they first write
     if config.lora_rank:
         add_lora(policies["student"], config.lora_rank, config.lora_alpha)
     if config.gradient_checkpointing:
@@ -202,11 +204,12 @@ def _of_models(shop: Workshop) -> list[str]:
         if policy.adapter:
             kept = " and trained on" if role == "student" else ""
             notes.append(f"note: {role}={policy.name!r} is an adapter; it is merged into its base model{kept}.")
-        if not policy.pads_left:
-            notes.append(
-                f"note: {role}={policy.name!r} reads padding as text, so only prompts of one length are written for "
-                "together, which is slower."
-            )
+    if student.writes != "padded":
+        how = "prompts of one length" if student.writes == "alike" else "one prompt"
+        notes.append(
+            f"note: the student reads padding, or other rows of a batch, as text, so it writes for {how} at a time, "
+            "which is slower."
+        )
     if left_out := losses_left_out(student.model):
         notes.append(
             f"note: the student's config.json asks for a loss of its own ({', '.join(left_out)}), which is not added; "

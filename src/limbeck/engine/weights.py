@@ -102,9 +102,10 @@ def _refuse_other_keys(
         _some("has weights of other shapes", shapes),
     ]
     if any(faults):
+        said = "; it ".join(f for f in faults if f)
         raise LimbeckError(
-            f"{told}: its weights are not those that its configuration describes: the checkpoint "
-            f"{'; it '.join(f for f in faults if f)}; give the whole checkpoint with its own configuration."
+            f"{told}: the model could not be loaded: its weights are not those that its configuration describes; the "
+            f"checkpoint {said}; give the whole checkpoint with its own configuration."
         )
 
 
