@@ -36,8 +36,12 @@ class Screen(Console):
         """As in ``Console``; a text is no markup."""
         return _Status(as_text(status), console=self, **options)
 
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text as it is; spelled out here, it is measured and wrapped as it is shown."""
+        return super().render_str(printable(text), **options)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What is to be written, with control characters of texts spelled out."""
+        """What is to be written; control characters that came in another way than as a text are spelled out too."""
         for segment in super().render(renderable, options):
             if segment.control or not _CONTROL.search(segment.text):
                 yield segment

@@ -140,3 +140,41 @@ def test_as_a_module_and_into_a_closed_pipe() -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=300) == 1
+
+
+HOSTILE = "[/INST] [bold] \x1b[31m <script> $x_$ :smile:"
+SEEN = HOSTILE.replace("\x1b", "\\x1b")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", HOSTILE),
+        ("train", "grpo", "--set", f"{HOSTILE}=1"),
+        ("train", "grpo", "--task", f"./{HOSTILE}.jsonl"),
+        ("train", "grpo", "--student", f"./{HOSTILE}"),
+        ("train", "grpo", f"--{HOSTILE}"),
+        ("train", "--resume", HOSTILE),
+        ("explain", HOSTILE),
+        ("diff", "grpo", HOSTILE),
+        ("pipeline", HOSTILE),
+        ("report", HOSTILE),
+        ("methods", "--by", HOSTILE),
+        (HOSTILE,),
+    ],
+    ids=" ".join,
+)
+def test_hostile_words_are_shown_in_the_sentence_and_never_obeyed(limbeck_: Run, words: tuple[str, ...]) -> None:
+    got = limbeck_(*words)
+    assert got.exit_code == 2, got.output
+    assert "\x1b" not in got.output
+    assert "[/INST] [bold]" in got.output
+
+
+@pytest.mark.parametrize("trouble", [LimbeckError(HOSTILE), RuntimeError(HOSTILE)])
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_hostile_errors_of_the_engine_are_shown(notes: Notes, limbeck_: Run, trouble: Exception, debug: str) -> None:
+    notes.trouble, notes.says = trouble, HOSTILE
+    got = limbeck_("train", "grpo", "--out", "[/b] [bold]", LIMBECK_DEBUG=debug)
+    assert got.output.count(SEEN) >= 2
+    assert "\x1b" not in got.output

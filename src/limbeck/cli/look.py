@@ -15,7 +15,7 @@ from ..explain import axes, cite, denominators
 from ..explain import diff as differences
 from ..method import Method
 from ..registry import Recipe, get
-from ..terminal import screen
+from ..terminal import printable, screen
 from .docstrings import Doc, read
 from .listing import default_of
 from .out import plain, print_json, row, table
@@ -104,7 +104,8 @@ def _page(recipe: Recipe, value: Method, doc: Doc, given: dict[str, Any]) -> Gro
     teacher = " --teacher TEACHER" if "teacher" in value.roles else ""
     sets = "".join(f" --set {k}={v}" for k, v in given.items())
     sets += "".join(f" --set others.{role}=MODEL" for role in value.others)
-    parts.append(Text(f"limbeck train {recipe.name} --student STUDENT{teacher} --task TASK{sets}", style="cyan"))
+    command = f"limbeck train {recipe.name} --student STUDENT{teacher} --task TASK{sets}"
+    parts.append(Text(printable(command), style="cyan"))
     return Group(*parts)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..terminal import screen
+from ..terminal import printable, screen
 
 
 def print_json(value: Any) -> None:
@@ -63,9 +63,9 @@ def table(*columns: str, **named: Any) -> Table:
 def row(to: Table, *cells: str, style: str = "") -> None:
     """Add a row of plain text; the first cell in ``style``."""
     first, *rest = cells
-    to.add_row(Text(first, style=style), *map(Text, rest))
+    to.add_row(Text(printable(first), style=style), *(Text(printable(cell)) for cell in rest))
 
 
 def plain(console: Console, text: str = "", style: str = "") -> None:
     """A line of text exactly as it is; a line in a style is a command or a heading, which is never broken."""
-    console.print(Text(text, style=style), soft_wrap=bool(style))
+    console.print(Text(printable(text), style=style), soft_wrap=bool(style))

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from ..errors import LimbeckError
 from ..explain import explain
 from ..method import Method
+from ..terminal import printable
 from .files import append_line, read_lines, sync, whole, write_json, write_lines
 
 _PACKAGES = ("limbeck", "torch", "transformers", "accelerate", "peft", "reasoning-gym")
@@ -203,13 +204,21 @@ def read_run(out: Path) -> dict[str, Any]:
     return run
 
 
+class _Words(TextColumn):
+    """A text as it is."""
+
+    def render(self, task: Task) -> Text:
+        """The text, with control characters spelled out."""
+        return Text(printable(super().render(task).plain))
+
+
 def progress_bar(console: Console) -> Progress:
     """The bar of a run."""
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        _Words("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
+        _Words("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
         console=console,
         transient=False,
