@@ -138,9 +138,10 @@ def _check_limbeck(words: list[str], where: str) -> None:
     import typer.main
 
     from limbeck.cli import app
+    from limbeck.cli.app import imports_apart
 
     group = typer.main.get_command(app)
-    name, *rest = words
+    name, *rest = imports_apart(words)[0]
     assert name in group.commands, where  # type: ignore[attr-defined]
     command = group.commands[name]  # type: ignore[attr-defined]
     context = command.make_context(name, list(rest))

@@ -55,7 +55,7 @@ class Commands(TyperGroup):
         words = list(sys.argv[1:] if args is None else args)
         try:
             value = super().main(
-                _without_imports(words),
+                _after_imports(words),
                 prog_name or "limbeck",
                 complete_var,
                 standalone_mode=False,
@@ -79,9 +79,25 @@ class Commands(TyperGroup):
         sys.exit(status)
 
 
-def _without_imports(words: Sequence[str]) -> list[str]:
-    """The words without ``--import FILE.py``, which may stand anywhere; the files are run."""
-    rest, files, left = [], [], iter(words)
+def _after_imports(words: Sequence[str]) -> list[str]:
+    """The words without ``--import FILE.py``, once the files have run."""
+    rest, files = imports_apart(words)
+    if files:
+        from ..own_files import run_files
+
+        run_files(files)
+    return rest
+
+
+def imports_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command without ``--import FILE.py``, which may stand anywhere, and the files.
+
+    Raises:
+        LimbeckError: where the file is missing.
+    """
+    rest: list[str] = []
+    files: list[str] = []
+    left = iter(words)
     for word in left:
         option, equals, file = word.partition("=")
         if option != "--import":
@@ -91,11 +107,7 @@ def _without_imports(words: Sequence[str]) -> list[str]:
         if not file:
             raise LimbeckError("--import needs a file; write --import FILE.py.")
         files.append(file)
-    if files:
-        from ..own_files import run_files
-
-        run_files(files)
-    return rest
+    return rest, files
 
 
 def told(e: BaseException) -> tuple[str, int]:
