@@ -86,6 +86,7 @@ def test_eval_passes_everything_on(limbeck_: Run, notes: Notes) -> None:
         "max_tokens": 9,
         "template": None,
         "remote_code": False,
+        "skip_overlong": False,
         "cpu": True,
         "task_options": {"min_terms": 2},
     }

@@ -191,11 +191,11 @@ def test_a_run_of_another_version(shelf: Shelf, out: Path, unloaded: None) -> No
         ({"lr": 0}, ("lr=0",)),
         ({"method": "gone"}, ("'gone'",)),
     ):
-        (out / "run.json").write_text(json.dumps({"formula": "", "config": {**config, **change}}))
+        (out / "run.json").write_text(json.dumps({"formula": "", "inputs": {}, "config": {**config, **change}}))
         with pytest.raises(LimbeckError) as e:
             resume(out)
         sentence(e, *words)
-    (out / "run.json").write_text(json.dumps({"formula": "", "config": config}))
+    (out / "run.json").write_text(json.dumps({"formula": "", "inputs": {}, "config": config}))
     with pytest.raises(LimbeckError) as e:
         resume(out, steps=0)
     sentence(e, "steps=0")
