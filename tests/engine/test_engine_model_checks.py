@@ -233,6 +233,17 @@ def test_an_adapter_is_merged_into_its_base_and_borrows_its_tokenizer(shelf: She
     go(shelf, "kd", out, student=str(folder), teacher=str(folder), lora_rank=2, steps=1, eval_size=0)
 
 
+def test_the_adapter_that_a_run_leaves_may_be_the_next_student(shelf: Shelf, tmp_path: Path) -> None:
+    """Its configuration names the base model without a path; the run's folder knows where that lies."""
+    first = go(shelf, "kd", tmp_path / "a", lora_rank=2, steps=1, eval_size=0).out
+    config = json.loads((first / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == shelf.student.name
+    policy = load_policy(str(first / "adapter"), "student")
+    merged = load_policy(str(first / "student"), "student")
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(policy.model(input_ids=ids).logits, merged.model(input_ids=ids).logits)
+
+
 @pytest.mark.parametrize("edit", ["drop", "add", "base"])
 def test_adapters_that_do_not_fit_are_refused(edit: str, shelf: Shelf, tmp_path: Path) -> None:
     folder, _ = adapter(shelf, tmp_path / "tuned")

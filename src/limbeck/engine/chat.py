@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -84,19 +84,16 @@ class Chat:
 
     def _rendered(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], opening: bool) -> str:
         """The one place where a template runs."""
+        write = partial(
+            self.tokenizer.apply_chat_template,
+            [dict(m) for m in messages],
+            chat_template=self.template,
+            add_generation_prompt=opening,
+            tokenize=False,
+            **prompt.chat_template_kwargs,
+        )
         try:
-            return rendered(
-                lambda: str(
-                    self.tokenizer.apply_chat_template(
-                        [dict(m) for m in messages],
-                        chat_template=self.template,
-                        add_generation_prompt=opening,
-                        tokenize=False,
-                        **prompt.chat_template_kwargs,
-                    )
-                ),
-                LONGEST,
-            )
+            return rendered(lambda: str(write()), LONGEST)
         except Unrenderable as e:
             raise LimbeckError(
                 f"{prompt.at}the chat template of {self.name!r} comes to no end ({e}); give another with --set "

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +17,23 @@ from rich.progress import Progress
 from ..errors import LimbeckError, nearest
 from ..explain import explain
 from ..method import Method
-from ..own_files import refuse_unnamed
 from ..tasks import Task
 from ..terminal import screen
-from . import card, checkpoint, fingerprint, lineage
+from . import checkpoint, fingerprint
+from .begun import lost_lines, rebuilt, refuse_changes
 from .checks import check_models
-from .config import RunConfig, checked
+from .config import RunConfig
 from .evaluation import Evaluator
-from .files import read_lines, sync, whole, whole_folder, write_lines
+from .files import read_lines, sync, whole, write_lines
 from .folder import claimed, clear, held, recorded
 from .log import Journal, Log, Stage, note, now, progress_bar, say
 from .loop import Loop
-from .models import keep_format
+from .result import Result, Swapped, export
 from .setup import Models, Workshop, accelerator_for, build_method, notices, open_workshop, prepare_tasks
 from .state import Memory
 from .watch import Watch, compares_rewards
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run leaves.
-
-    Attributes:
-        out: its folder.
-        before, after: evaluations (see ``evaluations.jsonl``), or None.
-        steps: optimiser batches done.
-        report: the HTML report.
-        student: the trained student, a Hugging Face folder.
-    """
-
-    out: Path
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
-    steps: int
-    report: Path | None
-    student: Path
 
 
 def train(
@@ -119,66 +98,19 @@ def resume(
     recorded(out)  # before a lock is put into a folder that is no run's
     with held(out, console):
         described = recorded(out)  # another process may have gone on until now
-        config, method = _rebuilt(out, described, steps)
+        config, method = rebuilt(out, described, steps)
         _check_trackers(config)
         tasks = prepare_tasks(config, method)
         tensors = [r for r, m in fingerprint.models(described["inputs"]).items() if m.get("by") == "tensors"]
         known = fingerprint.before_loading(config, tasks, tensors)
         refuse_changes(out, fingerprint.changes(config, described["inputs"], known), accept_changes)
-        lost = _lost(out, config, tasks["task"], accept_changes)
+        lost = lost_lines(out, config, tasks["task"], accept_changes)
         run = _Run(config, method, tasks, {}, out, console, tensors)
         inputs = fingerprint.of_run(run.shop, run.tensors, known)
         changes = fingerprint.changes(config, described["inputs"], inputs)
         refuse_changes(out, changes, accept_changes)
         typed = f"limbeck train --resume {shlex.quote(str(out))}" + (f" --steps {steps}" if steps is not None else "")
         return run.restart(command or typed, changes, lost, inputs)
-
-
-def _rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tuple[RunConfig, Method]:
-    """A run's configuration and method, from what its folder records."""
-    settings = dict(described["config"])
-    if steps is not None:
-        settings["steps"] = steps
-    if settings.get("method") == "custom":
-        raise LimbeckError(
-            f"{out} ran a method that is not registered, so it cannot be rebuilt from its folder; register it with "
-            "@method and run it by name."
-        )
-    config = checked(settings)
-    refuse_unnamed(out, config.imports)
-    method = build_method(config)
-    if explain(method) != described["formula"]:
-        raise LimbeckError(
-            f"{out} ran another objective than {config.method} is now with the arguments it recorded "
-            f"({config.arguments or 'none'}): it was given as a value, or its definition has changed; start a new run."
-        )
-    return config, method
-
-
-def _lost(out: Path, config: RunConfig, task: Task, accepted: bool) -> list[str]:
-    """Lines that the newest checkpoint covers and the folder lacks; to go on without them, the user must mean it."""
-    path = checkpoint.latest(out / "checkpoints")
-    if path is None:
-        return []
-    step, every = int(checkpoint.peek(path)["step"]), config.eval_every
-    evaluated = range(0, step + 1, every) if every else (0,)
-    lost = Journal(out).lacks(step, evaluated if config.eval_size and len(task.test) else ())
-    if lost and not accepted:
-        raise LimbeckError(
-            f"{out}: {'; '.join(lost)}, though {path.name} covers it, so curves, totals and a token budget would be "
-            "wrong; restore the file, remove checkpoints until one is from before the loss, or go on regardless "
-            "(--accept-changes)."
-        )
-    return lost
-
-
-def refuse_changes(out: Path, changes: list[str], accepted: bool) -> None:
-    """Refuse to go on with other inputs as if they were the run's own."""
-    if changes and not accepted:
-        raise LimbeckError(
-            f"{out} was begun with other inputs: {'; '.join(changes)}; restore what has changed, start a new run, or "
-            "go on with what is there now (--accept-changes, in Python accept_changes=True)."
-        )
 
 
 def _check_trackers(config: RunConfig) -> None:
@@ -402,7 +334,7 @@ class _Run:
 
     def _unwrapped(self) -> Any:
         """The student without its distributed wrapper: one process's forward must not wait for the others."""
-        return _Swap(self.shop.student, self._module())
+        return Swapped(self.shop.student, self._module())
 
     def _save(self, step: int) -> None:
         memories = gather_object([self.shop.desk.memory.to_json()])
@@ -444,19 +376,8 @@ class _Run:
         return Result(self.out, before, after, len(read_lines(self.journal.metrics)), report, self.out / "student")
 
     def _export(self) -> None:
-        student = self.shop.student
-        model = student.model
-        if self.config.lora_rank:
-            with whole_folder(self.out / "adapter") as folder:
-                model.save_pretrained(folder)
-                card.finish(folder, self.shop, self.out, adapter=True)
-            model = model.merge_and_unload()
-        keep_format(student, model)
-        with whole_folder(self.out / "student") as folder:
-            model.save_pretrained(folder)
-            student.tokenizer.save_pretrained(folder)
-            lineage.write(folder, self.shop)
-            card.finish(folder, self.shop, self.out)
+        """The student in Hugging Face format, with its adapters in a folder of their own."""
+        export(self.shop, self.out)
 
     def _report(self) -> Path | None:
         """The report, as of a run that has finished."""
@@ -473,16 +394,3 @@ class _Run:
 
         self.console.print(summary_table(load_run(self.out)))
         self.console.print(f"student  {self.out / 'student'}\nreport   {report}", highlight=False)
-
-
-class _Swap:
-    """A policy with another module for a while."""
-
-    def __init__(self, policy: Any, module: Any):
-        self.policy, self.module = policy, module
-
-    def __enter__(self) -> None:
-        self.before, self.policy.scorer = self.policy.scorer, self.module
-
-    def __exit__(self, *_: object) -> None:
-        self.policy.scorer = self.before

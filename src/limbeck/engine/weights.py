@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def base_of(path: str, told: str) -> str:
     if not base:
         raise LimbeckError(f"{told} is an adapter whose adapter_config.json names no base_model_name_or_path; add it.")
     local = found(path, "folder")
-    places = [base] if local is None else [base, str(local / base)]
+    places = [base] if local is None else [base, str(local / base), *_of_run(local, base)]
     here = next((there for place in places if (there := found(place, "folder")) is not None), None)
     if here is not None:
         return str(here)
@@ -152,6 +153,15 @@ def base_of(path: str, told: str) -> str:
         )
     hub.refuse_unreachable(f"{told}, an adapter: base_model_name_or_path", base)
     return str(base)
+
+
+def _of_run(adapter: Path, base: str) -> list[str]:
+    """The student that a run of Limbeck began with, where the adapter is the run's: there it has a name, not a path."""
+    try:
+        student = json.loads((adapter.parent / "run.json").read_text(encoding="utf-8"))["student"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [student] if isinstance(student, str) and Path(student).name == base else []
 
 
 def _peft_config(path: str, told: str) -> Any:
