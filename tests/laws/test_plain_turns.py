@@ -49,8 +49,10 @@ def test_rewards_may_go_on_beyond_the_last_turn_as_nan() -> None:
 def test_a_sequence_without_a_kept_token_keeps_its_score() -> None:
     mask = torch.ones(B, T)
     mask[1] = 0
-    mates = told(score.over("group", "mean"), mask, turn_reward=REWARDS, group=torch.zeros(B))
+    mates = told(score.over("group", "mean", empty=True), mask, turn_reward=REWARDS, group=torch.zeros(B))
     torch.testing.assert_close(mates, REWARDS.sum(1).mean() * mask.double())
+    alone = told(score.over("group", "mean"), mask, turn_reward=REWARDS, group=torch.zeros(B))
+    torch.testing.assert_close(alone, REWARDS[0].sum() * mask.double())
 
 
 def test_what_the_mask_hides_may_have_any_turn() -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ..errors import LimbeckError
 from ..method import Method
-from ..refusals import refuse_shared
+from ..objective import refuse_shared
 from ..tasks import Task, load_task
 from . import lineage
 from .checks import arguments_of, check_models, check_served, data_names, lacking, same_for_all, samples
