@@ -23,7 +23,6 @@ from .errors import LimbeckError
 from .kernels.tiles import Ask, fused, statistics
 from .math.statistic import LogProb, Support
 from .method import Method, Term
-from .refusals import refuse_cut, refuse_shared
 from .types import Carrier, Dense, Hidden, Mixture, Rollout, Sampled, TopK
 
 # ---------------------------------------------------------------- heard and counted
@@ -97,6 +96,25 @@ def _cut(carrier: Carrier, rows: slice) -> Carrier:
     if isinstance(carrier, Dense):
         return Dense(carrier.logits_NV[rows])
     return Hidden(carrier.hidden_NH[rows], carrier.head)
+
+
+def refuse_shared(method: Method, processes: int) -> None:
+    """Raise where a surrogate looks at a whole batch that several processes share."""
+    for _, term in method.parts:
+        if processes > 1 and term.surrogate.reach > Rung.GROUP:
+            raise LimbeckError(
+                f"{term.surrogate} looks at the whole batch, of which each of the {processes} processes holds a part; "
+                "run one process, or use a surrogate that looks at no more than a group."
+            )
+
+
+def refuse_cut(term: Term, tokens: int) -> None:
+    """Raise where a batch of so many tokens is cut under a surrogate that looks at all of it."""
+    if term.surrogate.reach > Rung.GROUP:
+        raise LimbeckError(
+            f"{term.surrogate} looks at the whole batch, but this one has {tokens} tokens and is cut into "
+            f"micro-batches; raise micro_tokens to {tokens} or more (--set micro_tokens={tokens}), or lower prompts."
+        )
 
 
 def hear(method: Method, batch: Batch) -> Heard:

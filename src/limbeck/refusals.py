@@ -171,25 +171,6 @@ def _check_live(term: Term) -> None:
             )
 
 
-def refuse_shared(method: Method, processes: int) -> None:
-    """Raise where a surrogate looks at a whole batch that several processes share."""
-    for _, term in method.parts:
-        if processes > 1 and term.surrogate.reach > Rung.GROUP:
-            raise LimbeckError(
-                f"{term.surrogate} looks at the whole batch, of which each of the {processes} processes holds a part; "
-                "run one process, or use a surrogate that looks at no more than a group."
-            )
-
-
-def refuse_cut(term: Term, tokens: int) -> None:
-    """Raise where a batch of so many tokens is cut under a surrogate that looks at all of it."""
-    if term.surrogate.reach > Rung.GROUP:
-        raise LimbeckError(
-            f"{term.surrogate} looks at the whole batch, but this one has {tokens} tokens and is cut into "
-            f"micro-batches; raise micro_tokens to {tokens} or more (--set micro_tokens={tokens}), or lower prompts."
-        )
-
-
 def walk(source: Source) -> Iterator[Source]:
     """A source and all it is made of."""
     yield source

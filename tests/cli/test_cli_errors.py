@@ -53,7 +53,11 @@ def test_every_command_teaches(limbeck_: Run, name: str) -> None:
         (("eval",), "missing option '--student'; `limbeck eval --help` shows what there is."),
         (("diff",), "missing argument 'A'; `limbeck diff --help` shows what there is."),
         (("diff", "gkd"), "diff compares two methods: `limbeck diff gkd OTHER`; `limbeck methods` lists them."),
-        (("diff", "gdk"), f"unknown method 'gdk' (did you mean 'gkd'?); `limbeck methods` lists all {len(REGISTRY)}."),
+        (
+            ("diff", "gdk"),
+            f"unknown method 'gdk' (did you mean 'gkd'?); `limbeck methods` lists all {len(REGISTRY)}, and --import "
+            "FILE.py brings your own.",
+        ),
     ],
 )
 def test_misuse_is_one_sentence(limbeck_: Run, words: tuple[str, ...], sentence: str) -> None:

@@ -22,6 +22,8 @@ from limbeck.types import Prompt
 
 LINES = [{"prompt": f"say {i}", "response": str(i), "answer": "1"} for i in range(12)]
 
+CHAT = "{% for m in messages %}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+
 
 @pytest.fixture
 def begun(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -30,7 +32,7 @@ def begun(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         shutil.copytree(getattr(shelf, name), tmp_path / name)
     jsonl(tmp_path / "data.jsonl", LINES)
     jsonl(tmp_path / "test.jsonl", [{"prompt": f"tell {i}", "response": "x", "answer": "2"} for i in range(4)])
-    (tmp_path / "chat.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}>")
+    (tmp_path / "chat.jinja").write_text(CHAT)
     (tmp_path / "hint.jinja").write_text("The answer is {{ answer }}.")
     heal = dies(monkeypatch, at=1)
     with pytest.raises(Killed):
@@ -267,7 +269,7 @@ def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch: 
 
 def test_a_runs_folder_holds_all_that_decides_the_student(begun: Path) -> None:
     inputs = recorded(begun)["inputs"]
-    assert inputs["chat_template"] == "{% for m in messages %}{{ m.content }}{% endfor %}>"
+    assert inputs["chat_template"] == CHAT
     assert inputs["contexts"] == {"solution": "The answer is {{ answer }}."}
     assert inputs["generation"]["eos_token_id"] == 2
     assert inputs["data"]["task"] == {**inputs["data"]["task"], "train": 12, "test": 4}

@@ -289,8 +289,9 @@ def test_a_black_box_expert_gives_the_same_gradient_in_expectation(monkeypatch: 
     total = torch.zeros_like(THETA)
     for first, second in itertools.product(range(V), repeat=2):
 
-        def choose(carrier: object, a: int = first, b: int = second) -> lb.types.TopK:
+        def choose(carrier: object, tau: float, a: int = first, b: int = second) -> lb.types.TopK:
             del carrier
+            assert tau == 1.0
             ids = torch.tensor([[a], [b]])
             return lb.types.TopK(ids, torch.zeros(2, 1, dtype=torch.float64))
 

@@ -41,8 +41,7 @@ from limbeck.axes.surrogate import Rows, Surrogate
 from limbeck.axes.vec import Vec
 from limbeck.errors import LimbeckError
 from limbeck.method import Method, Term
-from limbeck.objective import Batch, Heard, hear, loss
-from limbeck.refusals import refuse_shared
+from limbeck.objective import Batch, Heard, hear, loss, refuse_shared
 from limbeck.types import Sampled
 
 # ---------------------------------------------------------------- units without a token

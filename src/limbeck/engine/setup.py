@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ..errors import LimbeckError
 from ..method import Method
-from ..refusals import refuse_shared
+from ..objective import refuse_shared
 from ..tasks import Task, load_task
 from . import lineage
 from .chat import template_file
