@@ -16,12 +16,14 @@ from torch import Tensor
 
 import limbeck as lb
 from laws.cases import BATCH, CONFIDENCE, LENGTH, PER_TOKEN, VARIANTS, VOCABULARY, WIDTH, Case, changed, make
+from limbeck.axes import column
 from limbeck.axes.choice import Chosen, Draw
 from limbeck.axes.surrogate import Question
+from limbeck.axes.vec import Over
 from limbeck.explain import denominators
 from limbeck.kernels import tiles
 from limbeck.math.statistic import Entropy, LogProb
-from limbeck.method import Method
+from limbeck.method import Method, Sum
 from limbeck.objective import Heard, loss
 from limbeck.registry import REGISTRY
 from limbeck.types import Dense, Head
@@ -209,6 +211,20 @@ def test_processes_add_up_to_the_whole(m: Method) -> None:
     same(sharded(m, case), case.loss(m))
 
 
+def _chosen_in(half: slice, m: Method, case: Case) -> Tensor:
+    """The loss of the whole batch when only tokens of one half may be chosen."""
+    ((coefficient, term),) = m.parts
+    assert isinstance(term.where, Chosen)
+    assert term.where.among is None
+    inside = torch.zeros(BATCH, dtype=torch.float64)
+    inside[half] = 1.0
+    where = replace(term.where, among=column("half") > 0.0)
+    args = case.arguments(m)
+    args["columns"] = {**args["columns"], "half": inside}
+    own = replace(m, terms=Sum(((coefficient, replace(term, where=where)),)))
+    return lb.objective(own)(case.logits, case.tokens, case.mask, **args).loss
+
+
 @pytest.mark.parametrize("m", CHOOSING.values(), ids=CHOOSING)
 def test_each_process_chooses_among_its_own_tokens(m: Method) -> None:
     """The share is taken of each process's tokens; the denominator counts what all of them chose."""
@@ -220,7 +236,10 @@ def test_each_process_chooses_among_its_own_tokens(m: Method) -> None:
         args = {k: v[half] for k, v in case.arguments(m).items() if isinstance(v, Tensor)}
         args["columns"] = {k: v[half] for k, v in case.arguments(m)["columns"].items()}
         chosen = max(1, int(fraction * int(among[half].sum())))
-        alone = lb.objective(m)(case.logits[half], case.tokens[half], case.mask[half], step=3, **args).loss
+        if any(isinstance(v, Over) and v.how in ("min", "max") for v in m.parts[0][1].where.walk()):
+            alone = _chosen_in(half, m, case)  # the least and the greatest are those of the whole batch
+        else:
+            alone = lb.objective(m)(case.logits[half], case.tokens[half], case.mask[half], step=3, **args).loss
         total, weighted = total + chosen, weighted + chosen * alone
     same(sharded(m, case), weighted / total)
 
