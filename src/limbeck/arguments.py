@@ -142,6 +142,12 @@ def read_fields(fields: Mapping[str, Given], batch: int, device: torch.device) -
     for name, x in fields.items():
         told[name] = None if x is None else tensor(name, x, device).detach()
         _sized(name, told[name], [(batch,)], batch)
+        if x is not None and name in ("correct", "truncated"):
+            y = told[name]
+            assert y is not None
+            odd = ~((y == 0) | (y == 1) | y.isnan())
+            if bool(odd.any()):
+                raise LimbeckError(f"{name} holds {float(y[odd][0]):g}; give 1 (true) or 0 (false) for each sequence.")
     return told
 
 
@@ -159,7 +165,7 @@ def read_columns(
                 f"it looks at {', '.join(map(repr, told)) or 'none'}."
             )
     read = {name: tensor(f"columns[{name!r}]", x, device).detach() for name, x in (columns or {}).items()}
-    read = {name: x.float() if x.dtype == torch.bool else x for name, x in read.items()}
+    read = {name: x if x.is_floating_point() else x.to(torch.get_default_dtype()) for name, x in read.items()}
     for name, x in read.items():
         _sized(f"columns[{name!r}]", x, [(shape[0],), tuple(shape)], shape[0])
         if name in told and not bool(((x == 0) | (x == 1)).all()):

@@ -17,7 +17,7 @@ from .axes.ladder import Ladder, Rung
 from .axes.leaves import Read
 from .axes.reader import Law
 from .axes.surrogate import Question, Rows
-from .axes.vec import Vec, evaluate_rows
+from .axes.vec import Vec, as_numbers, evaluate_rows
 from .batch import Batch, Scores, entries_of, law_of
 from .errors import LimbeckError
 from .kernels.tiles import Ask, fused, statistics
@@ -298,7 +298,7 @@ class _Meeting:
         surrogate = term.surrogate
         told = None
         if isinstance(term.signal, Vec):
-            told = evaluate_rows(term.signal, lookup) if surrogate.hears == Rung.TOKEN else self._told()
+            told = as_numbers(evaluate_rows(term.signal, lookup) if surrogate.hears == Rung.TOKEN else self._told())
         base = None if surrogate.base is None else evaluate_rows(surrogate.base, lookup)
         losses = surrogate.loss(live, told, base, Rows(self.seq_n[span], self.heard.record.group_B))
         if surrogate.gives != Rung.TOKEN:  # units that are not kept may be NaN, and NaN times 0 is NaN

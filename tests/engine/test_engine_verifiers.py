@@ -28,6 +28,7 @@ WRONG = {
     "correct as number": Verdict(1.0, 1),
     "nan": Verdict(float("nan"), False),
     "inf": Verdict(float("inf"), True),
+    "huge": Verdict(10**400, True),
     "feedback as number": Verdict(1.0, True, 3),  # type: ignore[arg-type]
 }
 

@@ -161,7 +161,7 @@ class Running(Vec):
         def moved(m: float | None) -> float | None:
             return m if not new else x if m is None else self.rate * m + (1 - self.rate) * x
 
-        return torch.full_like(now, hearing.remember(str(self), moved) or 0.0)
+        return torch.full_like(now, hearing.remember(repr(self), moved) or 0.0)
 
     def __str__(self) -> str:
         return f"running {self.rate:g}({self.of})"

@@ -168,6 +168,7 @@ def segment(x: Tensor, index: Tensor, size: int, how: str, all_sum: Callable[[Te
         all_sum: adds over processes (only meaningful for segments that processes share).
     """
     if how in ("min", "max"):
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())  # of a mask: 0 and 1
         start = torch.zeros(size, dtype=x.dtype, device=x.device)
         ends = start.scatter_reduce(0, index, x, "amin" if how == "min" else "amax", include_self=False)
         return ends if _alone(all_sum, x) else _extreme(ends if x.numel() else None, how, all_sum, start)

@@ -174,7 +174,7 @@ class Controller(Scalar):
     @property
     def name(self) -> str:
         """Where its state lies in the memory."""
-        return str(self)
+        return repr(self)  # the text that people read rounds its numbers, and two would share a state
 
     @property
     def controllers(self) -> tuple[Controller, ...]:
@@ -230,7 +230,15 @@ def move(
     """Move controllers after a step by what it measured, and by the other numbers of the memory."""
     known = {**memory, **metrics}
     for controller in controllers:
-        memory[controller.name] = controller.update(memory.get(controller.name), step, known)
+        try:
+            state = controller.update(memory.get(controller.name), step, known)
+        except KeyError as e:
+            raise LimbeckError(
+                f"the controller {controller} reads {e.args[0]!r}, which is not measured here; there are "
+                f"{', '.join(metrics) or 'no numbers'}."
+            ) from None
+        number(f"what update of the controller {controller} returns", state)
+        memory[controller.name] = float(state)
 
 
 Kind = TypeVar("Kind")

@@ -268,6 +268,14 @@ def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(mask.bool(), a, b)
 
 
+_LOGICAL = ("∧", "∨", "¬", "where", ">", "≥", "<", "≤", "=")
+
+
+def as_numbers(x: Tensor) -> Tensor:
+    """Masks and whole numbers as floating-point numbers: true is 1, and nothing overflows or is a logical sum."""
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
 _OPS: dict[str, Callable[..., Tensor]] = {
     "+": lambda a, b: a + b,
     "−": lambda a, b: a - b,
@@ -318,7 +326,8 @@ class Op(Vec):
 
     def combine(self, values: list[Tensor]) -> Tensor:
         """The operation on values of one rung."""
-        return _OPS[self.name](*values)
+        operands = values if self.name in _LOGICAL else [as_numbers(x) for x in values]
+        return _OPS[self.name](*operands)
 
     def evaluate(self, hearing: Hearing) -> Tensor:
         down = hearing.ladder.down
@@ -366,7 +375,7 @@ class Clip(Vec):
 
     def combine(self, values: list[Tensor]) -> Tensor:
         """The clip on values of one rung."""
-        return values[0].clamp(self.lo, self.hi)
+        return as_numbers(values[0]).clamp(self.lo, self.hi)
 
     def evaluate(self, hearing: Hearing) -> Tensor:
         return self.combine([self.of.evaluate(hearing)])
@@ -478,8 +487,9 @@ class ToGo(Vec):
     def evaluate(self, hearing: Hearing) -> Tensor:
         ladder = hearing.ladder
         if self.rung == Rung.TURN:
-            return ladder.to_go(self.of.evaluate(hearing), self.gamma, self.strict, Rung.TURN)
-        rest = ladder.to_go(ladder.down(self.of.evaluate(hearing), self.of.rung, Rung.TOKEN), self.gamma, self.strict)
+            return ladder.to_go(as_numbers(self.of.evaluate(hearing)), self.gamma, self.strict, Rung.TURN)
+        of_N = ladder.down(as_numbers(self.of.evaluate(hearing)), self.of.rung, Rung.TOKEN)
+        rest = ladder.to_go(of_N, self.gamma, self.strict)
         if not self.average:
             return rest
         left = ladder.record.length_B[ladder.record.seq_N] - ladder.position() + 1

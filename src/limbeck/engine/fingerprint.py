@@ -143,7 +143,8 @@ def _looked_at(split: Sequence[Any]) -> Iterator[Any]:
 def _plain(value: Any) -> Any:
     """What JSON lacks, in a form that is the same in every process."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in fields(value)}
+        # Where a record stands in its file is no part of what it says: a blank line is no change.
+        return {f.name: getattr(value, f.name) for f in fields(value) if f.name != "where"}
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, set | frozenset):

@@ -100,12 +100,17 @@ def judged(task: Task, prompt: Prompt, text: str, seconds: float = VERIFY_SECOND
     return Verdict(float(said.reward), bool(said.correct), said.feedback)
 
 
+def _bounded(reward: Any) -> bool:
+    """Whether a reward is a number that training can compute with; compared as it is, because 10**400 is no float."""
+    return bool(-MOST_REWARD < reward < MOST_REWARD)
+
+
 def _wrong(said: object) -> str:
     """What keeps something from being a verdict, as a clause; empty where nothing does."""
     if not isinstance(said, Verdict):
         return f"gave {shown(said)}"
     reward: object = said.reward
-    if not isinstance(reward, Real) or not abs(float(reward)) < MOST_REWARD:
+    if not isinstance(reward, Real) or not _bounded(reward):
         return f"gave reward {shown(reward)}"
     if not isinstance(said.correct, bool | np.bool_):
         return f"gave correct={shown(said.correct)}"
