@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from laws.cases import VARIANTS, make
+from limbeck.errors import LimbeckError
 from limbeck.kernels.tiles import Ask, _open_tile, _plan, fused, statistics
 from limbeck.math.divergence import RKL, Divergence
 from limbeck.math.statistic import Distance, LogProb
@@ -112,3 +113,17 @@ def test_what_has_no_closed_form_falls_back_on_autograd(name: str, way: str) -> 
         found.append((loss.detach(), torch.autograd.grad(loss, leaf)[0]))
     torch.testing.assert_close(found[0], found[1])
     assert found[0][1].abs().sum() > 0
+
+
+def test_a_divergence_of_cells_alone_has_its_advantage_and_a_value_alone_says_what_it_lacks() -> None:
+    """Reverse KL by its cells has the slope and the estimate of the one with closed forms."""
+    log_u = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    for of in ("slope", "advantage", "estimate"):
+        torch.testing.assert_close(getattr(Plain(), of)(log_u), getattr(RKL(), of)(log_u))
+
+    class Whole(Divergence):
+        def value(self, logq: Tensor, logp: Tensor) -> Tensor:
+            return (logq.exp() * (logq - logp)).sum(-1).square()
+
+    with pytest.raises(LimbeckError, match=r"has no f\(u\), which its advantage needs"):
+        Whole().advantage(log_u)

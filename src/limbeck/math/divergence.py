@@ -76,16 +76,9 @@ class Divergence:
         return self.cells(logq, logp).sum(-1)
 
     def generator(self, log_u: Tensor) -> Tensor:
-        """f(u); where it has no form of its own, its cell at p = 1.
-
-        Raises:
-            LimbeckError: for a divergence that is written by its ``value`` alone, which need not be a sum of cells.
-        """
+        """f(u); where it has no form of its own, its cell at p = 1. A ``value`` alone need not be a sum of cells."""
         if type(self).cells is Divergence.cells:
-            raise LimbeckError(
-                f"{self.label} has no f(u), which its advantage at a sampled token needs; write its cells(logq, logp), "
-                "or its generator(log_u)."
-            )
+            raise LimbeckError(f"{self.label} has no f(u), which its advantage needs; write its cells(logq, logp).")
         return self.cells(log_u, torch.zeros_like(log_u))
 
     def slope(self, log_u: Tensor) -> Tensor:
