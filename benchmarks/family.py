@@ -32,7 +32,8 @@ import limbeck as lb
 from limbeck.axes import entropy, old, pathwise, sample, student, teacher, token_mean, top
 from limbeck.evaluate import mean_interval, paired_interval
 from limbeck.math.divergence import rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 
 COMMON: dict[str, Any] = {
     "student": "embedded",

@@ -14,12 +14,13 @@ import torch
 from rich.console import Console
 
 from limbeck.axes import log_ratio, ratio, sample, student, teacher, token_mean
+from limbeck.engine.build import prepare_tasks
 from limbeck.engine.config import configure
 from limbeck.engine.run import _Run
-from limbeck.engine.setup import prepare_tasks
 from limbeck.evaluate import mean_interval, paired_interval
-from limbeck.method import Method, Term
-from limbeck.registry import get
+from limbeck.space.method import Method
+from limbeck.space.registry import get
+from limbeck.space.term import Term
 
 DRAWS = 24
 ARMS: dict[str, Method] = {

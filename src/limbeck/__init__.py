@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import methods, pipelines
+from . import methods
 from .axes.scalar import anneal, linear
 from .errors import LimbeckError
-from .explain import cite, diff, explain
-from .method import Method, Term
-from .pipeline import Pipeline, run
-from .plain import Objective, objective
-from .registry import get, method
+from .functional.objective import Objective, objective
+from .methods import pipelines
+from .space.explain import cite, diff, explain
+from .space.method import Method
+from .space.pipeline import Pipeline, stage
+from .space.registry import get, method
+from .space.term import Term
 
 __version__ = "0.1.0"
 
@@ -36,8 +38,8 @@ __all__ = [
     "methods",
     "objective",
     "pipelines",
-    "run",
     "run_pipeline",
+    "stage",
 ]
 
 

@@ -11,7 +11,7 @@ import pytest
 from stub_engine import Run
 
 import limbeck as lb
-from limbeck.registry import REGISTRY
+from limbeck.space.registry import REGISTRY
 
 
 def test_methods_lists_all_with_what_they_read(limbeck_: Run) -> None:

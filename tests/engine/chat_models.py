@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from limbeck.axes import data
-from limbeck.engine.write import write
+from limbeck.engine.rollout.sources import write
 from limbeck.types import Rollout
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")

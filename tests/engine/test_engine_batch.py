@@ -11,8 +11,8 @@ import torch
 import transformers
 from tiny_runs import VOCABULARY, Shelf, llama, naive_logits, put, record_of
 
-from limbeck.engine.batch import read_view, rectangle, run_model
-from limbeck.engine.models import Policy, add_lora, load_policy
+from limbeck.engine.models.policy import Policy, add_lora, load_policy
+from limbeck.engine.scoring.forward import read_view, rectangle, run_model
 from limbeck.kernels.tiles import Ask, _logits, statistics
 from limbeck.math.statistic import LogProb
 from limbeck.types import Dense, Hidden, Rollout, Sampled, TopK

@@ -14,8 +14,9 @@ from tiny_runs import Shelf, go
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import limbeck as lb
-from limbeck.engine import card, lineage
 from limbeck.engine import run as engine_run
+from limbeck.engine.storage import model_card as card
+from limbeck.engine.storage import provenance as lineage
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_the_adapters_name_their_base_and_both_load(made: Path) -> None:
 
 def test_a_pipeline_leaves_no_path_in_its_students(shelf: Shelf, tmp_path: Path) -> None:
     own = {**shelf.settings("kd"), "steps": 1}
-    value = lb.Pipeline((lb.run("sft"), lb.run("kd")))
+    value = lb.Pipeline((lb.stage("sft"), lb.stage("kd")))
     for result in lb.run_pipeline(value, tmp_path / "p", quiet=True, **own):
         for file in result.student.iterdir():
             assert str(tmp_path).encode() not in file.read_bytes(), file.name

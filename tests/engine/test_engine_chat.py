@@ -30,9 +30,9 @@ from transformers import AutoTokenizer
 
 from limbeck.axes import sample, student
 from limbeck.engine import resume
-from limbeck.engine import write as writing
-from limbeck.engine.episode import between
-from limbeck.engine.frame import Lens
+from limbeck.engine.rollout import sources as writing
+from limbeck.engine.rollout.episodes import between
+from limbeck.engine.scoring.contexts import Lens
 from limbeck.errors import LimbeckError
 from limbeck.tasks import Observation
 from limbeck.types import Prompt
@@ -183,7 +183,7 @@ def test_a_text_recast_as_a_response_ends_as_its_template_ends(shelf: Shelf, fol
     run = open_run(
         shelf, "grpo", folder.with_name("run"), student=str(saved(folder, tokenizer())), teacher=None, task=Parity()
     )
-    pen = writing.Pen(run.shop.desk, 1, 0)
+    pen = writing.pen_for(run.shop.desk, 1, 0)
     pen.done["main"] = writing.written(sample(student, 1), pen, None)
     ((row,),) = writing.written(recast("main", response="so be it"), pen, None)
     assert run.shop.student.tokenizer.decode(row.ids) == "so be it<|im_end|>"
@@ -231,7 +231,7 @@ def test_generation_stops_where_the_template_ends_and_the_student_remembers_it(
 def test_a_teacher_that_ends_turns_with_another_token_is_told(
     theirs: str | None, eos: tuple[str, ...], own: dict[str, Any], noted: bool, shelf: Shelf, folder: Path
 ) -> None:
-    from limbeck.engine.setup import notices
+    from limbeck.engine.build import notices
 
     teacher = saved(folder.with_name("teacher"), tokenizer(theirs), eos, 2)
     student_ = saved(folder, tokenizer())
@@ -447,7 +447,7 @@ def test_prompts_that_a_task_makes_are_measured_as_they_come(
 ) -> None:
     """Start-up is bounded; what is found later can be left out as well, and ends no run."""
     from limbeck.engine import prompts
-    from limbeck.engine.setup import notices
+    from limbeck.engine.build import notices
 
     with pytest.raises(LimbeckError, match="prompt 'p4' has"):
         go(shelf, "grpo", out, task=Made(), teacher=None)
@@ -475,7 +475,7 @@ def test_held_out_prompts_are_measured_too(shelf: Shelf, folder: Path, out: Path
 def test_the_share_of_responses_that_a_limit_cuts_is_said(
     method: str, alike: str, shelf: Shelf, folder: Path, out: Path
 ) -> None:
-    from limbeck.engine.setup import notices
+    from limbeck.engine.build import notices
 
     texts = {"sft": {"response": "abcdef"}, "dpo": {"chosen": "abcdef", "rejected": "abcdeg"}}[method]
     short = {"sft": {"response": "a"}, "dpo": {"chosen": "a", "rejected": "b"}}[method]

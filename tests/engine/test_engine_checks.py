@@ -126,7 +126,7 @@ def test_an_endless_template_is_refused(shelf: Shelf, tmp_path: Path) -> None:
 
 def test_a_pipelines_contexts_go_to_the_stages_that_show_them(shelf: Shelf, tmp_path: Path) -> None:
     """A template that only one stage understands is no mistake in the others; one that none does is."""
-    stages = lb.Pipeline([lb.run("opsd", group=2), lb.run("grpo", group=6)])
+    stages = lb.Pipeline([lb.stage("opsd", group=2), lb.stage("grpo", group=6)])
     common = {k: v for k, v in shelf.settings("opsd", steps=1, eval_size=0).items() if k != "group"}
     done = lb.run_pipeline(
         stages, tmp_path / "both", quiet=True, contexts={"solution": "It is {{ answer }}."}, **common

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from limbeck.engine.models.policy.following import Shadow
 from tiny_runs import VOCABULARY, Parity, Shelf, go, lines, naive_logits, naive_logp, open_run
 from torch import Tensor
 
@@ -32,12 +33,13 @@ from limbeck.axes import (
     vec,
 )
 from limbeck.axes.context import CONTEXTS, Bank, Context, debate
-from limbeck.engine.frame import Lens, behind, of_record, reframed
-from limbeck.engine.models import render
-from limbeck.engine.rows import assemble, from_json, single
-from limbeck.engine.sampler import Written
-from limbeck.engine.state import Memory, Shadow
-from limbeck.engine.write import Pen, seen, write, written
+from limbeck.engine.models.generate import Written
+from limbeck.engine.models.policy import render
+from limbeck.engine.rollout.sources import pen_for, write, written
+from limbeck.engine.rollout.trajectory import assemble, from_json, single
+from limbeck.engine.rollout.writer import seen
+from limbeck.engine.scoring.contexts import Lens, behind, of_record, reframed
+from limbeck.engine.storage.memory import Memory
 from limbeck.errors import LimbeckError
 from limbeck.types import STUDENT, Hidden, Rollout
 
@@ -117,7 +119,7 @@ def test_a_writer_without_evidence_sees_the_plain_prompt(shelf: Shelf, out: Path
     assert shown == seen(sample(student.given(solution)), desk, prompts)
     assert all(len(s) > len(desk.prompt_ids(p)) for s, p in zip(shown, prompts, strict=True))
     torch.manual_seed(0)
-    p = Pen(desk, 3, 0)
+    p = pen_for(desk, 3, 0)
     editor = student.given(CONTEXTS["hint"], CONTEXTS["draft"])
     rows = [row for group in written(refine(sample(student), editor), p, None) for row in group]
     wrote = Lens(assemble([[row] for row in rows], "main"), desk)
@@ -268,7 +270,7 @@ def test_skills_are_summaries_of_the_best_where_a_model_is_named(
         encode = run.shop.student.tokenizer
         return [Written(encode(f"be bold {n}")["input_ids"], [], False) for n in range(len(prompts))]
 
-    monkeypatch.setattr("limbeck.engine.frame.generate", answer)
+    monkeypatch.setattr("limbeck.engine.scoring.contexts.generate", answer)
     (context,) = run.shop.method.contexts
     lens = Lens(record, run.shop.desk)
     assert lens.told(context).blocks == [None] * 12

@@ -12,8 +12,10 @@ import pytest
 import torch
 from tiny_runs import Shelf, go, lines, open_run, same, tensors
 
-from limbeck.engine import checkpoint, resume, setup
-from limbeck.engine.write import write
+from limbeck.engine import build as setup
+from limbeck.engine import resume
+from limbeck.engine.rollout.sources import write
+from limbeck.engine.storage import checkpoint
 from limbeck.errors import LimbeckError
 from limbeck.report import load_run, write_report
 

@@ -28,9 +28,9 @@ from tiny_runs import (
 from torch import Tensor
 
 from limbeck.engine import resume
-from limbeck.engine.batch import read_view, run_model
 from limbeck.engine.loop import Loop
-from limbeck.engine.models import Scorer, load_policy
+from limbeck.engine.models.policy import Scorer, load_policy
+from limbeck.engine.scoring.forward import read_view, run_model
 from limbeck.kernels.tiles import Ask, fused, statistics
 from limbeck.math.divergence import fkl
 from limbeck.math.statistic import Distance, LogProb

@@ -15,11 +15,12 @@ from limbeck.axes import recast, refine, sample, select, student, teacher
 from limbeck.axes.context import draft, hint, tried_again, verdict_phrase
 from limbeck.axes.signal import correct, in_top, score
 from limbeck.engine import distill
-from limbeck.engine.episode import between
 from limbeck.engine.evaluation import by_turn
-from limbeck.engine.rewrite import evaluate
-from limbeck.engine.rows import Piece, Row, assemble
-from limbeck.engine.write import Pen, write, written
+from limbeck.engine.rollout.derived import evaluate
+from limbeck.engine.rollout.episodes import between
+from limbeck.engine.rollout.sources import pen_for, write, written
+from limbeck.engine.rollout.trajectory import Piece, Row, assemble
+from limbeck.engine.rollout.writer import Pen
 from limbeck.errors import LimbeckError
 from limbeck.report import load_run, render
 from limbeck.tasks import EpisodeDied, Observation
@@ -29,7 +30,7 @@ from limbeck.types import STUDENT, TEACHER, Prompt
 def pen(shelf: Shelf, out: Path, method: str = "grpo", n: int = 2, **own: Any) -> Pen:
     run = open_run(shelf, method, out, **own)
     torch.manual_seed(0)
-    return Pen(run.shop.desk, n, 0)
+    return pen_for(run.shop.desk, n, 0)
 
 
 def test_an_episode_is_turns_of_scored_tokens_with_unscored_ones_between(shelf: Shelf, out: Path) -> None:
@@ -266,8 +267,8 @@ def test_the_best_are_selected_in_order_of_importance(shelf: Shelf, out: Path) -
     p.desk.feeds["task"].cursor = 0
     torch.manual_seed(0)
     everything = written(sample(teacher, 6), p, None)
-    from limbeck.axes.ladder import Rung
-    from limbeck.engine.rows import assemble
+    from limbeck.axes.levels import Rung
+    from limbeck.engine.rollout.trajectory import assemble
 
     record = assemble(everything, "main")
     values = evaluate(likeness, record, p.desk, 0, Rung.SEQUENCE).view(-1, 6)

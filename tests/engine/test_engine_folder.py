@@ -17,10 +17,13 @@ from rich.console import Console
 from tiny_runs import Killed, Shelf, dies, go, lines
 
 import limbeck as lb
-from limbeck.engine import checkpoint, files, folder, resume
+from limbeck.engine import resume
 from limbeck.engine import run as engine_run
-from limbeck.engine.folder import held
-from limbeck.engine.log import Journal, read_run
+from limbeck.engine.storage import atomic as files
+from limbeck.engine.storage import checkpoint
+from limbeck.engine.storage import run_folder as folder
+from limbeck.engine.storage.run_folder import held
+from limbeck.engine.storage.run_log import Journal, read_run
 from limbeck.errors import LimbeckError
 from limbeck.report import write_report
 
@@ -104,7 +107,7 @@ def test_other_ranks_leave_the_lock_to_the_first(run: Path, holder: Any, monkeyp
 
 
 def test_a_pipeline_is_held_and_so_are_its_stages(shelf: Shelf, tmp_path: Path) -> None:
-    value = lb.Pipeline((lb.run("sft"),))
+    value = lb.Pipeline((lb.stage("sft"),))
     own = {k: v for k, v in shelf.settings("sft").items() if k != "teacher"}
     with held(_made(tmp_path / "p")), pytest.raises(LimbeckError, match=r"another process is writing into .*p, and"):
         lb.run_pipeline(value, tmp_path / "p", quiet=True, **own)
@@ -246,7 +249,7 @@ KILLED_IN = ("samples", "_export", "_report", "_tell")
 def test_a_run_killed_at_its_end_is_not_finished_until_it_has_everything(
     where: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_report: None
 ) -> None:
-    value = lb.Pipeline((lb.run("sft"), lb.run("kd")))
+    value = lb.Pipeline((lb.stage("sft"), lb.stage("kd")))
     own = {**shelf.settings("kd"), "steps": 1}
     out = tmp_path / "p"
     monkeypatch.setattr("limbeck.report.charts.curves", lambda data: [])  # slow, and nothing of it is asked here

@@ -15,8 +15,10 @@ from tiny_runs import Killed, Parity, Shelf, dies, go, jsonl, lines, llama, put,
 from transformers import AutoModelForCausalLM
 
 import limbeck as lb
-from limbeck.engine import fingerprint, resume, setup
-from limbeck.engine.folder import recorded
+from limbeck.engine import build as setup
+from limbeck.engine import resume
+from limbeck.engine.storage import fingerprint
+from limbeck.engine.storage.run_folder import recorded
 from limbeck.errors import LimbeckError
 from limbeck.types import Prompt
 
@@ -324,7 +326,7 @@ def test_lines_that_a_checkpoint_covers_are_missed(shelf: Shelf, tmp_path: Path)
 def test_a_pipeline_knows_its_data_and_models(shelf: Shelf, tmp_path: Path) -> None:
     data = jsonl(tmp_path / "data.jsonl", LINES)
     teacher = Path(shutil.copytree(shelf.teacher, tmp_path / "teacher"))
-    value = lb.Pipeline((lb.run("sft"), lb.run("kd")))
+    value = lb.Pipeline((lb.stage("sft"), lb.stage("kd")))
     own = {k: v for k, v in shelf.settings("kd").items() if k not in ("task", "teacher")}
     own |= {"task": str(data), "teacher": str(teacher), "steps": 1}
     out = tmp_path / "p"

@@ -11,9 +11,9 @@ import pytest
 from tiny_runs import Shelf, go, open_run
 
 import limbeck as lb
-from limbeck.engine import lineage
-from limbeck.engine.fingerprint import of_folder
-from limbeck.engine.setup import notices
+from limbeck.engine.build import notices
+from limbeck.engine.storage import provenance as lineage
+from limbeck.engine.storage.fingerprint import of_folder
 
 
 def record(out: Path) -> dict[str, Any]:

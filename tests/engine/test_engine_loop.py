@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from limbeck.engine import distill
 from limbeck.engine.config import RunConfig
-from limbeck.engine.feed import Feed
 from limbeck.engine.loop import learning_rate
-from limbeck.engine.models import load_policy
+from limbeck.engine.models.policy import load_policy
+from limbeck.engine.prompt_stream import Feed
 from limbeck.types import Prompt
 
 ALWAYS = {"step", "length", "truncated", "lr", "loss", "grad_norm", "entropy", "tokens_written", "tokens_read"}
@@ -245,7 +245,7 @@ def test_the_report_is_written(shelf: Shelf, out: Path, with_report: None) -> No
 
 
 def test_vocabularies_of_different_padding_share_their_entries(shelf: Shelf) -> None:
-    from limbeck.engine.models import share_vocabulary
+    from limbeck.engine.models.policy import share_vocabulary
 
     student, teacher = load_policy(str(shelf.student), "student"), load_policy(str(shelf.teacher), "teacher")
     assert student.model.config.vocab_size != teacher.model.config.vocab_size

@@ -33,9 +33,9 @@ from transformers import (
 )
 
 from limbeck.engine import configure, distill, train
-from limbeck.engine.model_checks import checkpointing, losses_left_out, refuse_chance, refuse_quantised
-from limbeck.engine.models import load_policy
-from limbeck.engine.sampler import Law, check_writing, generate
+from limbeck.engine.models.checks import checkpointing, losses_left_out, refuse_chance, refuse_quantised
+from limbeck.engine.models.generate import Law, check_writing, generate
+from limbeck.engine.models.policy import load_policy
 from limbeck.errors import LimbeckError
 
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

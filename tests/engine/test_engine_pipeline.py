@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 import limbeck as lb
 from limbeck.engine import run as engine_run
-from limbeck.engine.log import read_run
+from limbeck.engine.storage.run_log import read_run
 
 SETTINGS = {"teacher": "embedded", "steps": 2, "prompts": 2, "max_tokens": 8, "eval_size": 4, "save_every": 1}
-PIPELINE = lb.Pipeline((lb.run("opd", group=2), lb.run("grpo", ref_coef=0.0, group=2)))
+PIPELINE = lb.Pipeline((lb.stage("opd", group=2), lb.stage("grpo", ref_coef=0.0, group=2)))
 
 
 def weights(folder: Path) -> dict:
@@ -52,16 +52,18 @@ def test_a_killed_pipeline_goes_on_in_its_stage(tmp_path: Path, monkeypatch: pyt
 
 def test_wrong_stages_are_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(lb.LimbeckError, match="did you mean 'grpo'"):
-        lb.Pipeline((lb.run("opd"), lb.run("grop")))
+        lb.Pipeline((lb.stage("opd"), lb.stage("grop")))
     with pytest.raises(lb.LimbeckError, match="at least one stage"):
         lb.Pipeline(())
     with pytest.raises(lb.LimbeckError, match="unknown setting 'coeff'"):
-        lb.run_pipeline(lb.Pipeline((lb.run("opd"), lb.run("kdrl", coeff=1))), tmp_path / "p", quiet=True, **SETTINGS)
+        lb.run_pipeline(
+            lb.Pipeline((lb.stage("opd"), lb.stage("kdrl", coeff=1))), tmp_path / "p", quiet=True, **SETTINGS
+        )
     assert not (tmp_path / "p").exists()
 
 
 def test_another_pipeline_in_the_folder_is_refused(tmp_path: Path) -> None:
     short = {**SETTINGS, "steps": 1, "eval_size": 0}
-    lb.run_pipeline(lb.Pipeline((lb.run("opd"),)), tmp_path / "p", quiet=True, **short)
+    lb.run_pipeline(lb.Pipeline((lb.stage("opd"),)), tmp_path / "p", quiet=True, **short)
     with pytest.raises(lb.LimbeckError, match="holds another pipeline"):
         lb.run_pipeline(PIPELINE, tmp_path / "p", quiet=True, **short)

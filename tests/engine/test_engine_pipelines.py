@@ -12,8 +12,8 @@ from tiny_runs import Parity, Shelf, same, tensors
 import limbeck as lb
 from limbeck.engine import run as engine_run
 from limbeck.engine import setup, stages
-from limbeck.engine.log import read_run
-from limbeck.pipelines import PIPELINES, get_pipeline
+from limbeck.engine.storage.run_log import read_run
+from limbeck.space.pipeline import PIPELINES, get_pipeline
 
 
 @pytest.fixture
@@ -120,7 +120,9 @@ def _noting(function: Any, seen: list[str]) -> Any:
 
 def test_settings_reach_the_stages_that_take_them(shelf: Shelf, tmp_path: Path, parity: None) -> None:
     value = lb.pipelines.opd_then_rl(divergence="fkl").adjusted(grpo={"lr": 0.02, "steps": 1})
-    assert value == lb.Pipeline((lb.run("opd_full", divergence="fkl"), lb.run("grpo", ref_coef=0.0, lr=0.02, steps=1)))
+    assert value == lb.Pipeline(
+        (lb.stage("opd_full", divergence="fkl"), lb.stage("grpo", ref_coef=0.0, lr=0.02, steps=1))
+    )
     own = settings(shelf, group=2, clip_range=0.3)
     configs = [p.config for p in stages._plan(value, tmp_path / "p", own)]
     assert [c.arguments for c in configs] == [
@@ -137,7 +139,7 @@ def test_what_cannot_run_is_refused_before_the_first_stage(shelf: Shelf, tmp_pat
         assert not (tmp_path / "p").exists()
 
     refused("gkd reads teacher", lb.pipelines.lightning(), teacher=None)
-    refused("lightning_opd reads teacher", lb.Pipeline((lb.run("dr_grpo"), lb.run("lightning_opd"))), teacher=None)
+    refused("lightning_opd reads teacher", lb.Pipeline((lb.stage("dr_grpo"), lb.stage("lightning_opd"))), teacher=None)
     refused("did you mean 'grpo'", lb.pipelines.opd_then_rl(), grp={"lr": 1})
     refused("what the stage before it left", lb.pipelines.opd_then_rl().adjusted(grpo={"student": "x"}))
     refused("name their methods", lb.pipelines.sd_zero(), method="sft")
@@ -160,7 +162,7 @@ def test_a_later_stage_that_the_task_does_not_serve_is_refused_first(shelf: Shel
 
 
 def test_other_settings_in_the_same_folder_are_told(shelf: Shelf, tmp_path: Path, parity: None) -> None:
-    value, own = lb.Pipeline((lb.run("opd_full"),)), settings(shelf, steps=1)
+    value, own = lb.Pipeline((lb.stage("opd_full"),)), settings(shelf, steps=1)
     lb.run_pipeline(value, tmp_path / "p", quiet=True, **own)
     with pytest.raises(lb.LimbeckError, match="with steps=1, not 2; give the same settings"):
         lb.run_pipeline(value, tmp_path / "p", quiet=True, **{**own, "steps": 2})

@@ -14,11 +14,14 @@ from tiny_runs import METHODS, Shelf, go, jsonl, lines, llama, put
 from tokenizers import Tokenizer
 
 from limbeck.axes import pathwise, sample, student, teacher, token_mean
-from limbeck.engine import configure, distill, evaluate, models, resume, setup, weights
+from limbeck.engine import build as setup
+from limbeck.engine import configure, distill, evaluate, models, resume
 from limbeck.engine.config import load_toml, parse_settings
+from limbeck.engine.models import weights
 from limbeck.errors import LimbeckError
 from limbeck.math.divergence import rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 from limbeck.tasks import Verdict
 from limbeck.types import Prompt
 

@@ -8,8 +8,8 @@ import torch
 from tiny_runs import VOCABULARY, Shelf, naive_logits, naive_logp, put
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
-from limbeck.engine.models import Policy, load_policy, render, share_vocabulary
-from limbeck.engine.sampler import Law, Written, generate
+from limbeck.engine.models.generate import Law, Written, generate
+from limbeck.engine.models.policy import Policy, load_policy, render, share_vocabulary
 
 SAYINGS = ("go", "say a long thing: 12+34-56*78", "x", "abc abc")
 MAX = 12

@@ -13,9 +13,10 @@ from limbeck import LimbeckError
 from limbeck.axes.signal import column
 from limbeck.cli.settings import run_config
 from limbeck.engine import configure, run_pipeline
+from limbeck.engine.build import build_method, prepare_tasks
 from limbeck.engine.checks import _reader_of
 from limbeck.engine.config import RunConfig, load_toml
-from limbeck.engine.setup import build_method, prepare_tasks
+from limbeck.space.pipeline import get_pipeline
 from limbeck.tasks import load_task
 
 NUMBERS = [name for name, field in RunConfig.model_fields.items() if field.annotation in (int, float)]
@@ -59,7 +60,7 @@ LONG = "k" * 100_000
         lambda: load_task("chain_sum", **{LONG: 1}),
         lambda: load_task(LONG),
         lambda: load_task("retry", task="chain_sum", turns=LONG),
-        lambda: lb.pipelines.get_pipeline(LONG),
+        lambda: get_pipeline(LONG),
         lambda: lb.methods.grpo(group=LONG),
     ],
 )
@@ -70,7 +71,7 @@ def test_what_somebody_gave_is_quoted_by_its_beginning(give: Any) -> None:
 
 
 def test_a_pipeline_names_its_stage(shelf: Shelf, tmp_path: Path) -> None:
-    stages = lb.Pipeline((lb.run("sft"), lb.run("grpo", lr=-1.0)))
+    stages = lb.Pipeline((lb.stage("sft"), lb.stage("grpo", lr=-1.0)))
     common = {"student": str(shelf.student), "task": str(shelf.verified)}
     with pytest.raises(LimbeckError, match=r"stage 2 of 2 \(grpo\): lr=-1.0"):
         run_pipeline(stages, tmp_path / "p", quiet=True, **common)

@@ -21,13 +21,12 @@ import limbeck.methods
 from limbeck import embedded
 from limbeck.axes.source import Sample
 from limbeck.engine import Result, configure, distill
+from limbeck.engine.build import build_method, prepare_tasks
 from limbeck.engine.loop import Loop
-from limbeck.engine.models import Policy, load_policy, render
-from limbeck.engine.rows import assemble, single
+from limbeck.engine.models.generate import Law, generate
+from limbeck.engine.models.policy import Policy, load_policy, render
+from limbeck.engine.rollout.trajectory import assemble, single
 from limbeck.engine.run import _Run
-from limbeck.engine.sampler import Law, generate
-from limbeck.engine.setup import build_method, prepare_tasks
-from limbeck.refusals import walk
 from limbeck.tasks import Observation, Response, Verdict
 from limbeck.types import DATA, Prompt, Rollout
 
@@ -64,7 +63,7 @@ class Shelf:
         if "group" in limbeck.methods.REGISTRY[method].arguments:
             values["group"] = 6
         value = limbeck.methods.REGISTRY[method]()
-        walks = [part for source in value.sources.values() for part in walk(source) if isinstance(part, Sample)]
+        walks = [part for source in value.sources.values() for part in source.walk() if isinstance(part, Sample)]
         if any(part.episodic for part in walks):  # answers that a random model gives often enough
             values["task"] = Parity(turns=1 if any(part.retry for part in walks) else 3)
         if method == "mad_opd":

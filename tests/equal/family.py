@@ -7,8 +7,9 @@ from torch import Tensor
 
 from laws.cases import Case, changed, make
 from limbeck.axes import Vec
-from limbeck.batch import Batch
-from limbeck.method import Method, Term
+from limbeck.loss.scores import Batch
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 from limbeck.types import Dense, View
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}

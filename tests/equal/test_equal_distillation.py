@@ -30,7 +30,8 @@ from limbeck.axes import (
     writer,
 )
 from limbeck.math.divergence import as_divergence, fkl, jsd, rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 from tabular import (
     EXACT,
     STATE,

@@ -50,7 +50,8 @@ from limbeck.axes import (
 )
 from limbeck.math.divergence import rkl
 from limbeck.math.statistic import Support
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 
 m = lb.methods
 GRPO = Term(group_advantage(), clip(0.2, 0.28))

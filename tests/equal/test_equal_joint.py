@@ -21,9 +21,10 @@ from limbeck.axes import (
     token_mean,
 )
 from limbeck.axes.source import sample
-from limbeck.method import Method, Term
 from limbeck.methods.joint import ANNEALED
-from limbeck.registry import Recipe
+from limbeck.space.method import Method
+from limbeck.space.registry import Recipe
+from limbeck.space.term import Term
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
 kdrl, shaping, kdrl_reward, grpo = lb.methods.kdrl, lb.methods.kdrl_shaping, lb.methods.kdrl_reward, lb.methods.grpo

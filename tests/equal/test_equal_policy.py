@@ -32,8 +32,9 @@ from limbeck.axes import (
     token_mean,
 )
 from limbeck.axes.surrogate import Surrogate
-from limbeck.method import Method, Term
 from limbeck.methods.reward import overlong
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
 S, A = sample(n=8), group_advantage()

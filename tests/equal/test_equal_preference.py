@@ -13,7 +13,8 @@ import limbeck as lb
 from laws.cases import Case, changed, make
 from limbeck.axes import contrast, group_mean, label, pairs, ref
 from limbeck.math.divergence import alpha, fkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 

@@ -52,7 +52,8 @@ from limbeck.axes import (
     verdict_phrase,
 )
 from limbeck.math.divergence import as_divergence, rkl
-from limbeck.method import Method, Sum, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Sum, Term
 
 m = lb.methods
 GRPO = Term(group_advantage(), clip(0.2, 0.28))

@@ -30,7 +30,8 @@ from limbeck.axes import (
     token_mean,
 )
 from limbeck.math.divergence import rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 
 m = lb.methods
 A = group_advantage()

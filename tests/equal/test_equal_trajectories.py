@@ -31,7 +31,8 @@ from limbeck.axes import (
 from limbeck.axes.context import draft
 from limbeck.axes.scalar import scalar
 from limbeck.math.divergence import fkl, rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 
 m = lb.methods
 

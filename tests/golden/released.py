@@ -15,7 +15,8 @@ from torch import Tensor
 
 import limbeck as lb
 from limbeck.axes import Vec, column, everywhere, reinforce, sample, student, token_sum
-from limbeck.method import Method, Sum, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Sum, Term
 
 DATA = Path(__file__).parent / "data"
 

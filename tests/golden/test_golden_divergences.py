@@ -21,7 +21,8 @@ from limbeck.axes import (
 )
 from limbeck.errors import LimbeckError
 from limbeck.math.divergence import alpha, fkl, jsd, rkl, soft_ce
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 
 
 def run(method: Method, case: Case, student_logits: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,8 @@ from limbeck.axes import (
 )
 from limbeck.math.divergence import fkl, jsd, rkl
 from limbeck.math.statistic import Support
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 
 
 def swap(x: Any, was: Vec, now: Vec) -> Any:

@@ -8,7 +8,7 @@ from released import Case, cases, hearing, labelled, live, told
 
 import limbeck as lb
 from limbeck.axes import column, everywhere, importance, log_ratio, standardise, student, teacher, to_go, writer
-from limbeck.axes.vec import Clip, Vec
+from limbeck.axes.expression import Clip, Vec
 
 MINILLM = lb.methods.minillm(lm_coef=0)
 """Its two terms on rollouts; the third is cross-entropy, pinned elsewhere."""

@@ -28,7 +28,8 @@ from limbeck.axes import (
 )
 from limbeck.axes.reduction import Reduction
 from limbeck.errors import LimbeckError
-from limbeck.method import Method, Sum, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Sum, Term
 
 
 def rollouts(terms: Term | Sum, reduction: Reduction = token_mean) -> Method:

@@ -25,7 +25,8 @@ from limbeck.axes import (
 )
 from limbeck.axes.surrogate import Surrogate
 from limbeck.math.divergence import Divergence, alpha, chi2, fkl, jsd, neyman_chi2, rkl, tv
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 
 
 def preferring(surrogate: Surrogate) -> Method:

@@ -53,13 +53,14 @@ from limbeck.axes import (
     writer,
 )
 from limbeck.axes.choice import Cohort
-from limbeck.axes.ladder import Rung
+from limbeck.axes.expression import ToGo
 from limbeck.axes.leaves import Column
-from limbeck.axes.vec import ToGo
+from limbeck.axes.levels import Rung
+from limbeck.loss.terms import Batch, Heard, hear
 from limbeck.math.divergence import as_divergence, fkl, rkl
-from limbeck.method import Method, Term, routed
-from limbeck.objective import Batch, Heard, hear
-from limbeck.registry import REGISTRY
+from limbeck.space.method import Method
+from limbeck.space.registry import REGISTRY
+from limbeck.space.term import Term, routed
 from limbeck.types import STUDENT, Dense, Rollout, Sampled, View
 
 DIVERGENCES = [

@@ -41,7 +41,8 @@ from limbeck.axes import (
 from limbeck.axes.reduction import Reduction
 from limbeck.axes.surrogate import Surrogate
 from limbeck.math.divergence import rkl
-from limbeck.method import Method, Sum, Term, routed
+from limbeck.space.method import Method
+from limbeck.space.term import Sum, Term, routed
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}
 CASE = make(seed=3)

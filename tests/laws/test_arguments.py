@@ -34,7 +34,8 @@ from limbeck.axes import (
     where,
 )
 from limbeck.math.divergence import fkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 from limbeck.types import Head
 
 C, m, nan, inf = make(), lb.methods, math.nan, math.inf

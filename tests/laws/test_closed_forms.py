@@ -15,10 +15,10 @@ from limbeck.errors import LimbeckError
 from limbeck.kernels.tiles import Ask, _open_tile, _plan, fused, statistics
 from limbeck.math.divergence import RKL, Divergence
 from limbeck.math.statistic import Distance, LogProb
-from limbeck.method import Method
+from limbeck.space.method import Method
 from limbeck.types import Dense
 
-core = importlib.import_module("limbeck.objective")  # the attribute of that name is the function
+core = importlib.import_module("limbeck.loss.terms")  # the attribute of that name is the function
 
 
 def pulls(ask: Ask, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 
 import limbeck as lb
 import limbeck.axes.source
-import limbeck.method
+import limbeck.space.method
 from limbeck.axes import (
     clip,
     either,
@@ -35,14 +35,15 @@ from limbeck.axes import (
     token_sum,
     where,
 )
-from limbeck.axes.rewrite import recast, select
+from limbeck.axes.derived_source import recast, select
+from limbeck.axes.expression import Scheduled, Vec
 from limbeck.axes.scalar import Controller, Scalar, Times, scalar
 from limbeck.axes.signal import all_wrong, score
 from limbeck.axes.source import Sample
-from limbeck.axes.vec import Scheduled, Vec
-from limbeck.engine import write as engine_write
+from limbeck.engine.rollout import sources as engine_write
 from limbeck.errors import LimbeckError
-from limbeck.method import Method, Sum, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Sum, Term
 
 
 @dataclass(frozen=True)

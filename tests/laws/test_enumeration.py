@@ -34,10 +34,11 @@ from limbeck.axes import (
     to_go,
     token_sum,
 )
-from limbeck.axes.policy import SampledLoss
+from limbeck.axes.policy_gradient import SampledLoss
 from limbeck.axes.surrogate import Surrogate
 from limbeck.math.divergence import Divergence, as_divergence
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 from tabular import (
     BEHAVIOUR,
     DIVERGENCES,

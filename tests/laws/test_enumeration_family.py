@@ -25,7 +25,8 @@ from limbeck.axes import (
     token_sum,
     writer,
 )
-from limbeck.method import Method, Sum, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Sum, Term
 from tabular import (
     BEHAVIOUR,
     DIVERGENCES,

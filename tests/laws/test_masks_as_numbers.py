@@ -22,10 +22,11 @@ from limbeck.axes import (
     to_go,
     token_sum,
 )
+from limbeck.axes.expression import Vec
 from limbeck.axes.scalar import Controller
-from limbeck.axes.vec import Vec
 from limbeck.errors import LimbeckError
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 
 G = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(4, 5, 7, dtype=torch.float64, generator=G)

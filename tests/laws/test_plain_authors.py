@@ -32,7 +32,8 @@ from limbeck.axes import (
 )
 from limbeck.axes.reader import blend
 from limbeck.axes.source import Source
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 from limbeck.types import AUTHORS
 
 C = make()

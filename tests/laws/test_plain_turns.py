@@ -9,7 +9,7 @@ import torch
 
 import limbeck as lb
 from limbeck.axes import hint, init, pathwise, reinforce, reward, sample, score, student, to_go, token_sum, turn
-from limbeck.axes.vec import Vec
+from limbeck.axes.expression import Vec
 from limbeck.errors import LimbeckError
 
 torch.manual_seed(3)

@@ -11,7 +11,8 @@ from torch import Tensor
 import limbeck as lb
 from limbeck.axes import budget, group_advantage, logp, policy, sample, teacher
 from limbeck.math.divergence import rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 from limbeck.types import Head
 
 SCALE = 2.0**16

@@ -51,7 +51,8 @@ from limbeck.axes import (
 from limbeck.axes.reduction import as_reduction
 from limbeck.axes.scalar import scalar
 from limbeck.math.divergence import alpha, as_divergence, jsd, renyi, rkl, skew_fkl, skew_rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 from limbeck.types import Rollout
 
 S, m = sample(n=2), lb.methods

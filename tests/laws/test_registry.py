@@ -18,17 +18,18 @@ import limbeck as lb
 from laws.cases import BATCH, CONFIDENCE, LENGTH, PER_TOKEN, VARIANTS, VOCABULARY, WIDTH, Case, changed, make
 from limbeck.axes import column
 from limbeck.axes.choice import Chosen, Draw
+from limbeck.axes.expression import Over
 from limbeck.axes.surrogate import Question
-from limbeck.axes.vec import Over
-from limbeck.explain import denominators
 from limbeck.kernels import tiles
+from limbeck.loss.terms import Heard, loss
 from limbeck.math.statistic import Entropy, LogProb
-from limbeck.method import Method, Sum
-from limbeck.objective import Heard, loss
-from limbeck.registry import REGISTRY
+from limbeck.space.explain import denominators
+from limbeck.space.method import Method
+from limbeck.space.registry import REGISTRY
+from limbeck.space.term import Sum
 from limbeck.types import Dense, Head
 
-core = importlib.import_module("limbeck.objective")  # the attribute of that name is the function
+core = importlib.import_module("limbeck.loss.terms")  # the attribute of that name is the function
 EVERY = pytest.mark.parametrize("m", VARIANTS.values(), ids=VARIANTS)
 CLOCKS = pytest.mark.parametrize("off_policy", [False, True], ids=["on-policy", "off-policy"])
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}

@@ -35,10 +35,11 @@ from limbeck.axes import (
     token_sum,
     writer,
 )
+from limbeck.axes.derived_source import refine
 from limbeck.axes.reader import Blend, Law, Reader, synced
-from limbeck.axes.rewrite import refine
 from limbeck.errors import LimbeckError
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 
 T, V = 5, 7
 G = torch.Generator().manual_seed(5)

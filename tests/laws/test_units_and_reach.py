@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import limbeck as lb
-import limbeck.plain
+import limbeck.functional.objective
 from limbeck.axes import (
     column,
     correct,
@@ -35,13 +35,14 @@ from limbeck.axes import (
     writer,
 )
 from limbeck.axes.choice import Cohort
-from limbeck.axes.ladder import HOWS, Rung, segment
+from limbeck.axes.expression import Vec
+from limbeck.axes.levels import HOWS, Rung, segment
 from limbeck.axes.signal import ratio_of
 from limbeck.axes.surrogate import Rows, Surrogate
-from limbeck.axes.vec import Vec
 from limbeck.errors import LimbeckError
-from limbeck.method import Method, Term
-from limbeck.objective import Batch, Heard, hear, loss, refuse_shared
+from limbeck.loss.terms import Batch, Heard, hear, loss, refuse_shared
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 from limbeck.types import Sampled
 
 # ---------------------------------------------------------------- units without a token
@@ -83,7 +84,7 @@ def batch_of(monkeypatch: pytest.MonkeyPatch, method: Method, **given: Tensor) -
         seen.append(batch)
         return hear(method, batch)
 
-    monkeypatch.setattr(limbeck.plain, "hear", heard)
+    monkeypatch.setattr(limbeck.functional.objective, "hear", heard)
     lb.objective(method)(**given)
     return seen[0]
 

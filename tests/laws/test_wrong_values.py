@@ -53,8 +53,9 @@ from limbeck.axes import (
 from limbeck.axes.reduction import as_reduction
 from limbeck.axes.scalar import Constant, scalar
 from limbeck.math.divergence import alpha, as_divergence, jsd, renyi, rkl, tv
-from limbeck.method import Method, Sum, Term, routed
-from limbeck.pipeline import Stage
+from limbeck.space.method import Method
+from limbeck.space.pipeline import Stage
+from limbeck.space.term import Sum, Term, routed
 
 S, m, nan = sample(n=2), lb.methods, math.nan
 A = group_advantage()
@@ -194,8 +195,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "policy kind": (lambda: policy(wrong(3)), r"policy\(3\): unknown kind"),
     "pipeline": (lambda: lb.Pipeline(wrong(3)), "stages of a pipeline is 3; give a list"),
     "pipeline of names": (lambda: lb.Pipeline(wrong(["opd"])), r"a stage of a pipeline is 'opd'; give run\('sft'\)"),
-    "pipeline repeat": (lambda: lb.Pipeline((lb.run("opd"),), wrong(1.5)), "repeat of a pipeline is 1.5"),
-    "pipeline no repeat": (lambda: lb.Pipeline((lb.run("opd"),), 0), "repeat of a pipeline is 0"),
+    "pipeline repeat": (lambda: lb.Pipeline((lb.stage("opd"),), wrong(1.5)), "repeat of a pipeline is 1.5"),
+    "pipeline no repeat": (lambda: lb.Pipeline((lb.stage("opd"),), 0), "repeat of a pipeline is 0"),
     "stage": (lambda: Stage(wrong(3)), "method of a stage is 3"),
     "stage settings": (lambda: Stage("opd", wrong(3)), "settings of a stage is 3"),
     "served by a number": (lambda: m.opd().validate(teacher=wrong(3)), "what teacher serves is 3; give one of text"),

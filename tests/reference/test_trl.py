@@ -19,7 +19,8 @@ from torch import Tensor
 import limbeck as lb
 from limbeck.axes import Vec, column, contrast, group_mean, label, pairs, ref, token_mean
 from limbeck.math.divergence import alpha, fkl, jsd
-from limbeck.method import Method, Sum, Term
+from limbeck.space.method import Method
+from limbeck.space.term import Sum, Term
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 pytest.importorskip("trl", "1.16.0")

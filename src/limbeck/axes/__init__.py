@@ -22,7 +22,9 @@ from .context import (
     verdict_phrase,
 )
 from .curriculum import prompts
-from .policy import cispo, clip, policy, ratio, reinforce, sampled
+from .derived_source import once, patch, recast, refine, select, stored
+from .expression import Vec, vec
+from .policy_gradient import cispo, clip, policy, ratio, reinforce, sampled
 from .preference import contrast, logistic
 from .reader import blend, ema, init, old, other, ref, student, synced, teacher, writer
 from .reduction import (
@@ -35,7 +37,6 @@ from .reduction import (
     token_sum,
     turn_mean,
 )
-from .rewrite import once, patch, recast, refine, select, stored
 from .scalar import Scalar, anneal, entropy_gate, every, linear, stairs
 from .signal import (
     all_right,
@@ -77,7 +78,6 @@ from .signal import (
 )
 from .source import data, either, pairs, resample, sample
 from .surrogate import pathwise
-from .vec import Vec, vec
 
 __all__ = [
     "Ask",

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import LimbeckError
-from .ladder import Rung, segment
-from .vec import Hearing, Vec
+from .expression import Hearing, Vec
+from .levels import Rung, segment
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..errors import LimbeckError, expect
 from ..math.statistic import Distance, InTop, LogProb, Statistic, Support
 from .context import Context
-from .ladder import Ladder, Rung
+from .expression import Hearing, Need, Vec
+from .levels import Ladder, Rung
 from .reader import Blend, Law, Reader
-from .vec import Hearing, Need, Vec
 
 
 @dataclass(frozen=True)

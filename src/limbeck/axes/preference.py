@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..errors import LimbeckError, number
 from ..math.divergence import Divergence, as_divergence, rkl
-from .ladder import Rung, segment
+from .expression import Vec, replace_reader, vec
+from .levels import Rung, segment
 from .reader import Reader
 from .signal import length, logp
 from .surrogate import Rows, Surrogate
-from .vec import Vec, replace_reader, vec
 
 
 @dataclass(frozen=True)

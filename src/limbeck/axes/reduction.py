@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LimbeckError, expect, nearest, number
-from .ladder import Ladder, Rung
+from .levels import Ladder, Rung
 
 PERS = ("kept", "all", "weight")
 

@@ -12,10 +12,10 @@ from ..math.statistic import Distance, Entropy, InTop, LogProb, Support
 from ..types import AUTHORS
 from .choice import Cohort, Draw, Running, Top
 from .context import Context
-from .ladder import Rung, as_rung
+from .expression import Const, Slope, ToGo, Vec, VecLike, op
 from .leaves import Column, Field, Has, On, Read, Tagged
+from .levels import Rung, as_rung
 from .reader import Law, Reader, old, student
-from .vec import Const, Slope, ToGo, Vec, VecLike, op
 
 reward = Field("reward", Rung.TURN)
 correct, truncated, label, length = Field("correct"), Field("truncated"), Field("label"), Field("length")

@@ -5,15 +5,15 @@ A source writes *groups*: ``n`` sequences for one prompt, which a group baseline
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import LimbeckError, expect, number, whole
 from ..types import DATA, STUDENT, TEACHER
 from .context import Context
+from .expression import Need, Vec
 from .reader import Blend, Reader, student
 from .scalar import Scalar, scalar
-from .vec import Need, Vec
 
 ONE = scalar(1.0)
 
@@ -68,6 +68,12 @@ class Source:
     def parts(self) -> tuple[Source, ...]:
         """The sources it is made of."""
         return ()
+
+    def walk(self) -> Iterator[Source]:
+        """This source, and all that it is made of."""
+        yield self
+        for part in self.parts:
+            yield from part.walk()
 
     @property
     def of(self) -> str:
@@ -269,6 +275,14 @@ class Derived(Source):
         return (self.source,)
 
 
+def refuse_unjudged(kind: str, looks: Sequence[Vec], source: Source) -> None:
+    """Raise where a choice among responses looks at rewards that nothing gives."""
+    for v in looks:
+        if not source.verified and v.fields & {"reward", "correct"}:
+            names = ", ".join(map(repr, sorted(v.fields)))
+            raise LimbeckError(f"{kind} reads {names}, but nothing verifies {source}; use check=True.")
+
+
 @dataclass(frozen=True)
 class Resample(Derived):
     """Write groups until enough of them satisfy a condition (DAPO's dynamic sampling); the others are dropped.
@@ -286,6 +300,7 @@ class Resample(Derived):
         expect("the source of resample", self.source, Source, "give one such as sample(n=8)")
         expect("until of resample", self.until, Vec, "give a mask such as ~(all_wrong | all_right)")
         whole("rounds of resample", self.rounds, 1)
+        refuse_unjudged("resample", (self.until,), self.source)
 
     def __str__(self) -> str:
         return f"{self.source}, groups kept where {self.until}"

@@ -27,10 +27,10 @@ from torch import Tensor
 from ..errors import LimbeckError, number
 from ..math.divergence import Divergence, as_divergence
 from ..math.statistic import Distance, LogProb, Statistic, Support
-from .ladder import Rung, segment
+from .expression import Need, Vec
 from .leaves import ability, laws
+from .levels import Rung, segment
 from .reader import Blend, Law, Reader
-from .vec import Need, Vec
 
 
 @dataclass(frozen=True)

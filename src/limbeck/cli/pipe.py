@@ -13,8 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..errors import LimbeckError, shown
-from ..pipeline import Pipeline
-from ..pipelines import PIPELINES, Plan, get_pipeline
+from ..space.pipeline import PIPELINES, Pipeline, PipelineRecipe, get_pipeline
 from ..terminal import screen
 from .app import is_main_process, stoppable
 from .docstrings import Doc, read
@@ -107,7 +106,9 @@ def pipeline(
         print_json({"pipeline": name, "out": out, "stages": [dataclasses.asdict(r) for r in results]})
 
 
-def asked(plan: Plan, flags: Mapping[str, Any], file: Path | None, pairs: list[str]) -> tuple[Pipeline, dict[str, Any]]:
+def asked(
+    plan: PipelineRecipe, flags: Mapping[str, Any], file: Path | None, pairs: list[str]
+) -> tuple[Pipeline, dict[str, Any]]:
     """The pipeline that the command line asks for, and the settings of all its stages.
 
     Args:
@@ -160,7 +161,7 @@ def _teacher(pipeline: Pipeline) -> str:
     return " --teacher TEACHER" if any("teacher" in stage.value().roles for stage in pipeline.stages) else ""
 
 
-def _facts(plan: Plan) -> dict[str, Any]:
+def _facts(plan: PipelineRecipe) -> dict[str, Any]:
     doc: Doc = read(plan.doc)
     value = plan()
     return {

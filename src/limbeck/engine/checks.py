@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from ..axes.context import WRITTEN, Context
+from ..axes.derived_source import Once, Patch, Recast, Select, stored
 from ..axes.leaves import Column, Tagged
 from ..axes.reader import Reader
-from ..axes.rewrite import Once, Patch, Recast, Select, stored
 from ..axes.source import Data, Resample, Sample
 from ..errors import LimbeckError, nearest
-from ..method import Method, Term
-from ..refusals import CLOCKS, DERIVED, refuse_lone
-from ..registry import REGISTRY
+from ..space.abilities import CLOCKS, DERIVED
+from ..space.group_size import refuse_lone
+from ..space.method import Method
+from ..space.registry import REGISTRY
+from ..space.term import Term
 from ..tasks import Task
 from ..tasks.base import found
 from ..types import Prompt
-from . import hub
-from .frame import of_prompt
-from .templates import check_names, check_says_something, check_template, read_template, says_the_same
-
-if TYPE_CHECKING:
-    from .config import RunConfig
+from .config import RunConfig
+from .models import hub
+from .scoring.contexts import of_prompt
+from .scoring.templates import check_names, check_says_something, check_template, read_template, says_the_same
 
 Models = Mapping[str, object]
 

@@ -13,24 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..axes.ladder import Ladder
+from ..axes.levels import Ladder
 from ..axes.source import Sample, sample
 from ..errors import LimbeckError, shown
-from ..evaluate import ratio_interval, wilson
+from ..evaluate import pass_at_k, ratio_interval, wilson
 from ..kernels.tiles import Ask, statistics
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
-from ..method import Method
+from ..space.method import Method
 from ..tasks import Task
 from ..types import DATA, STUDENT, TEACHER, Dense, Hidden, Prompt, Rollout
-from .batch import detached, run_model
-from .desk import Desk
-from .episode import played
-from .frame import last_text
-from .models import Policy
-from .rows import assemble, single
-from .sampler import Law, generate
-from .write import Pen, judge, refuse_all_dead, sampled
+from .models.generate import Law, generate
+from .models.policy import Policy
+from .rollout.episodes import played
+from .rollout.sources import pen_for, sampled
+from .rollout.trajectory import assemble, single
+from .rollout.writer import judge, refuse_all_dead
+from .scoring.contexts import last_text
+from .scoring.forward import detached, run_model
+from .session import Desk
 
 CUT = 0.5
 """Share of cut responses before training from which a word is said."""
@@ -122,7 +123,7 @@ class Evaluator:
     def _greedy(self, writer: Policy, author: int) -> Rollout:
         law = Law(((writer, 1.0),), tau=0.0)
         if "episodes" in self.task.serves:
-            pen = Pen(self.desk, len(self.prompts), 0)
+            pen = pen_for(self.desk, len(self.prompts), 0)
             groups = played(Sample(), pen, self.prompts, law)
             refuse_all_dead(pen, groups, "of the evaluation")
             return assemble(groups, "main")
@@ -204,9 +205,7 @@ class Evaluator:
 
     def pass_at(self, samples: int, ks: Sequence[int]) -> dict[int, float]:
         """pass@k from sampled responses (Chen et al. 2021)."""
-        from ..evaluate import pass_at_k
-
-        groups = sampled(sample(n=samples), Pen(self.desk, len(self.prompts), 0), self.prompts)
+        groups = sampled(sample(n=samples), pen_for(self.desk, len(self.prompts), 0), self.prompts)
         counts = np.array([sum(row.correct for row in group) for group in groups])  # a broken episode has failed
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
 

@@ -15,16 +15,16 @@ from ..axes.reader import Reader, teacher
 from ..axes.scalar import move
 from ..axes.surrogate import Pathwise, Question
 from ..errors import LimbeckError
+from ..loss.terms import Batch, Heard, Loss, hear, loss
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
-from ..objective import Batch, Heard, Loss, hear, loss
 from ..types import DATA, Dense, Hidden, Rollout, Sampled, View
-from .batch import read_view, run_model
 from .config import RunConfig
-from .frame import Lens
-from .pulls import add_pulls
-from .setup import Workshop
-from .write import write
+from .gradient_shares import add_pulls
+from .rollout.sources import write
+from .scoring.contexts import Lens
+from .scoring.forward import read_view, run_model
+from .session import Workshop
 
 
 def learning_rate(config: RunConfig, step: int) -> float:

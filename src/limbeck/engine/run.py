@@ -15,22 +15,32 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..errors import LimbeckError, nearest
-from ..explain import explain
-from ..method import Method
+from ..report import load_run, summary_table, write_report
+from ..space.explain import explain
+from ..space.method import Method
 from ..tasks import Task
 from ..terminal import screen
-from . import checkpoint, fingerprint
-from .begun import lost_lines, rebuilt, refuse_changes
+from . import inputs as inputs_of
+from .build import (
+    Models,
+    Workshop,
+    accelerator_for,
+    build_method,
+    notices,
+    open_workshop,
+    prepare_tasks,
+)
 from .checks import check_models
 from .config import RunConfig
 from .evaluation import Evaluator
-from .files import read_lines, sync, whole, write_lines
-from .folder import claimed, clear, held, recorded
-from .log import Journal, Log, Stage, note, now, progress_bar, say
+from .export import Result, Swapped, export
 from .loop import Loop
-from .result import Result, Swapped, export
-from .setup import Models, Workshop, accelerator_for, build_method, notices, open_workshop, prepare_tasks
-from .state import Memory
+from .resume import lost_lines, rebuilt, refuse_changes
+from .storage import checkpoint, fingerprint
+from .storage.atomic import read_lines, sync, whole, write_lines
+from .storage.memory import Memory
+from .storage.run_folder import claimed, clear, held, recorded
+from .storage.run_log import Journal, Log, Stage, note, now, progress_bar, say
 from .watch import Watch, compares_rewards
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -101,13 +111,13 @@ def resume(
         config, method = rebuilt(out, described, steps)
         _check_trackers(config)
         tasks = prepare_tasks(config, method)
-        tensors = [r for r, m in fingerprint.models(described["inputs"]).items() if m.get("by") == "tensors"]
-        known = fingerprint.before_loading(config, tasks, tensors)
-        refuse_changes(out, fingerprint.changes(config, described["inputs"], known), accept_changes)
+        tensors = [r for r, m in inputs_of.models(described["inputs"]).items() if m.get("by") == "tensors"]
+        known = inputs_of.before_loading(config, tasks, tensors)
+        refuse_changes(out, inputs_of.changes(config, described["inputs"], known), accept_changes)
         lost = lost_lines(out, config, tasks["task"], accept_changes)
         run = _Run(config, method, tasks, {}, out, console, tensors)
-        inputs = fingerprint.of_run(run.shop, run.tensors, known)
-        changes = fingerprint.changes(config, described["inputs"], inputs)
+        inputs = inputs_of.of_run(run.shop, run.tensors, known)
+        changes = inputs_of.changes(config, described["inputs"], inputs)
         refuse_changes(out, changes, accept_changes)
         typed = f"limbeck train --resume {shlex.quote(str(out))}" + (f" --steps {steps}" if steps is not None else "")
         return run.restart(command or typed, changes, lost, inputs)
@@ -166,7 +176,7 @@ class _Run:
     def start(self, command: str) -> Result:
         """From the first step."""
         if self.accelerator.is_main_process:
-            self.journal.describe(self.shop, command, fingerprint.of_run(self.shop, self.tensors))
+            self.journal.describe(self.shop, command, inputs_of.of_run(self.shop, self.tensors))
         self._evaluate(0)
         self._begin()
         return self._train(0)
@@ -381,8 +391,6 @@ class _Run:
 
     def _report(self) -> Path | None:
         """The report, as of a run that has finished."""
-        from ..report import write_report
-
         report = write_report(self.out, finished=self.ended)
         sync(report)
         sync(self.out)
@@ -390,7 +398,5 @@ class _Run:
 
     def _tell(self, report: Path) -> None:
         """What came of the run, for people."""
-        from ..report import load_run, summary_table
-
         self.console.print(summary_table(load_run(self.out)))
         self.console.print(f"student  {self.out / 'student'}\nreport   {report}", highlight=False)

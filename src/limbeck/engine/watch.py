@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..axes.lone import compared
-from ..method import Method
+from ..axes.comparisons import compared
+from ..space.method import Method
 
 EQUAL = 1e-6
 """Nats a token below which a student counts as equal to its target: rounding of float32 log-probs is below it."""

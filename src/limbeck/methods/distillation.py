@@ -27,8 +27,9 @@ from ..axes import (
 )
 from ..errors import number
 from ..math.divergence import Divergence, as_divergence, fkl, jsd, rkl, soft_ce
-from ..method import Method, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Term
 
 
 @method(paper="", title="Supervised fine-tuning")

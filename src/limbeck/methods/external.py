@@ -40,8 +40,9 @@ from ..axes import (
 )
 from ..errors import number
 from ..math.divergence import fkl, rkl
-from ..method import Method, Sum, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Sum, Term
 
 
 @method(paper="arXiv:2605.07725", title="SOD")

@@ -24,8 +24,9 @@ from ..axes import (
 from ..axes.reduction import Reduction, as_reduction
 from ..axes.scalar import scalar as as_scalar
 from ..errors import LimbeckError, nearest
-from ..method import Method, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Term
 
 ANNEALED = anneal(5e-3, 1e-3, 5e-5)
 """KDRL section 3.3: from 5e-3 down to 1e-3 at step 80."""

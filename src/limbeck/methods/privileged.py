@@ -48,8 +48,9 @@ from ..axes.context import named
 from ..errors import LimbeckError, number
 from ..math.composed import EntryClip
 from ..math.divergence import Divergence, as_divergence, rkl, soft_ce
-from ..method import Method, Sum, Term, routed
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Sum, Term, routed
 
 
 @method(paper="arXiv:2601.18734", title="OPSD", confidence="medium")

@@ -43,8 +43,9 @@ from ..axes.scalar import scalar
 from ..axes.signal import ratio_of
 from ..errors import number, whole
 from ..math.divergence import chi2, rkl
-from ..method import Method, Sum, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Sum, Term
 
 
 @method(paper="arXiv:2602.04942", title="π-Distill", confidence="medium")

@@ -23,8 +23,9 @@ from ..axes import (
 )
 from ..axes.reduction import Reduction, as_reduction
 from ..errors import LimbeckError
-from ..method import Method, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Term
 
 
 @method(paper="arXiv:2402.03300", title="GRPO")

@@ -37,8 +37,9 @@ from ..axes import (
 from ..errors import LimbeckError, number, whole
 from ..math.composed import KLMix
 from ..math.divergence import Divergence, as_divergence, fkl, rkl
-from ..method import Method, Sum, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Sum, Term
 
 
 @method(paper="arXiv:2604.24005", title="TCOD, from the front")

@@ -1,0 +1,124 @@
+"""Inputs of a run besides its settings (data, models, templates, code): recorded in run.json, compared on resume."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..space.registry import REGISTRY
+from ..tasks import Task
+from .config import RunConfig
+from .session import Workshop
+from .storage.fingerprint import as_bytes, of_spec, of_task
+
+
+def specs(config: RunConfig) -> dict[str, str]:
+    """The models that a run names, by role."""
+    named = {"student": config.student, "teacher": config.teacher, "ref": config.ref, **config.others}
+    return {role: spec for role, spec in named.items() if spec}
+
+
+def before_loading(config: RunConfig, tasks: Mapping[str, Task], objects: Collection[str]) -> dict[str, Any]:
+    """Data and models as far as they can be told without loading a model.
+
+    Args:
+        config: of the run.
+        tasks: by name.
+        objects: roles whose model is, or was, an object; they are told by their tensors, later.
+    """
+    models = {role: of_spec(spec, role) for role, spec in specs(config).items() if role not in objects}
+    return {
+        "data": {name: of_task(task) for name, task in tasks.items()},
+        "models": {role: told for role, told in models.items() if told},
+    }
+
+
+def of_run(shop: Workshop, tensors: Mapping[str, str], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All inputs of a run that is open, for ``run.json``.
+
+    ``{"data": {name: {name, train, test, digest}}, "models": {role: {by, digest, files}}, "chat_template": text,
+    "teacher_template": text or None, "contexts": {name: text}, "generation": {...}, "code": {file name: text}}``
+
+    Args:
+        shop: before its first step.
+        tensors: digests of models that were objects, whose weights no folder need hold, by role.
+        known: what ``before_loading`` gave.
+    """
+    known = known or before_loading(shop.config, shop.desk.tasks, tensors)
+    student = shop.student
+    late = {role: of_spec(spec, role) for role, spec in specs(shop.config).items() if role not in tensors}
+    models = {**known["models"], **{role: told for role, told in late.items() if told}}
+    models |= {role: {"by": "tensors", "digest": digest} for role, digest in tensors.items()}
+    generation = student.model.generation_config
+    told = generation.to_diff_dict() if generation is not None else {}
+    teacher = shop.policies["teacher"] if "teacher" in shop.desk.formats else None
+    inputs = {
+        "data": known["data"],
+        "models": models,
+        "chat_template": student.template or student.tokenizer.chat_template,
+        "teacher_template": teacher and (teacher.template or teacher.tokenizer.chat_template),
+        "contexts": dict(shop.desk.blocks),
+        "generation": {k: v for k, v in told.items() if not k.startswith("_") and k != "transformers_version"},
+        "code": _code(shop),
+    }
+    return dict(json.loads(as_bytes(inputs)))
+
+
+def _code(shop: Workshop) -> dict[str, str]:
+    """The user's own files that define the method and the tasks, by name."""
+    recipe = REGISTRY.get(shop.config.method)
+    out = {}
+    for thing in (recipe.factory if recipe else None, *(type(task) for task in shop.desk.tasks.values())):
+        try:
+            file = Path(inspect.getsourcefile(thing) or "")  # type: ignore[arg-type]
+            if not getattr(thing, "__module__", "").startswith("limbeck.") and file.is_file():
+                out[file.name] = file.read_text(encoding="utf-8")
+        except (TypeError, OSError, ValueError):  # typed in an interpreter, or nothing at all
+            continue
+    return out
+
+
+# ---------------------------------------------------------------- what has changed
+
+
+def changes(config: RunConfig, was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A clause for each input that is not what it was; what ``now`` does not hold is not compared."""
+    out = []
+    old, new = _table(was, "data"), _table(now, "data")
+    for name, is_now in new.items():
+        before = _table(old, name)
+        if before.get("digest") != is_now["digest"]:
+            spec = f"task={config.task!r}" if name == "task" else f"datasets.{name}={config.datasets.get(name)!r}"
+            had = f"{before.get('train')} prompts and {before.get('test')} held out"
+            has = f"{is_now['train']} and {is_now['test']}"
+            out.append(f"{spec} gives other data (then {had}, now {has})")
+    for role, is_now in _table(now, "models").items():
+        before = _table(_table(was, "models"), role)
+        if before.get("by") == is_now["by"] and before.get("digest") != is_now["digest"]:
+            then, now_there = _table(before, "files"), _table(is_now, "files")
+            odd = sorted(f for f in {*then, *now_there} if then.get(f) != now_there.get(f))
+            which = f"another {', another '.join(odd[:3])}" if odd else "other weights, tokenizer or configuration"
+            out.append(f"the {role} ({specs(config).get(role, role)}) has {which}")
+    single = {
+        "chat_template": "the student's chat template",
+        "teacher_template": "the teacher's chat template",
+        "generation": "what the student's generation_config.json says",
+    }
+    out += [f"{what} is another" for key, what in single.items() if key in now and was.get(key) != now[key]]
+    for key, what in (("contexts", "the template of context"), ("code", "the code in")):
+        then = _table(was, key)
+        out += [f"{what} {name!r} is another" for name, text in _table(now, key).items() if then.get(name) != text]
+    return out
+
+
+def models(inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is recorded of each model, by role."""
+    return {role: told for role, told in _table(inputs, "models").items() if isinstance(told, dict)}
+
+
+def _table(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    inner = value.get(key)
+    return inner if isinstance(inner, dict) else {}

@@ -1,0 +1,122 @@
+"""Writing: sources become groups of rows, and rows a record. Who writes and who verifies is the source's; how is here.
+
+Sources made of others are in ``derived``, responses of several turns in ``episodes``.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from ...axes.derived_source import Once, Patch, Recast, Refine, Select
+from ...axes.source import Data, Either, Resample, Sample, Source
+from ...errors import LimbeckError, number
+from ...types import DATA, Prompt, Rollout, concatenate
+from ..models.generate import generate
+from ..session import Desk
+from . import derived
+from .episodes import played
+from .trajectory import Row, assemble, single
+from .writer import Groups, Pen, author_of, judge, kept, law_of, limit_of, refuse_all_dead, seen
+
+
+def pen_for(desk: Desk, n: int, step: int) -> Pen:
+    """What writes one batch of ``n`` groups a source, at a step."""
+    return Pen(desk, n, step, written)
+
+
+def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) -> Rollout:
+    """One record with ``prompts`` groups of every source.
+
+    Args:
+        sources: the method's.
+        desk: models, tasks and prompts.
+        prompts: groups a source writes in this process.
+        step: for schedules.
+    """
+    pen = pen_for(desk, prompts, step)
+    for name, source in sources.items():
+        pen.name = name
+        pen.done[name] = pen.write(source)
+    refuse_all_dead(pen, [g for groups in pen.done.values() for g in groups], f"of step {step}")
+    record = concatenate([assemble(groups, name) for name, groups in pen.done.items()])
+    promised = [n for s in sources.values() for part in s.walk() if isinstance(part, Recast) for n, _ in part.carry]
+    nothing = torch.full((record.n_sequences,), torch.nan)  # a recast that dropped every sequence still has its columns
+    desk.died += pen.died
+    return replace(record, columns_B={**dict.fromkeys(promised, nothing), **record.columns_B}).check()
+
+
+def written(source: Source, pen: Pen, prompts: Sequence[Prompt] | None) -> Groups:
+    """The groups of one source, on the given prompts or on the next ones."""
+
+    match source:
+        case Data():
+            return _from_data(source, pen)
+        case Sample():
+            return sampled(source, pen, pen.take() if prompts is None else prompts)
+        case Either():
+            heads = _coin(pen.desk.feeds["task"].seed, pen.step, pen.name) < _chance(source, pen)
+            return pen.write(source.a if heads else source.b, prompts)
+        case Resample():
+            return derived.resampled(source, pen)
+        case Select():
+            return derived.selected(source, pen, prompts)
+        case Patch():
+            return derived.patched(source, pen, prompts)
+        case Once():
+            return derived.stored(source, pen, prompts)
+        case Refine():
+            return derived.refined(source, pen, prompts)
+        case Recast():
+            return derived.recast(source, pen)
+    raise LimbeckError(f"source {pen.name}={source}: the engine has no writer for {type(source).__name__}.")
+
+
+def _chance(source: Either, pen: Pen) -> float:
+    """The present chance of a coin; a controller may have moved it anywhere."""
+    chance = source.chance.now(pen.step, pen.numbers)
+    number(f"the chance of either ({source.chance}) at step {pen.step}", chance, 0, 1, ends=True)
+    return chance
+
+
+def _coin(seed: int, step: int, name: str) -> float:
+    """Uniform in [0, 1), the same in every process: a batch is one batch wherever its parts are written."""
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {step} {name}".encode()))
+    return float(torch.rand((), generator=generator))
+
+
+# ---------------------------------------------------------------- the two that start from nothing
+
+
+def sampled(source: Sample, pen: Pen, prompts: Sequence[Prompt]) -> Groups:
+    """``n`` responses a prompt, of one turn or of several."""
+    if source.episodic or "episodes" in pen.desk.tasks["task"].serves:
+        return played(source, pen, prompts)
+    desk = pen.desk
+    repeated = [p for p in prompts for _ in range(source.n)]
+    texts = generate(law_of(source, desk), seen(source, desk, repeated), limit_of(source, pen), desk.batch)
+    rows: list[Row | None] = []
+    for p, w in zip(repeated, texts, strict=True):
+        # Judged where there is a verifier, also for methods that do not read it: training accuracy is worth seeing.
+        said = judge(desk, p, w)
+        row = single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, said)
+        rows.append(row if kept(desk, said) else None)
+    return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
+
+
+def _from_data(source: Data, pen: Pen) -> Groups:
+    desk = pen.desk
+    task, feed = desk.tasks[source.name], desk.feeds[source.name]
+    groups = []
+    for prompt in feed.take(pen.n):
+        rows = []
+        for response in task.responses(prompt)[: source.group]:
+            ids = desk.response_ids(prompt, response)
+            cut = len(ids) > desk.max_tokens
+            ids = ids[: desk.max_tokens]
+            rows.append(single(prompt, desk.prompt_ids(prompt), ids, None, DATA, cut, None, response.label))
+        groups.append(rows)
+    return groups

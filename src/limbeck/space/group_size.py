@@ -1,0 +1,47 @@
+"""A run whose method compares the responses of one prompt needs at least two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..axes.comparisons import compared
+from ..axes.derived_source import Patch, Recast, Select
+from ..axes.levels import Rung
+from ..axes.source import Source
+from ..errors import LimbeckError
+from .method import Method
+from .term import Term
+
+
+def refuse_lone(method: Method) -> None:
+    """Raise where what compares the responses of one prompt gets only one, in a run that writes them.
+
+    It is no property of the value alone: ``lb.objective`` is given groups of any size.
+    """
+    for _, term in method.parts:
+        _refuse_lone(term, method)
+
+
+def _refuse_lone(term: Term, method: Method) -> None:
+    names = term.named_sources & set(method.sources) or set(method.sources)
+    if max(_group(method.sources[name], method.sources) for name in names) > 1:
+        return
+    node = next((node for v in term.vecs for node in compared(v)), None)
+    what = term.surrogate if term.surrogate.gives == Rung.GROUP else node
+    if what is not None:
+        read = "; ".join(str(method.sources[name]) for name in sorted(names))
+        raise LimbeckError(
+            f"{what} compares the responses of one prompt, but there is only one a prompt ({read}), so it would teach "
+            "nothing; take 2 or more, with n of sample or the method's own argument (group)."
+        )
+
+
+def _group(source: Source, sources: Mapping[str, Source]) -> int:
+    """The most rows that one prompt may have."""
+    if isinstance(source, Patch):
+        return _group(source.source, sources) + _group(source.new, sources)
+    if isinstance(source, Recast):
+        return _group(sources[source.of], sources)
+    if isinstance(source, Select):
+        return source.keep
+    return max([source.group, *(_group(part, sources) for part in source.parts)])

@@ -1,0 +1,188 @@
+"""Terms: one addend of an objective, and weighted sums of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..axes.expression import Need, Vec, replace_reader
+from ..axes.leaves import On
+from ..axes.levels import Rung
+from ..axes.reader import Blend, Law, Reader
+from ..axes.reduction import PERS, Reduction
+from ..axes.scalar import Constant, Scalar, product, scalar
+from ..axes.signal import everywhere
+from ..axes.surrogate import Surrogate
+from ..errors import LimbeckError, expect, nearest
+
+REDUCTION = "give one such as token_mean, or as_reduction('token_mean')"
+
+
+@dataclass(frozen=True)
+class Term:
+    """One addend of an objective.
+
+    Attributes:
+        signal: what each unit is told (a Vec), or the law to be pulled towards (a Reader).
+        surrogate: how it is heard.
+        where: rows that count; selected before any arithmetic.
+        weight: multiplies, and does not count (unless ``per="weight"``).
+        per: what the denominator counts: ``kept``, ``all`` or ``weight``.
+        reduction: None takes the method's.
+    """
+
+    signal: Vec | Law
+    surrogate: Surrogate
+    where: Vec = everywhere
+    weight: Vec = everywhere
+    per: str = "kept"
+    reduction: Reduction | None = None
+
+    def __post_init__(self) -> None:
+        expect(
+            "the signal of a term",
+            self.signal,
+            (Vec, Reader, Blend),
+            "give a Vec such as group_advantage(), or a reader",
+        )
+        expect("the surrogate of a term", self.surrogate, Surrogate, "give one such as clip(0.2) or reinforce")
+        expect("where of a term", self.where, Vec, "give a mask such as correct or entropy(old) > 1")
+        expect("weight of a term", self.weight, Vec, "give a Vec, or multiply the whole term: 2.0 * Term(...)")
+        if self.reduction is not None:
+            expect("the reduction of a term", self.reduction, Reduction, REDUCTION)
+
+    def __add__(self, other: Term | Sum) -> Sum:
+        return as_sum(self) + other
+
+    def __mul__(self, c: Scalar | float | str) -> Sum:
+        return as_sum(self) * c
+
+    __rmul__ = __mul__
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Everything it reads."""
+        own = self.signal.needs if isinstance(self.signal, Vec) else frozenset()
+        return own | self.surrogate.needs(self.signal) | self.where.needs | self.weight.needs
+
+    @property
+    def vecs(self) -> tuple[Vec, ...]:
+        """Its expressions."""
+        parts = (self.signal, self.where, self.weight, self.surrogate.base)
+        return tuple(v for v in parts if isinstance(v, Vec))
+
+    @property
+    def named_sources(self) -> set[str]:
+        """The sources that it names with ``on``."""
+        return {node.source for v in self.vecs for node in v.walk() if isinstance(node, On)}
+
+    def with_reader(self, was: Reader, now: Reader) -> Term:
+        """The same term with one reader in another's place."""
+        signal = replace_reader(self.signal, was, now) if isinstance(self.signal, Vec) else self.signal
+        return replace(
+            self,
+            signal=signal,
+            surrogate=self.surrogate.with_reader(was, now),
+            where=replace_reader(self.where, was, now),
+            weight=replace_reader(self.weight, was, now),
+        )
+
+    def check(self, reduction: Reduction) -> None:
+        """Refuse what cannot be computed; ``reduction`` is the method's."""
+        self.surrogate.check(self.signal)
+        if self.per not in PERS:
+            raise LimbeckError(f"per={self.per!r}: unknown{nearest(self.per, PERS)}; use one of {', '.join(PERS)}.")
+        (self.reduction or reduction).refuse_finer_than(self.surrogate.gives)
+        self._check_live()
+
+    def _check_live(self) -> None:
+        """Refuse what would read the student as it is now where it must be known before."""
+        if self.per == "weight" and self.weight.live:
+            raise LimbeckError(
+                f"per='weight' divides by the sum of {self.weight}, which reads the student as it is now; read old instead."
+            )
+        if self.where.live:
+            raise LimbeckError(
+                f"where={self.where} reads the student as it is now, so the number of kept tokens would be known too late; "
+                "read old instead of student."
+            )
+        gives, hears = self.surrogate.gives, self.surrogate.hears
+        if gives != Rung.TOKEN and (self.weight.live or self.weight.rung < gives):
+            raise LimbeckError(
+                f"weight={self.weight} must be one value per {gives} or coarser, known before the student is read, because "
+                f"{self.surrogate} gives one loss per {gives}; reduce it with .over('{gives}', 'mean') and read old."
+            )
+        if hears != Rung.TOKEN and isinstance(self.signal, Vec) and self.signal.live:
+            raise LimbeckError(
+                f"{self.surrogate} hears a {hears}, but {self.signal} reads the student as it is now; read old instead."
+            )
+        for v in self.vecs:
+            if v.live_reach > Rung.TOKEN:
+                raise LimbeckError(
+                    f"{v} looks at a whole {v.live_reach} of the student as it is now, which a micro-batch does not hold; "
+                    "read old instead of student."
+                )
+
+    def __str__(self) -> str:
+        extra = [] if self.where == everywhere else [f"where {self.where}"]
+        extra += [] if self.weight == everywhere else [f"weight {self.weight}"]
+        extra += [] if self.per == "kept" else [f"per {self.per}"]
+        return f"{self.surrogate}[{self.signal}{''.join(', ' + e for e in extra)}]"
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Coefficients and terms. A constant 0 removes a term and its needs."""
+
+    parts: tuple[tuple[Scalar, Term], ...]
+
+    def __post_init__(self) -> None:
+        expect("the parts of a sum", self.parts, tuple, "give ((coefficient, term), ...), or add terms with +")
+        for part in self.parts:
+            expect("a part of a sum", part, tuple, "give (coefficient, term), or add terms with +")
+            coefficient, term = part
+            expect("a coefficient of a sum", coefficient, Scalar, "write 0.5 * Term(...), or scalar(0.5) here")
+            expect("a term of a sum", term, Term, "give Term(signal, surrogate)")
+
+    def __add__(self, other: Term | Sum) -> Sum:
+        return Sum(self.parts + as_sum(other).parts)
+
+    def __mul__(self, c: Scalar | float | str) -> Sum:
+        scaled = tuple((product(c, own), term) for own, term in self.parts)
+        return Sum(tuple((s, term) for s, term in scaled if not s.is_zero))
+
+    __rmul__ = __mul__
+
+    def __str__(self) -> str:
+        return " + ".join(f"{t}" if c == Constant(1.0) else f"{c} · {t}" for c, t in self.parts)
+
+
+def as_sum(x: Term | Sum) -> Sum:
+    return x if isinstance(x, Sum) else Sum(((scalar(1.0), x),))
+
+
+def routed(mask: Vec, a: Term, b: Term) -> Sum:
+    """``a`` where the mask holds, ``b`` elsewhere, each divided by everything there is (``per="all"``).
+
+    As an objective ``routed(z, t, t)`` is ``replace(t, per="all")``: t itself where t keeps everything, and t over
+    another total where it has a ``where`` of its own, which goes on to hold.
+
+    Raises:
+        LimbeckError: for ``per="weight"``, whose total would change its meaning, and for a mask that cuts units which
+            the surrogate looks at as a whole.
+    """
+    expect("the mask of routed", mask, Vec, "give a mask such as correct")
+    for term in (a, b):
+        expect("a route", term, Term, "give one Term each")
+        reach = term.surrogate.reach
+        if term.per == "weight":
+            raise LimbeckError(f"routed: {term} divides by its weights, a route by all units; use per='kept'.")
+        if mask.rung < reach:
+            raise LimbeckError(
+                f"routed: {mask} has one value per {mask.rung}, but {term.surrogate} looks at a whole {reach}; the "
+                f"mask would cut it, so reduce it with .over('{reach}', 'any')."
+            )
+    return replace(a, where=_and(a.where, mask), per="all") + replace(b, where=_and(b.where, ~mask), per="all")
+
+
+def _and(a: Vec, b: Vec) -> Vec:
+    return b if a == everywhere else a & b
