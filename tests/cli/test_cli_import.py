@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stub_engine import Notes, Run
 
-from limbeck import own_files
+from limbeck import user_files as own_files
 from limbeck.engine.config import configure
 from limbeck.errors import LimbeckError
 from limbeck.space.registry import REGISTRY

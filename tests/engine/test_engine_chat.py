@@ -446,7 +446,7 @@ def test_prompts_that_a_task_makes_are_measured_as_they_come(
     shelf: Shelf, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Start-up is bounded; what is found later can be left out as well, and ends no run."""
-    from limbeck.engine import prompts
+    from limbeck.engine import prompt_checks as prompts
     from limbeck.engine.build import notices
 
     with pytest.raises(LimbeckError, match="prompt 'p4' has"):

@@ -11,7 +11,8 @@ from tiny_runs import Parity, Shelf, go, lines, llama
 
 import limbeck as lb
 from limbeck.axes import stairs
-from limbeck.engine import configure, setup
+from limbeck.engine import build as setup
+from limbeck.engine import configure
 from limbeck.engine.config import parse_settings
 from limbeck.errors import LimbeckError
 

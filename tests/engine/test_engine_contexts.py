@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from limbeck.engine.models.policy.following import Shadow
 from tiny_runs import VOCABULARY, Parity, Shelf, go, lines, naive_logits, naive_logp, open_run
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from limbeck.axes import (
     vec,
 )
 from limbeck.axes.context import CONTEXTS, Bank, Context, debate
+from limbeck.engine.models.following import Shadow
 from limbeck.engine.models.generate import Written
 from limbeck.engine.models.policy import render
 from limbeck.engine.rollout.sources import pen_for, write, written

@@ -242,7 +242,7 @@ def test_lines_are_on_the_disk_before_the_checkpoint_that_covers_them(
     assert "checkpoints" in order[at:]
 
 
-KILLED_IN = ("samples", "_export", "_report", "_tell")
+KILLED_IN = ("samples", "export", "_report", "_tell")
 
 
 @pytest.mark.parametrize("where", KILLED_IN)
@@ -259,7 +259,8 @@ def test_a_run_killed_at_its_end_is_not_finished_until_it_has_everything(
         raise Killed
 
     with monkeypatch.context() as m:
-        m.setattr(engine_run.Evaluator if where == "samples" else engine_run._Run, where, dying)
+        owner = {"samples": engine_run.Evaluator, "export": engine_run}.get(where, engine_run._Run)
+        m.setattr(owner, where, dying)
         with pytest.raises(Killed):
             lb.run_pipeline(value, out, quiet=True, **own)
     first = out / "stage-0-sft"

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from limbeck.engine import distill
 from limbeck.engine.config import RunConfig
+from limbeck.engine.export import export
 from limbeck.engine.loop import learning_rate
 from limbeck.engine.models.policy import load_policy
 from limbeck.engine.prompt_stream import Feed
@@ -113,7 +114,7 @@ def test_lora_trains_adapters_only_and_exports_both_ways(shelf: Shelf, out: Path
     ids = torch.tensor([[1, 4, 20, 30, 5]])
     expected = model(input_ids=ids).logits.detach()
     run.journal.describe(run.shop, "")
-    run._export()
+    export(run.shop, out)
     assert set(tensors(out / "student" / "model.safetensors")) == set(tensors(shelf.student / "model.safetensors"))
     assert not (out / "student" / "adapter_config.json").exists()  # Transformers would load an adapter's folder, too
     merged = AutoModelForCausalLM.from_pretrained(out / "student")

@@ -10,8 +10,9 @@ import pytest
 from tiny_runs import Parity, Shelf, same, tensors
 
 import limbeck as lb
+from limbeck.engine import build as setup
+from limbeck.engine import pipeline as stages
 from limbeck.engine import run as engine_run
-from limbeck.engine import setup, stages
 from limbeck.engine.storage.run_log import read_run
 from limbeck.space.pipeline import PIPELINES, get_pipeline
 

@@ -1,12 +1,13 @@
-"""The direction of imports (DESIGN section 3), read from the source, and the size of files.
+"""The direction of imports, read from the source, and the size of files.
 
-``types, math <- axes <- method <- registry <- methods``; ``registry <- engine <- cli``; ``kernels -> math`` and types
-only; ``methods`` and ``engine`` never import each other. ``errors`` is everybody's.
+Every import counts: at the top of a file, inside a function, and under ``TYPE_CHECKING``. Rooms lie on floors; a file
+imports from its own room and from lower floors only, and no two files import each other, directly or around a circle.
 """
 
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,122 +16,144 @@ import limbeck
 
 ROOT = Path(limbeck.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-CORE = {
-    "types",
-    "math",
-    "kernels",
-    "axes",
-    "method",
-    "refusals",
-    "registry",
-    "batch",
-    "objective",
-    "explain",
-    "plain",
-    "plain_rows",
-    "arguments",
-    "carriers",
-    "finite",
-    "methods",
-}
-MAY = {
-    "errors": set(),
-    "types": set(),
-    "math": set(),
-    "kernels": {"math", "types"},
-    "axes": {"math", "types"},
-    "refusals": {"axes"},
-    "method": {"axes", "refusals"},
-    "registry": {"method"},
-    "explain": {"axes", "method", "registry"},
-    "batch": {"axes", "kernels", "math", "types"},
-    "objective": {"axes", "batch", "kernels", "math", "method", "refusals", "types"},
-    "arguments": {"axes", "method", "types"},
-    "carriers": {"arguments", "axes", "method", "refusals", "types"},
-    "finite": {"axes", "math", "method", "objective", "types"},
-    "plain_rows": {"arguments", "axes", "finite", "objective", "types"},
-    "plain": {
-        "arguments",
-        "axes",
-        "carriers",
-        "finite",
-        "math",
-        "method",
-        "objective",
-        "plain_rows",
-        "registry",
-        "types",
-    },
-    "methods": {"axes", "math", "method", "registry"},
-}
-"""What each part of the core may import at the top of a file, besides itself and ``errors``."""
-LAZY = {("method", "explain"), ("registry", "methods")}
-"""Imports inside a function: printing a method, and filling the registry by name."""
+
+FLOORS: tuple[set[str], ...] = (
+    {"errors", "types"},
+    {"limits", "terminal", "embedded"},
+    {"math"},
+    {"kernels"},
+    {"axes"},
+    {"space"},
+    {"loss", "methods", "user_files", "tasks", "evaluate"},
+    {"functional", "report"},
+    {"engine"},
+    {"__init__"},
+    {"cli"},
+    {"__main__"},
+)
+"""The rooms at the top of the package, from the ground up. A room never imports one of its own floor."""
+
+CORE = {"errors", "types", "math", "kernels", "axes", "space", "loss", "functional", "methods"}
+"""What a method is and how its loss is computed. It uses nothing of what runs it."""
 
 
-def part(path: Path) -> str:
-    """``axes`` for ``axes/expression.py``, ``method`` for ``method.py``."""
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def module(path: Path) -> str:
+    """``limbeck.axes.levels`` for ``axes/levels.py``; a package for its ``__init__``."""
+    parts = ("limbeck", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, lazy: bool | None = None) -> set[str]:
-    """Parts of the package that a file imports; at its top, inside functions, or both (None); not for types alone."""
-    tree = ast.parse(path.read_text())
-    typing = {
-        n for f in ast.walk(tree) if isinstance(f, ast.If) and "TYPE_CHECKING" in ast.unparse(f.test) for n in f.body
-    }
-    inner = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+MODULES = {module(f): f for f in FILES}
+
+
+def room(name: str) -> str:
+    """``axes`` for ``limbeck.axes.levels``."""
+    return (*name.split("."), "__init__")[1]
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Modules of the package that a file imports, wherever the statement stands."""
     package = ["limbeck", *path.relative_to(ROOT).parts[:-1]]
     found = set()
-    for node in ast.walk(tree):
-        if node in typing or (lazy is not None and (node in inner) != lazy):
-            continue
-        names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names = [a.name for a in node.names]
+            found |= {a.name for a in node.names if a.name in MODULES}
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            names = [f"{module}.{a.name}" for a in node.names] if module == "limbeck" else [module]
-        found |= {n.split(".")[1] for n in names if n.startswith("limbeck.")}
-    return found
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            inside = {f"{name}.{a.name}" for a in node.names} & set(MODULES)
+            names = {a.name for a in node.names if f"{name}.{a.name}" not in MODULES}
+            found |= inside | ({name} if names and name in MODULES else set())
+    return frozenset(found - {module(path)})
 
 
-CORE_FILES = [f for f in FILES if part(f) in MAY]
+def circle(arrows: dict[str, frozenset[str]]) -> list[str]:
+    """Names that lie on some circle, in the order in which one is walked; empty where there is none."""
+    done: set[str] = set()
+
+    def walk(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return trail[trail.index(name) :]
+        if name in done:
+            return []
+        for other in sorted(arrows.get(name, ())):
+            if found := walk(other, [*trail, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(arrows) if (found := walk(name, []))), [])
 
 
-@pytest.mark.parametrize("path", CORE_FILES, ids=[str(f.relative_to(ROOT)) for f in CORE_FILES])
-def test_the_core_imports_along_the_arrows(path: Path) -> None:
-    """DESIGN section 3."""
-    own = part(path)
-    assert imports(path, lazy=False) <= MAY[own] | {own, "errors"}
-    extra = {(own, name) for name in imports(path, lazy=True) - MAY[own] - {own, "errors"}}
-    assert extra <= LAZY
+def test_no_file_lies_on_a_circle() -> None:
+    """Counting imports inside functions and those for type checkers."""
+    assert circle({name: imports(path) for name, path in MODULES.items()}) == []
 
 
-def test_the_core_knows_nothing_of_what_runs_it() -> None:
-    """DESIGN section 3: engine, tasks, evaluation, report and the command line build on it."""
-    assert set(MAY) >= CORE
-    outer = {part(f) for f in FILES} - set(MAY) - {"__init__"}
-    assert {(part(f), name) for f in CORE_FILES for name in imports(f) & outer} == set()
+def test_no_folder_of_the_engine_lies_on_a_circle() -> None:
+    """``engine/rollout`` and its neighbours are rooms of their own; a file beside them is one too."""
+
+    def place(name: str) -> str:
+        parts = name.split(".")
+        return ".".join(parts[2:3])
+
+    arrows: dict[str, set[str]] = {}
+    for name, path in MODULES.items():
+        if name.startswith("limbeck.engine."):
+            inner = {place(n) for n in imports(path) if n.startswith("limbeck.engine.")}
+            arrows.setdefault(place(name), set()).update(inner - {place(name)})
+    assert circle({k: frozenset(v) for k, v in arrows.items()}) == []
+
+
+def test_the_circle_finder_finds_circles() -> None:
+    """A line has none, and a detour is found."""
+    line = {"a": frozenset({"b"}), "b": frozenset({"c"}), "c": frozenset[str]()}
+    assert circle(line) == []
+    assert circle({**line, "c": frozenset({"a"})}) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+def test_imports_go_down(path: Path) -> None:
+    """From a room to lower floors."""
+    own = room(module(path))
+    height = {name: n for n, floor in enumerate(FLOORS) for name in floor}
+    below = {name for name, n in height.items() if n < height[own]} | {own}
+    assert {room(n) for n in imports(path)} <= below
+
+
+def test_every_room_has_a_floor() -> None:
+    """A new folder says where it stands."""
+    assert {room(name) for name in MODULES} == {name for floor in FLOORS for name in floor}
 
 
 def test_engine_and_methods_never_meet() -> None:
-    """DESIGN section 3: an engine that knew a method would be one trainer a method."""
-    engine = [f for f in FILES if part(f) == "engine"]
-    methods = [f for f in FILES if part(f) == "methods"]
-    assert engine
-    assert methods
-    assert not any("methods" in imports(f) for f in engine)
-    assert not any("engine" in imports(f) for f in methods)
-    assert not any("cli" in imports(f) for f in engine)
+    """An engine that knew a method would be one trainer a method."""
+    assert not any(room(n) == "methods" for f in FILES if room(module(f)) == "engine" for n in imports(f))
 
 
-def test_axes_vanish_in_two_files_only() -> None:
-    """DESIGN section 3: ``ladder`` and ``reduction`` are the only files of ``axes`` that scatter over units."""
+def test_the_core_knows_nothing_of_what_runs_it() -> None:
+    """Tasks, evaluation, report, engine and the command line build on it."""
+    assert {
+        (module(f), n) for f in FILES if room(module(f)) in CORE for n in imports(f) if room(n) not in CORE
+    } == set()
+
+
+def test_axes_vanish_in_one_file_of_the_vocabulary() -> None:
+    """``levels`` is the only file of ``axes`` that scatters over units."""
     scattering = ("index_add", "scatter_reduce", "bincount")
-    found = {f.name for f in FILES if part(f) == "axes" and any(word in f.read_text() for word in scattering)}
-    assert found == {"ladder.py"}
+    found = {f.name for f in FILES if room(module(f)) == "axes" and any(word in f.read_text() for word in scattering)}
+    assert found == {"levels.py"}
+
+
+def test_every_folder_has_a_map() -> None:
+    """The docstring at the door says what lives there."""
+    short = {}
+    for f in FILES:
+        if f.name == "__init__.py":
+            text = ast.get_docstring(ast.parse(f.read_text())) or ""
+            short[str(f.relative_to(ROOT))] = len(text.splitlines())
+    assert {name: n for name, n in short.items() if n < 3} == {}
 
 
 LONG = {

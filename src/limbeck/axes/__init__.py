@@ -1,4 +1,17 @@
-"""The axes of the space, one idea a file. This page is the vocabulary that methods are written in."""
+"""The vocabulary of methods: the parts that terms and sources are made of. One idea a file.
+
+``levels``      tokens, turns, sequences, groups, the batch; the only file where one of these axes is summed away
+``expression``  arithmetic of detached signals; ``leaves``, ``choice``, ``signal`` what it is made of
+``scalar``      numbers that may be schedules, or move with what is measured
+``reader``      who scores a response: which weights, in which context, at which temperature; ``context`` what
+                it is shown
+``source``      who writes a response; ``derived_source`` sources made of others
+``surrogate``   losses of the student's log-probs; ``policy_gradient``, ``preference`` families of them
+``reduction``   how a batch is summed, and divided by what
+``comparisons`` what an expression compares among the responses of one prompt
+
+Declarations only: ``loss`` evaluates them and ``engine`` executes the sources.
+"""
 
 from ..math.statistic import Support
 from .context import (

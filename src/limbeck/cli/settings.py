@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import own_files
+from .. import user_files as own_files
 from ..errors import LimbeckError, shown
 from ..space.method import Method
 from ..space.registry import get

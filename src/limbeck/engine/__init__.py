@@ -1,4 +1,19 @@
-"""The engine: one loop for every method. ``distill`` is the way in from Python."""
+"""The engine: trains any method. ``distill`` is the way in from Python, ``train`` from the command line.
+
+A start (``run``): ``config`` is read, ``checks`` refuse what cannot work, ``build`` loads models and makes a
+``session``.
+A step (``loop``), in five calls:
+
+1. ``rollout.sources.write``   prompts become responses with rewards: one record                  ``rollout/``
+2. ``scoring.contexts``        each reader's view of the record (its prompt, its context)         ``scoring/``
+3. ``scoring.forward``         each reader's log-probs or hidden states, without gradient         ``scoring/``
+4. ``loss.terms``              signals and totals of the batch, then the loss a micro-batch       (outside, in ``loss``)
+5. the optimiser               and the moving copies of the student                               ``models/``
+
+Then ``evaluation`` measures held-out problems, ``watch`` says what a run cannot learn from, and ``storage/``
+keeps what a
+killed run needs to go on exactly. The engine never asks which method runs.
+"""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ from ..report import load_run
 from ..report.words import comparison
 from ..tasks.base import found
 from .config import RunConfig
+from .inputs import specs
 from .models import hub
 from .session import Workshop
 from .storage.atomic import write_json, write_text
-from .storage.fingerprint import specs
 from .storage.provenance import shown
 from .storage.run_log import read_run
 

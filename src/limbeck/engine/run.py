@@ -370,7 +370,7 @@ class _Run:
             with self._unwrapped():
                 if self.evaluator.prompts:
                     write_lines(self.journal.samples, self.evaluator.samples())
-                self._export()
+                export(self.shop, self.out)
             self.ended = now()
             self.journal.update(warnings=self.watch.warnings)
             report = self._report()
@@ -384,10 +384,6 @@ class _Run:
         before = evaluations[0] if evaluations else None
         after = evaluations[-1] if len(evaluations) > 1 else None
         return Result(self.out, before, after, len(read_lines(self.journal.metrics)), report, self.out / "student")
-
-    def _export(self) -> None:
-        """The student in Hugging Face format, with its adapters in a folder of their own."""
-        export(self.shop, self.out)
 
     def _report(self) -> Path | None:
         """The report, as of a run that has finished."""

@@ -1,4 +1,7 @@
-"""Numbers about a model and how sure one may be of them: intervals, pass@k, fidelity to a teacher, where it objects."""
+"""Measures of a student, without training: pass@k, intervals, fidelity to a teacher, where errors lie.
+
+Pure functions of numbers and arrays. Running the model is ``engine.evaluation``; drawing the result is ``report``.
+"""
 
 from limbeck.evaluate.fidelity import agreement, entropy, kl_forward, kl_reverse, perplexity
 from limbeck.evaluate.intervals import (

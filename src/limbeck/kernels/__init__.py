@@ -1,1 +1,6 @@
+"""Statistics of logits in bounded memory, with closed-form gradients: the full ``[N, V]`` logits never exist at once.
 
+``tiles``  log-probs, entropies and divergences of hidden states with a head, some rows at a time
+
+The same numbers as the plain functions of ``math``, to which tests hold them.
+"""

@@ -1,4 +1,9 @@
-"""Every method: one paper family a file, composition and docstring only. Importing this fills the registry."""
+"""Every published method: one family of papers a file, each a docstring and a return statement.
+
+Nothing here holds tensor code: a method composes parts of ``axes``. Importing this folder fills the registry.
+``pipelines``
+holds the recipes of several stages.
+"""
 
 from ..space.registry import REGISTRY
 from .distillation import gkd, kd, minillm, opd, opd_full, sft

@@ -1,4 +1,8 @@
-"""What a run did, shown: the HTML report, the README picture and the terminal's table."""
+"""What a run did, shown: the HTML report, the README's picture and the table in the terminal.
+
+Reads a run's folder and nothing else (``data``); ``charts``, ``draw`` and ``heat`` draw, ``page`` puts the
+report together.
+"""
 
 from limbeck.report.data import RunData, load_run
 from limbeck.report.page import render, write_report

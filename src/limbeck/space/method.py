@@ -222,7 +222,8 @@ class Method:
                 )
             if name == "label" and not any(s.labelled for s in read):
                 raise LimbeckError(
-                    f"{term} reads 'label', but its source ({'; '.join(map(str, read))}) has no preferences; use pairs()."
+                    f"{term} reads 'label', but its source ({'; '.join(map(str, read))}) has no preferences; "
+                    "use pairs()."
                 )
         if any(r.role == writer.role for r, _ in term.needs) and not any(s.sampled for s in read):
             raise LimbeckError(
@@ -241,8 +242,8 @@ class Method:
         for context in sorted(self.told, key=repr):
             if shown.setdefault(context.name, context) != context:
                 raise LimbeckError(
-                    f"two different contexts are called {context.name!r}, and what is shown is found by its name; give one "
-                    "of them another name."
+                    f"two different contexts are called {context.name!r}, and what is shown is found by its name; give "
+                    "one of them another name."
                 )
 
 

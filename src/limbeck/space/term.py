@@ -98,18 +98,20 @@ class Term:
         """Refuse what would read the student as it is now where it must be known before."""
         if self.per == "weight" and self.weight.live:
             raise LimbeckError(
-                f"per='weight' divides by the sum of {self.weight}, which reads the student as it is now; read old instead."
+                f"per='weight' divides by the sum of {self.weight}, which reads the student as it is now; "
+                "read old instead."
             )
         if self.where.live:
             raise LimbeckError(
-                f"where={self.where} reads the student as it is now, so the number of kept tokens would be known too late; "
-                "read old instead of student."
+                f"where={self.where} reads the student as it is now, so the number of kept tokens would be known too "
+                "late; read old instead of student."
             )
         gives, hears = self.surrogate.gives, self.surrogate.hears
         if gives != Rung.TOKEN and (self.weight.live or self.weight.rung < gives):
             raise LimbeckError(
-                f"weight={self.weight} must be one value per {gives} or coarser, known before the student is read, because "
-                f"{self.surrogate} gives one loss per {gives}; reduce it with .over('{gives}', 'mean') and read old."
+                f"weight={self.weight} must be one value per {gives} or coarser, known before the student is read, "
+                f"because {self.surrogate} gives one loss per {gives}; reduce it with "
+                f".over('{gives}', 'mean') and read old."
             )
         if hears != Rung.TOKEN and isinstance(self.signal, Vec) and self.signal.live:
             raise LimbeckError(
@@ -118,8 +120,8 @@ class Term:
         for v in self.vecs:
             if v.live_reach > Rung.TOKEN:
                 raise LimbeckError(
-                    f"{v} looks at a whole {v.live_reach} of the student as it is now, which a micro-batch does not hold; "
-                    "read old instead of student."
+                    f"{v} looks at a whole {v.live_reach} of the student as it is now, which a micro-batch does not "
+                    "hold; read old instead of student."
                 )
 
     def __str__(self) -> str:

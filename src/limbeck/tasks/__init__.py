@@ -1,4 +1,12 @@
-"""Tasks: prompts with a verifier, written responses where the data has them, and environments to act in."""
+"""Tasks: prompts, with a verifier, an environment or written responses.
+
+``base``      what a task is; verdicts, episodes, observations
+``records``   JSONL files and data sets (``jsonl``, ``hf``); ``split`` what is held out; ``answers`` compares answers
+``gym``       reasoning-gym data sets; ``presets`` named ones; ``arithmetic`` and ``calculator`` sums, alone and
+              with a tool
+``corridor``, ``textworld``, ``retry``   several turns
+``guard``     foreign code in a process of its own
+"""
 
 from __future__ import annotations
 
