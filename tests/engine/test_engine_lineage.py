@@ -40,7 +40,7 @@ def test_a_run_writes_who_taught_the_student(shelf: Shelf, tmp_path: Path) -> No
 
 
 def told(shelf: Shelf, out: Path, **own: Any) -> str:
-    return "\n".join(s for s in notices(open_run(shelf, "lightning_opd", out, **own).shop) if "stores the" in s)
+    return "\n".join(s for s in notices(open_run(shelf, "lightning_opd", out, **own).session) if "stores the" in s)
 
 
 def test_teacher_consistency_is_checked(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_teacher_consistency_is_checked(shelf: Shelf, tmp_path: Path, monkeypatc
     namesake = shutil.copytree(shelf.student, tmp_path / "elsewhere" / "teacher")
     assert "was taught by" in told(shelf, tmp_path / "b", student=str(taught.student), teacher=str(namesake))
     # Others do not ask.
-    assert not any("stores the" in s for s in notices(open_run(shelf, "opd", tmp_path / "b").shop))
+    assert not any("stores the" in s for s in notices(open_run(shelf, "opd", tmp_path / "b").session))
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_killed_in_stage_two_it_goes_on_there(
     step, calls = engine_run.Loop.step, []
 
     def dying(self: engine_run.Loop, n: int) -> dict[str, Any]:
-        calls.append((self.shop.config.method, n))
+        calls.append((self.session.config.method, n))
         if len(calls) == 5:  # the second step of the second stage
             raise KeyboardInterrupt
         return step(self, n)

@@ -139,7 +139,7 @@ def test_7_group_gate_keeps_less_than_the_response_gate() -> None:
     c = case()
 
     def kept(gate: str, c: Case) -> Tensor:
-        return c.heard(kdrl(gate=gate))[1].parts[1].kept_N
+        return c.prepared(kdrl(gate=gate))[1].parts[1].kept_N
 
     assert (kept("group", c) <= kept("response", c)).all()
     assert kept("group", c).any()

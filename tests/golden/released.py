@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import limbeck as lb
-from limbeck.axes import Vec, column, everywhere, reinforce, sample, student, token_sum
+from limbeck.axes import Expr, column, everywhere, reinforce, sample, student, token_sum
 from limbeck.space.method import Method
 from limbeck.space.term import Sum, Term
 
@@ -90,7 +90,7 @@ def hearing(method: Method, first: int = 0, last: int | None = None, at: str = "
     return replace(method, terms=Sum(tuple(parts)))
 
 
-def told(signal: Vec, mask: Tensor, weight: Vec = everywhere, **given: Any) -> Tensor:
+def told(signal: Expr, mask: Tensor, weight: Expr = everywhere, **given: Any) -> Tensor:
     """A signal times a weight per token, [B, T], 0 where masked: what multiplies the gradient of a log-prob.
 
     Read off REINFORCE with a token sum, so it is what training would use.

@@ -16,13 +16,13 @@ from limbeck.axes import (
     clip,
     correct,
     data,
+    divergence_loss,
     everywhere,
     group_advantage,
     log_ratio,
     logp,
     on,
     other,
-    pathwise,
     reinforce,
     sample,
     sampled,
@@ -301,4 +301,6 @@ def test_a_student_that_overflowed_is_the_trainers_business() -> None:
     """A loss scaler skips a step whose logits are not finite; only what somebody reported is looked at."""
     broken = put(C.logits, nan, 2, 1, 0)
     assert torch.isnan(loss("opd", student_logits=broken, teacher_logp=SAID))
-    assert torch.isnan(loss(Method(S, Term(teacher, pathwise(fkl))), student_logits=broken, teacher_logits=TEACHER))
+    assert torch.isnan(
+        loss(Method(S, Term(teacher, divergence_loss(fkl))), student_logits=broken, teacher_logits=TEACHER)
+    )

@@ -22,7 +22,7 @@ DIVIDED = budget(10**7)
 """So many tokens a batch that a token's gradient lies below float16's smallest number, 6e-8."""
 
 METHODS = {
-    "separable": Method(sample(check=False), Term(teacher, lb.axes.pathwise(rkl)), DIVIDED),
+    "separable": Method(sample(check=False), Term(teacher, lb.axes.divergence_loss(rkl)), DIVIDED),
     "general": Method(sample(n=2), Term(logp(teacher) * group_advantage(), policy("ratio", pool="sequence")), DIVIDED),
 }
 

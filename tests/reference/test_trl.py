@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import limbeck as lb
-from limbeck.axes import Vec, column, contrast, group_mean, label, pairs, ref, token_mean
+from limbeck.axes import Expr, column, contrast, group_mean, label, pairs, ref, token_mean
 from limbeck.math.divergence import alpha, fkl, jsd
 from limbeck.space.method import Method
 from limbeck.space.term import Sum, Term
@@ -156,7 +156,7 @@ ADVANTAGES = numbers(5, B)
 def our_grpo(method: Method, logps: Tensor, mask: Tensor) -> Tensor:
     """A registered method told TRL's advantages instead of its own."""
     (c, term), *rest = method.parts
-    advantage: Vec = column("advantage")
+    advantage: Expr = column("advantage")
     method = replace(method, terms=Sum(((c, replace(term, signal=advantage)), *rest)))
     given = {"ref_logp": REF} if method.reads("ref") else {}
     columns = {"advantage": ADVANTAGES}

@@ -15,9 +15,9 @@ Declarations only: ``loss`` evaluates them and ``engine`` executes the sources.
 
 from ..math.statistic import Support
 from .context import (
-    Ask,
     Bank,
     Context,
+    ContextQuestion,
     confidence_column,
     criticised_by,
     debate,
@@ -36,7 +36,7 @@ from .context import (
 )
 from .curriculum import prompts
 from .derived_source import once, patch, recast, refine, select, stored
-from .expression import Vec, vec
+from .expression import Expr, expr
 from .policy_gradient import cispo, clip, policy, ratio, reinforce, sampled
 from .preference import contrast, logistic
 from .reader import blend, ema, init, old, other, ref, student, synced, teacher, writer
@@ -90,15 +90,15 @@ from .signal import (
     where,
 )
 from .source import data, either, pairs, resample, sample
-from .surrogate import pathwise
+from .surrogate import divergence_loss
 
 __all__ = [
-    "Ask",
     "Bank",
     "Context",
+    "ContextQuestion",
+    "Expr",
     "Scalar",
     "Support",
-    "Vec",
     "all_right",
     "all_wrong",
     "anneal",
@@ -118,6 +118,7 @@ __all__ = [
     "debate",
     "divergence",
     "divergence_advantage",
+    "divergence_loss",
     "draft",
     "draw",
     "either",
@@ -126,6 +127,7 @@ __all__ = [
     "entropy_gate",
     "every",
     "everywhere",
+    "expr",
     "feedback",
     "fixed",
     "group_advantage",
@@ -151,7 +153,6 @@ __all__ = [
     "own_reply",
     "pairs",
     "patch",
-    "pathwise",
     "plain",
     "policy",
     "position",
@@ -191,7 +192,6 @@ __all__ = [
     "truncated",
     "turn",
     "turn_mean",
-    "vec",
     "verdict_phrase",
     "where",
     "writer",

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from .choice import Cohort
-from .expression import Const, Op, Over, Vec
-from .levels import Rung
+from .expression import Const, Expr, Op, Over
+from .levels import Level
 
 
-def compared(of: Vec) -> Iterator[Vec]:
+def compared(of: Expr) -> Iterator[Expr]:
     """The differences in an expression that are 0 wherever a group is one sequence, the outermost first.
 
     A reward less its group's mean is one; so is its leave-one-out baseline, and a turn's return less its cohort's mean.
@@ -22,23 +22,23 @@ def compared(of: Vec) -> Iterator[Vec]:
                 yield node
 
 
-def _alone(of: Vec) -> Vec:
+def _alone(of: Expr) -> Expr:
     """The expression as it reads where every group is one sequence.
 
     A reduction over the group is then its argument (for a std 0), unless a mask may leave nothing to reduce, or the
     argument has several values a sequence.
     """
-    if isinstance(of, Over) and of.to == Rung.GROUP and of.mask is None and of.of.rung >= Rung.SEQUENCE:
+    if isinstance(of, Over) and of.to == Level.GROUP and of.mask is None and of.of.level >= Level.SEQUENCE:
         return Const(0.0) if of.how == "std" else _alone(of.of)
     if isinstance(of, Cohort):
         return _alone(of.of)
 
     def swap(x: Any) -> Any:
-        if isinstance(x, Vec):
+        if isinstance(x, Expr):
             return _alone(x)
         return tuple(map(swap, x)) if isinstance(x, tuple) else x
 
     if not of.children:
         return of
-    swapped: Vec = type(of)(**{name: swap(value) for name, value in vars(of).items()})
+    swapped: Expr = type(of)(**{name: swap(value) for name, value in vars(of).items()})
     return swapped

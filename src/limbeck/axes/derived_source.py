@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..errors import LimbeckError
 from ..types import DATA
 from .context import Context
-from .expression import Need, Vec
+from .expression import Expr, Need
 from .reader import Reader
 from .signal import logp
 from .source import Derived, Source, hand, heat_of, refuse_unjudged
@@ -19,11 +19,11 @@ class Select(Derived):
     """The best ``keep`` sequences of each group, by several scores in their order of importance.
 
     Attributes:
-        by: a Vec per sequence each; larger is better, the first decides, the next breaks ties.
+        by: an Expr per sequence each; larger is better, the first decides, the next breaks ties.
         keep: sequences kept of each group.
     """
 
-    by: tuple[Vec, ...]
+    by: tuple[Expr, ...]
     keep: int = 1
 
     def __post_init__(self) -> None:
@@ -47,11 +47,11 @@ class Patch(Derived):
 
     Attributes:
         new: who writes them, on the same prompts.
-        when: a Vec per group.
+        when: an Expr per group.
     """
 
     new: Source
-    when: Vec
+    when: Expr
 
     def __post_init__(self) -> None:
         refuse_unjudged("patch", (self.when,), self.source)
@@ -157,16 +157,16 @@ class Recast(Source):
             sequences without it; anything else is a Jinja template over the evidence (see ``context``), the turns
             ``turn_0``, ``turn_1`` ... and what was said to them, ``said_0`` ...
         question: Jinja template that replaces the prompt's last message; empty keeps it.
-        keep: a Vec per sequence of the source; others are dropped.
-        carry: Vecs evaluated on the source, which become columns of the recast sequences.
+        keep: an Expr per sequence of the source; others are dropped.
+        carry: Exprs evaluated on the source, which become columns of the recast sequences.
     """
 
     name: str
     given: tuple[Context, ...] = ()
     response: str = SAME
     question: str = ""
-    keep: Vec | None = None
-    carry: tuple[tuple[str, Vec], ...] = ()
+    keep: Expr | None = None
+    carry: tuple[tuple[str, Expr], ...] = ()
     verdicts: bool = True
     copies: bool = True
 
@@ -203,7 +203,7 @@ class Recast(Source):
         return f"{self.name} as {prompt} → {short}{kept}"
 
 
-def select(source: Source, *by: Vec, keep: int = 1) -> Select:
+def select(source: Source, *by: Expr, keep: int = 1) -> Select:
     """The best of each group, lexicographically by the given scores."""
     if not by or not 1 <= keep <= source.group:
         raise LimbeckError(
@@ -212,7 +212,7 @@ def select(source: Source, *by: Vec, keep: int = 1) -> Select:
     return Select(source, by, keep)
 
 
-def patch(source: Source, new: Source, when: Vec) -> Patch:
+def patch(source: Source, new: Source, when: Expr) -> Patch:
     """Further sequences from another writer for the groups where ``when`` holds."""
     return Patch(source, new, when)
 
@@ -232,8 +232,8 @@ def recast(
     *given: Context,
     response: str = SAME,
     question: str = "",
-    keep: Vec | None = None,
-    carry: Mapping[str, Vec] | None = None,
+    keep: Expr | None = None,
+    carry: Mapping[str, Expr] | None = None,
 ) -> Recast:
     """The named source's sequences under another prompt."""
     copies = response == SAME or response.removeprefix("turn ").isdigit()

@@ -1,6 +1,6 @@
-"""Vec: what each unit is told, and where it counts. One detached type for signals, weights, masks, gates and bases.
+"""Expr: what each unit is told, and where it counts. One detached type for signals, weights, masks, gates and bases.
 
-A Vec is an expression over what readers report and what a record holds. Values are frozen and compared by structure;
+An Expr is an expression over what readers report and what a record holds. Values are frozen and compared by structure;
 nothing here carries gradient. Arithmetic, comparisons (``<``, ``>=`` ...) and ``& | ~`` build expressions; ``==``
 compares structure, ``.eq()`` builds one. The named leaves and compositions are in ``signal``.
 """
@@ -18,18 +18,18 @@ from ..errors import LimbeckError, expect, number, shown
 from ..math.divergence import Divergence
 from ..math.statistic import Statistic, Support
 from .context import Context
-from .levels import HOWS, Ladder, Rung, as_rung
-from .reader import Blend, Law, Reader
+from .levels import HOWS, Level, Levels, as_rung
+from .reader import Blend, Reader, TargetReader
 from .scalar import Scalar
 
 Need = tuple[Reader, str]
 """(reader, ability): ``sampled``, ``topk``, ``at`` (entries the student chose), ``dense`` to read, ``text``."""
 
 
-class Hearing(Protocol):
-    """Where a Vec is evaluated: a whole batch without the live student."""
+class EvalContext(Protocol):
+    """Where an Expr is evaluated: a whole batch without the live student."""
 
-    ladder: Ladder
+    levels: Levels
     step: int
     memory: dict[str, float]
 
@@ -37,41 +37,43 @@ class Hearing(Protocol):
         """A number of the run's memory, updated once a batch; None where it is not known yet."""
         ...
 
-    def read(self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None = None) -> Tensor:
+    def read(
+        self, reader: Reader, statistic: Statistic, target: TargetReader | None, support: Support | None = None
+    ) -> Tensor:
         """What a reader reports of every scored token, ``[N]``."""
         ...
 
 
 @dataclass(frozen=True)
-class Vec:
-    """An expression with one value per unit of ``rung``."""
+class Expr:
+    """An expression with one value per unit of ``level``."""
 
     # ---- structure
     @property
-    def rung(self) -> Rung:
+    def level(self) -> Level:
         """One value per what."""
         raise NotImplementedError
 
     @property
-    def children(self) -> tuple[Vec, ...]:
+    def children(self) -> tuple[Expr, ...]:
         """The expressions it is made of."""
         return ()
 
-    def walk(self) -> Iterator[Vec]:
+    def walk(self) -> Iterator[Expr]:
         """Itself and all below."""
         yield self
         for child in self.children:
             yield from child.walk()
 
     @property
-    def reach(self) -> Rung:
-        """The widest rung this node itself looks at."""
-        return Rung.TOKEN
+    def scope(self) -> Level:
+        """The widest level this node itself looks at."""
+        return Level.TOKEN
 
     @property
-    def live_reach(self) -> Rung:
-        """The widest rung at which the live student is looked at."""
-        return max((node.reach for node in self.walk() if node.live), default=Rung.TOKEN)
+    def live_scope(self) -> Level:
+        """The widest level at which the live student is looked at."""
+        return max((node.scope for node in self.walk() if node.live), default=Level.TOKEN)
 
     @property
     def live(self) -> bool:
@@ -106,8 +108,8 @@ class Vec:
         """Record fields it reads."""
         return frozenset(name for node in self.walk() for name in node.own_fields)
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
-        """``[size(rung)]`` values on a whole batch."""
+    def evaluate(self, hearing: EvalContext) -> Tensor:
+        """``[size(level)]`` values on a whole batch."""
         raise NotImplementedError
 
     def __bool__(self) -> bool:
@@ -115,106 +117,106 @@ class Vec:
         raise LimbeckError(f"{self} has no single truth; combine masks with &, | and ~, and write (x > 0) & (x < 1).")
 
     # ---- arithmetic
-    def __add__(self, x: Vec | Scalar | float) -> Vec:
+    def __add__(self, x: Expr | Scalar | float) -> Expr:
         return op("+", self, x)
 
-    def __radd__(self, x: Scalar | float) -> Vec:
+    def __radd__(self, x: Scalar | float) -> Expr:
         return op("+", x, self)
 
-    def __sub__(self, x: Vec | Scalar | float) -> Vec:
+    def __sub__(self, x: Expr | Scalar | float) -> Expr:
         return op("−", self, x)
 
-    def __rsub__(self, x: Scalar | float) -> Vec:
+    def __rsub__(self, x: Scalar | float) -> Expr:
         return op("−", x, self)
 
-    def __mul__(self, x: Vec | Scalar | float) -> Vec:
+    def __mul__(self, x: Expr | Scalar | float) -> Expr:
         return op("·", self, x)
 
-    def __rmul__(self, x: Scalar | float) -> Vec:
+    def __rmul__(self, x: Scalar | float) -> Expr:
         return op("·", x, self)
 
-    def __truediv__(self, x: Vec | Scalar | float) -> Vec:
+    def __truediv__(self, x: Expr | Scalar | float) -> Expr:
         return op("/", self, x)
 
-    def __rtruediv__(self, x: Scalar | float) -> Vec:
+    def __rtruediv__(self, x: Scalar | float) -> Expr:
         return op("/", x, self)
 
-    def __neg__(self) -> Vec:
+    def __neg__(self) -> Expr:
         return op("neg", self)
 
-    def __gt__(self, x: Vec | float) -> Vec:
+    def __gt__(self, x: Expr | float) -> Expr:
         return op(">", self, x)
 
-    def __ge__(self, x: Vec | float) -> Vec:
+    def __ge__(self, x: Expr | float) -> Expr:
         return op("≥", self, x)
 
-    def __lt__(self, x: Vec | float) -> Vec:
+    def __lt__(self, x: Expr | float) -> Expr:
         return op("<", self, x)
 
-    def __le__(self, x: Vec | float) -> Vec:
+    def __le__(self, x: Expr | float) -> Expr:
         return op("≤", self, x)
 
-    def eq(self, x: Vec | float) -> Vec:
+    def eq(self, x: Expr | float) -> Expr:
         """Where the values are equal."""
         return op("=", self, x)
 
-    def __and__(self, x: Vec) -> Vec:
+    def __and__(self, x: Expr) -> Expr:
         return op("∧", self, x)
 
-    def __or__(self, x: Vec) -> Vec:
+    def __or__(self, x: Expr) -> Expr:
         return op("∨", self, x)
 
-    def __invert__(self) -> Vec:
+    def __invert__(self) -> Expr:
         return op("¬", self)
 
-    def exp(self) -> Vec:
+    def exp(self) -> Expr:
         """e to the power of the value; for a ratio of laws see ``importance``, which bounds its logarithm."""
         return op("exp", self)
 
-    def log(self) -> Vec:
+    def log(self) -> Expr:
         """Natural logarithm."""
         return op("log", self)
 
-    def sigmoid(self) -> Vec:
+    def sigmoid(self) -> Expr:
         """1 / (1 + e^-x)."""
         return op("σ", self)
 
-    def __abs__(self) -> Vec:
+    def __abs__(self) -> Expr:
         return op("abs", self)
 
-    def clip(self, lo: float | None = None, hi: float | None = None) -> Vec:
+    def clip(self, lo: float | None = None, hi: float | None = None) -> Expr:
         """Held between ``lo`` and ``hi`` (None: open)."""
         return Clip(self, lo, hi)
 
-    # ---- ladder
-    def over(self, rung: Rung | str, how: str, where: Vec | None = None, empty: bool = False) -> Vec:
-        """Up the ladder: one value per unit of ``rung``; a reduction of nothing is 0.
+    # ---- levels
+    def over(self, level: Level | str, how: str, where: Expr | None = None, empty: bool = False) -> Expr:
+        """Up the levels: one value per unit of ``level``; a reduction of nothing is 0.
 
         Units without a kept token are left out, as in every denominator; ``empty`` counts them.
         """
-        return Over(self, as_rung(rung), how, where, empty)
+        return Over(self, as_rung(level), how, where, empty)
 
     @property
-    def total(self) -> Vec:
+    def total(self) -> Expr:
         """Sum over the sequence."""
-        return self.over(Rung.SEQUENCE, "sum")
+        return self.over(Level.SEQUENCE, "sum")
 
     @property
-    def mean(self) -> Vec:
+    def mean(self) -> Expr:
         """Mean over the group."""
-        return self.over(Rung.GROUP, "mean")
+        return self.over(Level.GROUP, "mean")
 
 
-VecLike = Vec | Scalar | float | bool
+VecLike = Expr | Scalar | float | bool
 
 
-def vec(x: VecLike) -> Vec:
-    """A number or schedule as a Vec.
+def expr(x: VecLike) -> Expr:
+    """A number or schedule as an Expr.
 
     Raises:
         LimbeckError: for anything else.
     """
-    if isinstance(x, Vec):
+    if isinstance(x, Expr):
         return x
     if isinstance(x, Reader):
         raise LimbeckError(f"{x} is a reader, not a number per token; write logp({x}) or entropy({x}).")
@@ -227,17 +229,17 @@ def vec(x: VecLike) -> Vec:
 
 
 @dataclass(frozen=True)
-class Const(Vec):
+class Const(Expr):
     """A number."""
 
     value: float
 
     @property
-    def rung(self) -> Rung:
-        return Rung.BATCH
+    def level(self) -> Level:
+        return Level.BATCH
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
-        reward = hearing.ladder.record.reward_U
+    def evaluate(self, hearing: EvalContext) -> Tensor:
+        reward = hearing.levels.record.reward_U
         return torch.full((1,), self.value, dtype=reward.dtype, device=reward.device)
 
     def __str__(self) -> str:
@@ -245,16 +247,16 @@ class Const(Vec):
 
 
 @dataclass(frozen=True)
-class Scheduled(Vec):
+class Scheduled(Expr):
     """A schedule of the step, or a controller at its present value."""
 
     scalar: Scalar
 
     @property
-    def rung(self) -> Rung:
-        return Rung.BATCH
+    def level(self) -> Level:
+        return Level.BATCH
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
+    def evaluate(self, hearing: EvalContext) -> Tensor:
         return Const(self.scalar.now(hearing.step, hearing.memory)).evaluate(hearing)
 
     def __str__(self) -> str:
@@ -299,7 +301,7 @@ _OPS: dict[str, Callable[..., Tensor]] = {
 _PREFIX = {"neg": "−", "¬": "¬", "exp": "exp", "log": "log", "σ": "σ", "abs": "abs"}
 
 
-def _standardised(x: Vec) -> str:
+def _standardised(x: Expr) -> str:
     """The short name of (x − mean) / (std + eps) and of x − mean; empty where the expression is something else."""
     match x:
         case Op("/", (Op("−", (_, Over(how="mean"))) as centred, Op("+", (Over(how="std"), _)))):
@@ -310,28 +312,28 @@ def _standardised(x: Vec) -> str:
 
 
 @dataclass(frozen=True)
-class Op(Vec):
+class Op(Expr):
     """An element-wise operation; coarser arguments are broadcast down."""
 
     name: str
-    args: tuple[Vec, ...]
+    args: tuple[Expr, ...]
 
     @property
-    def rung(self) -> Rung:
-        return min(a.rung for a in self.args)
+    def level(self) -> Level:
+        return min(a.level for a in self.args)
 
     @property
-    def children(self) -> tuple[Vec, ...]:
+    def children(self) -> tuple[Expr, ...]:
         return self.args
 
     def combine(self, values: list[Tensor]) -> Tensor:
-        """The operation on values of one rung."""
+        """The operation on values of one level."""
         operands = values if self.name in _LOGICAL else [as_numbers(x) for x in values]
         return _OPS[self.name](*operands)
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
-        down = hearing.ladder.down
-        return self.combine([down(a.evaluate(hearing), a.rung, self.rung) for a in self.args])
+    def evaluate(self, hearing: EvalContext) -> Tensor:
+        down = hearing.levels.down
+        return self.combine([down(a.evaluate(hearing), a.level, self.level) for a in self.args])
 
     def __str__(self) -> str:
         if self.name in _PREFIX:
@@ -344,15 +346,15 @@ class Op(Vec):
         return f"({self.args[0]} {self.name} {self.args[1]})"
 
 
-def op(name: str, *args: VecLike) -> Vec:
-    return Op(name, tuple(vec(a) for a in args))
+def op(name: str, *args: VecLike) -> Expr:
+    return Op(name, tuple(expr(a) for a in args))
 
 
 @dataclass(frozen=True)
-class Clip(Vec):
+class Clip(Expr):
     """A value held within bounds."""
 
-    of: Vec
+    of: Expr
     lo: float | None
     hi: float | None
 
@@ -366,18 +368,18 @@ class Clip(Vec):
             raise LimbeckError(f"clip({self.lo:g}, {self.hi:g}): nothing lies between; give lo first.")
 
     @property
-    def rung(self) -> Rung:
-        return self.of.rung
+    def level(self) -> Level:
+        return self.of.level
 
     @property
-    def children(self) -> tuple[Vec, ...]:
+    def children(self) -> tuple[Expr, ...]:
         return (self.of,)
 
     def combine(self, values: list[Tensor]) -> Tensor:
-        """The clip on values of one rung."""
+        """The clip on values of one level."""
         return as_numbers(values[0]).clamp(self.lo, self.hi)
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
+    def evaluate(self, hearing: EvalContext) -> Tensor:
         return self.combine([self.of.evaluate(hearing)])
 
     def __str__(self) -> str:
@@ -385,25 +387,25 @@ class Clip(Vec):
 
 
 @dataclass(frozen=True)
-class Slope(Vec):
+class Slope(Expr):
     """``f'(1) − f'(u)`` with ``u = exp(log_u)``: the policy-gradient advantage of a divergence at a sampled token."""
 
     divergence: Divergence
-    log_u: Vec
+    log_u: Expr
 
     @property
-    def rung(self) -> Rung:
-        return self.log_u.rung
+    def level(self) -> Level:
+        return self.log_u.level
 
     @property
-    def children(self) -> tuple[Vec, ...]:
+    def children(self) -> tuple[Expr, ...]:
         return (self.log_u,)
 
     def combine(self, values: list[Tensor]) -> Tensor:
-        """The slope on values of one rung."""
+        """The slope on values of one level."""
         return self.divergence.advantage(values[0])
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
+    def evaluate(self, hearing: EvalContext) -> Tensor:
         return self.combine([self.log_u.evaluate(hearing)])
 
     def __str__(self) -> str:
@@ -411,44 +413,44 @@ class Slope(Vec):
 
 
 @dataclass(frozen=True)
-class Over(Vec):
-    """A reduction up the ladder."""
+class Over(Expr):
+    """A reduction up the levels."""
 
-    of: Vec
-    to: Rung
+    of: Expr
+    to: Level
     how: str
-    mask: Vec | None = None
+    mask: Expr | None = None
     empty: bool = False
 
     def __post_init__(self) -> None:
         if self.how not in HOWS:
             raise LimbeckError(f"over(..., how={self.how!r}): unknown reduction; use one of {', '.join(HOWS)}.")
         if self.mask is not None:
-            expect("the mask of over", self.mask, Vec, "give a comparison or a mask such as correct")
-        if self.to < self.of.rung:
+            expect("the mask of over", self.mask, Expr, "give a comparison or a mask such as correct")
+        if self.to < self.of.level:
             raise LimbeckError(
-                f"over({self.to}): {self.of} has one value per {self.of.rung}, which is coarser; going down the ladder "
+                f"over({self.to}): {self.of} has one value per {self.of.level}, which is coarser; going down "
                 "is implicit, so leave the call out."
             )
 
     @property
-    def rung(self) -> Rung:
+    def level(self) -> Level:
         return self.to
 
     @property
-    def reach(self) -> Rung:
+    def scope(self) -> Level:
         return self.to
 
     @property
-    def children(self) -> tuple[Vec, ...]:
+    def children(self) -> tuple[Expr, ...]:
         return (self.of,) if self.mask is None else (self.of, self.mask)
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
+    def evaluate(self, hearing: EvalContext) -> Tensor:
         values = self.of.evaluate(hearing)
         mask = None
         if self.mask is not None:
-            mask = hearing.ladder.down(self.mask.evaluate(hearing), self.mask.rung, self.of.rung).bool()
-        return hearing.ladder.up(values, self.of.rung, self.to, self.how, mask, self.empty)
+            mask = hearing.levels.down(self.mask.evaluate(hearing), self.mask.level, self.of.level).bool()
+        return hearing.levels.up(values, self.of.level, self.to, self.how, mask, self.empty)
 
     def __str__(self) -> str:
         condition = "" if self.mask is None else f" where {self.mask}"
@@ -456,43 +458,43 @@ class Over(Vec):
 
 
 @dataclass(frozen=True)
-class ToGo(Vec):
+class ToGo(Expr):
     """Discounted rest of the sequence, token by token, or turn by turn where the signal has one value a turn.
 
     ``average`` divides by the number of tokens left (MiniLLM).
     """
 
-    of: Vec
+    of: Expr
     gamma: float
     strict: bool = False
     average: bool = False
 
     def __post_init__(self) -> None:
-        expect("what to_go sums", self.of, Vec, "give an expression such as log_ratio(teacher)")
+        expect("what to_go sums", self.of, Expr, "give an expression such as log_ratio(teacher)")
         if not isinstance(self.gamma, int | float) or not 0 <= self.gamma <= 1:
             raise LimbeckError(f"to_go(gamma={shown(self.gamma)}): a discount lies between 0 and 1; 0 for no future.")
 
     @property
-    def rung(self) -> Rung:
-        return Rung.TURN if self.of.rung == Rung.TURN else Rung.TOKEN
+    def level(self) -> Level:
+        return Level.TURN if self.of.level == Level.TURN else Level.TOKEN
 
     @property
-    def reach(self) -> Rung:
-        return Rung.SEQUENCE
+    def scope(self) -> Level:
+        return Level.SEQUENCE
 
     @property
-    def children(self) -> tuple[Vec, ...]:
+    def children(self) -> tuple[Expr, ...]:
         return (self.of,)
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
-        ladder = hearing.ladder
-        if self.rung == Rung.TURN:
-            return ladder.to_go(as_numbers(self.of.evaluate(hearing)), self.gamma, self.strict, Rung.TURN)
-        of_N = ladder.down(as_numbers(self.of.evaluate(hearing)), self.of.rung, Rung.TOKEN)
-        rest = ladder.to_go(of_N, self.gamma, self.strict)
+    def evaluate(self, hearing: EvalContext) -> Tensor:
+        levels = hearing.levels
+        if self.level == Level.TURN:
+            return levels.to_go(as_numbers(self.of.evaluate(hearing)), self.gamma, self.strict, Level.TURN)
+        of_N = levels.down(as_numbers(self.of.evaluate(hearing)), self.of.level, Level.TOKEN)
+        rest = levels.to_go(of_N, self.gamma, self.strict)
         if not self.average:
             return rest
-        left = ladder.record.length_B[ladder.record.seq_N] - ladder.position() + 1
+        left = levels.record.length_B[levels.record.seq_N] - levels.position() + 1
         return rest / left
 
     def __str__(self) -> str:
@@ -504,7 +506,7 @@ class ToGo(Vec):
 # ---------------------------------------------------------------- looking at expressions
 
 
-def replace_reader(of: Vec, was: Reader, now: Reader) -> Vec:
+def replace_reader(of: Expr, was: Reader, now: Reader) -> Expr:
     """The same expression with one reader in another's place (temperatures kept)."""
 
     def swap(x: Any) -> Any:
@@ -514,22 +516,22 @@ def replace_reader(of: Vec, was: Reader, now: Reader) -> Vec:
             return Blend(tuple((swap(reader), weight) for reader, weight in x.parts), x.space)
         if isinstance(x, tuple):
             return tuple(swap(item) for item in x)
-        if isinstance(x, Vec):
+        if isinstance(x, Expr):
             return type(x)(**{name: swap(value) for name, value in vars(x).items()})
         return x
 
-    swapped: Vec = swap(of)
+    swapped: Expr = swap(of)
     return swapped
 
 
-def evaluate_rows(of: Vec, known: Callable[[Vec], Tensor | None]) -> Tensor:
+def evaluate_rows(of: Expr, known: Callable[[Expr], Tensor | None]) -> Tensor:
     """A live expression on some rows of tokens: ``known`` gives every leaf and every part that is not live."""
     value = known(of)
     if value is not None:
         return value
     if not isinstance(of, Op | Clip | Slope):
         raise LimbeckError(
-            f"{of} looks at a whole {of.reach} of the live student, which a micro-batch does not hold; read old "
+            f"{of} looks at a whole {of.scope} of the live student, which a micro-batch does not hold; read old "
             "instead of student."
         )
     return of.combine([evaluate_rows(child, known) for child in of.children])

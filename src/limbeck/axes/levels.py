@@ -1,7 +1,7 @@
-"""The ladder of units: token < turn < sequence < group < batch.
+"""The levels of units: token < turn < sequence < group < batch.
 
 Down is broadcast and implicit; up is a reduction and written. This file and ``reduction`` are the only ones where axes
-vanish. (The rung ``chunk``, between token and turn, joins with the methods for other tokenisers.)
+vanish. (The level ``chunk``, between token and turn, joins with the methods for other tokenisers.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import LimbeckError, nearest, shown
 from ..types import Rollout
 
 
-class Rung(IntEnum):
+class Level(IntEnum):
     """One value per what; larger is coarser."""
 
     TOKEN = 0
@@ -30,29 +30,29 @@ class Rung(IntEnum):
         return self.name.lower()
 
 
-def as_rung(x: Rung | str) -> Rung:
-    """A rung from its name.
+def as_rung(x: Level | str) -> Level:
+    """A level from its name.
 
     Raises:
         LimbeckError: with the nearest name.
     """
-    if isinstance(x, Rung):
+    if isinstance(x, Level):
         return x
-    names = [str(r) for r in Rung]
+    names = [str(r) for r in Level]
     if not isinstance(x, str) or x.lower() not in names:
         raise LimbeckError(f"{shown(x)} is no unit of text{nearest(x, names)}; use one of {', '.join(names)}.")
-    return Rung[x.upper()]
+    return Level[x.upper()]
 
 
 HOWS = ("sum", "mean", "std", "min", "max", "any", "all", "first")
-"""How values go up the ladder."""
+"""How values go up the levels."""
 
 
 def _identity(x: Tensor) -> Tensor:
     return x
 
 
-class Ladder:
+class Levels:
     """The integer maps of one record, and how values move along them.
 
     Args:
@@ -64,33 +64,33 @@ class Ladder:
         self.record = record
         self.all_sum = all_sum
         self._sizes = {
-            Rung.TOKEN: record.n_tokens,
-            Rung.TURN: record.n_turns,
-            Rung.SEQUENCE: record.n_sequences,
-            Rung.GROUP: record.n_groups,
-            Rung.BATCH: 1,
+            Level.TOKEN: record.n_tokens,
+            Level.TURN: record.n_turns,
+            Level.SEQUENCE: record.n_sequences,
+            Level.GROUP: record.n_groups,
+            Level.BATCH: 1,
         }
 
-    def size(self, rung: Rung) -> int:
+    def size(self, level: Level) -> int:
         """How many units there are."""
-        return self._sizes[rung]
+        return self._sizes[level]
 
-    def index(self, fine: Rung, coarse: Rung) -> Tensor:
+    def index(self, fine: Level, coarse: Level) -> Tensor:
         """int64 ``[size(fine)]``: the coarse unit of each fine unit."""
-        steps = {Rung.TURN: self.record.turn_N, Rung.SEQUENCE: self.record.seq_U, Rung.GROUP: self.record.group_B}
-        if coarse == Rung.BATCH:
+        steps = {Level.TURN: self.record.turn_N, Level.SEQUENCE: self.record.seq_U, Level.GROUP: self.record.group_B}
+        if coarse == Level.BATCH:
             return torch.zeros(self.size(fine), dtype=torch.int64, device=self.record.pos_N.device)
         index = torch.arange(self.size(fine), device=self.record.pos_N.device)
-        for rung in range(fine + 1, coarse + 1):
-            index = steps[Rung(rung)][index]
+        for level in range(fine + 1, coarse + 1):
+            index = steps[Level(level)][index]
         return index
 
-    def down(self, x: Tensor, coarse: Rung, fine: Rung) -> Tensor:
+    def down(self, x: Tensor, coarse: Level, fine: Level) -> Tensor:
         """Broadcast ``[size(coarse)]`` to ``[size(fine)]``."""
         return x if coarse == fine else x[self.index(fine, coarse)]
 
     def up(
-        self, x: Tensor, fine: Rung, coarse: Rung, how: str, where: Tensor | None = None, empty: bool = False
+        self, x: Tensor, fine: Level, coarse: Level, how: str, where: Tensor | None = None, empty: bool = False
     ) -> Tensor:
         """Reduce ``[size(fine)]`` to ``[size(coarse)]``; nothing reduces to 0 (``any``: False, ``all``: True).
 
@@ -104,27 +104,27 @@ class Ladder:
             where = there if where is None else there & where
         if where is not None:
             x, index = x[where], index[where]
-        return segment(x, index, self.size(coarse), how, self.all_sum if coarse == Rung.BATCH else _identity)
+        return segment(x, index, self.size(coarse), how, self.all_sum if coarse == Level.BATCH else _identity)
 
-    def holding(self, fine: Rung, coarse: Rung = Rung.BATCH, how: str = "mean") -> Tensor | None:
+    def holding(self, fine: Level, coarse: Level = Level.BATCH, how: str = "mean") -> Tensor | None:
         """Units that hold a scored token, and so count in a reduction; None where all do.
 
         A turn without one does not count either, but what it was paid belongs to its sequence's sum.
         """
-        unit = Rung.SEQUENCE if fine == Rung.TURN and how == "sum" else fine
-        if unit == Rung.TOKEN or unit == coarse:
+        unit = Level.SEQUENCE if fine == Level.TURN and how == "sum" else fine
+        if unit == Level.TOKEN or unit == coarse:
             return None
-        there = torch.bincount(self.index(Rung.TOKEN, unit), minlength=self.size(unit)) > 0
+        there = torch.bincount(self.index(Level.TOKEN, unit), minlength=self.size(unit)) > 0
         if bool(there.all()):
             return None
         return there if unit == fine else there[self.index(fine, unit)]
 
-    def to_go(self, x: Tensor, gamma: float, strict: bool, rung: Rung = Rung.TOKEN) -> Tensor:
+    def to_go(self, x: Tensor, gamma: float, strict: bool, level: Level = Level.TOKEN) -> Tensor:
         """Discounted sum over the rest of the sequence: ``sum_{s >= t} gamma^(s-t) x_s`` (``strict``: s > t only).
 
-        Over its tokens, or over its turns where ``rung`` says so.
+        Over its tokens, or over its turns where ``level`` says so.
         """
-        place, padded = self._padded(x, rung)
+        place, padded = self._padded(x, level)
         total = torch.zeros_like(padded[:, 0])
         out = torch.zeros_like(padded)
         for t in range(padded.shape[1] - 1, -1, -1):
@@ -142,9 +142,9 @@ class Ladder:
         """1-based place of each turn in its sequence, int64 ``[U]``."""
         return _place(self.record.seq_U, self.record.n_sequences)
 
-    def _padded(self, x: Tensor, rung: Rung) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    def _padded(self, x: Tensor, level: Level) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """``x`` as ``[B, T]`` with zeros, and the places of its units in it; lives only inside ``to_go``."""
-        seq, at = (self.record.seq_N, self.position()) if rung == Rung.TOKEN else (self.record.seq_U, self.turn())
+        seq, at = (self.record.seq_N, self.position()) if level == Level.TOKEN else (self.record.seq_U, self.turn())
         place = (seq, at - 1)
         padded = x.new_zeros(self.record.n_sequences, int(at.max()) if at.numel() else 1)
         padded[place] = x

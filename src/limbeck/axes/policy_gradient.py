@@ -12,10 +12,10 @@ from torch import Tensor
 from ..errors import LimbeckError, expect, nearest, number
 from ..math.divergence import Divergence, fkl, rkl
 from ..math.statistic import LogProb
-from .expression import Vec, replace_reader
+from .expression import Expr, replace_reader
 from .leaves import Read
-from .levels import Rung
-from .reader import Law, Reader, old
+from .levels import Level
+from .reader import Reader, TargetReader, old
 from .signal import LOG_RATIO_LIMIT, logp
 from .surrogate import Rows, Surrogate
 
@@ -27,7 +27,7 @@ _KINDS = ("reinforce", "ratio", "clip", "cispo")
 
 @dataclass(frozen=True)
 class Policy(Surrogate):
-    r"""A policy gradient; A is the told signal, rho = pi / base with its gradient.
+    r"""A policy gradient; A is the signal, rho = pi / base with its gradient.
 
     * ``reinforce``: :math:`-A \log\pi`
     * ``ratio``: :math:`-\rho A`
@@ -41,7 +41,7 @@ class Policy(Surrogate):
     kind: str
     lo: float = 0.0
     hi: float = 0.0
-    against: Vec = OLD
+    against: Expr = OLD
     pool: str = "token"
     dual: float | None = None
     cap: float | None = None
@@ -52,7 +52,7 @@ class Policy(Surrogate):
             raise LimbeckError(f"policy({self.kind!r}): unknown kind{nearest(self.kind, _KINDS)}; use one of {known}.")
         if self.pool not in ("token", "sequence"):
             raise LimbeckError(f"policy(pool={self.pool!r}): a ratio is pooled per token or per sequence.")
-        expect("base of policy", self.against, Vec, "give log-probs, for instance logp(writer)")
+        expect("base of policy", self.against, Expr, "give log-probs, for instance logp(writer)")
         for name in ("lo", "hi"):  # infinite: no bound on that side
             number(f"{name} of {self.kind} (the range is 1 - lo to 1 + hi)", getattr(self, name), 0, ends=True)
         for name in ("dual", "cap"):
@@ -60,15 +60,15 @@ class Policy(Surrogate):
                 number(f"{name} of {self.kind}", getattr(self, name), 1)
 
     @property
-    def reach(self) -> Rung:
-        return Rung.TOKEN if self.pool == "token" else Rung.SEQUENCE
+    def scope(self) -> Level:
+        return Level.TOKEN if self.pool == "token" else Level.SEQUENCE
 
     @property
     def linear(self) -> bool:
         return self.kind != "clip"
 
     @property
-    def base(self) -> Vec | None:
+    def base(self) -> Expr | None:
         return None if self.kind == "reinforce" else self.against
 
     def with_reader(self, was: Reader, now: Reader) -> Policy:
@@ -80,9 +80,9 @@ class Policy(Surrogate):
             log_ratio = rows.mean(log_ratio)[rows.seq_n]
         return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
 
-    def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
-        assert told is not None
-        A, logq = told, live[0]
+    def loss(self, live: Sequence[Tensor], signal: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
+        assert signal is not None
+        A, logq = signal, live[0]
         if self.kind == "reinforce":
             return -A * logq
         assert base is not None
@@ -114,29 +114,29 @@ class SampledLoss(Surrogate):
     estimator: str
     row: Divergence
     ratio: bool = False
-    against: Vec = OLD
+    against: Expr = OLD
 
     @property
-    def base(self) -> Vec | None:
+    def base(self) -> Expr | None:
         return self.against if self.ratio else None
 
     def with_reader(self, was: Reader, now: Reader) -> SampledLoss:
         return replace(self, against=replace_reader(self.against, was, now))
 
-    def check(self, signal: Vec | Law) -> None:
+    def check(self, signal: Expr | TargetReader) -> None:
         super().check(signal)
         if not (isinstance(signal, Read) and isinstance(signal.statistic, LogProb)):
             raise LimbeckError(f"{self} compares log-probs at the sampled token: tell it logp(reader), not {signal}.")
         if signal.reader.key in ("student", "synced(1)") and signal.reader.tau == 1.0:
             raise LimbeckError(
-                f"{self} was told {signal}, the student itself, so there is nothing to learn; name another reader, or "
+                f"{self} was given {signal}, the student itself, so there is nothing to learn; name another reader, or "
                 "give it a context that the student does not see: student.given(feedback)."
             )
 
-    def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
+    def loss(self, live: Sequence[Tensor], signal: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
         del rows
-        assert told is not None
-        value = self.row.potential(live[0] - told)
+        assert signal is not None
+        value = self.row.potential(live[0] - signal)
         if base is None:
             return value
         return (live[0] - base).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp() * value
@@ -152,7 +152,7 @@ def policy(
     kind: str,
     lo: float = 0.0,
     hi: float = 0.0,
-    base: Vec | None = None,
+    base: Expr | None = None,
     pool: str = "token",
     dual: float | None = None,
     cap: float | None = None,
@@ -164,7 +164,7 @@ def policy(
 def clip(
     lo: float,
     hi: float | None = None,
-    base: Vec | None = None,
+    base: Expr | None = None,
     pool: str = "token",
     dual: float | None = None,
     cap: float | None = None,
@@ -179,7 +179,7 @@ def cispo(lo: float = math.inf, hi: float = 4.0) -> Policy:
 
 
 reinforce = Policy("reinforce")
-"""−A log π. Told 1 it is the negative log-likelihood."""
+"""−A log π. RenderedContext 1 it is the negative log-likelihood."""
 ratio = Policy("ratio")
 """−ρ A, unclipped."""
 

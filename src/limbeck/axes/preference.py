@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import LimbeckError, number
 from ..math.divergence import Divergence, as_divergence, rkl
-from .expression import Vec, replace_reader, vec
-from .levels import Rung, segment
+from .expression import Expr, expr, replace_reader
+from .levels import Level, segment
 from .reader import Reader
 from .signal import length, logp
 from .surrogate import Rows, Surrogate
@@ -20,7 +20,7 @@ from .surrogate import Rows, Surrogate
 
 @dataclass(frozen=True)
 class Contrast(Surrogate):
-    r"""Cross-entropy of the told distribution over the members of a group with the softmax of their scores.
+    r"""Cross-entropy of the signal's distribution over the members of a group with the softmax of their scores.
 
     :math:`-\sum_i q_i \log\mathrm{softmax}_i(s_i / \tau - \text{margin}\, q_i)`, with
     :math:`s_i = f'(\pi/\pi_{base})` of the sequence (the log-ratio for reverse KL, which is DPO), or the mean log-prob
@@ -28,7 +28,7 @@ class Contrast(Surrogate):
     """
 
     tau: float = 1.0
-    against: Vec | None = None
+    against: Expr | None = None
     margin: float = 0.0
     length: bool = False
     score: Divergence = rkl
@@ -41,34 +41,34 @@ class Contrast(Surrogate):
             raise LimbeckError(f"contrast(score={self.score}): its slope is flat, so nothing would be learnt; use rkl.")
 
     @property
-    def hears(self) -> Rung:
-        return Rung.SEQUENCE
+    def signal_level(self) -> Level:
+        return Level.SEQUENCE
 
     @property
-    def gives(self) -> Rung:
-        return Rung.GROUP
+    def loss_level(self) -> Level:
+        return Level.GROUP
 
     @property
-    def reach(self) -> Rung:
-        return Rung.GROUP
+    def scope(self) -> Level:
+        return Level.GROUP
 
     @property
     def linear(self) -> bool:
         return self.margin == 0
 
     @property
-    def base(self) -> Vec | None:
+    def base(self) -> Expr | None:
         return self.against
 
-    def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
-        assert told is not None
+    def loss(self, live: Sequence[Tensor], signal: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
+        assert signal is not None
         log_u_n = live[0] if base is None else live[0] - base
         log_u_B = rows.mean(log_u_n) if self.length else rows.sum(log_u_n)
-        logit_B = self.score.slope(log_u_B) / self.tau - self.margin * told
+        logit_B = self.score.slope(log_u_B) / self.tau - self.margin * signal
         groups, G = rows.group_B, int(rows.group_B[-1]) + 1 if rows.group_B.numel() else 0
         top_G = segment(logit_B.detach(), groups, G, "max")
         log_total_G = segment((logit_B - top_G[groups]).exp(), groups, G, "sum").log() + top_G
-        return -segment(told * (logit_B - log_total_G[groups]), groups, G, "sum")
+        return -segment(signal * (logit_B - log_total_G[groups]), groups, G, "sum")
 
     def __str__(self) -> str:
         parts = [f"τ={self.tau:g}"]
@@ -83,27 +83,27 @@ class Contrast(Surrogate):
 class Logistic(Surrogate):
     r"""Binary classification of sequences by log-ratio: :math:`-\log\sigma(\pm(\beta\log\pi/\pi_{base} - \delta))`.
 
-    The sign is the told label's, +1 or -1. BCO, KTO, and VPD's E-step.
+    The sign is the label's, +1 or -1. BCO, KTO, and VPD's E-step.
     """
 
     beta: float
-    against: Vec
-    shift: Vec
+    against: Expr
+    shift: Expr
 
     @property
-    def hears(self) -> Rung:
-        return Rung.SEQUENCE
+    def signal_level(self) -> Level:
+        return Level.SEQUENCE
 
     @property
-    def gives(self) -> Rung:
-        return Rung.SEQUENCE
+    def loss_level(self) -> Level:
+        return Level.SEQUENCE
 
     @property
-    def reach(self) -> Rung:
-        return Rung.SEQUENCE
+    def scope(self) -> Level:
+        return Level.SEQUENCE
 
     @property
-    def base(self) -> Vec:
+    def base(self) -> Expr:
         """The shift is spread over the tokens of a sequence, so that one base holds both."""
         return self.against + self.shift / (self.beta * length.clip(lo=1.0))
 
@@ -114,21 +114,21 @@ class Logistic(Surrogate):
             shift=replace_reader(self.shift, was, now),
         )
 
-    def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
-        assert told is not None
+    def loss(self, live: Sequence[Tensor], signal: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
+        assert signal is not None
         assert base is not None
         margin_B = self.beta * rows.sum(live[0] - base)
-        return -torch.nn.functional.logsigmoid(told.sign() * margin_B)
+        return -torch.nn.functional.logsigmoid(signal.sign() * margin_B)
 
     def __str__(self) -> str:
         return f"logistic(β={self.beta:g}, base={self.against}, δ={self.shift})"
 
 
-def logistic(beta: float, base: Vec, shift: Vec | float = 0.0) -> Logistic:
+def logistic(beta: float, base: Expr, shift: Expr | float = 0.0) -> Logistic:
     """Classify sequences labelled +1 or -1 by beta times their log-ratio to a base, less a shift (a batch value)."""
     if not (beta > 0 and math.isfinite(beta)):
         raise LimbeckError(f"logistic(beta={beta}): the scale of the log-ratio must be positive.")
-    return Logistic(beta, base, vec(shift))
+    return Logistic(beta, base, expr(shift))
 
 
 def contrast(
@@ -138,5 +138,5 @@ def contrast(
     length: bool = False,
     score: Divergence | str | None = None,
 ) -> Contrast:
-    """Preferences over a group; DPO is ``contrast(tau=1 / beta, base=ref)`` told the labels (1, 0)."""
+    """Preferences over a group; DPO is ``contrast(tau=1 / beta, base=ref)`` with the labels (1, 0)."""
     return Contrast(tau, None if base is None else logp(base), margin, length, as_divergence(score or rkl))

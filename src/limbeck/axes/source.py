@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..errors import LimbeckError, expect, number, whole
 from ..types import DATA, STUDENT, TEACHER
 from .context import Context
-from .expression import Need, Vec
+from .expression import Expr, Need
 from .reader import Blend, Reader, student
 from .scalar import Scalar, scalar
 
@@ -275,7 +275,7 @@ class Derived(Source):
         return (self.source,)
 
 
-def refuse_unjudged(kind: str, looks: Sequence[Vec], source: Source) -> None:
+def refuse_unjudged(kind: str, looks: Sequence[Expr], source: Source) -> None:
     """Raise where a choice among responses looks at rewards that nothing gives."""
     for v in looks:
         if not source.verified and v.fields & {"reward", "correct"}:
@@ -289,16 +289,16 @@ class Resample(Derived):
 
     Attributes:
         source: who writes.
-        until: a Vec per group; groups where it is false are dropped.
+        until: an Expr per group; groups where it is false are dropped.
         rounds: at most so many tries to fill a batch; then it trains on what there is (ours: 4).
     """
 
-    until: Vec
+    until: Expr
     rounds: int = 4
 
     def __post_init__(self) -> None:
         expect("the source of resample", self.source, Source, "give one such as sample(n=8)")
-        expect("until of resample", self.until, Vec, "give a mask such as ~(all_wrong | all_right)")
+        expect("until of resample", self.until, Expr, "give a mask such as ~(all_wrong | all_right)")
         whole("rounds of resample", self.rounds, 1)
         refuse_unjudged("resample", (self.until,), self.source)
 
@@ -345,6 +345,6 @@ def either(chance: Scalar | float | str, a: Source, b: Source) -> Source:
     return a if coin == scalar(1.0) else Either(coin, a, b)
 
 
-def resample(source: Source, until: Vec) -> Resample:
+def resample(source: Source, until: Expr) -> Resample:
     """Dynamic sampling: keep writing until the groups satisfy a condition."""
     return Resample(source, until)

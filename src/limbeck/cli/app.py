@@ -192,12 +192,12 @@ def stoppable(out: Path, record: str = "run.json", go_on: str = "") -> Iterator[
 def _sigterm_is_heard() -> Iterator[None]:
     """SIGTERM raises inside; a second one ends the process, should the first be stuck."""
 
-    def hear(*_: object) -> None:
+    def on_sigterm(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise _Terminated
 
     try:
-        before = signal.signal(signal.SIGTERM, hear)
+        before = signal.signal(signal.SIGTERM, on_sigterm)
     except ValueError:  # only the main thread may ask for signals
         yield
         return

@@ -29,13 +29,13 @@ from .config import RunConfig
 from .forecast import too_short, unfamiliar
 from .models.chat import template_file
 from .models.checks import checkpointing, hold_in_full, losses_left_out, refuse_chance, refuse_quantised
-from .models.following import Shadow
+from .models.following import FollowingModel
 from .models.generate import check_writing
 from .models.policy import Policy, add_lora, freeze, load_policy, own_end, share_vocabulary, speaking
 from .prompt_checks import check_prompts
-from .prompt_stream import Feed
+from .prompt_stream import PromptStream
 from .scoring.templates import read_template
-from .session import Desk, Workshop
+from .session import Desk, Session
 from .storage import provenance as lineage
 
 Models = Mapping[str, PreTrainedModel]
@@ -79,7 +79,7 @@ def accelerator_for(precision: str, cpu: bool, **own: Any) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=cpu, **own)
 
 
-def open_workshop(
+def open_session(
     config: RunConfig,
     method: Method,
     tasks: dict[str, Task],
@@ -87,7 +87,7 @@ def open_workshop(
     accelerator: Accelerator,
     tell: Callable[[str], None] = lambda _: None,
     learns: bool = True,
-) -> Workshop:
+) -> Session:
     """Load the models, check that they belong together, and lay everything ready.
 
     Args:
@@ -110,21 +110,21 @@ def open_workshop(
     if config.gradient_checkpointing:
         checkpointing(policies["student"].model)
     refuse_chance(policies["student"].model, f"student={policies['student'].name!r}")
-    shadows = _shadows(method, policies)
+    followers = _followers(method, policies)
     desk = _desk(config, method, tasks, policies, accelerator)
     read = check_prompts(desk, config, data_names(method) if learns else (), tell, learns)
-    return Workshop(config, method, accelerator, policies, desk, shadows, tuple(read))
+    return Session(config, method, accelerator, policies, desk, followers, tuple(read))
 
 
-def _shadows(method: Method, policies: dict[str, Policy]) -> dict[str, Shadow]:
+def _followers(method: Method, policies: dict[str, Policy]) -> dict[str, FollowingModel]:
     """Weights that follow the student, because a reader names them; what is synced at every batch is the student."""
     named = set(method.views) | {r for s in method.sources.values() for r, _ in s.needs}
-    shadows = {}
+    followers = {}
     for reader in sorted(named, key=str):
-        if reader.follow is not None and reader.role != "synced(1)" and reader.role not in shadows:
-            shadows[reader.role] = Shadow(policies["student"], reader.role, reader.follow)
-            policies[reader.role] = freeze(shadows[reader.role].policy)
-    return shadows
+        if reader.follow is not None and reader.role != "synced(1)" and reader.role not in followers:
+            followers[reader.role] = FollowingModel(policies["student"], reader.role, reader.follow)
+            policies[reader.role] = freeze(followers[reader.role].policy)
+    return followers
 
 
 def _refuse_frozen(student: Policy) -> None:
@@ -135,17 +135,17 @@ def _refuse_frozen(student: Policy) -> None:
         )
 
 
-def notices(shop: Workshop) -> list[str]:
+def notices(session: Session) -> list[str]:
     """What is allowed and worth knowing before the first step."""
-    student, teacher = shop.student, shop.policies.get("teacher")
+    student, teacher = session.student, session.policies.get("teacher")
     few = [
-        *shop.read,
-        *few_problems(shop.desk.tasks["task"], shop.config.eval_size),
-        *lineage.consistency(shop.method, shop.policies),
+        *session.read,
+        *few_problems(session.desk.tasks["task"], session.config.eval_size),
+        *lineage.consistency(session.method, session.policies),
     ]
-    few += [*too_short(shop.desk), *unfamiliar(shop.desk, shop.config)]
-    few += [*same_for_all(shop.method, shop.desk.blocks), *lacking(shop.method, shop.desk.tasks["task"])]
-    return [*few, *_of_models(shop), *_ends(student, teacher)]
+    few += [*too_short(session.desk), *unfamiliar(session.desk, session.config)]
+    few += [*same_for_all(session.method, session.desk.blocks), *lacking(session.method, session.desk.tasks["task"])]
+    return [*few, *_of_models(session), *_ends(student, teacher)]
 
 
 def _ends(student: Policy, teacher: Policy | None) -> list[str]:
@@ -176,15 +176,15 @@ def _ends(student: Policy, teacher: Policy | None) -> list[str]:
     ]
 
 
-def _of_models(shop: Workshop) -> list[str]:
+def _of_models(session: Session) -> list[str]:
     """A word on models that are not trained or read quite as they were given."""
-    student, notes = shop.student, []
+    student, notes = session.student, []
     if student.was is not None:
         notes.append(
             f"note: the student's weights were given in {str(student.was).removeprefix('torch.')}, in which most of "
             "them would not move; the object now holds them in float32."
         )
-    for role, policy in shop.policies.items():
+    for role, policy in session.policies.items():
         if policy.adapter:
             kept = " and trained on" if role == "student" else ""
             notes.append(f"note: {role}={policy.name!r} is an adapter; it is merged into its base model{kept}.")
@@ -267,11 +267,11 @@ def _desk(
             raise LimbeckError(
                 f"the training split of {name}={task.name!r} is empty; give data with at least one line."
             )
-    feeds = {name: Feed(task.train, config.seed, rank, world) for name, task in tasks.items()}
+    streams = {name: PromptStream(task.train, config.seed, rank, world) for name, task in tasks.items()}
     desk = Desk(
         policies,
         tasks,
-        feeds,
+        streams,
         config.max_tokens,
         config.generate_batch,
         config.micro_tokens,
@@ -284,6 +284,6 @@ def _desk(
         skip_overlong=config.skip_overlong,
     )
     if config.skip_overlong:
-        for feed in feeds.values():
-            feed.fits = desk.fits
+        for stream in streams.values():
+            stream.fits = desk.fits
     return desk

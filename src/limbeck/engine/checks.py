@@ -127,7 +127,7 @@ def _check_columns(config: RunConfig, method: Method, task: Task) -> None:
     made = {name for part in parts if isinstance(part, Recast) for name, _ in part.carry}
     made |= {name for c in method.contexts for name in (c.column, *(ask.name for ask in c.asks))}
     made |= {stored(part.score) for part in parts if isinstance(part, Once) and part.score is not None}
-    nodes = [node for _, term in method.parts for v in term.vecs for node in v.walk()]
+    nodes = [node for _, term in method.parts for v in term.exprs for node in v.walk()]
     asked = {node.name for node in nodes if isinstance(node, Column)}
     for name in sorted(asked - made):
         raise LimbeckError(
@@ -135,7 +135,7 @@ def _check_columns(config: RunConfig, method: Method, task: Task) -> None:
             f"carry=...)), or leave it out: {task.name!r} cannot give it."
         )
     tagged = {
-        node.column for _, term in method.parts for v in term.vecs for node in v.walk() if isinstance(node, Tagged)
+        node.column for _, term in method.parts for v in term.exprs for node in v.walk() if isinstance(node, Tagged)
     }
     for name in sorted(tagged if data_names(method) <= {"task"} else ()):
         lacks = next((prompt for prompt in _looked_at(task) if name not in prompt.columns), None)
@@ -326,7 +326,7 @@ def _same(name: str | None, student: str) -> bool:
 
 def _targets(term: Term, method: Method) -> list[Reader]:
     """Whom a term compares the student with: the views it reads, and those whose log-probs its source stores."""
-    columns = {node.name for v in term.vecs for node in v.walk() if isinstance(node, Column)}
+    columns = {node.name for v in term.exprs for node in v.walk() if isinstance(node, Column)}
     kept = [part.score for part in method.sources_within if isinstance(part, Once)]
     heard = [reader for reader in kept if reader is not None and stored(reader) in columns]
     return [reader for reader, _ in term.needs if reader.key not in CLOCKS] + heard
@@ -335,7 +335,7 @@ def _targets(term: Term, method: Method) -> list[Reader]:
 def _silent(term: Term, same: set[str], method: Method) -> bool:
     """Whether a term compares the student with nothing but itself."""
     views = _targets(term, method)
-    judged = any({"reward", "correct", "label"} & v.fields for v in term.vecs)
+    judged = any({"reward", "correct", "label"} & v.fields for v in term.exprs)
     return bool(views) and not judged and all(_shows_nothing(reader, same) for reader in views)
 
 

@@ -13,20 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..axes.levels import Ladder
+from ..axes.levels import Levels
 from ..axes.source import Sample, sample
 from ..errors import LimbeckError, shown
 from ..evaluate import pass_at_k, ratio_interval, wilson
-from ..kernels.tiles import Ask, statistics
+from ..kernels.tiles import StatisticRequest, statistics
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
 from ..space.method import Method
 from ..tasks import Task
 from ..types import DATA, STUDENT, TEACHER, Dense, Hidden, Prompt, Rollout
-from .models.generate import Law, generate
+from .models.generate import SamplingPolicy, generate
 from .models.policy import Policy
 from .rollout.episodes import played
-from .rollout.sources import pen_for, sampled
+from .rollout.sources import sampled, writer_for
 from .rollout.trajectory import assemble, single
 from .rollout.writer import judge, refuse_all_dead
 from .scoring.contexts import last_text
@@ -120,12 +120,12 @@ class Evaluator:
             return []
         return unsolved(self.newest, self.teacher_accuracy(), self.desk.max_tokens, bool(method.fields & JUDGED))
 
-    def _greedy(self, writer: Policy, author: int) -> Rollout:
-        law = Law(((writer, 1.0),), tau=0.0)
+    def _greedy(self, policy: Policy, author: int) -> Rollout:
+        law = SamplingPolicy(((policy, 1.0),), tau=0.0)
         if "episodes" in self.task.serves:
-            pen = pen_for(self.desk, len(self.prompts), 0)
-            groups = played(Sample(), pen, self.prompts, law)
-            refuse_all_dead(pen, groups, "of the evaluation")
+            writer = writer_for(self.desk, len(self.prompts), 0)
+            groups = played(Sample(), writer, self.prompts, law)
+            refuse_all_dead(writer, groups, "of the evaluation")
             return assemble(groups, "main")
         ids = [self.desk.prompt_ids(p) for p in self.prompts]
         texts = generate(law, ids, self.desk.max_tokens, self.desk.batch)
@@ -205,7 +205,7 @@ class Evaluator:
 
     def pass_at(self, samples: int, ks: Sequence[int]) -> dict[int, float]:
         """pass@k from sampled responses (Chen et al. 2021)."""
-        groups = sampled(sample(n=samples), pen_for(self.desk, len(self.prompts), 0), self.prompts)
+        groups = sampled(sample(n=samples), writer_for(self.desk, len(self.prompts), 0), self.prompts)
         counts = np.array([sum(row.correct for row in group) for group in groups])  # a broken episode has failed
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
 
@@ -260,7 +260,7 @@ def unsolved(measured: Mapping[str, Any], teacher: Mapping[str, Any], max_tokens
 
 def by_turn(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """What grows or falls along an episode: token means of each turn, and how many episodes got to it."""
-    place_U = Ladder(record).turn() - 1
+    place_U = Levels(record).turn() - 1
     turn_N, K = place_U[record.turn_N], int(place_U.max()) + 1
     count_K = torch.bincount(turn_N, minlength=K)
     out = {"episodes_by_turn": [float(x) for x in torch.bincount(place_U, minlength=K)]}
@@ -289,10 +289,13 @@ def _turns(record: Rollout, b: int, tokenizer: Any) -> dict[str, Any]:
 def _ask(carrier: Dense | Hidden, part: Rollout, target: Dense | Hidden | None) -> dict[str, Tensor]:
     device = carrier.logits_NV.device if isinstance(carrier, Dense) else carrier.hidden_NH.device
     token_N = part.token_N.to(device)
-    asks = {"logp": Ask(LogProb()), "entropy": Ask(Entropy())}
+    asks = {"logp": StatisticRequest(LogProb()), "entropy": StatisticRequest(Entropy())}
     if target is not None:
-        asks |= {"kl_reverse": Ask(Distance(rkl), None, target), "kl_forward": Ask(Distance(fkl), None, target)}
+        asks |= {
+            "kl_reverse": StatisticRequest(Distance(rkl), None, target),
+            "kl_forward": StatisticRequest(Distance(fkl), None, target),
+        }
     out = dict(zip(asks, statistics(detached(carrier), token_N, list(asks.values())), strict=True))
     if target is not None:
-        out["teacher_logp"] = statistics(target, token_N, [Ask(LogProb())])[0]
+        out["teacher_logp"] = statistics(target, token_N, [StatisticRequest(LogProb())])[0]
     return out

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import model_card as card
 from .models.policy import keep_format
-from .session import Workshop
+from .session import Session
 from .storage import provenance as lineage
 from .storage.atomic import whole_folder
 
@@ -33,21 +33,21 @@ class Result:
     student: Path
 
 
-def export(shop: Workshop, out: Path) -> None:
+def export(session: Session, out: Path) -> None:
     """Write the student in Hugging Face format, adapters merged, and adapters in a folder of their own besides."""
-    student = shop.student
+    student = session.student
     model = student.model
-    if shop.config.lora_rank:
+    if session.config.lora_rank:
         with whole_folder(out / "adapter") as folder:
             model.save_pretrained(folder)
-            card.finish(folder, shop, out, adapter=True)
+            card.finish(folder, session, out, adapter=True)
         model = model.merge_and_unload()
     keep_format(student, model)
     with whole_folder(out / "student") as folder:
         model.save_pretrained(folder)
         student.tokenizer.save_pretrained(folder)
-        lineage.write(folder, shop.method, shop.policies)
-        card.finish(folder, shop, out)
+        lineage.write(folder, session.method, session.policies)
+        card.finish(folder, session, out)
 
 
 class Swapped:

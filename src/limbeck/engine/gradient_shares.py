@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import torch
 
-from ..loss.terms import Heard, loss
+from ..loss.terms import Prepared, loss
 from ..space.method import Method
 from ..types import Dense, Hidden
 from .scoring.forward import detached
 
 
-def add_pulls(method: Method, micro: Heard, live: Dense | Hidden, squares: dict[str, float]) -> None:
+def add_pulls(method: Method, micro: Prepared, live: Dense | Hidden, squares: dict[str, float]) -> None:
     """Add each term's squared gradient on a micro-batch to ``squares``, by the term's name, its coefficient included.
 
     The gradient is the one with respect to the student's last hidden states (its logits, where it has no head of its

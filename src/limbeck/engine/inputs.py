@@ -11,7 +11,7 @@ from typing import Any
 from ..space.registry import REGISTRY
 from ..tasks import Task
 from .config import RunConfig
-from .session import Workshop
+from .session import Session
 from .storage.fingerprint import as_bytes, of_spec, of_task
 
 
@@ -36,42 +36,42 @@ def before_loading(config: RunConfig, tasks: Mapping[str, Task], objects: Collec
     }
 
 
-def of_run(shop: Workshop, tensors: Mapping[str, str], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def of_run(session: Session, tensors: Mapping[str, str], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """All inputs of a run that is open, for ``run.json``.
 
     ``{"data": {name: {name, train, test, digest}}, "models": {role: {by, digest, files}}, "chat_template": text,
     "teacher_template": text or None, "contexts": {name: text}, "generation": {...}, "code": {file name: text}}``
 
     Args:
-        shop: before its first step.
+        session: before its first step.
         tensors: digests of models that were objects, whose weights no folder need hold, by role.
         known: what ``before_loading`` gave.
     """
-    known = known or before_loading(shop.config, shop.desk.tasks, tensors)
-    student = shop.student
-    late = {role: of_spec(spec, role) for role, spec in specs(shop.config).items() if role not in tensors}
+    known = known or before_loading(session.config, session.desk.tasks, tensors)
+    student = session.student
+    late = {role: of_spec(spec, role) for role, spec in specs(session.config).items() if role not in tensors}
     models = {**known["models"], **{role: told for role, told in late.items() if told}}
     models |= {role: {"by": "tensors", "digest": digest} for role, digest in tensors.items()}
     generation = student.model.generation_config
     told = generation.to_diff_dict() if generation is not None else {}
-    teacher = shop.policies["teacher"] if "teacher" in shop.desk.formats else None
+    teacher = session.policies["teacher"] if "teacher" in session.desk.formats else None
     inputs = {
         "data": known["data"],
         "models": models,
         "chat_template": student.template or student.tokenizer.chat_template,
         "teacher_template": teacher and (teacher.template or teacher.tokenizer.chat_template),
-        "contexts": dict(shop.desk.blocks),
+        "contexts": dict(session.desk.blocks),
         "generation": {k: v for k, v in told.items() if not k.startswith("_") and k != "transformers_version"},
-        "code": _code(shop),
+        "code": _code(session),
     }
     return dict(json.loads(as_bytes(inputs)))
 
 
-def _code(shop: Workshop) -> dict[str, str]:
+def _code(session: Session) -> dict[str, str]:
     """The user's own files that define the method and the tasks, by name."""
-    recipe = REGISTRY.get(shop.config.method)
+    recipe = REGISTRY.get(session.config.method)
     out = {}
-    for thing in (recipe.factory if recipe else None, *(type(task) for task in shop.desk.tasks.values())):
+    for thing in (recipe.factory if recipe else None, *(type(task) for task in session.desk.tasks.values())):
         try:
             file = Path(inspect.getsourcefile(thing) or "")  # type: ignore[arg-type]
             if not getattr(thing, "__module__", "").startswith("limbeck.") and file.is_file():

@@ -11,7 +11,7 @@ from rich.console import Console
 from ..errors import LimbeckError
 from ..tasks import load_task
 from ..terminal import screen
-from .build import accelerator_for, build_method, few_problems, open_workshop
+from .build import accelerator_for, build_method, few_problems, open_session
 from .config import checked
 from .evaluation import Evaluator
 
@@ -59,11 +59,11 @@ def evaluate(
         raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {task!r} has none; give answers.")
     quiet = screen(console, stderr=True)
     with quiet.status("measuring"):
-        shop = open_workshop(config, build_method(config), tasks, {}, accelerator_for("no", cpu), learns=False)
-        evaluator = Evaluator(shop.desk, size, config.micro_tokens)
+        session = open_session(config, build_method(config), tasks, {}, accelerator_for("no", cpu), learns=False)
+        evaluator = Evaluator(session.desk, size, config.micro_tokens)
         if not evaluator.prompts:
             raise LimbeckError(f"{task!r} holds out no problem (size is {size}); give more of them, or test_path=FILE.")
-        for sentence in (*shop.read, *few_problems(tasks["task"], size)):
+        for sentence in (*session.read, *few_problems(tasks["task"], size)):
             quiet.print(sentence, style="yellow", highlight=False)
         out = evaluator.measure()
         if samples > 1:

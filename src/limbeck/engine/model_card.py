@@ -16,7 +16,7 @@ from ..tasks.base import found
 from .config import RunConfig
 from .inputs import specs
 from .models import hub
-from .session import Workshop
+from .session import Session
 from .storage.atomic import write_json, write_text
 from .storage.provenance import shown
 from .storage.run_log import read_run
@@ -25,21 +25,21 @@ _ELSEWHERE = ("method", "arguments", "student", "teacher", "ref", "others", "tas
 """Settings that the card tells in a sentence of their own, or that decide nothing."""
 
 
-def finish(folder: Path, shop: Workshop, out: Path, *, adapter: bool = False) -> None:
+def finish(folder: Path, session: Session, out: Path, *, adapter: bool = False) -> None:
     """Write ``README.md`` into a folder of weights, and call models in its JSON files by name instead of by path.
 
     Args:
         folder: of the student, or of its adapters.
-        shop: of the run.
+        session: of the run.
         out: folder of the run.
         adapter: the folder holds adapters, and not the whole student.
     """
     run = read_run(out)
-    paths = {p: shown(p) for spec in specs(shop.config).values() for p in _written_as(spec)}
+    paths = {p: shown(p) for spec in specs(session.config).values() for p in _written_as(spec)}
     for file in folder.glob("*.json"):
         if file.name.endswith(("config.json", "tokenizer.json")):
             _call_by_name(file, paths)
-    write_text(folder / "README.md", _text(shop, run, _numbers(out), adapter))
+    write_text(folder / "README.md", _text(session, run, _numbers(out), adapter))
 
 
 def _written_as(spec: str) -> set[str]:
@@ -71,21 +71,21 @@ def _call_by_name(file: Path, paths: Mapping[str, str]) -> None:
 # ---------------------------------------------------------------- the card
 
 
-def _text(shop: Workshop, run: Mapping[str, Any], numbers: str, adapter: bool) -> str:
+def _text(session: Session, run: Mapping[str, Any], numbers: str, adapter: bool) -> str:
     parts = [
-        f"---\n{_front(shop, run, adapter).to_yaml()}\n---",
+        f"---\n{_front(session, run, adapter).to_yaml()}\n---",
         f"# {run.get('title') or run.get('method')}: {shown(str(run.get('student')))}, trained further",
-        _origin(shop, run),
+        _origin(session, run),
         numbers,
-        "## How to load it\n\n" + _loading(shop, adapter),
-        "## How it was trained\n\n" + _training(shop.config, run),
+        "## How to load it\n\n" + _loading(session, adapter),
+        "## How it was trained\n\n" + _training(session.config, run),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front(shop: Workshop, run: Mapping[str, Any], adapter: bool) -> ModelCardData:
+def _front(session: Session, run: Mapping[str, Any], adapter: bool) -> ModelCardData:
     """The machine-readable head; only names that the hub knows are given as the hub's."""
-    student = shop.config.student
+    student = session.config.student
     base = student if hub.named(student) and "student" not in _objects(run) else None
     return ModelCardData(
         base_model=base,
@@ -113,17 +113,17 @@ def _license(student: str) -> str | None:
     return said if isinstance(said, str) else None
 
 
-def _origin(shop: Workshop, run: Mapping[str, Any]) -> str:
+def _origin(session: Session, run: Mapping[str, Any]) -> str:
     """From what, by whom, on which data, by which method."""
-    own = [r for r in shop.method.roles if r in shop.config.others or r == "teacher"]
-    taught = [f"`{shown(shop.policies[r].name)}`" for r in own if r in shop.policies]
+    own = [r for r in session.method.roles if r in session.config.others or r == "teacher"]
+    taught = [f"`{shown(session.policies[r].name)}`" for r in own if r in session.policies]
     by = f", taught by {' and '.join(taught)}" if taught else ""
     data = run.get("inputs", {}).get("data", {})
     told = [f"`{d['name']}` ({d['train']:,} prompts, {d['test']:,} held out)" for d in data.values()]
     method = run.get("title") or run.get("method")
     paper = f" ({run['paper']})" if run.get("paper") else ""
     lines = [
-        f"This is `{shown(shop.student.name)}` after training with {method}{paper}{by}, on {' and '.join(told)}. "
+        f"This is `{shown(session.student.name)}` after training with {method}{paper}{by}, on {' and '.join(told)}. "
         "It was made with Limbeck.",
         "What was minimised:",
         "```text\n" + str(run.get("formula", "")).strip() + "\n```",
@@ -141,9 +141,9 @@ def _numbers(out: Path) -> str:
     return "## Before and after\n\n" + head + "\n".join(f"| {row} |" for row in rows)
 
 
-def _loading(shop: Workshop, adapter: bool) -> str:
+def _loading(session: Session, adapter: bool) -> str:
     if adapter:
-        first = shown(shop.config.student)
+        first = shown(session.config.student)
         lines = [
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM",
@@ -161,7 +161,7 @@ def _loading(shop: Workshop, adapter: bool) -> str:
             "ids = tokenizer.apply_chat_template(",
             '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
             ")",
-            f"text = tokenizer.decode(model.generate(**ids, max_new_tokens={shop.config.max_tokens})[0])",
+            f"text = tokenizer.decode(model.generate(**ids, max_new_tokens={session.config.max_tokens})[0])",
         ]
     return "```python\n" + "\n".join(lines) + "\n```"
 

@@ -10,7 +10,7 @@ from ..errors import LimbeckError
 from ..types import Prompt
 
 
-class Feed:
+class PromptStream:
     """Prompts for one process of a run.
 
     Args:

@@ -14,7 +14,7 @@ from ..user_files import refuse_unnamed
 from .build import build_method
 from .config import RunConfig, checked
 from .storage import checkpoint
-from .storage.run_log import Journal
+from .storage.run_log import RunLog
 
 
 def rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tuple[RunConfig, Method]:
@@ -45,7 +45,7 @@ def lost_lines(out: Path, config: RunConfig, task: Task, accepted: bool) -> list
         return []
     step, every = int(checkpoint.peek(path)["step"]), config.eval_every
     evaluated = range(0, step + 1, every) if every else (0,)
-    lost = Journal(out).lacks(step, evaluated if config.eval_size and len(task.test) else ())
+    lost = RunLog(out).lacks(step, evaluated if config.eval_size and len(task.test) else ())
     if lost and not accepted:
         raise LimbeckError(
             f"{out}: {'; '.join(lost)}, though {path.name} covers it, so curves, totals and a token budget would be "

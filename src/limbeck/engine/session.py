@@ -13,9 +13,9 @@ from ..space.method import Method
 from ..tasks import Response, Task
 from ..types import Prompt
 from .config import RunConfig
-from .models.following import Shadow
+from .models.following import FollowingModel
 from .models.policy import Policy
-from .prompt_stream import Feed
+from .prompt_stream import PromptStream
 from .storage.memory import Memory
 
 
@@ -30,7 +30,7 @@ class Desk:
     Attributes:
         policies: by role (``student``, ``teacher`` ...).
         tasks: by name; ``task`` is the run's own, others are what a method's ``data(name)`` reads.
-        feeds: prompts, by the same names.
+        streams: prompts, by the same names.
         max_tokens: limit of a response unless the source says otherwise.
         batch: sequences generated at once.
         micro_tokens: tokens a forward pass.
@@ -50,7 +50,7 @@ class Desk:
 
     policies: Mapping[str, Policy]
     tasks: Mapping[str, Task]
-    feeds: Mapping[str, Feed]
+    streams: Mapping[str, PromptStream]
     max_tokens: int
     batch: int
     micro_tokens: int = 16384
@@ -176,7 +176,7 @@ def _in_format(prompt: Prompt, role: str) -> str:
 
 
 @dataclass
-class Workshop:
+class Session:
     """All that a run works with."""
 
     config: RunConfig
@@ -184,7 +184,7 @@ class Workshop:
     accelerator: Accelerator
     policies: dict[str, Policy]
     desk: Desk
-    shadows: dict[str, Shadow]
+    followers: dict[str, FollowingModel]
     read: tuple[str, ...] = ()
     """What reading the prompts has shown, for :func:`notices`."""
 

@@ -161,4 +161,4 @@ def _remedy(fault: Fault) -> str:
 
 def compares_rewards(method: Method) -> bool:
     """Whether some term is told a difference among the rewards of one prompt's responses."""
-    return any(node.fields & {"reward", "correct"} for _, t in method.parts for v in t.vecs for node in compared(v))
+    return any(node.fields & {"reward", "correct"} for _, t in method.parts for v in t.exprs for node in compared(v))

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..axes.expression import Op, Over, ToGo, Vec
+from ..axes.expression import Expr, Op, Over, ToGo
 from ..axes.leaves import Field, Read, laws
-from ..axes.levels import Ladder, Rung
+from ..axes.levels import Level, Levels
 from ..axes.reader import student
 from ..errors import LimbeckError
-from ..loss.terms import Batch, Heard
+from ..loss.terms import Batch, Prepared
 from ..math.statistic import LogProb
 from ..space.term import Term
 from ..types import Carrier, Dense, Hidden, Sampled, TopK
@@ -151,7 +151,7 @@ class Places:
         raise LimbeckError(f"{doubt.name} {what} at {where}, which the method reads; {remedy}.")
 
 
-def refuse_doubts(heard: Heard, batch: Batch, doubts: Mapping[Key, list[Doubt]], places: Places) -> None:
+def refuse_doubts(prepared: Prepared, batch: Batch, doubts: Mapping[Key, list[Doubt]], places: Places) -> None:
     """Raise where a term reads what is doubtful.
 
     Raises:
@@ -162,7 +162,7 @@ def refuse_doubts(heard: Heard, batch: Batch, doubts: Mapping[Key, list[Doubt]],
     if real:
         # Without all_sum: processes that have no doubt do not come here, and a sum over processes would wait for them.
         walk = _Walk(Batch(batch.record, batch.scores, batch.step), real, places)
-        for part in heard.parts:
+        for part in prepared.parts:
             walk.term(part.term, part.kept_N)
 
 
@@ -170,71 +170,73 @@ class _Walk:
     """Follows an expression down to its leaves with the units whose values count."""
 
     def __init__(self, batch: Batch, doubts: Mapping[Key, list[Doubt]], places: Places):
-        self.batch, self.ladder = batch, Ladder(batch.record)
+        self.batch, self.levels = batch, Levels(batch.record)
         self.doubts, self.places = doubts, places
 
     def term(self, term: Term, kept_N: Tensor) -> None:
         """Everything that a term reads."""
-        self.visit(term.where, torch.ones_like(kept_N), Rung.TOKEN)
+        self.visit(term.where, torch.ones_like(kept_N), Level.TOKEN)
         self.leaf("role", student.role, kept_N)
         for v in (term.weight, term.surrogate.base):
             if v is not None:
-                self.visit(v, kept_N, Rung.TOKEN)
-        if not isinstance(term.signal, Vec):
+                self.visit(v, kept_N, Level.TOKEN)
+        if not isinstance(term.signal, Expr):
             for reader in laws(term.signal):
                 self.leaf("role", reader.key, kept_N)
             return
-        if term.surrogate.reach >= Rung.GROUP and "label" in term.signal.fields:
-            group = self._move(kept_N, Rung.TOKEN, Rung.GROUP)
-            self.leaf("preference", "label", self._move(group, Rung.GROUP, Rung.SEQUENCE))
-        hears = term.surrogate.hears  # a member of a kept group is told its signal, also where its own text is empty
-        units = kept_N if hears == Rung.TOKEN else self._move(kept_N, Rung.TOKEN, term.surrogate.reach)
-        self.visit(term.signal, units, Rung.TOKEN if hears == Rung.TOKEN else term.surrogate.reach)
+        if term.surrogate.scope >= Level.GROUP and "label" in term.signal.fields:
+            group = self._move(kept_N, Level.TOKEN, Level.GROUP)
+            self.leaf("preference", "label", self._move(group, Level.GROUP, Level.SEQUENCE))
+        signal_level = (
+            term.surrogate.signal_level
+        )  # a member of a kept group is told its signal, also where its own text is empty
+        units = kept_N if signal_level == Level.TOKEN else self._move(kept_N, Level.TOKEN, term.surrogate.scope)
+        self.visit(term.signal, units, Level.TOKEN if signal_level == Level.TOKEN else term.surrogate.scope)
 
     def leaf(self, kind: str, name: str, read: Tensor) -> None:
         """Raise where what is read is doubtful."""
         for doubt in self.doubts.get((kind, name), []):
             self.places.refuse(doubt, read, token=kind in ("role", "sampled", "token"))
 
-    def visit(self, v: Vec, counts: Tensor, rung: Rung) -> None:
-        """Follow one expression; ``counts`` says of which units of ``rung`` its value counts."""
-        mine = self._move(counts, rung, v.rung)
+    def visit(self, v: Expr, counts: Tensor, level: Level) -> None:
+        """Follow one expression; ``counts`` says of which units of ``level`` its value counts."""
+        mine = self._move(counts, level, v.level)
         if isinstance(v, Read):
             for reader in (v.reader, *laws(v.target)):
                 self.leaf("role", reader.key, mine)
             if isinstance(v.statistic, LogProb):
                 self.leaf("sampled", v.reader.key, mine)
-        elif isinstance(v, Field) and v.rung == Rung.TOKEN:
+        elif isinstance(v, Field) and v.level == Level.TOKEN:
             self.leaf("token", v.name, mine)
         elif isinstance(v, Field):
-            self.leaf("field", v.name, self._move(mine, v.rung, Rung.SEQUENCE))  # given for each sequence
+            self.leaf("field", v.name, self._move(mine, v.level, Level.SEQUENCE))  # given for each sequence
         elif isinstance(v, Over):
             self._over(v, mine)
         elif isinstance(v, ToGo):
-            whole = self._move(mine, v.rung, Rung.SEQUENCE)
-            self.visit(v.of, whole, Rung.SEQUENCE)
+            whole = self._move(mine, v.level, Level.SEQUENCE)
+            self.visit(v.of, whole, Level.SEQUENCE)
         elif isinstance(v, Op) and v.name == "where" and not v.args[0].live:
             mask, a, b = v.args
-            holds = self._holds(mask, v.rung)
-            self.visit(mask, mine, v.rung)
-            self.visit(a, mine & holds, v.rung)
-            self.visit(b, mine & ~holds, v.rung)
+            holds = self._holds(mask, v.level)
+            self.visit(mask, mine, v.level)
+            self.visit(a, mine & holds, v.level)
+            self.visit(b, mine & ~holds, v.level)
         else:
             for child in v.children:
-                self.visit(child, mine, v.rung)
+                self.visit(child, mine, v.level)
 
     def _over(self, v: Over, mine: Tensor) -> None:
-        units = torch.ones_like(mine) if v.to == Rung.BATCH else mine  # other processes read a batch's statistic too
-        units = self.ladder.down(units, v.to, v.of.rung)
+        units = torch.ones_like(mine) if v.to == Level.BATCH else mine  # other processes read a batch's statistic too
+        units = self.levels.down(units, v.to, v.of.level)
         if v.mask is not None:
-            self.visit(v.mask, units, v.of.rung)
-            units = units if v.mask.live else units & self._holds(v.mask, v.of.rung)
-        self.visit(v.of, units, v.of.rung)
+            self.visit(v.mask, units, v.of.level)
+            units = units if v.mask.live else units & self._holds(v.mask, v.of.level)
+        self.visit(v.of, units, v.of.level)
 
-    def _holds(self, mask: Vec, rung: Rung) -> Tensor:
-        return self._move(mask.evaluate(self.batch).bool(), mask.rung, rung)
+    def _holds(self, mask: Expr, level: Level) -> Tensor:
+        return self._move(mask.evaluate(self.batch).bool(), mask.level, level)
 
-    def _move(self, x: Tensor, rung: Rung, to: Rung) -> Tensor:
-        if to <= rung:
-            return self.ladder.down(x, rung, to)
-        return self.ladder.up(x, rung, to, "any")
+    def _move(self, x: Tensor, level: Level, to: Level) -> Tensor:
+        if to <= level:
+            return self.levels.down(x, level, to)
+        return self.levels.up(x, level, to, "any")

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..axes.levels import Rung
+from ..axes.levels import Level
 from ..axes.reader import old, student, writer
 from ..axes.scalar import move
 from ..axes.surrogate import Question
 from ..errors import whole
-from ..loss.terms import Batch, Heard, Loss, hear, loss
+from ..loss.terms import Batch, Loss, Prepared, loss, prepare
 from ..math.statistic import Entropy, LogProb
 from ..space.method import Method
 from ..space.registry import Recipe, as_method
@@ -173,22 +173,22 @@ class Objective:
         carrier = rows.carrier(live)
         record, scores = _own_clocks(record, scores, method, carrier, wrote is not None)
         batch = Batch(record, scores, step, add, dict(self.memory))
-        heard = hear(method, batch)
+        prepared = prepare(method, batch)
         given = {name for name, x in clocks.items() if x is not None}
         given |= {"old_logits"} if old.key in carriers else set()
         doubts = rows.doubts(fields, batch, carrier, given, method.slots)
-        refuse_doubts(heard, batch, doubts, Places(rows.b_N, rows.t_N, rows.order))
+        refuse_doubts(prepared, batch, doubts, Places(rows.b_N, rows.t_N, rows.order))
         moved = self.method.controllers
         seen = (Question(Entropy()),) if moved and not isinstance(carrier, Sampled) else ()
-        result: Loss = loss(method, heard, carrier, seen)
+        result: Loss = loss(method, prepared, carrier, seen)
         self.memory.update(batch.memory)  # only now: a batch that was refused leaves no trace
         if moved:
-            move(moved, self.memory, step, _measured(heard, result, batch, fields))
+            move(moved, self.memory, step, _measured(prepared, result, batch, fields))
         metrics = {f"term/{name}": value for name, value in result.terms.items()}
         return Outcome(result.loss, {"loss": float(result.loss.detach()), **metrics})
 
 
-def _measured(heard: Heard, result: Loss, batch: Batch, fields: Mapping[str, Tensor | None]) -> dict[str, float]:
+def _measured(prepared: Prepared, result: Loss, batch: Batch, fields: Mapping[str, Tensor | None]) -> dict[str, float]:
     """What controllers read of a call, under the names of a run's metrics, over all processes."""
     record, all_sum = batch.record, batch.all_sum
 
@@ -196,7 +196,7 @@ def _measured(heard: Heard, result: Loss, batch: Batch, fields: Mapping[str, Ten
         return float(all_sum(torch.as_tensor(x, dtype=torch.float64, device=record.pos_N.device)))
 
     out = {"loss": total(result.loss.detach())}
-    for part in heard.parts:
+    for part in prepared.parts:
         out[f"coef/{part.name}"] = part.coefficient
         out[f"term/{part.name}/loss"] = total(result.terms[part.name])
     tokens, there_B = total(record.n_tokens), record.length_B > 0
@@ -207,7 +207,7 @@ def _measured(heard: Heard, result: Loss, batch: Batch, fields: Mapping[str, Ten
     if fields["truncated"] is not None:
         out["truncated"] = total((record.truncated_B & there_B).sum()) / sequences
     if fields["reward"] is not None:
-        reward_B = batch.ladder.up(record.reward_U, Rung.TURN, Rung.SEQUENCE, "sum")
+        reward_B = batch.levels.up(record.reward_U, Level.TURN, Level.SEQUENCE, "sum")
         out["reward"] = total(reward_B[there_B].sum()) / sequences
     if fields["reward"] is not None or fields["correct"] is not None:
         out["accuracy"] = total((record.correct_B & there_B).sum()) / sequences

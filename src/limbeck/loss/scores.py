@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..axes.levels import Ladder
-from ..axes.reader import Blend, Law, Reader, writer
+from ..axes.levels import Levels
+from ..axes.reader import Blend, Reader, TargetReader, writer
 from ..errors import LimbeckError
-from ..kernels.tiles import Ask, drawn_rows, statistics, top_k_rows
+from ..kernels.tiles import StatisticRequest, drawn_rows, statistics, top_k_rows
 from ..math.statistic import LogProb, Statistic, Support
 from ..types import Carrier, Dense, Hidden, Mixture, Rollout, Sampled, TopK, View
 
@@ -40,11 +40,11 @@ class Batch:
     step: int = 0
     all_sum: Callable[[Tensor], Tensor] = _local
     memory: dict[str, float] = field(default_factory=dict)
-    ladder: Ladder = field(init=False)
+    levels: Levels = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ladder = Ladder(self.record, self.all_sum)
-        self._memo: dict[tuple[Reader, Statistic, Law | None, Support | None], Tensor] = {}
+        self.levels = Levels(self.record, self.all_sum)
+        self._memo: dict[tuple[Reader, Statistic, TargetReader | None, Support | None], Tensor] = {}
         self._remembered: set[str] = set()
 
     def remember(self, name: str, update: Callable[[float | None], float | None]) -> float | None:
@@ -56,14 +56,18 @@ class Batch:
                 self.memory[name] = value
         return self.memory.get(name)
 
-    def read(self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None = None) -> Tensor:
+    def read(
+        self, reader: Reader, statistic: Statistic, target: TargetReader | None, support: Support | None = None
+    ) -> Tensor:
         """What a reader reports of every scored token, ``[N]``, without gradient."""
         key = (reader, statistic, target, support)
         if key not in self._memo:
             self._memo[key] = self._read(*key)
         return self._memo[key]
 
-    def _read(self, reader: Reader, statistic: Statistic, target: Law | None, support: Support | None) -> Tensor:
+    def _read(
+        self, reader: Reader, statistic: Statistic, target: TargetReader | None, support: Support | None
+    ) -> Tensor:
         if reader.key == writer.key:
             return self.record.writer_logp_N
         carrier = view_of(self.scores, reader.key).carrier
@@ -74,10 +78,12 @@ class Batch:
                 f"{reader} serves only {type(carrier).__name__.lower()} scores, but {statistic} needs full rows; give "
                 "its logits or hidden states."
             )
-        law = None if target is None else law_of(self.scores, target, support, statistic)
+        law = None if target is None else target_of(self.scores, target, support, statistic)
         with torch.no_grad():
             return statistics(
-                carrier, self.record.token_N, [Ask(statistic, None, law, reader.tau, entries_of(support), 1.0)]
+                carrier,
+                self.record.token_N,
+                [StatisticRequest(statistic, None, law, reader.tau, entries_of(support), 1.0)],
             )[0]
 
 
@@ -92,14 +98,14 @@ def view_of(scores: Scores, key: str) -> View:
     return scores[key]
 
 
-def law_of(scores: Scores, target: Law, support: Support | None, statistic: Statistic) -> Carrier | Mixture:
+def target_of(scores: Scores, target: TargetReader, support: Support | None, statistic: Statistic) -> Carrier | Mixture:
     """The payload that a target law is taken from, at its readers' own temperatures.
 
     Raises:
         LimbeckError: where what was read of it does not serve the statistic.
     """
     if isinstance(target, Blend):
-        parts = [(law_of(scores, r.at(1.0), None, statistic), w, r.tau) for r, w in target.parts if w != 0]
+        parts = [(target_of(scores, r.at(1.0), None, statistic), w, r.tau) for r, w in target.parts if w != 0]
         return Mixture(target.space, tuple((c, w, tau) for c, w, tau in parts if isinstance(c, Dense | Hidden)))
     carrier = view_of(scores, target.key).carrier
     if isinstance(carrier, Sampled) or (support is None and isinstance(carrier, TopK)):

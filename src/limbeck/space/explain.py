@@ -10,7 +10,7 @@ from ..axes.derived_source import Once
 from ..axes.reader import Reader, old
 from ..axes.signal import everywhere
 from ..axes.source import Source
-from ..axes.surrogate import Pathwise
+from ..axes.surrogate import DivergenceLoss
 from .method import Method
 from .registry import Recipe, as_method
 from .term import Term
@@ -52,7 +52,7 @@ def axes(method: Method) -> dict[str, str]:
     out |= {label: "; ".join(texts) for label, texts in kept.items() if texts}
     out["evaluation"] = "separable: loss and gradient in one pass" if method.separable else "general: two passes"
     supports = [
-        t.surrogate.support for _, t in method.parts if isinstance(t.surrogate, Pathwise) and t.surrogate.support
+        t.surrogate.support for _, t in method.parts if isinstance(t.surrogate, DivergenceLoss) and t.surrogate.support
     ]
     if any(s.tail for s in supports):
         out["exactness"] = "biased low: top-k and one tail bucket, a lower bound of the full divergence"
@@ -109,8 +109,8 @@ def _remembers(method: Method) -> list[str]:
     banks = [c.bank for c in sorted(method.contexts, key=str) if c.bank]
     by = [f", summarised by {bank.summary.by}" if bank.summary else "" for bank in banks]
     out += [f"skills for each prompt ({bank.size} at most{who})" for bank, who in zip(banks, by, strict=True)]
-    vecs = (node for _, term in method.parts for v in term.vecs for node in v.walk())
-    out += dict.fromkeys(f"a moving average ({node.rate:g} of the past)" for node in vecs if isinstance(node, Running))
+    exprs = (node for _, term in method.parts for v in term.exprs for node in v.walk())
+    out += dict.fromkeys(f"a moving average ({node.rate:g} of the past)" for node in exprs if isinstance(node, Running))
     return out + [f"a controller: {controller}" for controller in method.controllers]
 
 

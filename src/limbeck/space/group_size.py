@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..axes.comparisons import compared
 from ..axes.derived_source import Patch, Recast, Select
-from ..axes.levels import Rung
+from ..axes.levels import Level
 from ..axes.source import Source
 from ..errors import LimbeckError
 from .method import Method
@@ -26,8 +26,8 @@ def _refuse_lone(term: Term, method: Method) -> None:
     names = term.named_sources & set(method.sources) or set(method.sources)
     if max(_group(method.sources[name], method.sources) for name in names) > 1:
         return
-    node = next((node for v in term.vecs for node in compared(v)), None)
-    what = term.surrogate if term.surrogate.gives == Rung.GROUP else node
+    node = next((node for v in term.exprs for node in compared(v)), None)
+    what = term.surrogate if term.surrogate.loss_level == Level.GROUP else node
     if what is not None:
         read = "; ".join(str(method.sources[name]) for name in sorted(names))
         raise LimbeckError(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from ..axes.context import Context
 from ..axes.curriculum import Curriculum, prompts
 from ..axes.expression import Need
-from ..axes.levels import Rung
+from ..axes.levels import Level
 from ..axes.reader import Reader, old, student, writer
 from ..axes.reduction import Reduction, token_mean
 from ..axes.scalar import Controller, Scalar, within
@@ -108,7 +108,7 @@ class Method:
     def contexts(self) -> frozenset[Context]:
         """Everything that some reader sees besides the prompt, or whose presence is looked at."""
         read = frozenset(c for view in self.views for c in view.context)
-        asked = frozenset(c for _, term in self.parts for v in term.vecs for c in v.contexts)
+        asked = frozenset(c for _, term in self.parts for v in term.exprs for c in v.contexts)
         return read | asked | frozenset(c for source in self.sources.values() for c in source.contexts)
 
     @property
@@ -120,7 +120,7 @@ class Method:
     @property
     def fields(self) -> frozenset[str]:
         """Record fields that the terms read."""
-        return frozenset(f for _, term in self.parts for v in term.vecs for f in v.fields)
+        return frozenset(f for _, term in self.parts for v in term.exprs for f in v.fields)
 
     @property
     def controllers(self) -> tuple[Controller, ...]:
@@ -130,7 +130,7 @@ class Method:
     @property
     def separable(self) -> bool:
         """Whether loss and gradient can be formed tile by tile in the forward pass."""
-        return all(term.surrogate.reach == Rung.TOKEN for _, term in self.parts)
+        return all(term.surrogate.scope == Level.TOKEN for _, term in self.parts)
 
     def on_policy(self) -> Method:
         """The same objective where one update a batch makes ``old`` the student itself, detached.
@@ -214,7 +214,7 @@ class Method:
                 f"on({name!r}): no such source{nearest(name, sources)}; the method has {sorted(sources)}."
             )
         read = [sources[n] for n in names] if names else list(sources.values())
-        for name in sorted({f for v in term.vecs for f in v.fields}):
+        for name in sorted({f for v in term.exprs for f in v.fields}):
             if name in ("reward", "correct") and not any(s.verified for s in read):
                 raise LimbeckError(
                     f"{term} reads {name!r}, but nothing verifies its source ({'; '.join(map(str, read))}); use "
@@ -250,4 +250,4 @@ class Method:
 def _alias_old(term: Term) -> Term:
     aliased = term.with_reader(old, student)
     counts = aliased.where.live or (aliased.per == "weight" and aliased.weight.live)  # a total is known beforehand
-    return term if counts or any(v.live_reach > Rung.TOKEN for v in aliased.vecs) else aliased
+    return term if counts or any(v.live_scope > Level.TOKEN for v in aliased.exprs) else aliased

@@ -37,9 +37,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..axes.derived_source import Once, Patch, Recast, Select, stored
-from ..axes.expression import Const, Vec
+from ..axes.expression import Const, Expr
 from ..axes.leaves import Column
-from ..axes.levels import Rung
+from ..axes.levels import Level
 from ..axes.reader import Reader
 from ..axes.source import Resample, Source
 from ..errors import LimbeckError, nearest
@@ -92,7 +92,7 @@ def feedback(method: Method) -> tuple[str, ...]:
     """What the student is told."""
     terms = [term for _, term in method.parts]
     read = {r for term in terms for r in _readers(term, method)}
-    fields = {f for term in terms for v in term.vecs for f in v.fields} | {
+    fields = {f for term in terms for v in term.exprs for f in v.fields} | {
         f for v in _choices(method) for f in v.fields
     }
     found = {
@@ -135,7 +135,7 @@ def _sources(method: Method) -> Iterable[Source]:
     return (part for source in method.sources.values() for part in source.walk())
 
 
-def _choices(method: Method) -> Iterable[Vec]:
+def _choices(method: Method) -> Iterable[Expr]:
     """What decides which text is learnt from."""
     for source in _sources(method):
         match source:
@@ -159,24 +159,24 @@ def _own_text(source: Source) -> bool:
 def _readers(term: Term, method: Method) -> set[Reader]:
     """Whom a term reads; a stored column is its reader."""
     scores = [s.score for s in _sources(method) if isinstance(s, Once) and s.score is not None]
-    columns = {node.name for v in term.vecs for node in v.walk() if isinstance(node, Column)}
+    columns = {node.name for v in term.exprs for node in v.walk() if isinstance(node, Column)}
     return {r for r, _ in term.needs} | {r for r in scores if stored(r) in columns}
 
 
 def _anchor(term: Term, method: Method) -> bool:
     """Whether it only holds the student to its own weights in its own prompt."""
     read = _readers(term, method)
-    judged = any(v.fields & OUTCOMES for v in term.vecs)
+    judged = any(v.fields & OUTCOMES for v in term.exprs)
     return bool(read) and not judged and not any(_outside(r) or r.context for r in read)
 
 
 def _grains(term: Term) -> set[str]:
     """``token``, ``sequence`` or both."""
     surrogate, signal = term.surrogate, term.signal
-    whole = surrogate.reach > Rung.TOKEN
-    if not isinstance(signal, Vec) or isinstance(signal, Const):  # a law at every position, or plain likelihood
+    whole = surrogate.scope > Level.TOKEN
+    if not isinstance(signal, Expr) or isinstance(signal, Const):  # a law at every position, or plain likelihood
         return {"sequence"} if whole else {"token"}
-    whole = whole or signal.rung > Rung.TOKEN or any(node.reach > Rung.TOKEN for node in signal.walk())
+    whole = whole or signal.level > Level.TOKEN or any(node.scope > Level.TOKEN for node in signal.walk())
     whole = whole or bool(signal.fields & OUTCOMES)
-    single = signal.rung == Rung.TOKEN and surrogate.hears == Rung.TOKEN
+    single = signal.level == Level.TOKEN and surrogate.signal_level == Level.TOKEN
     return {name for name, holds in (("token", single), ("sequence", whole)) if holds}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..axes.expression import Need, Vec, replace_reader
+from ..axes.expression import Expr, Need, replace_reader
 from ..axes.leaves import On
-from ..axes.levels import Rung
-from ..axes.reader import Blend, Law, Reader
+from ..axes.levels import Level
+from ..axes.reader import Blend, Reader, TargetReader
 from ..axes.reduction import PERS, Reduction
 from ..axes.scalar import Constant, Scalar, product, scalar
 from ..axes.signal import everywhere
@@ -22,7 +22,7 @@ class Term:
     """One addend of an objective.
 
     Attributes:
-        signal: what each unit is told (a Vec), or the law to be pulled towards (a Reader).
+        signal: what each unit is told (an Expr), or the law to be pulled towards (a Reader).
         surrogate: how it is heard.
         where: rows that count; selected before any arithmetic.
         weight: multiplies, and does not count (unless ``per="weight"``).
@@ -30,10 +30,10 @@ class Term:
         reduction: None takes the method's.
     """
 
-    signal: Vec | Law
+    signal: Expr | TargetReader
     surrogate: Surrogate
-    where: Vec = everywhere
-    weight: Vec = everywhere
+    where: Expr = everywhere
+    weight: Expr = everywhere
     per: str = "kept"
     reduction: Reduction | None = None
 
@@ -41,12 +41,12 @@ class Term:
         expect(
             "the signal of a term",
             self.signal,
-            (Vec, Reader, Blend),
-            "give a Vec such as group_advantage(), or a reader",
+            (Expr, Reader, Blend),
+            "give an Expr such as group_advantage(), or a reader",
         )
         expect("the surrogate of a term", self.surrogate, Surrogate, "give one such as clip(0.2) or reinforce")
-        expect("where of a term", self.where, Vec, "give a mask such as correct or entropy(old) > 1")
-        expect("weight of a term", self.weight, Vec, "give a Vec, or multiply the whole term: 2.0 * Term(...)")
+        expect("where of a term", self.where, Expr, "give a mask such as correct or entropy(old) > 1")
+        expect("weight of a term", self.weight, Expr, "give an Expr, or multiply the whole term: 2.0 * Term(...)")
         if self.reduction is not None:
             expect("the reduction of a term", self.reduction, Reduction, REDUCTION)
 
@@ -61,23 +61,23 @@ class Term:
     @property
     def needs(self) -> frozenset[Need]:
         """Everything it reads."""
-        own = self.signal.needs if isinstance(self.signal, Vec) else frozenset()
+        own = self.signal.needs if isinstance(self.signal, Expr) else frozenset()
         return own | self.surrogate.needs(self.signal) | self.where.needs | self.weight.needs
 
     @property
-    def vecs(self) -> tuple[Vec, ...]:
+    def exprs(self) -> tuple[Expr, ...]:
         """Its expressions."""
         parts = (self.signal, self.where, self.weight, self.surrogate.base)
-        return tuple(v for v in parts if isinstance(v, Vec))
+        return tuple(v for v in parts if isinstance(v, Expr))
 
     @property
     def named_sources(self) -> set[str]:
         """The sources that it names with ``on``."""
-        return {node.source for v in self.vecs for node in v.walk() if isinstance(node, On)}
+        return {node.source for v in self.exprs for node in v.walk() if isinstance(node, On)}
 
     def with_reader(self, was: Reader, now: Reader) -> Term:
         """The same term with one reader in another's place."""
-        signal = replace_reader(self.signal, was, now) if isinstance(self.signal, Vec) else self.signal
+        signal = replace_reader(self.signal, was, now) if isinstance(self.signal, Expr) else self.signal
         return replace(
             self,
             signal=signal,
@@ -91,7 +91,7 @@ class Term:
         self.surrogate.check(self.signal)
         if self.per not in PERS:
             raise LimbeckError(f"per={self.per!r}: unknown{nearest(self.per, PERS)}; use one of {', '.join(PERS)}.")
-        (self.reduction or reduction).refuse_finer_than(self.surrogate.gives)
+        (self.reduction or reduction).refuse_finer_than(self.surrogate.loss_level)
         self._check_live()
 
     def _check_live(self) -> None:
@@ -106,21 +106,23 @@ class Term:
                 f"where={self.where} reads the student as it is now, so the number of kept tokens would be known too "
                 "late; read old instead of student."
             )
-        gives, hears = self.surrogate.gives, self.surrogate.hears
-        if gives != Rung.TOKEN and (self.weight.live or self.weight.rung < gives):
+        loss_level, signal_level = self.surrogate.loss_level, self.surrogate.signal_level
+        if loss_level != Level.TOKEN and (self.weight.live or self.weight.level < loss_level):
             raise LimbeckError(
-                f"weight={self.weight} must be one value per {gives} or coarser, known before the student is read, "
-                f"because {self.surrogate} gives one loss per {gives}; reduce it with "
-                f".over('{gives}', 'mean') and read old."
+                f"weight={self.weight} must be one value per {loss_level} or coarser, known before the student "
+                "is read, "
+                f"because {self.surrogate} gives one loss per {loss_level}; reduce it with "
+                f".over('{loss_level}', 'mean') and read old."
             )
-        if hears != Rung.TOKEN and isinstance(self.signal, Vec) and self.signal.live:
+        if signal_level != Level.TOKEN and isinstance(self.signal, Expr) and self.signal.live:
             raise LimbeckError(
-                f"{self.surrogate} hears a {hears}, but {self.signal} reads the student as it is now; read old instead."
+                f"{self.surrogate} hears a {signal_level}, but {self.signal} reads the student as it is now; read old "
+                "instead."
             )
-        for v in self.vecs:
-            if v.live_reach > Rung.TOKEN:
+        for v in self.exprs:
+            if v.live_scope > Level.TOKEN:
                 raise LimbeckError(
-                    f"{v} looks at a whole {v.live_reach} of the student as it is now, which a micro-batch does not "
+                    f"{v} looks at a whole {v.live_scope} of the student as it is now, which a micro-batch does not "
                     "hold; read old instead of student."
                 )
 
@@ -162,7 +164,7 @@ def as_sum(x: Term | Sum) -> Sum:
     return x if isinstance(x, Sum) else Sum(((scalar(1.0), x),))
 
 
-def routed(mask: Vec, a: Term, b: Term) -> Sum:
+def routed(mask: Expr, a: Term, b: Term) -> Sum:
     """``a`` where the mask holds, ``b`` elsewhere, each divided by everything there is (``per="all"``).
 
     As an objective ``routed(z, t, t)`` is ``replace(t, per="all")``: t itself where t keeps everything, and t over
@@ -172,19 +174,19 @@ def routed(mask: Vec, a: Term, b: Term) -> Sum:
         LimbeckError: for ``per="weight"``, whose total would change its meaning, and for a mask that cuts units which
             the surrogate looks at as a whole.
     """
-    expect("the mask of routed", mask, Vec, "give a mask such as correct")
+    expect("the mask of routed", mask, Expr, "give a mask such as correct")
     for term in (a, b):
         expect("a route", term, Term, "give one Term each")
-        reach = term.surrogate.reach
+        scope = term.surrogate.scope
         if term.per == "weight":
             raise LimbeckError(f"routed: {term} divides by its weights, a route by all units; use per='kept'.")
-        if mask.rung < reach:
+        if mask.level < scope:
             raise LimbeckError(
-                f"routed: {mask} has one value per {mask.rung}, but {term.surrogate} looks at a whole {reach}; the "
-                f"mask would cut it, so reduce it with .over('{reach}', 'any')."
+                f"routed: {mask} has one value per {mask.level}, but {term.surrogate} looks at a whole {scope}; the "
+                f"mask would cut it, so reduce it with .over('{scope}', 'any')."
             )
     return replace(a, where=_and(a.where, mask), per="all") + replace(b, where=_and(b.where, ~mask), per="all")
 
 
-def _and(a: Vec, b: Vec) -> Vec:
+def _and(a: Expr, b: Expr) -> Expr:
     return b if a == everywhere else a & b

@@ -13,7 +13,7 @@ from ...axes.reader import Follow
 from .policy import Policy
 
 
-class Shadow:
+class FollowingModel:
     """A policy whose weights follow the student's by a rule."""
 
     def __init__(self, student: Policy, role: str, follow: Follow):

@@ -37,7 +37,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Law:
+class SamplingPolicy:
     """Who writes: policies with weights that sum to 1, at a temperature; ``tau = 0`` is greedy.
 
     Attributes:
@@ -51,10 +51,10 @@ class Law:
     heats: tuple[float, ...] = ()
 
 
-class _Pen(LogitsProcessor):
+class _LogprobRecorder(LogitsProcessor):
     """Turns the first policy's logits into the law's log-probs, and remembers them until the next token is known."""
 
-    def __init__(self, law: Law, mask_BT: Tensor):
+    def __init__(self, law: SamplingPolicy, mask_BT: Tensor):
         self.law, self.mask_BT = law, mask_BT
         self.caches: list[object | None] = [None for _ in law.parts]
         self.last_BV: Tensor | None = None
@@ -98,7 +98,7 @@ class _Pen(LogitsProcessor):
 
 
 @torch.no_grad()
-def generate(law: Law, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
+def generate(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
     """One response per prompt (repeat a prompt for several).
 
     Random numbers come from torch's global generator: seed it for a reproducible text.
@@ -114,7 +114,7 @@ def generate(law: Law, prompts: Sequence[list[int]], max_tokens: int, batch: int
     return _write(law, prompts, max_tokens, batch)
 
 
-def _write(law: Law, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
+def _write(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
     """One response per prompt, in batches that every part of the law reads as it reads one text."""
     order = list(range(len(prompts)))
     alike = [order]
@@ -170,7 +170,7 @@ def _gap(policy: Policy) -> float:
     prompts = [[i % policy.vocabulary for i in probe] for probe in PROBES]
     with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
         torch.manual_seed(0)
-        texts = _write(Law(((policy, 1.0),)), prompts, 4, len(prompts))
+        texts = _write(SamplingPolicy(((policy, 1.0),)), prompts, 4, len(prompts))
     gap = 0.0
     with _neutral(policy) as model:
         for prompt, written in zip(prompts, texts, strict=True):
@@ -201,12 +201,12 @@ def _neutral(policy: Policy) -> Iterator[Any]:
             module.training = True
 
 
-def _generate(law: Law, prompts: Sequence[list[int]], max_tokens: int) -> list[Written]:
+def _generate(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int) -> list[Written]:
     policy = law.parts[0][0]
     width = max(len(p) for p in prompts)
     ids = torch.tensor([[policy.pad] * (width - len(p)) + p for p in prompts], device=policy.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
-    pen = _Pen(law, mask)
+    writer = _LogprobRecorder(law, mask)
     untruncated = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if law.tau > 0 else {}
     config = GenerationConfig(
         do_sample=law.tau > 0,
@@ -217,7 +217,7 @@ def _generate(law: Law, prompts: Sequence[list[int]], max_tokens: int) -> list[W
         pad_token_id=policy.pad,
         eos_token_id=list(policy.eos),
     )
-    processors = LogitsProcessorList([pen])
+    processors = LogitsProcessorList([writer])
     with _neutral(policy) as model:
         try:
             full = model.generate(
@@ -230,8 +230,8 @@ def _generate(law: Law, prompts: Sequence[list[int]], max_tokens: int) -> list[W
                 f"{policy.name!r} gives next-token probabilities that are no numbers: its weights have diverged; lower "
                 "lr (or the coefficient), and start again or resume from the last checkpoint."
             ) from None
-    pen.note(full[:, -1])
-    logp_BT = torch.stack(pen.logp, dim=1)
+    writer.note(full[:, -1])
+    logp_BT = torch.stack(writer.logp, dim=1)
     ends = set(policy.eos)
     written = []
     for row, logps in zip(full[:, width:].tolist(), logp_BT.tolist(), strict=True):

@@ -2,7 +2,7 @@
 
 ``sources``     writes every source of a method; ``derived`` those made of others, ``episodes`` those of several turns
 ``writer``      what the writers of one batch share: the models, the limits, the verifier
-``trajectory``  one response in pieces (who wrote which tokens), and how several become a record
+``trajectory``  one response in segments (who wrote which tokens), and how several become a record
 
 In order: ``sources.write`` calls a writer for each source, which returns groups of trajectories;
 ``trajectory.assemble`` makes

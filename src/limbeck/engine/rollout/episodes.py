@@ -28,27 +28,27 @@ from ...tasks.base import (
     judged,
 )
 from ...types import STUDENT, TEACHER, Prompt
-from ..models.generate import Law, Written, generate
+from ..models.generate import SamplingPolicy, Written, generate
 from ..models.policy import Policy
 from ..scoring.contexts import of_prompt
 from ..scoring.templates import fill
 from ..session import Desk
-from .trajectory import Piece, Row
-from .writer import Groups, Pen, author_of, law_of, limit_of, seen
+from .trajectory import Segment, Trajectory
+from .writer import Groups, RolloutWriter, author_of, limit_of, sampling_policy_of, seen
 
 LONGEST = 100_000
 """Characters of one observation; tokenizing more takes minutes, and no window holds them."""
 
 
 @dataclass
-class Seat:
+class EpisodeState:
     """One episode in progress."""
 
     prompt: Prompt
     prompt_ids: list[int]
     seen_ids: list[int]
     episode: Episode
-    pieces: list[Piece] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
     done: bool = False
     died: str = ""
     truncated: bool = False
@@ -58,7 +58,7 @@ class Seat:
     @property
     def ids(self) -> list[int]:
         """What the writer reads next."""
-        return self.seen_ids + [i for p in self.pieces for i in p.ids]
+        return self.seen_ids + [i for p in self.segments for i in p.ids]
 
     def act(self, written: Written, author: int, scored: bool, policy: Policy) -> None:
         """One turn, and what the environment says to it."""
@@ -69,39 +69,45 @@ class Seat:
         except (Exception, SystemExit) as e:  # whatever foreign code does costs its episode and no more
             self.done, self.died = True, reason(e)
             return
-        self.pieces.append(Piece(written.ids, written.logp, author, scored, float(said.reward)))
+        self.segments.append(Segment(written.ids, written.logp, author, scored, float(said.reward)))
         self.correct, self.truncated = said.correct, written.truncated
         self.feedback += [said.feedback] if said.feedback else []
         self.done = said.done
         if not said.done:
-            self.pieces.append(
-                Piece(between(policy, said, written.ids, self.prompt), None, author, scored=False, said=said.text)
+            self.segments.append(
+                Segment(between(policy, said, written.ids, self.prompt), None, author, scored=False, said=said.text)
             )
 
-    def row(self) -> Row:
+    def row(self) -> Trajectory:
         """The finished episode; it always has a turn, if an empty one."""
-        pieces = (
-            self.pieces if any(p.scored for p in self.pieces) else [*self.pieces, Piece([], [], STUDENT, reward=0.0)]
+        segments = (
+            self.segments
+            if any(p.scored for p in self.segments)
+            else [*self.segments, Segment([], [], STUDENT, reward=0.0)]
         )
-        while not pieces[-1].scored:  # nobody answers the last observation
-            pieces = pieces[:-1]
+        while not segments[-1].scored:  # nobody answers the last observation
+            segments = segments[:-1]
         feedback = "\n".join(self.feedback) or None
-        return Row(self.prompt, self.prompt_ids, tuple(pieces), self.truncated or not self.done, self.correct, feedback)
+        return Trajectory(
+            self.prompt, self.prompt_ids, tuple(segments), self.truncated or not self.done, self.correct, feedback
+        )
 
 
-def played(source: Sample, pen: Pen, prompts: Sequence[Prompt], law: Law | None = None) -> Groups:
+def played(
+    source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt], law: SamplingPolicy | None = None
+) -> Groups:
     """``n`` episodes a prompt, all in step, so that every turn is one batch of generation."""
-    desk = pen.desk
-    policy, law, limit = desk.policies["student"], law or law_of(source, desk), limit_of(source, pen)
-    turns = int(source.turns.now(pen.step, pen.numbers)) if source.episodic else desk.turns
+    desk = writer.desk
+    policy, law, limit = desk.policies["student"], law or sampling_policy_of(source, desk), limit_of(source, writer)
+    turns = int(source.turns.now(writer.step, writer.numbers)) if source.episodic else desk.turns
     repeated = [p for p in prompts for _ in range(source.n)]
     seats = [
-        Seat(p, desk.prompt_ids(p), ids, _open(desk, p, source.retry))
+        EpisodeState(p, desk.prompt_ids(p), ids, _open(desk, p, source.retry))
         for p, ids in zip(repeated, seen(source, desk, repeated), strict=True)
     ]
     try:
         if source.start is not None:
-            _replay(source, pen, prompts, seats)
+            _replay(source, writer, prompts, seats)
         room = min(p.context for p in desk.policies.values())
         for _ in range(max(1, turns)):
             active = [s for s in seats if not s.done and len(s.ids) + limit <= room]
@@ -114,7 +120,7 @@ def played(source: Sample, pen: Pen, prompts: Sequence[Prompt], law: Law | None 
         for seat in seats:
             with contextlib.suppress(Exception):  # what cannot be given back is the environment's own loss
                 seat.episode.close()
-    pen.died += [s.died for s in seats if s.died]
+    writer.died += [s.died for s in seats if s.died]
     rows = [None if s.died else s.row() for s in seats]
     return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
 
@@ -214,23 +220,23 @@ class _Talk:
         """Nothing to give back."""
 
 
-def _replay(source: Sample, pen: Pen, prompts: Sequence[Prompt], seats: list[Seat]) -> None:
+def _replay(source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt], seats: list[EpisodeState]) -> None:
     """Play the first turns of stored episodes again: all but the last ``1 + back``, where the episode succeeded.
 
     They are read and not scored. An episode that failed is no start, so the writer begins at the beginning.
     """
     assert source.start is not None
-    back = int(source.back.now(pen.step, pen.numbers))
-    name, pen.name = pen.name, f"{pen.name} start"
-    starts = {g[0].prompt.id: g[0] for g in pen.write(source.start, prompts) if g}
-    pen.name = name
-    policy = pen.desk.policies["student"]
+    back = int(source.back.now(writer.step, writer.numbers))
+    name, writer.name = writer.name, f"{writer.name} start"
+    starts = {g[0].prompt.id: g[0] for g in writer.write(source.start, prompts) if g}
+    writer.name = name
+    policy = writer.desk.policies["student"]
     for seat in seats:
         start = starts.get(seat.prompt.id)
         turns = start.turns if start is not None and start.correct else []
-        for piece in turns[: max(0, len(turns) - 1 - back)]:
+        for segment in turns[: max(0, len(turns) - 1 - back)]:
             if not seat.done:
-                seat.act(Written(piece.ids, piece.logp or [], False), TEACHER, False, policy)
+                seat.act(Written(segment.ids, segment.logp or [], False), TEACHER, False, policy)
 
 
 def between(policy: Policy, said: Observation, written: list[int], prompt: Prompt | None = None) -> list[int]:

@@ -19,13 +19,13 @@ from ..models.generate import generate
 from ..session import Desk
 from . import derived
 from .episodes import played
-from .trajectory import Row, assemble, single
-from .writer import Groups, Pen, author_of, judge, kept, law_of, limit_of, refuse_all_dead, seen
+from .trajectory import Trajectory, assemble, single
+from .writer import Groups, RolloutWriter, author_of, judge, kept, limit_of, refuse_all_dead, sampling_policy_of, seen
 
 
-def pen_for(desk: Desk, n: int, step: int) -> Pen:
+def writer_for(desk: Desk, n: int, step: int) -> RolloutWriter:
     """What writes one batch of ``n`` groups a source, at a step."""
-    return Pen(desk, n, step, written)
+    return RolloutWriter(desk, n, step, written)
 
 
 def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) -> Rollout:
@@ -37,48 +37,48 @@ def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) ->
         prompts: groups a source writes in this process.
         step: for schedules.
     """
-    pen = pen_for(desk, prompts, step)
+    writer = writer_for(desk, prompts, step)
     for name, source in sources.items():
-        pen.name = name
-        pen.done[name] = pen.write(source)
-    refuse_all_dead(pen, [g for groups in pen.done.values() for g in groups], f"of step {step}")
-    record = concatenate([assemble(groups, name) for name, groups in pen.done.items()])
+        writer.name = name
+        writer.done[name] = writer.write(source)
+    refuse_all_dead(writer, [g for groups in writer.done.values() for g in groups], f"of step {step}")
+    record = concatenate([assemble(groups, name) for name, groups in writer.done.items()])
     promised = [n for s in sources.values() for part in s.walk() if isinstance(part, Recast) for n, _ in part.carry]
     nothing = torch.full((record.n_sequences,), torch.nan)  # a recast that dropped every sequence still has its columns
-    desk.died += pen.died
+    desk.died += writer.died
     return replace(record, columns_B={**dict.fromkeys(promised, nothing), **record.columns_B}).check()
 
 
-def written(source: Source, pen: Pen, prompts: Sequence[Prompt] | None) -> Groups:
+def written(source: Source, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Groups:
     """The groups of one source, on the given prompts or on the next ones."""
 
     match source:
         case Data():
-            return _from_data(source, pen)
+            return _from_data(source, writer)
         case Sample():
-            return sampled(source, pen, pen.take() if prompts is None else prompts)
+            return sampled(source, writer, writer.take() if prompts is None else prompts)
         case Either():
-            heads = _coin(pen.desk.feeds["task"].seed, pen.step, pen.name) < _chance(source, pen)
-            return pen.write(source.a if heads else source.b, prompts)
+            heads = _coin(writer.desk.streams["task"].seed, writer.step, writer.name) < _chance(source, writer)
+            return writer.write(source.a if heads else source.b, prompts)
         case Resample():
-            return derived.resampled(source, pen)
+            return derived.resampled(source, writer)
         case Select():
-            return derived.selected(source, pen, prompts)
+            return derived.selected(source, writer, prompts)
         case Patch():
-            return derived.patched(source, pen, prompts)
+            return derived.patched(source, writer, prompts)
         case Once():
-            return derived.stored(source, pen, prompts)
+            return derived.stored(source, writer, prompts)
         case Refine():
-            return derived.refined(source, pen, prompts)
+            return derived.refined(source, writer, prompts)
         case Recast():
-            return derived.recast(source, pen)
-    raise LimbeckError(f"source {pen.name}={source}: the engine has no writer for {type(source).__name__}.")
+            return derived.recast(source, writer)
+    raise LimbeckError(f"source {writer.name}={source}: the engine has no writer for {type(source).__name__}.")
 
 
-def _chance(source: Either, pen: Pen) -> float:
+def _chance(source: Either, writer: RolloutWriter) -> float:
     """The present chance of a coin; a controller may have moved it anywhere."""
-    chance = source.chance.now(pen.step, pen.numbers)
-    number(f"the chance of either ({source.chance}) at step {pen.step}", chance, 0, 1, ends=True)
+    chance = source.chance.now(writer.step, writer.numbers)
+    number(f"the chance of either ({source.chance}) at step {writer.step}", chance, 0, 1, ends=True)
     return chance
 
 
@@ -91,14 +91,16 @@ def _coin(seed: int, step: int, name: str) -> float:
 # ---------------------------------------------------------------- the two that start from nothing
 
 
-def sampled(source: Sample, pen: Pen, prompts: Sequence[Prompt]) -> Groups:
+def sampled(source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt]) -> Groups:
     """``n`` responses a prompt, of one turn or of several."""
-    if source.episodic or "episodes" in pen.desk.tasks["task"].serves:
-        return played(source, pen, prompts)
-    desk = pen.desk
+    if source.episodic or "episodes" in writer.desk.tasks["task"].serves:
+        return played(source, writer, prompts)
+    desk = writer.desk
     repeated = [p for p in prompts for _ in range(source.n)]
-    texts = generate(law_of(source, desk), seen(source, desk, repeated), limit_of(source, pen), desk.batch)
-    rows: list[Row | None] = []
+    texts = generate(
+        sampling_policy_of(source, desk), seen(source, desk, repeated), limit_of(source, writer), desk.batch
+    )
+    rows: list[Trajectory | None] = []
     for p, w in zip(repeated, texts, strict=True):
         # Judged where there is a verifier, also for methods that do not read it: training accuracy is worth seeing.
         said = judge(desk, p, w)
@@ -107,11 +109,11 @@ def sampled(source: Sample, pen: Pen, prompts: Sequence[Prompt]) -> Groups:
     return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
 
 
-def _from_data(source: Data, pen: Pen) -> Groups:
-    desk = pen.desk
-    task, feed = desk.tasks[source.name], desk.feeds[source.name]
+def _from_data(source: Data, writer: RolloutWriter) -> Groups:
+    desk = writer.desk
+    task, stream = desk.tasks[source.name], desk.streams[source.name]
     groups = []
-    for prompt in feed.take(pen.n):
+    for prompt in stream.take(writer.n):
         rows = []
         for response in task.responses(prompt)[: source.group]:
             ids = desk.response_ids(prompt, response)

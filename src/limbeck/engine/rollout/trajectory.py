@@ -14,17 +14,17 @@ from ...types import Prompt, Rollout
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """A stretch of tokens by one author.
 
     Attributes:
         ids: tokens.
         logp: nats under the law that wrote them; None: not known.
         author: ``DATA``, ``STUDENT`` or ``TEACHER``.
-        scored: whether losses may look at them; a scored piece is a turn. What an environment says never is.
+        scored: whether losses may look at them; a scored segment is a turn. What an environment says never is.
         reward: of the turn; NaN where nothing verified it.
         columns: further numbers per token, by name.
-        said: what an environment's message says, where the piece holds one.
+        said: what an environment's message says, where the segment holds one.
     """
 
     ids: list[int]
@@ -37,13 +37,13 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Row:
+class Trajectory:
     """One sequence.
 
     Attributes:
         prompt: the problem.
         prompt_ids: what the student reads before anything is written.
-        pieces: in reading order; at least one is scored, though it may be empty.
+        segments: in reading order; at least one is scored, though it may be empty.
         truncated: cut at a limit.
         correct: the last verdict; False where nothing verified.
         feedback: the verifier's text.
@@ -54,7 +54,7 @@ class Row:
 
     prompt: Prompt
     prompt_ids: list[int]
-    pieces: tuple[Piece, ...]
+    segments: tuple[Segment, ...]
     truncated: bool = False
     correct: bool = False
     feedback: str | None = None
@@ -65,12 +65,12 @@ class Row:
     @property
     def ids(self) -> list[int]:
         """Everything after the prompt."""
-        return [i for piece in self.pieces for i in piece.ids]
+        return [i for segment in self.segments for i in segment.ids]
 
     @property
-    def turns(self) -> list[Piece]:
-        """The scored pieces."""
-        return [p for p in self.pieces if p.scored]
+    def turns(self) -> list[Segment]:
+        """The scored segments."""
+        return [p for p in self.segments if p.scored]
 
 
 def single(
@@ -82,18 +82,18 @@ def single(
     truncated: bool = False,
     verdict: Verdict | None = None,
     label: float = math.nan,
-) -> Row:
+) -> Trajectory:
     """A row of one turn."""
-    piece = Piece(ids, logp, author, reward=verdict.reward if verdict else math.nan)
+    segment = Segment(ids, logp, author, reward=verdict.reward if verdict else math.nan)
     correct = verdict.correct if verdict else False
-    return Row(prompt, prompt_ids, (piece,), truncated, correct, verdict.feedback if verdict else None, label)
+    return Trajectory(prompt, prompt_ids, (segment,), truncated, correct, verdict.feedback if verdict else None, label)
 
 
-def assemble(groups: Sequence[Sequence[Row]], name: str) -> Rollout:
+def assemble(groups: Sequence[Sequence[Trajectory]], name: str) -> Rollout:
     """Groups of rows as one record of one source; groups without a row are left out."""
     groups = [group for group in groups if group]
     rows = [row for group in groups for row in group]
-    pieces = [(b, piece) for b, row in enumerate(rows) for piece in row.turns]
+    segments = [(b, segment) for b, row in enumerate(rows) for segment in row.turns]
     length = torch.tensor([len(r.prompt_ids) + len(r.ids) for r in rows], dtype=torch.int64)
     start = torch.cat([torch.zeros(1, dtype=torch.int64), length.cumsum(0)])
     return Rollout(
@@ -101,21 +101,21 @@ def assemble(groups: Sequence[Sequence[Row]], name: str) -> Rollout:
         start_B1=start,
         root_B=_long(len(r.prompt_ids) for r in rows),
         pos_N=_long(p for b, row in enumerate(rows) for p in _places(row, int(start[b]))),
-        turn_N=_long(u for u, (_, piece) in enumerate(pieces) for _ in piece.ids),
-        seq_U=_long(b for b, _ in pieces),
+        turn_N=_long(u for u, (_, segment) in enumerate(segments) for _ in segment.ids),
+        seq_U=_long(b for b, _ in segments),
         group_B=_long(g for g, group in enumerate(groups) for _ in group),
-        author_N=torch.tensor([p.author for _, p in pieces for _ in p.ids], dtype=torch.int8),
-        writer_logp_N=_float(x for _, p in pieces for x in (p.logp or [math.nan] * len(p.ids))),
+        author_N=torch.tensor([p.author for _, p in segments for _ in p.ids], dtype=torch.int8),
+        writer_logp_N=_float(x for _, p in segments for x in (p.logp or [math.nan] * len(p.ids))),
         origin_B=torch.zeros(len(rows), dtype=torch.int64),
-        reward_U=_float(p.reward for _, p in pieces),
+        reward_U=_float(p.reward for _, p in segments),
         correct_B=torch.tensor([r.correct for r in rows], dtype=torch.bool),
         truncated_B=torch.tensor([r.truncated for r in rows], dtype=torch.bool),
         label_B=_float(r.label for r in rows),
         sources=(name,),
         columns_B={k: _float(r.columns.get(k, math.nan) for r in rows) for k in _names(r.columns for r in rows)},
         columns_N={
-            k: _float(x for _, p in pieces for x in p.columns.get(k, [math.nan] * len(p.ids)))
-            for k in _names(p.columns for _, p in pieces)
+            k: _float(x for _, p in segments for x in p.columns.get(k, [math.nan] * len(p.ids)))
+            for k in _names(p.columns for _, p in segments)
         },
         prompts=tuple(r.prompt for r in rows),
         drafts=tuple(r.draft for r in rows),
@@ -123,14 +123,14 @@ def assemble(groups: Sequence[Sequence[Row]], name: str) -> Rollout:
     )
 
 
-def _places(row: Row, start: int) -> list[int]:
+def _places(row: Trajectory, start: int) -> list[int]:
     """Positions of a row's scored tokens."""
     places: list[int] = []
     at = start + len(row.prompt_ids)
-    for piece in row.pieces:
-        if piece.scored:
-            places += range(at, at + len(piece.ids))
-        at += len(piece.ids)
+    for segment in row.segments:
+        if segment.scored:
+            places += range(at, at + len(segment.ids))
+        at += len(segment.ids)
     return places
 
 
@@ -149,15 +149,15 @@ def _float(values: Any) -> torch.Tensor:
 # ---------------------------------------------------------------- stored and read again
 
 
-def to_json(row: Row) -> dict[str, Any]:
+def to_json(row: Trajectory) -> dict[str, Any]:
     """A row without its prompt's text, which the task holds."""
     return {
         "prompt_ids": row.prompt_ids,
-        "pieces": [
+        "segments": [
             {"ids": p.ids, "logp": p.logp, "author": p.author, "scored": p.scored, "reward": _null(p.reward)}
             | ({"columns": dict(p.columns)} if p.columns else {})
             | ({"said": p.said} if p.said else {})
-            for p in row.pieces
+            for p in row.segments
         ],
         "truncated": row.truncated,
         "correct": row.correct,
@@ -168,11 +168,13 @@ def to_json(row: Row) -> dict[str, Any]:
     }
 
 
-def from_json(prompt: Prompt, stored: Mapping[str, Any]) -> Row:
+def from_json(prompt: Prompt, stored: Mapping[str, Any]) -> Trajectory:
     """The row again."""
-    pieces = tuple(Piece(**{**p, "reward": _nan(p["reward"])}) for p in stored["pieces"])
+    segments = tuple(Segment(**{**p, "reward": _nan(p["reward"])}) for p in stored["segments"])
     columns = {k: _nan(v) for k, v in stored["columns"].items()}
-    return Row(**{**stored, "prompt": prompt, "pieces": pieces, "label": _nan(stored["label"]), "columns": columns})
+    return Trajectory(
+        **{**stored, "prompt": prompt, "segments": segments, "label": _nan(stored["label"]), "columns": columns}
+    )
 
 
 def _null(x: float) -> float | None:

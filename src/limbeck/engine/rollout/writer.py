@@ -12,18 +12,18 @@ from ...errors import LimbeckError, shown
 from ...tasks import Verdict
 from ...tasks.base import Unjudged, judged
 from ...types import Prompt
-from ..models.generate import Law, Written
+from ..models.generate import SamplingPolicy, Written
 from ..scoring.contexts import of_prompt, with_blocks
 from ..scoring.templates import block
 from ..session import Desk
-from .trajectory import Row
+from .trajectory import Trajectory
 
-Groups = list[list[Row]]
+Groups = list[list[Trajectory]]
 """Rows of one source; a group is what one prompt gave."""
 
 
 @dataclass
-class Pen:
+class RolloutWriter:
     """One batch being written.
 
     Attributes:
@@ -39,14 +39,14 @@ class Pen:
     desk: Desk
     n: int
     step: int
-    dispatch: Callable[[Source, Pen, Sequence[Prompt] | None], Groups]
+    dispatch: Callable[[Source, RolloutWriter, Sequence[Prompt] | None], Groups]
     done: dict[str, Groups] = field(default_factory=dict)
     name: str = ""
     died: list[str] = field(default_factory=list)
 
     def take(self) -> list[Prompt]:
         """The next prompts of the task."""
-        return self.desk.feeds["task"].take(self.n)
+        return self.desk.streams["task"].take(self.n)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -58,7 +58,7 @@ class Pen:
         return self.dispatch(source, self, prompts)
 
 
-def refuse_all_dead(pen: Pen, groups: Groups, which: str) -> None:
+def refuse_all_dead(writer: RolloutWriter, groups: Groups, which: str) -> None:
     """Stop where environments broke off every episode, or verifiers judged no response.
 
     Raises:
@@ -66,24 +66,25 @@ def refuse_all_dead(pen: Pen, groups: Groups, which: str) -> None:
     """
     if any(row for group in groups for row in group):
         return
-    if pen.desk.unjudged and not pen.died:
+    if writer.desk.unjudged and not writer.died:
         raise LimbeckError(
-            f"the verifier of {shown(pen.desk.tasks['task'].name)} judged no response {which} "
-            f"({len(pen.desk.unjudged)} of them; the first: {pen.desk.unjudged[0]}), so there is nothing to learn "
+            f"the verifier of {shown(writer.desk.tasks['task'].name)} judged no response {which} "
+            f"({len(writer.desk.unjudged)} of them; the first: {writer.desk.unjudged[0]}), so there is nothing to "
+            "learn "
             "from; mend the verifier, or give it more time (verify_seconds)."
         )
-    if pen.died:
+    if writer.died:
         raise LimbeckError(
-            f"every episode {which} was broken off by its environment ({len(pen.died)} of them; the first: "
-            f"{pen.died[0]}), so there is nothing to learn from; mend the environment, and go on."
+            f"every episode {which} was broken off by its environment ({len(writer.died)} of them; the first: "
+            f"{writer.died[0]}), so there is nothing to learn from; mend the environment, and go on."
         )
 
 
-def law_of(source: Sample, desk: Desk) -> Law:
+def sampling_policy_of(source: Sample, desk: Desk) -> SamplingPolicy:
     """Who writes, each reader at its own temperature and all at the source's on top."""
     parts = source.reader.parts if isinstance(source.reader, Blend) else ((source.reader, 1.0),)
     policies = tuple((desk.policy(reader.role), weight) for reader, weight in parts)
-    return Law(policies, source.tau, tuple(reader.tau for reader, _ in parts))
+    return SamplingPolicy(policies, source.tau, tuple(reader.tau for reader, _ in parts))
 
 
 def author_of(source: Sample) -> int:
@@ -91,9 +92,11 @@ def author_of(source: Sample) -> int:
     return hand(source.reader.readers if isinstance(source.reader, Blend) else (source.reader,))
 
 
-def limit_of(source: Sample, pen: Pen) -> int:
+def limit_of(source: Sample, writer: RolloutWriter) -> int:
     """Tokens of a response, or of a turn."""
-    return pen.desk.max_tokens if source.max_tokens is None else int(source.max_tokens.now(pen.step, pen.numbers))
+    return (
+        writer.desk.max_tokens if source.max_tokens is None else int(source.max_tokens.now(writer.step, writer.numbers))
+    )
 
 
 def seen(source: Sample, desk: Desk, prompts: Sequence[Prompt]) -> list[list[int]]:

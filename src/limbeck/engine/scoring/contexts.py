@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from ...axes.context import Ask, Context
+from ...axes.context import Context, ContextQuestion
 from ...axes.reader import Reader
 from ...types import Prompt, Rollout
-from ..models.generate import Law, generate
+from ..models.generate import SamplingPolicy, generate
 from ..session import Desk
 from ..storage.memory import Skill
 from .templates import Evidence, block, fill
@@ -78,7 +78,7 @@ def _sibling(record: Rollout, b: int, replies: Sequence[str]) -> str:
 
 
 @dataclass
-class Told:
+class RenderedContext:
     """One context on one record: its block for each sequence, None where its evidence is missing."""
 
     context: Context
@@ -87,7 +87,7 @@ class Told:
     used: list[Skill | None]
 
 
-def tell(context: Context, known: list[Evidence], desk: Desk) -> Told:
+def tell(context: Context, known: list[Evidence], desk: Desk) -> RenderedContext:
     """A context's blocks: choose a skill, ask the questions, fill the template."""
     known = [dict(k) for k in known]
     used = [desk.memory.choose(str(k["id"]), context.bank) if context.bank else None for k in known]
@@ -101,10 +101,10 @@ def tell(context: Context, known: list[Evidence], desk: Desk) -> Told:
             k[ask.name] = answer
         if ask.number:
             numbers[ask.name] = [_stated(answer) for answer in answers]
-    return Told(context, [block(context, k, desk.blocks) for k in known], numbers, used)
+    return RenderedContext(context, [block(context, k, desk.blocks) for k in known], numbers, used)
 
 
-def _answers(ask: Ask, known: list[Evidence], desk: Desk, name: str) -> list[str]:
+def _answers(ask: ContextQuestion, known: list[Evidence], desk: Desk, name: str) -> list[str]:
     """A model's answers; the same question is asked once."""
     texts = [fill(ask.question, k, name) for k in known]
     different = list(dict.fromkeys(texts))
@@ -114,7 +114,7 @@ def _answers(ask: Ask, known: list[Evidence], desk: Desk, name: str) -> list[str
         desk.render(Prompt("", ({"role": "user", "content": t},)), ask.by, f"a question of context {name!r}", limit)
         for t in different
     ]
-    written = generate(Law(((policy, 1.0),)), ids, limit, desk.batch)
+    written = generate(SamplingPolicy(((policy, 1.0),)), ids, limit, desk.batch)
     said = {t: policy.text(w.ids) for t, w in zip(different, written, strict=True)}
     return [said[t] for t in texts]
 
@@ -125,15 +125,15 @@ def _stated(answer: str) -> float:
     return float(found[-1]) if found else math.nan
 
 
-class Lens:
+class ContextViews:
     """The contexts of one record, each told once, and the record as each reader sees it."""
 
     def __init__(self, record: Rollout, desk: Desk):
         self.record, self.desk = record, desk
         self._known: list[Evidence] | None = None
-        self._told: dict[Context, Told] = {}
+        self._told: dict[Context, RenderedContext] = {}
 
-    def told(self, context: Context) -> Told:
+    def told(self, context: Context) -> RenderedContext:
         """One context on this record."""
         if context not in self._told:
             if self._known is None:

@@ -1,6 +1,6 @@
 """Between ragged records and the rectangles that models want. The only place that pads, and that shifts by one.
 
-Row n of a carrier is the model's state at ``pos_N[n] - 1``: the state that *predicts* scored token n.
+Trajectory n of a carrier is the model's state at ``pos_N[n] - 1``: the state that *predicts* scored token n.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...kernels.tiles import Ask, statistics, top_k_rows
+from ...kernels.tiles import StatisticRequest, statistics, top_k_rows
 from ...math.statistic import LogProb
 from ...types import Carrier, Dense, Head, Hidden, Rollout, Sampled, TopK, View
 from ..models.policy import Policy
@@ -78,7 +78,7 @@ def _payload(carrier: Dense | Hidden, token_N: Tensor, abilities: frozenset[str]
         return detached(carrier)
     if "topk" in abilities and k is not None:
         return TopK(*top_k_rows(carrier, k))
-    return Sampled(statistics(carrier, token_N, [Ask(LogProb())])[0])
+    return Sampled(statistics(carrier, token_N, [StatisticRequest(LogProb())])[0])
 
 
 def detached(carrier: Dense | Hidden) -> Dense | Hidden:

@@ -103,7 +103,7 @@ def load(
     path: Path,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    feeds: Collection[str] | None = None,
+    streams: Collection[str] | None = None,
     following: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, Any]:
     """Put a checkpoint's weights and optimiser state in place and return its JSON.
@@ -111,7 +111,7 @@ def load(
     Args:
         path: of one checkpoint.
         module, optimizer: as they were saved; untouched unless all of the checkpoint fits.
-        feeds: names of the data that the run reads; each must have its cursor.
+        streams: names of the data that the run reads; each must have its cursor.
         following: modules whose weights follow the student's, by role.
 
     Raises:
@@ -122,21 +122,21 @@ def load(
         _refuse_changed(path, state["files"], len(following or {}))
         weights = _tensors(path / "weights.safetensors")
         tensors = _tensors(path / "optimizer.safetensors")
-        shadows = [_tensors(path / f"following-{i}.safetensors") for i in range(len(following or {}))]
-    if feeds is not None and set(feeds) != set(state["cursors"]):
-        odd = sorted(set(feeds) ^ set(state["cursors"]))[0]
+        followers = [_tensors(path / f"following-{i}.safetensors") for i in range(len(following or {}))]
+    if streams is not None and set(streams) != set(state["cursors"]):
+        odd = sorted(set(streams) ^ set(state["cursors"]))[0]
         raise LimbeckError(f"{path} is of a run with other data: {odd!r} does not fit; resume with the run's own data.")
     own = {n: p for n, p in module.named_parameters() if p.requires_grad}
     _fit(path, own, weights)
-    followers = [dict(f.named_parameters()) for _, f in sorted((following or {}).items())]
-    for follower, saved in zip(followers, shadows, strict=True):
+    modules = [dict(f.named_parameters()) for _, f in sorted((following or {}).items())]
+    for follower, saved in zip(modules, followers, strict=True):
         _fit(path, follower, saved)
     with _damage_is_told(path):
         moments = _moments(tensors, optimizer)
         _refuse_forgotten(state, moments, own)
         groups = _groups(state["groups"], optimizer)
     with torch.no_grad():
-        for parameters, saved in [(own, weights), *zip(followers, shadows, strict=True)]:
+        for parameters, saved in [(own, weights), *zip(modules, followers, strict=True)]:
             for name, parameter in parameters.items():
                 parameter.copy_(saved[name])
     optimizer.load_state_dict({"state": moments, "param_groups": groups})

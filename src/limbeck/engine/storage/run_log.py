@@ -66,7 +66,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-class Journal:
+class RunLog:
     """The files of one run's folder. Only the main process holds one."""
 
     def __init__(self, out: Path):
