@@ -21,7 +21,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # mkdocs-gen-files runs this file by its path
 
 from gen_markdown import inline, split_doc, table
-from limbeck.space.refusals import walk
 
 import limbeck as lb
 from limbeck.axes.source import Data, Sample
@@ -127,7 +126,7 @@ def command(recipe: Recipe) -> str:
 
 
 def _parts(method: Method) -> list[Any]:
-    return [part for source in method.sources.values() for part in walk(source)]
+    return [part for source in method.sources.values() for part in source.walk()]
 
 
 def _in_turns(method: Method) -> bool:

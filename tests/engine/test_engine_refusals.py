@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 
 from limbeck.axes import divergence_loss, sample, student, teacher, token_mean
 from limbeck.engine import build as setup
-from limbeck.engine import configure, distill, evaluate, models, resume
+from limbeck.engine import configure, distill, evaluate, resume
 from limbeck.engine.config import load_toml, parse_settings
-from limbeck.engine.models import weights
+from limbeck.engine.models import policy, weights
 from limbeck.errors import LimbeckError
 from limbeck.math.divergence import rkl
 from limbeck.space.method import Method
@@ -354,7 +354,7 @@ def test_folders_that_do_not_exist(spec: str, shelf: Shelf, out: Path) -> None:
 
 def test_remote_code_runs_only_where_asked(shelf: Shelf, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    for cls in (weights.AutoModelForCausalLM, models.AutoTokenizer):
+    for cls in (weights.AutoModelForCausalLM, policy.AutoTokenizer):
         real = cls.from_pretrained
 
         def spy(*a: Any, real: Any = real, **k: Any) -> Any:

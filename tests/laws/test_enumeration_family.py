@@ -25,6 +25,7 @@ from limbeck.axes import (
     token_sum,
     writer,
 )
+from limbeck.loss import scores
 from limbeck.space.method import Method
 from limbeck.space.term import Sum, Term
 from tabular import (
@@ -296,7 +297,7 @@ def test_a_black_box_expert_gives_the_same_gradient_in_expectation(monkeypatch: 
             ids = torch.tensor([[a], [b]])
             return lb.types.TopK(ids, torch.zeros(2, 1, dtype=torch.float64))
 
-        monkeypatch.setattr(lb.batch, "drawn", choose)
+        monkeypatch.setattr(scores, "drawn", choose)
         for i, chance in enumerate(law(THETA)):
             theta = THETA.clone().requires_grad_()
             loss = lb.objective(method)(theta[STATE[i]][None], Y[i : i + 1], ema_given_logits=ROWS[i : i + 1]).loss
@@ -308,7 +309,7 @@ def test_a_black_box_expert_gives_the_same_gradient_in_expectation(monkeypatch: 
 def test_a_drawn_expert_is_drawn_from_its_law() -> None:
     """Card 18: v ~ pi_T at each visited state."""
     torch.manual_seed(0)
-    ids = lb.batch.drawn(lb.types.Dense(TEACHER[:1].expand(20000, V).clone())).ids_NK
+    ids = scores.drawn(lb.types.Dense(TEACHER[:1].expand(20000, V).clone())).ids_NK
     share = torch.bincount(ids[:, 0], minlength=V) / len(ids)
     torch.testing.assert_close(share.double(), TEACHER[0].softmax(-1), rtol=0, atol=0.015)
 

@@ -61,12 +61,15 @@ A = group_advantage()
 BUILT: dict[str, tuple[Callable[[], Any], str]] = {
     # a surrogate told the wrong type or a finer level than it hears
     "policy told a reader": (lambda: Method(S, Term(teacher, clip(0.2))), "log_ratio.*divergence_loss"),
-    "divergence_loss told a vector": (lambda: Method(S, Term(A, divergence_loss(rkl))), "whole law.*reader.*policy"),
+    "divergence_loss told a vector": (
+        lambda: Method(S, Term(A, divergence_loss(rkl))),
+        "whole distribution.*reader.*policy",
+    ),
     "sampled told a signal": (lambda: Method(S, Term(log_ratio(teacher), sampled("k2"))), r"tell it logp\(reader\)"),
-    "sampled told a reader": (lambda: Method(S, Term(teacher, sampled("k2"))), "hears a signal per token"),
+    "sampled told a reader": (lambda: Method(S, Term(teacher, sampled("k2"))), "takes a signal per token"),
     "contrast told tokens": (
         lambda: Method(pairs(), Term(logp(ref), contrast()), group_mean),
-        r"hears one value per sequence.*per token.*\.over",
+        r"takes one value per sequence.*per token.*\.over",
     ),
     "target is the student": (lambda: Method(S, Term(student, divergence_loss(rkl))), "gradient is zero.*teacher"),
     "target is the old student": (lambda: Method(S, Term(old, divergence_loss(rkl))), "gradient is zero.*ref or init"),
@@ -147,7 +150,7 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
     "policy pool": (lambda: policy("clip", pool="group"), "per token or per sequence"),
     "negative clip": (lambda: clip(-0.2), "lo of clip.*is -0.2.*at least 0"),
     "discount": (lambda: m.opd(gamma=1.5), "between 0 and 1.*0 for no future"),
-    "over downwards": (lambda: length.over("token", "mean"), "going down the levels is implicit"),
+    "over downwards": (lambda: length.over("token", "mean"), "going down is implicit"),
     "over how": (lambda: length.over("group", "median"), "use one of sum, mean"),
     "blend": (lambda: blend((student, 0.5), (teacher, 0.2)), "sum to 1"),
     "coin": (lambda: either(1.5, S, data()), "between 0 and 1"),

@@ -84,7 +84,7 @@ def batch_of(monkeypatch: pytest.MonkeyPatch, method: Method, **given: Tensor) -
         seen.append(batch)
         return prepare(method, batch)
 
-    monkeypatch.setattr(limbeck.functional.objective, "hear", prepared)
+    monkeypatch.setattr(limbeck.functional.objective, "prepare", prepared)
     lb.objective(method)(**given)
     return seen[0]
 

@@ -197,7 +197,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "estimator": (lambda: sampled(wrong(3)), "unknown estimator"),
     "policy kind": (lambda: policy(wrong(3)), r"policy\(3\): unknown kind"),
     "pipeline": (lambda: lb.Pipeline(wrong(3)), "stages of a pipeline is 3; give a list"),
-    "pipeline of names": (lambda: lb.Pipeline(wrong(["opd"])), r"a stage of a pipeline is 'opd'; give run\('sft'\)"),
+    "pipeline of names": (lambda: lb.Pipeline(wrong(["opd"])), r"a stage of a pipeline is 'opd'; give stage\('sft'\)"),
     "pipeline repeat": (lambda: lb.Pipeline((lb.stage("opd"),), wrong(1.5)), "repeat of a pipeline is 1.5"),
     "pipeline no repeat": (lambda: lb.Pipeline((lb.stage("opd"),), 0), "repeat of a pipeline is 0"),
     "stage": (lambda: Stage(wrong(3)), "method of a stage is 3"),

@@ -120,7 +120,8 @@ class Surrogate:
         if not isinstance(signal, Expr):
             raise LimbeckError(
                 f"{self} takes a signal per {self.signal_level}, but was given the reader {signal}; give it an "
-                f"expression such as log_ratio({signal}), or use divergence_loss(...) to pull towards its whole distribution."
+                f"expression such as log_ratio({signal}), or use divergence_loss(...) to pull towards its "
+                "whole distribution."
             )
         if signal.level < self.signal_level:
             raise LimbeckError(

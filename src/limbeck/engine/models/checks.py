@@ -37,6 +37,14 @@ def check_weights(model: nn.Module, told: str) -> None:
             f"{told}: its weights hold NaN or infinity, in {bad[0]}{more}; give a checkpoint from before its training "
             "diverged."
         )
+    # A buffer may hold infinity (a mask does). NaN comes of a configuration that has no meaning, and whether a forward
+    # pass shows it depends on the processor, because some attention kernels turn it into 0.
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point() and bool(buffer.isnan().any()):
+            raise LimbeckError(
+                f"{told}: its buffer {name} holds NaN, which is computed from config.json; check the rotary "
+                "embedding's settings there (rope_parameters), or give another model."
+            )
 
 
 def _finite(p: Tensor) -> bool:
