@@ -48,6 +48,7 @@ from limbeck.axes import (
     token_mean,
     top,
 )
+from limbeck.loss.scores import Batch
 from limbeck.math.divergence import rkl
 from limbeck.math.statistic import Support
 from limbeck.space.method import Method
@@ -259,7 +260,7 @@ def test_5_tokens_are_drawn_in_proportion_to_their_entropy() -> None:
     probe = Method(sample(student), Term(teacher, divergence_loss(rkl), one))
     _, told, _ = c.prepared(probe)
     count, draws = torch.zeros_like(h), 1500
-    batch = lb.batch.Batch(told.record, told.scores)
+    batch = Batch(told.record, told.scores)
     for step in range(draws):
         batch.step = step
         count += one.evaluate(batch)
