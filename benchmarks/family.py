@@ -25,14 +25,15 @@ from typing import Any
 import privileged_student
 import torch
 import variance
+from limbeck.space.term import Term
 from rich.console import Console
 from rich.progress import track
 
 import limbeck as lb
-from limbeck.axes import entropy, old, pathwise, sample, student, teacher, token_mean, top
+from limbeck.axes import divergence_loss, entropy, old, sample, student, teacher, token_mean, top
 from limbeck.evaluate import mean_interval, paired_interval
 from limbeck.math.divergence import rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 
 COMMON: dict[str, Any] = {
     "student": "embedded",
@@ -68,7 +69,7 @@ class Arm:
 def _bottom_half() -> Method:
     """The control of TIP: the half of the tokens with the least entropy."""
     return Method(
-        sample(student, 8, check=False), Term(teacher, pathwise(rkl), top(0.0 - entropy(old), 0.5)), token_mean
+        sample(student, 8, check=False), Term(teacher, divergence_loss(rkl), top(0.0 - entropy(old), 0.5)), token_mean
     )
 
 

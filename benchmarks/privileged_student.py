@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from limbeck.engine.models import load_policy, render
-from limbeck.method import Method
+from limbeck.engine.models.policy import load_policy, render
+from limbeck.space.method import Method
 from limbeck.tasks import load_task
 
 STEPS, BATCH, LR = 500, 48, 1e-3

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from limbeck.space.term import Term
 from rich.console import Console
 
 from limbeck.axes import log_ratio, ratio, sample, student, teacher, token_mean
+from limbeck.engine.build import prepare_tasks
 from limbeck.engine.config import configure
 from limbeck.engine.run import _Run
-from limbeck.engine.setup import prepare_tasks
 from limbeck.evaluate import mean_interval, paired_interval
-from limbeck.method import Method, Term
-from limbeck.registry import get
+from limbeck.space.method import Method
+from limbeck.space.registry import get
 
 DRAWS = 24
 ARMS: dict[str, Method] = {
@@ -47,7 +48,7 @@ def measure(name: str, seed: int, out: Path) -> float:
     run.optimizer.step = lambda *_, **__: None
     gradients = []
     for draw in range(DRAWS):
-        run.shop.desk.feeds["task"].cursor = 0
+        run.session.desk.streams["task"].cursor = 0
         run.loop.step(draw)
         gradients.append(
             torch.cat([p.grad.flatten() for p in run._module().parameters() if p.grad is not None]).double()

@@ -23,14 +23,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # mkdocs-gen-files runs this fil
 from gen_markdown import inline, split_doc, table
 
 import limbeck as lb
-from limbeck import taxonomy
 from limbeck.axes.source import Data, Sample
 from limbeck.cli.listing import by_family
-from limbeck.explain import axes
-from limbeck.method import Method
-from limbeck.pipelines import PIPELINES, Plan
-from limbeck.refusals import walk
-from limbeck.registry import REGISTRY, Recipe
+from limbeck.space import taxonomy
+from limbeck.space.explain import axes
+from limbeck.space.method import Method
+from limbeck.space.pipeline import PIPELINES, Plan
+from limbeck.space.refusals import walk
+from limbeck.space.registry import REGISTRY, Recipe
 
 CONFIDENCE = {
     "high": "the formula and its defaults were read in the authors' code or in the paper's own text",
@@ -479,11 +479,14 @@ def pages() -> dict[str, str]:
         "cli": ("Command line", cli_page),
         "settings": ("Settings of a run", settings_page),
         "limbeck": ("limbeck", lambda: module_page("The top level", ("limbeck",)) + _errors()),
-        "pipelines": ("Pipelines", lambda: module_page("Pipelines", ("limbeck.pipeline", "limbeck.pipelines"))),
+        "pipelines": (
+            "Pipelines",
+            lambda: module_page("Pipelines", ("limbeck.space.pipeline", "limbeck.methods.pipelines")),
+        ),
         "runs": ("Runs", lambda: module_page("Runs", ("limbeck.engine",), RUNS)),
         "axes": ("The vocabulary", lambda: module_page("The vocabulary of methods", ("limbeck.axes",))),
         "divergences": ("Divergences", lambda: module_page("Divergences", ("limbeck.math.divergence",))),
-        "taxonomy": ("Taxonomy", lambda: module_page("The survey's axes", ("limbeck.taxonomy",))),
+        "taxonomy": ("Taxonomy", lambda: module_page("The survey's axes", ("limbeck.space.taxonomy",))),
         "records": ("Records", lambda: module_page("Records", ("limbeck.types",))),
         "tasks": ("Tasks", lambda: module_page("Tasks", ("limbeck.tasks",))),
         "evaluate": ("Evaluation", lambda: module_page("Evaluation", ("limbeck.evaluate",))),

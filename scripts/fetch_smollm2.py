@@ -75,7 +75,7 @@ def problem(folder: Path) -> str | None:
 
 
 def sha256(path: Path) -> str:
-    """Digest of a file, read in pieces."""
+    """Digest of a file, read in segments."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -53,7 +53,7 @@ def with_table(text: str) -> str:
 
 def main(words: list[str]) -> None:
     """Refresh the named pages, or all."""
-    from limbeck.registry import REGISTRY
+    from limbeck.space.registry import REGISTRY
 
     pages = [Path(w).resolve() for w in words] or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     with tempfile.TemporaryDirectory() as folder:

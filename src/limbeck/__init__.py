@@ -11,11 +11,12 @@ from typing import Any
 from . import methods, pipelines
 from .axes.scalar import anneal, linear
 from .errors import LimbeckError
-from .explain import cite, diff, explain
-from .method import Method, Term
-from .pipeline import Pipeline, run
-from .plain import Objective, objective
-from .registry import get, method
+from .functional.objective import Objective, objective
+from .space.explain import cite, diff, explain
+from .space.method import Method
+from .space.pipeline import Pipeline, run
+from .space.registry import get, method
+from .space.term import Term
 
 __version__ = "0.1.0"
 

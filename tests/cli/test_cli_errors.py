@@ -15,7 +15,7 @@ from stub_engine import Notes, Run
 import limbeck
 from limbeck.cli import app
 from limbeck.errors import LimbeckError
-from limbeck.registry import REGISTRY
+from limbeck.space.registry import REGISTRY
 
 COMMANDS = ("demo", "train", "eval", "methods", "explain", "diff")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from stub_engine import Notes, Run
 
-from limbeck import own_files
+from limbeck import user_files as own_files
 from limbeck.engine.config import configure
 from limbeck.errors import LimbeckError
-from limbeck.own_files import refuse_unnamed
-from limbeck.registry import REGISTRY
+from limbeck.space.registry import REGISTRY
+from limbeck.user_files import refuse_unnamed
 
 MINE = '''
 import limbeck as lb

@@ -11,7 +11,7 @@ import pytest
 from stub_engine import Run
 
 import limbeck as lb
-from limbeck.registry import REGISTRY
+from limbeck.space.registry import REGISTRY
 
 
 def test_methods_lists_all_with_what_they_read(limbeck_: Run) -> None:
@@ -92,7 +92,7 @@ def test_explain_shows_contexts_weights_and_what_is_remembered(limbeck_: Run, na
 
 
 def test_explain_shows_controllers(limbeck_: Run) -> None:
-    shown = limbeck_("explain", "decoupled_kl", "--set", "rungs=[128, 256]", "--set", "floor=0.3").stdout
+    shown = limbeck_("explain", "decoupled_kl", "--set", "levels=[128, 256]", "--set", "floor=0.3").stdout
     assert "remembers   a controller: 128 → 256 while H ≥ 0.3, every 100 steps\n" in "".join(
         f"{line.strip()}\n" for line in shown.splitlines()
     )

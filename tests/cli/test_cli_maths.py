@@ -7,7 +7,7 @@ import pytest
 from limbeck.cli.docstrings import read
 from limbeck.cli.maths import inline, readable
 from limbeck.methods import REGISTRY
-from limbeck.registry import Recipe
+from limbeck.space.registry import Recipe
 
 EXAMPLES = {
     r"-\frac1N\sum_n\log\pi_\theta(y_n)": "-1/N Σ_n log π_θ(y_n)",

@@ -11,7 +11,7 @@ from stub_engine import Run
 
 import limbeck as lb
 import limbeck.engine
-from limbeck.pipelines import PIPELINES
+from limbeck.space.pipeline import PIPELINES
 
 
 class Noted:

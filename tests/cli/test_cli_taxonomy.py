@@ -8,9 +8,9 @@ import pytest
 from stub_engine import Run
 
 import limbeck as lb
-from limbeck import taxonomy
 from limbeck.axes import data, everywhere, logp, ref, reinforce, sample, sampled, student, teacher
-from limbeck.registry import REGISTRY
+from limbeck.space import taxonomy
+from limbeck.space.registry import REGISTRY
 
 # Name: (feedback, access, granularity), decided by hand from the papers before the rules were run.
 KNOWN = {

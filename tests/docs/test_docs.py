@@ -23,8 +23,8 @@ import pytest
 
 import limbeck as lb
 from limbeck.engine.config import configure, parse_settings
-from limbeck.pipelines import PIPELINES, get_pipeline
-from limbeck.registry import REGISTRY
+from limbeck.space.pipeline import PIPELINES, get_pipeline
+from limbeck.space.registry import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -152,7 +152,7 @@ def _check_limbeck(words: list[str], where: str) -> None:
             configure(method, parse_settings(_sets(rest)))
     if name == "pipeline" and rest:
         from limbeck.cli.pipe import asked
-        from limbeck.engine.stages import _refuse_unknown
+        from limbeck.engine.pipeline import _refuse_unknown
 
         _refuse_unknown(*asked(get_pipeline(rest[0]), {}, None, _sets(rest)))
 
@@ -198,7 +198,7 @@ def test_every_method_has_a_page(generated: Any) -> None:
 def test_the_command_of_a_page_can_start(name: str, generated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The task serves what the method reads, and every model has a name."""
     from limbeck.cli.settings import check, run_config
-    from limbeck.engine.setup import build_method, check_models, prepare_tasks
+    from limbeck.engine.build import build_method, check_models, prepare_tasks
 
     monkeypatch.chdir(ROOT)
     words = shlex.split(generated.module.command(REGISTRY[name]))

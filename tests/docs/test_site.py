@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import browser
-from limbeck.registry import REGISTRY
+from limbeck.space.registry import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from limbeck.axes import data
-from limbeck.engine.write import write
+from limbeck.engine.rollout.sources import write
 from limbeck.types import Rollout
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
@@ -114,17 +114,17 @@ def record(shelf: Shelf, folder: Path, line: dict[str, Any], **own: Any) -> tupl
     task = jsonl(folder.with_name("lines.jsonl"), [line] * 2)
     settings = {"max_tokens": 64, "eval_size": 0, "task_options": {"test_fraction": 0.0}, "teacher": None, **own}
     run = open_run(shelf, "sft", folder.with_name("run"), student=str(folder), task=str(task), **settings)
-    return run, write({"main": data()}, run.shop.desk, 1, 0)
+    return run, write({"main": data()}, run.session.desk, 1, 0)
 
 
 def taught(shelf: Shelf, folder: Path, line: dict[str, Any], **own: Any) -> str:
     """What a demonstration teaches, special tokens shown."""
     run, made = record(shelf, folder, line, **own)
-    tok = run.shop.student.tokenizer
+    tok = run.session.student.tokenizer
     return "".join(tok.decode([i]) for i in made.token_N.tolist())
 
 
 def asked(shelf: Shelf, folder: Path, line: dict[str, Any], **own: Any) -> str:
     """What stands in front of it."""
     run, made = record(shelf, folder, line, **own)
-    return str(run.shop.student.tokenizer.decode(made.ids_L[: int(made.root_B[0])].tolist()))
+    return str(run.session.student.tokenizer.decode(made.ids_L[: int(made.root_B[0])].tolist()))

@@ -11,9 +11,9 @@ import torch
 import transformers
 from tiny_runs import VOCABULARY, Shelf, llama, naive_logits, put, record_of
 
-from limbeck.engine.batch import read_view, rectangle, run_model
-from limbeck.engine.models import Policy, add_lora, load_policy
-from limbeck.kernels.tiles import Ask, _logits, statistics
+from limbeck.engine.models.policy import Policy, add_lora, load_policy
+from limbeck.engine.scoring.forward import read_view, rectangle, run_model
+from limbeck.kernels.tiles import StatisticRequest, _logits, statistics
 from limbeck.math.statistic import LogProb
 from limbeck.types import Dense, Hidden, Rollout, Sampled, TopK
 
@@ -148,7 +148,7 @@ def test_gradients_are_those_of_a_plain_forward(shelf: Shelf) -> None:
     weight = torch.linspace(-1, 1, record.n_tokens)
 
     def loss(carrier: Dense | Hidden) -> torch.Tensor:
-        return (statistics(carrier, record.token_N, [Ask(LogProb())])[0] * weight).sum()
+        return (statistics(carrier, record.token_N, [StatisticRequest(LogProb())])[0] * weight).sum()
 
     run_model(policy, record, loss).backward()
     got = {n: p.grad.clone() for n, p in policy.model.named_parameters()}

@@ -14,8 +14,9 @@ from tiny_runs import Shelf, go
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import limbeck as lb
-from limbeck.engine import card, lineage
+from limbeck.engine import model_card as card
 from limbeck.engine import run as engine_run
+from limbeck.engine.storage import provenance as lineage
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,9 @@ from transformers import AutoTokenizer
 
 from limbeck.axes import sample, student
 from limbeck.engine import resume
-from limbeck.engine import write as writing
-from limbeck.engine.episode import between
-from limbeck.engine.frame import Lens
+from limbeck.engine.rollout import sources as writing
+from limbeck.engine.rollout.episodes import between
+from limbeck.engine.scoring.contexts import ContextViews
 from limbeck.errors import LimbeckError
 from limbeck.tasks import Observation
 from limbeck.types import Prompt
@@ -126,7 +126,7 @@ def test_a_text_that_does_not_fit_its_template_is_refused_with_its_line(
 def test_no_space_is_put_in_front_of_a_reply(scheme: str, template: str | None, shelf: Shelf, folder: Path) -> None:
     """SentencePiece marks a space in front of a text, and a reply is none of its own."""
     run, made = record(shelf, saved(folder, sentencepiece(scheme=scheme)), talk("q:", "ok"), template=template)
-    tok = run.shop.student.tokenizer
+    tok = run.session.student.tokenizer
     ids = made.token_N.tolist()
     assert tok.convert_ids_to_tokens(ids[:2]) == ["o", "k"]
     whole = tok.decode(made.ids_L.tolist(), skip_special_tokens=False)
@@ -140,7 +140,7 @@ def test_tokens_never_reach_over_the_border_of_a_prompt(shelf: Shelf, folder: Pa
     root = int(made.root_B[0])
     assert made.ids_L[:root].tolist() == tok("say 1")["input_ids"]
     assert tok.convert_ids_to_tokens(made.token_N.tolist()) == ["2", "\u0120", "ok", "<|endoftext|>"]
-    assert run.shop.desk.prompt_ids(made.prompts[0]) == made.ids_L[:root].tolist()
+    assert run.session.desk.prompt_ids(made.prompts[0]) == made.ids_L[:root].tolist()
 
 
 def test_a_text_begins_once(shelf: Shelf, folder: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_evaluations_reference_texts_are_rendered_too(shelf: Shelf, folder: 
         run = open_run(shelf, "sft", folder.with_name("run"), **own)
         made = run.evaluator._reference_record()
         assert made is not None
-        assert run.shop.student.tokenizer.decode(made.token_N[made.seq_N == 0].tolist()) == said
+        assert run.session.student.tokenizer.decode(made.token_N[made.seq_N == 0].tolist()) == said
 
 
 def test_a_text_recast_as_a_response_ends_as_its_template_ends(shelf: Shelf, folder: Path) -> None:
@@ -183,10 +183,10 @@ def test_a_text_recast_as_a_response_ends_as_its_template_ends(shelf: Shelf, fol
     run = open_run(
         shelf, "grpo", folder.with_name("run"), student=str(saved(folder, tokenizer())), teacher=None, task=Parity()
     )
-    pen = writing.Pen(run.shop.desk, 1, 0)
-    pen.done["main"] = writing.written(sample(student, 1), pen, None)
-    ((row,),) = writing.written(recast("main", response="so be it"), pen, None)
-    assert run.shop.student.tokenizer.decode(row.ids) == "so be it<|im_end|>"
+    writer = writing.RolloutWriter(run.session.desk, 1, 0)
+    writer.done["main"] = writing.written(sample(student, 1), writer, None)
+    ((row,),) = writing.written(recast("main", response="so be it"), writer, None)
+    assert run.session.student.tokenizer.decode(row.ids) == "so be it<|im_end|>"
 
 
 # ---------------------------------------------------------------- what ends a turn
@@ -200,10 +200,10 @@ def test_generation_stops_where_the_template_ends_and_the_student_remembers_it(
 
     student_ = saved(folder, tokenizer(), ("<|endoftext|>",))
     run = open_run(shelf, "grpo", out, student=str(student_), teacher=None)
-    policy = run.shop.student
+    policy = run.session.student
     end = policy.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end in policy.eos
-    assert all(end in p.eos for p in run.shop.policies.values())
+    assert all(end in p.eos for p in run.session.policies.values())
     task = jsonl(folder.with_name("a.jsonl"), [{"prompt": f"q{i}", "response": "ok"} for i in range(4)])
     settings = {"steps": 1, "prompts": 2, "eval_size": 0, "warmup": 0, "cpu": True}
     distill("sft", student=str(student_), task=str(task), out=out, **settings)
@@ -231,17 +231,17 @@ def test_generation_stops_where_the_template_ends_and_the_student_remembers_it(
 def test_a_teacher_that_ends_turns_with_another_token_is_told(
     theirs: str | None, eos: tuple[str, ...], own: dict[str, Any], noted: bool, shelf: Shelf, folder: Path
 ) -> None:
-    from limbeck.engine.setup import notices
+    from limbeck.engine.build import notices
 
     teacher = saved(folder.with_name("teacher"), tokenizer(theirs), eos, 2)
     student_ = saved(folder, tokenizer())
     run = open_run(shelf, "opd", folder.with_name("run"), student=str(student_), teacher=str(teacher), **own)
-    assert any("finds every end unlikely" in n for n in notices(run.shop)) is noted
+    assert any("finds every end unlikely" in n for n in notices(run.session)) is noted
 
 
 def test_between_two_turns_a_message_ends_once(shelf: Shelf, folder: Path, out: Path) -> None:
     """Also where the student ended it with another of its tokens than the template does."""
-    policy = open_run(shelf, "grpo", out, student=str(saved(folder, tokenizer())), teacher=None).shop.student
+    policy = open_run(shelf, "grpo", out, student=str(saved(folder, tokenizer())), teacher=None).session.student
     follows = "\n<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n"
     for end, first in (("<|im_end|>", ""), ("<|endoftext|>", ""), ("a", "<|im_end|>")):
         ids = policy.tokenizer.convert_tokens_to_ids(["b", end])
@@ -268,9 +268,9 @@ def test_readers_with_a_context_see_the_tools_too(shelf: Shelf, folder: Path, ou
     rows = [{"prompt": f"q{i}", "answer": "1", "solution": "one", "tools": ADD} for i in range(4)]
     task = jsonl(folder.with_name("a.jsonl"), rows)
     run = open_run(shelf, "opsd", out, student=str(saved(folder, tokenizer(TOOLS))), teacher=None, task=str(task))
-    made = writing.write(run.shop.method.sources, run.shop.desk, 1, 0)
-    framed = Lens(made, run.shop.desk).seen_by(next(v for v in run.shop.method.views if v.context))
-    text = run.shop.student.tokenizer.decode(framed.ids_L[: int(framed.root_B[0])].tolist())
+    made = writing.write(run.session.method.sources, run.session.desk, 1, 0)
+    framed = ContextViews(made, run.session.desk).seen_by(next(v for v in run.session.method.views if v.context))
+    text = run.session.student.tokenizer.decode(framed.ids_L[: int(framed.root_B[0])].tolist())
     assert '"name": "add"' in text
     assert "one" in text
 
@@ -320,10 +320,10 @@ def test_variables_of_the_template(shelf: Shelf, folder: Path, out: Path) -> Non
         line = {"prompt": "q", "answer": "1", "chat_template_kwargs": {"enable_thinking": value}}
         task = jsonl(folder.with_name("a.jsonl"), [line] * 3)
         run = open_run(shelf, "grpo", out, student=str(student_), teacher=None, task=str(task))
-        desk, prompt = run.shop.desk, run.shop.desk.tasks["task"].train[0]
-        tok = run.shop.student.tokenizer
+        desk, prompt = run.session.desk, run.session.desk.tasks["task"].train[0]
+        tok = run.session.student.tokenizer
         assert tok.decode(desk.prompt_ids(prompt)).endswith(ends)
-        assert tok.decode(between(run.shop.student, Observation("r"), [], prompt)).endswith(ends)
+        assert tok.decode(between(run.session.student, Observation("r"), [], prompt)).endswith(ends)
     with pytest.raises(LimbeckError, match="names 'tokenize', which Limbeck sets"):
         record(shelf, student_, {"prompt": "q", "response": "a", "chat_template_kwargs": {"tokenize": True}})
 
@@ -333,8 +333,8 @@ def test_the_same_messages_with_other_tools_are_another_prompt(shelf: Shelf, fol
     task = jsonl(folder.with_name("a.jsonl"), rows)
     own = {"student": str(saved(folder, tokenizer(TOOLS))), "task": str(task), "task_options": {"test_fraction": 0.0}}
     run = open_run(shelf, "sft", out, teacher=None, max_tokens=64, eval_size=0, **own)
-    made = writing.write(run.shop.method.sources, run.shop.desk, 2, 0)
-    text = run.shop.student.tokenizer.decode(made.ids_L.tolist())
+    made = writing.write(run.session.method.sources, run.session.desk, 2, 0)
+    text = run.session.student.tokenizer.decode(made.ids_L.tolist())
     assert '"n": 7' in text
     assert '"n": 8' in text
 
@@ -364,8 +364,8 @@ def test_a_student_keeps_the_format_that_it_learned(template: str, shelf: Shelf,
     )
     after = open_run(shelf, "sft", out.with_name("a"), student=str(out / "student"), **own)
     prompt = Prompt("p", ({"role": "user", "content": "q"},))
-    ids = before.shop.desk.prompt_ids(prompt)
-    assert after.shop.desk.prompt_ids(prompt) == ids
+    ids = before.session.desk.prompt_ids(prompt)
+    assert after.session.desk.prompt_ids(prompt) == ids
     assert tok.decode(ids).startswith("<|im_start|>" if template == "file" else "<s>q")
 
 
@@ -446,8 +446,8 @@ def test_prompts_that_a_task_makes_are_measured_as_they_come(
     shelf: Shelf, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Start-up is bounded; what is found later can be left out as well, and ends no run."""
-    from limbeck.engine import prompts
-    from limbeck.engine.setup import notices
+    from limbeck.engine import prompt_checks as prompts
+    from limbeck.engine.build import notices
 
     with pytest.raises(LimbeckError, match="prompt 'p4' has"):
         go(shelf, "grpo", out, task=Made(), teacher=None)
@@ -455,9 +455,9 @@ def test_prompts_that_a_task_makes_are_measured_as_they_come(
     monkeypatch.setattr(prompts, "AT_ONCE", 1)
     run = open_run(shelf, "grpo", out, task=Made(), teacher=None, skip_overlong=True, group=2)
     assert any(
-        "1 of 8 training prompts of 'parity' were measured before the first step" in n for n in notices(run.shop)
+        "1 of 8 training prompts of 'parity' were measured before the first step" in n for n in notices(run.session)
     )
-    taken = [p.id for _ in range(4) for p in run.shop.desk.feeds["task"].take(4)]
+    taken = [p.id for _ in range(4) for p in run.session.desk.streams["task"].take(4)]
     assert set(taken) == {"p0", "p1", "p2", "p3"}
 
 
@@ -475,7 +475,7 @@ def test_held_out_prompts_are_measured_too(shelf: Shelf, folder: Path, out: Path
 def test_the_share_of_responses_that_a_limit_cuts_is_said(
     method: str, alike: str, shelf: Shelf, folder: Path, out: Path
 ) -> None:
-    from limbeck.engine.setup import notices
+    from limbeck.engine.build import notices
 
     texts = {"sft": {"response": "abcdef"}, "dpo": {"chosen": "abcdef", "rejected": "abcdeg"}}[method]
     short = {"sft": {"response": "a"}, "dpo": {"chosen": "a", "rejected": "b"}}[method]
@@ -483,12 +483,12 @@ def test_the_share_of_responses_that_a_limit_cuts_is_said(
     task = jsonl(folder.with_name("a.jsonl"), rows)
     own = {"task": str(task), "task_options": {"test_fraction": 0.0}, "teacher": None, "eval_size": 0}
     run = open_run(shelf, method, out, max_tokens=3, **own)
-    (note,) = [n for n in notices(run.shop) if "are cut there" in n]
+    (note,) = [n for n in notices(run.session) if "are cut there" in n]
     of = "3 of 4" if method == "sft" else "6 of 8"
     assert f"{of} training responses of 'a' (75%) are longer than max_tokens=3" in note
     assert f"without an end{alike}; --set max_tokens=7 takes all of them whole" in note
     run = open_run(shelf, method, out, max_tokens=7, **own)
-    assert not any("cut" in n for n in notices(run.shop))
+    assert not any("cut" in n for n in notices(run.session))
 
 
 def test_a_line_that_lacks_what_the_others_have_is_named(shelf: Shelf, folder: Path, out: Path) -> None:

@@ -11,7 +11,8 @@ from tiny_runs import Parity, Shelf, go, lines, llama
 
 import limbeck as lb
 from limbeck.axes import stairs
-from limbeck.engine import configure, setup
+from limbeck.engine import build as setup
+from limbeck.engine import configure
 from limbeck.engine.config import parse_settings
 from limbeck.errors import LimbeckError
 
@@ -50,14 +51,14 @@ REFUSED: dict[str, tuple[str, Given, str]] = {
     "turns with it": ("sod", {"task": "two_digit_sums"}, "or --set turns=1"),
     "names of teachers": ("mad_opd", {"teachers": ("a", "a")}, "'a' is no name of its own"),
     "a teacher called like a template": ("mad_opd", {"teachers": ("{{ x", "b")}, "is no name of its own"),
-    "rungs beyond the window": ("decoupled_kl", {"rungs": (4, 2000), "gate_every": 1}, "the response may have 2000"),
+    "levels beyond the window": ("decoupled_kl", {"levels": (4, 2000), "gate_every": 1}, "the response may have 2000"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_with_the_remedy(case: str, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method, given, sentence = REFUSED[case]
-    if case != "rungs beyond the window":
+    if case != "levels beyond the window":
         monkeypatch.setattr(setup, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(LimbeckError, match=sentence):
         go(shelf, method, tmp_path / "run", **given)
@@ -101,7 +102,7 @@ def test_text_in_a_column_is_told_where_it_belongs(shelf: Shelf, tmp_path: Path)
     style = lb.axes.Context("style", "Answer in the style of: {{ style }}", ("style",))
     method = lb.Method(
         lb.axes.sample(check=False),
-        lb.Term(lb.axes.init.given(style), lb.axes.pathwise("fkl")),
+        lb.Term(lb.axes.init.given(style), lb.axes.divergence_loss("fkl")),
         lb.axes.sequence_mean,
     )
     with pytest.raises(LimbeckError, match=r"its 'style' is a column.*Prompt\.privileged"):
@@ -146,7 +147,7 @@ def test_schedules_come_back_from_a_runs_folder() -> None:
 
 def test_the_gate_reads_the_rollouts_unless_evaluation_goes_on(shelf: Shelf, tmp_path: Path) -> None:
     """One evaluation before training says nothing of the student at a later gate."""
-    own: Given = {"rungs": (2, 3, 4, 5), "gate_every": 1, "steps": 3}
+    own: Given = {"levels": (2, 3, 4, 5), "gate_every": 1, "steps": 3}
     never = go(shelf, "decoupled_kl", tmp_path / "never", floor=1e9, **own)
     assert {m["length"] <= 2 for m in lines(never.out / "metrics.jsonl")} == {True}
     entropies = [m["entropy"] for m in lines(never.out / "metrics.jsonl")]

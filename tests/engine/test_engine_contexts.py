@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from limbeck.engine.models.policy.following import FollowingModel
+from limbeck.engine.rollout.writer import RolloutWriter, seen
 from tiny_runs import VOCABULARY, Parity, Shelf, go, lines, naive_logits, naive_logp, open_run
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from limbeck.axes import (
     blend,
     either,
     ema,
+    expr,
     logp,
     once,
     patch,
@@ -29,24 +32,23 @@ from limbeck.axes import (
     student,
     synced,
     teacher,
-    vec,
 )
 from limbeck.axes.context import CONTEXTS, Bank, Context, debate
-from limbeck.engine.frame import Lens, behind, of_record, reframed
-from limbeck.engine.models import render
-from limbeck.engine.rows import assemble, from_json, single
-from limbeck.engine.sampler import Written
-from limbeck.engine.state import Memory, Shadow
-from limbeck.engine.write import Pen, seen, write, written
+from limbeck.engine.models.generate import Written
+from limbeck.engine.models.policy import render
+from limbeck.engine.rollout.sources import write, written
+from limbeck.engine.rollout.trajectory import assemble, from_json, single
+from limbeck.engine.scoring.contexts import ContextViews, behind, of_record, reframed
+from limbeck.engine.storage.memory import Memory
 from limbeck.errors import LimbeckError
 from limbeck.types import STUDENT, Hidden, Rollout
 
 
-def record_and_lens(shelf: Shelf, out: Path, method: str = "opsd", **own: Any) -> tuple[Any, Rollout, Lens]:
+def record_and_lens(shelf: Shelf, out: Path, method: str = "opsd", **own: Any) -> tuple[Any, Rollout, ContextViews]:
     run = open_run(shelf, method, out, **own)
     torch.manual_seed(0)
-    record = write(run.shop.method.sources, run.shop.desk, 3, 0)
-    return run, record, Lens(record, run.shop.desk)
+    record = write(run.session.method.sources, run.session.desk, 3, 0)
+    return run, record, ContextViews(record, run.session.desk)
 
 
 def test_a_view_scores_the_records_own_tokens(shelf: Shelf, out: Path) -> None:
@@ -57,7 +59,7 @@ def test_a_view_scores_the_records_own_tokens(shelf: Shelf, out: Path) -> None:
     assert torch.equal(framed.turn_N, record.turn_N)
     b = 1
     prompt = record.prompts[b]
-    policy = run.shop.student
+    policy = run.session.student
     block = lens.told(solution).blocks[b]
     assert block is not None
     assert prompt.privileged["answer"] in block
@@ -68,13 +70,13 @@ def test_a_view_scores_the_records_own_tokens(shelf: Shelf, out: Path) -> None:
 
 def test_the_view_is_a_plain_forward_of_what_the_reader_sees(shelf: Shelf, out: Path) -> None:
     run, record, lens = record_and_lens(shelf, out, group=1)
-    run.loop.method = run.shop.method
+    run.loop.method = run.session.method
     scores = run.loop.read(lens)
     carrier = scores["init given solution"].carrier
     assert isinstance(carrier, Hidden)
     logits_N = carrier.hidden_NH @ carrier.head.weight_VH.t()
     framed = lens.seen_by(student.given(solution))
-    policy = run.shop.policies["init"]
+    policy = run.session.policies["init"]
     for b in range(record.n_sequences):
         ids = framed.ids_L[framed.start_B1[b] : framed.start_B1[b + 1]].tolist()
         mine = framed.seq_N == b
@@ -99,7 +101,7 @@ def test_sequences_without_evidence_keep_the_plain_prompt(shelf: Shelf, out: Pat
     run = open_run(shelf, "sdpo", out, group=4, task=Parity())
     right = replace(record, correct_B=torch.zeros_like(record.correct_B), feedback=(None,) * record.n_sequences)
     right.correct_B[0] = True  # so the others of its group have a sibling, and it has none
-    lens = Lens(right, run.shop.desk)
+    lens = ContextViews(right, run.session.desk)
     context = CONTEXTS["sibling_or_feedback"]
     noted = lens.noted([context])
     has = noted.columns_B[context.column]
@@ -110,17 +112,17 @@ def test_sequences_without_evidence_keep_the_plain_prompt(shelf: Shelf, out: Pat
 
 def test_a_writer_without_evidence_sees_the_plain_prompt(shelf: Shelf, out: Path) -> None:
     """As a reader does: a template with a hole in it is no context."""
-    desk = open_run(shelf, "grpo", out, task=Parity()).shop.desk
+    desk = open_run(shelf, "grpo", out, task=Parity()).session.desk
     prompts = [desk.tasks["task"].train[i] for i in range(3)]
     assert seen(sample(student.given(CONTEXTS["hint"])), desk, prompts) == [desk.prompt_ids(p) for p in prompts]
     shown = seen(sample(student.given(solution, CONTEXTS["hint"])), desk, prompts)
     assert shown == seen(sample(student.given(solution)), desk, prompts)
     assert all(len(s) > len(desk.prompt_ids(p)) for s, p in zip(shown, prompts, strict=True))
     torch.manual_seed(0)
-    p = Pen(desk, 3, 0)
+    p = RolloutWriter(desk, 3, 0)
     editor = student.given(CONTEXTS["hint"], CONTEXTS["draft"])
     rows = [row for group in written(refine(sample(student), editor), p, None) for row in group]
-    wrote = Lens(assemble([[row] for row in rows], "main"), desk)
+    wrote = ContextViews(assemble([[row] for row in rows], "main"), desk)
     assert wrote.told(CONTEXTS["hint"]).blocks == [None] * 3
     assert all(block for block in wrote.told(CONTEXTS["draft"]).blocks)
 
@@ -185,16 +187,16 @@ def test_a_debate_is_written_and_its_confidences_are_read(shelf: Shelf, out: Pat
     assert {"first_2", "second_2"} <= set(noted.columns_B)
     assert noted.columns_B["first_2"].shape == (record.n_sequences,)
     assert all(b is not None and b.startswith("D ") for b in lens.told(context).blocks)
-    assert run.shop.method.roles["first"] >= {"text"}
+    assert run.session.method.roles["first"] >= {"text"}
 
 
 def test_a_teacher_may_read_in_a_chat_format_of_its_own(shelf: Shelf, out: Path) -> None:
     run, record, lens = record_and_lens(shelf, out, "opd_full", teacher_template="plain", group=1)
     framed = lens.seen_by(teacher)
     assert torch.equal(framed.token_N, record.token_N)
-    text = run.shop.student.tokenizer.decode(framed.ids_L[: framed.root_B[0]].tolist())
+    text = run.session.student.tokenizer.decode(framed.ids_L[: framed.root_B[0]].tolist())
     assert "<|user|>" not in text
-    assert "<|user|>" in run.shop.student.tokenizer.decode(record.ids_L[: record.root_B[0]].tolist())
+    assert "<|user|>" in run.session.student.tokenizer.decode(record.ids_L[: record.root_B[0]].tolist())
 
 
 # ---------------------------------------------------------------- state
@@ -204,7 +206,7 @@ def test_following_weights_follow_by_their_rule(shelf: Shelf, out: Path) -> None
     run = open_run(shelf, "sdpo", out)
     follow = ema(0.25, every=2, reset=5).follow
     assert follow is not None
-    shadow = Shadow(run.shop.student, "ema", follow)
+    shadow = FollowingModel(run.session.student, "ema", follow)
     module = run._module()
     name, parameter = next(iter(module.named_parameters()))
     start = parameter.detach().clone()
@@ -224,9 +226,9 @@ def test_following_weights_follow_by_their_rule(shelf: Shelf, out: Path) -> None
 
 def test_what_is_synced_at_every_batch_is_the_student_itself(shelf: Shelf, out: Path) -> None:
     run = open_run(shelf, "skill_sd", out, task=Parity(turns=2))
-    assert not run.shop.shadows
-    assert run.shop.desk.policy(synced(1).role) is run.shop.student
-    assert set(open_run(shelf, "skill_sd", out, task=Parity(turns=2), every=3).shop.shadows) == {"synced(3)"}
+    assert not run.session.followers
+    assert run.session.desk.policy(synced(1).role) is run.session.student
+    assert set(open_run(shelf, "skill_sd", out, task=Parity(turns=2), every=3).session.followers) == {"synced(3)"}
 
 
 def test_the_bank_chooses_by_upper_confidence() -> None:
@@ -256,8 +258,8 @@ def test_skills_are_summaries_of_the_best_where_a_model_is_named(
 ) -> None:
     """One question for each group, on its best sequence, to the named model; its answer is what the next view shows."""
     run = open_run(shelf, "skill_sd", out, task=Parity(turns=2), group=4, summary_by="teacher")
-    assert run.shop.method.roles["teacher"] == {"text"}
-    record = write(run.shop.method.sources, run.shop.desk, 3, 0)
+    assert run.session.method.roles["teacher"] == {"text"}
+    record = write(run.session.method.sources, run.session.desk, 3, 0)
     assert len(record.reward_U) == 2 * record.n_sequences
     rewards = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]).repeat(3, 1)
     record = replace(record, reward_U=rewards.flatten())
@@ -265,32 +267,32 @@ def test_skills_are_summaries_of_the_best_where_a_model_is_named(
 
     def answer(law: Any, prompts: list[list[int]], *_: Any) -> list[Any]:
         asked.append((prompts, law))
-        encode = run.shop.student.tokenizer
+        encode = run.session.student.tokenizer
         return [Written(encode(f"be bold {n}")["input_ids"], [], False) for n in range(len(prompts))]
 
-    monkeypatch.setattr("limbeck.engine.frame.generate", answer)
-    (context,) = run.shop.method.contexts
-    lens = Lens(record, run.shop.desk)
+    monkeypatch.setattr("limbeck.engine.scoring.contexts.generate", answer)
+    (context,) = run.session.method.contexts
+    lens = ContextViews(record, run.session.desk)
     assert lens.told(context).blocks == [None] * 12
     lens.learn(context)
     ((questions, law),) = asked
-    assert law.parts[0][0] is run.shop.policies["teacher"]
-    read = [run.shop.student.tokenizer.decode(q) for q in questions]
-    known = of_record(record, run.shop.desk)
+    assert law.parts[0][0] is run.session.policies["teacher"]
+    read = [run.session.student.tokenizer.decode(q) for q in questions]
+    known = of_record(record, run.session.desk)
     assert len({k["reply"] for k in known}) > 6
     assert len(read) == 3
     for question, best in zip(read, (known[1], known[5], known[9]), strict=True):
         assert best["prompt"] in question
         assert f"successful:\n{best['reply']}\n" in question
-    skills = run.shop.desk.memory.skills
+    skills = run.session.desk.memory.skills
     assert [skills[p.id][0].text for p in record.prompts[::4]] == ["be bold 0", "be bold 1", "be bold 2"]
-    blocks = Lens(record, run.shop.desk).told(context).blocks
+    blocks = ContextViews(record, run.session.desk).told(context).blocks
     assert blocks[4] == "Advice from earlier attempts at this task:\nbe bold 1"
 
 
 def test_a_row_comes_back_from_json(shelf: Shelf, out: Path) -> None:
     run, record, _ = record_and_lens(shelf, out, "lightning_opd")
-    stored = run.shop.desk.memory.written["main"]
+    stored = run.session.desk.memory.written["main"]
     prompts = {p.id: p for p in record.prompts}
     rows = [[from_json(prompts[i], json.loads(json.dumps(r))) for r in stored[i]] for i in prompts]
     again = assemble(rows, "main")
@@ -313,7 +315,7 @@ def test_an_empty_block_says_so(shelf: Shelf, out: Path) -> None:
     """A row with nothing written has evidence too: an empty reply is none."""
     _, record, lens = record_and_lens(shelf, out, "sd_zero", group=1)
     rows = [[single(p, [1], [], [], STUDENT)] for p in record.prompts]
-    empty = Lens(assemble(rows, "main"), lens.desk)
+    empty = ContextViews(assemble(rows, "main"), lens.desk)
     assert empty.told(CONTEXTS["own_reply"]).blocks == [None] * len(rows)
 
 
@@ -323,8 +325,8 @@ WRITERS: dict[str, tuple[Any, float]] = {
     "sample, a blend": (sample(blend((teacher.at(0.5), 1.0), (student, 0.0)), n=2), 0.5),
     "sample, turns": (sample(teacher.at(2.0), n=2, turns=2, retry=solution), 2.0),
     "refine": (refine(sample(student, n=2), teacher.at(4.0), tau=0.5), 2.0),
-    "patch": (patch(sample(teacher.at(2.0)), sample(teacher.at(2.0)), vec(1.0) > 0.0), 2.0),
-    "resample": (resample(sample(teacher.at(2.0), n=2), vec(1.0) > 0.0), 2.0),
+    "patch": (patch(sample(teacher.at(2.0)), sample(teacher.at(2.0)), expr(1.0) > 0.0), 2.0),
+    "resample": (resample(sample(teacher.at(2.0), n=2), expr(1.0) > 0.0), 2.0),
     "select": (select(sample(teacher.at(2.0), n=2), logp(teacher.at(0.5)).total), 2.0),
     "either": (either(0.5, sample(teacher.at(2.0)), sample(teacher.at(4.0), tau=0.5)), 2.0),
     "once": (once(sample(teacher.at(2.0), n=2), score=teacher.at(3.0)), 2.0),
@@ -334,9 +336,9 @@ WRITERS: dict[str, tuple[Any, float]] = {
 
 def test_a_heated_writer_writes_and_reports_at_its_temperature(shelf: Shelf, out: Path) -> None:
     run = open_run(shelf, "opd", out)
-    policy = run.shop.policies["teacher"]
+    policy = run.session.policies["teacher"]
     for name, (source, tau) in WRITERS.items():
-        record = write({name: source}, run.shop.desk, 2, 0)
+        record = write({name: source}, run.session.desk, 2, 0)
         for b in range(record.n_sequences):
             ids = record.ids_L[record.start_B1[b] : record.start_B1[b + 1]].tolist()
             mine = record.seq_N == b
@@ -355,11 +357,11 @@ def test_a_heated_writer_writes_and_reports_at_its_temperature(shelf: Shelf, out
 def test_a_stored_score_is_that_of_a_reader_in_its_context(shelf: Shelf, out: Path) -> None:
     run = open_run(shelf, "opd", out)
     reader = teacher.given(solution)
-    record = write({"main": once(sample(student), score=reader)}, run.shop.desk, 3, 0)
-    framed = Lens(record, run.shop.desk).seen_by(reader)
+    record = write({"main": once(sample(student), score=reader)}, run.session.desk, 3, 0)
+    framed = ContextViews(record, run.session.desk).seen_by(reader)
     for b in range(record.n_sequences):
         first, end = framed.start_B1[b], framed.start_B1[b + 1]
         root = int(framed.root_B[b])
         ids = framed.ids_L[first:end].tolist()
-        expected = naive_logp(run.shop.policies["teacher"], ids[:root], ids[root:])
+        expected = naive_logp(run.session.policies["teacher"], ids[:root], ids[root:])
         torch.testing.assert_close(record.columns_N[stored(reader)][record.seq_N == b], expected, rtol=1e-3, atol=1e-3)

@@ -12,8 +12,10 @@ import pytest
 import torch
 from tiny_runs import Shelf, go, lines, open_run, same, tensors
 
-from limbeck.engine import checkpoint, resume, setup
-from limbeck.engine.write import write
+from limbeck.engine import build as setup
+from limbeck.engine import resume
+from limbeck.engine.rollout.sources import write
+from limbeck.engine.storage import checkpoint
 from limbeck.errors import LimbeckError
 from limbeck.report import load_run, write_report
 
@@ -158,7 +160,7 @@ def test_what_a_run_remembers_is_what_it_wrote(what: str, shelf: Shelf, tmp_path
     (memory,) = told["memory"]
     if what == "a stored token":
         rows = next(iter(memory["written"]["main"].values()))
-        rows[0]["pieces"][0]["ids"][0] = 5
+        rows[0]["segments"][0]["ids"][0] = 5
     elif what == "no rows":
         memory["written"] = []
     else:
@@ -183,4 +185,4 @@ def test_weights_that_have_diverged_are_told(shelf: Shelf, tmp_path: Path) -> No
     for parameter in run._module().parameters():
         parameter.data.fill_(torch.nan)
     with pytest.raises(LimbeckError, match="its weights have diverged; lower lr"):
-        write(run.shop.method.sources, run.shop.desk, 2, 0)
+        write(run.session.method.sources, run.session.desk, 2, 0)

@@ -28,10 +28,10 @@ from tiny_runs import (
 from torch import Tensor
 
 from limbeck.engine import resume
-from limbeck.engine.batch import read_view, run_model
 from limbeck.engine.loop import Loop
-from limbeck.engine.models import Scorer, load_policy
-from limbeck.kernels.tiles import Ask, fused, statistics
+from limbeck.engine.models.policy import Scorer, load_policy
+from limbeck.engine.scoring.forward import read_view, run_model
+from limbeck.kernels.tiles import StatisticRequest, fused, statistics
 from limbeck.math.divergence import fkl
 from limbeck.math.statistic import Distance, LogProb
 
@@ -224,7 +224,7 @@ def _loss_and_gradients(shelf: Shelf, name: str, shard: bool, way: str) -> tuple
         for p in student.model.parameters():
             assert isinstance(p, DTensor)
             assert p.to_local().numel() <= (p.numel() + 2) // WORLD
-    asks = [Ask(LogProb()), Ask(Distance(fkl), None, view.carrier)]
+    asks = [StatisticRequest(LogProb()), StatisticRequest(Distance(fkl), None, view.carrier)]
 
     def general(carrier: Any) -> Tensor:
         logp, kl = statistics(carrier, record.token_N, asks)

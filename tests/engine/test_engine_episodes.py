@@ -9,31 +9,32 @@ from typing import Any
 
 import pytest
 import torch
+from limbeck.engine.rollout.writer import RolloutWriter
 from tiny_runs import Parity, Shelf, go, lines, open_run
 
 from limbeck.axes import recast, refine, sample, select, student, teacher
 from limbeck.axes.context import draft, hint, tried_again, verdict_phrase
 from limbeck.axes.signal import correct, in_top, score
 from limbeck.engine import distill
-from limbeck.engine.episode import between
 from limbeck.engine.evaluation import by_turn
-from limbeck.engine.rewrite import evaluate
-from limbeck.engine.rows import Piece, Row, assemble
-from limbeck.engine.write import Pen, write, written
+from limbeck.engine.rollout.derived import evaluate
+from limbeck.engine.rollout.episodes import between
+from limbeck.engine.rollout.sources import write, written
+from limbeck.engine.rollout.trajectory import Segment, Trajectory, assemble
 from limbeck.errors import LimbeckError
 from limbeck.report import load_run, render
 from limbeck.tasks import EpisodeDied, Observation
 from limbeck.types import STUDENT, TEACHER, Prompt
 
 
-def pen(shelf: Shelf, out: Path, method: str = "grpo", n: int = 2, **own: Any) -> Pen:
+def writer(shelf: Shelf, out: Path, method: str = "grpo", n: int = 2, **own: Any) -> RolloutWriter:
     run = open_run(shelf, method, out, **own)
     torch.manual_seed(0)
-    return Pen(run.shop.desk, n, 0)
+    return RolloutWriter(run.session.desk, n, 0)
 
 
 def test_an_episode_is_turns_of_scored_tokens_with_unscored_ones_between(shelf: Shelf, out: Path) -> None:
-    p = pen(shelf, out, task=Parity(turns=3), episode_turns=3)
+    p = writer(shelf, out, task=Parity(turns=3), episode_turns=3)
     record = write({"main": sample(student, 2)}, p.desk, 2, 0)
     assert record.n_turns == 3 * record.n_sequences
     assert record.seq_U.tolist() == [b for b in range(4) for _ in range(3)]
@@ -54,7 +55,7 @@ def test_an_episode_is_turns_of_scored_tokens_with_unscored_ones_between(shelf: 
 
 
 def test_what_stands_between_closes_the_message_once(shelf: Shelf, out: Path) -> None:
-    policy = open_run(shelf, "grpo", out).shop.student
+    policy = open_run(shelf, "grpo", out).session.student
     said = Observation("more")
     open_end = policy.tokenizer.decode(between(policy, said, [20, 21]))
     assert open_end == "</s><|user|>more<|assistant|>"
@@ -184,8 +185,8 @@ def test_an_evaluation_of_episodes_says_what_changes_along_them(shelf: Shelf, ou
 def test_means_by_turn_are_over_the_episodes_that_got_there() -> None:
     prompt = Prompt("p", ({"role": "user", "content": "x"},))
 
-    def row(*lengths: int) -> Row:
-        return Row(prompt, [1], tuple(Piece([5] * n, None, STUDENT, reward=0.0) for n in lengths))
+    def row(*lengths: int) -> Trajectory:
+        return Trajectory(prompt, [1], tuple(Segment([5] * n, None, STUDENT, reward=0.0) for n in lengths))
 
     record = assemble([[row(1)], [row(2, 1, 1)], [row(1, 3)]], "main")
     stats = {"entropy": torch.tensor([1.0, 2.0, 3.0, 10.0, 100.0, 6.0, 20.0, 30.0, 40.0])}
@@ -228,7 +229,7 @@ def test_sources_made_of_others_say_so_where_all_are_dead(method: str, shelf: Sh
 
 
 def test_a_conversation_ends_when_nothing_is_said(shelf: Shelf, out: Path) -> None:
-    p = pen(shelf, out, task=Parity(), n=4)
+    p = writer(shelf, out, task=Parity(), n=4)
     groups = written(sample(student, 4, turns=2, retry=tried_again), p, None)
     rows = [row for group in groups for row in group]
     assert {len(row.turns) for row in rows} == {1, 2}
@@ -236,22 +237,23 @@ def test_a_conversation_ends_when_nothing_is_said(shelf: Shelf, out: Path) -> No
         assert (row.turns[0].reward == 1.0) == (len(row.turns) == 1)
         assert row.correct == (row.turns[-1].reward == 1.0)
         if len(row.turns) == 2:
-            between_ids = next(piece for piece in row.pieces if not piece.scored).ids
+            between_ids = next(segment for segment in row.segments if not segment.scored).ids
             assert "odd\nTry again." in p.desk.policies["student"].tokenizer.decode(between_ids)
 
 
 def test_replayed_turns_are_read_and_not_scored(shelf: Shelf, out: Path) -> None:
-    p = pen(shelf, out, task=Parity(turns=4), n=3)
+    p = writer(shelf, out, task=Parity(turns=4), n=3)
     start = sample(teacher, turns=4)
     groups = written(sample(student, 2, turns=4, start=start, back=0), p, None)
     rows = [row for group in groups for row in group]
     replayed = [
-        [piece for piece in row.pieces if piece.author == TEACHER and piece.reward == piece.reward] for row in rows
+        [segment for segment in row.segments if segment.author == TEACHER and segment.reward == segment.reward]
+        for row in rows
     ]
     assert {len(r) for r in replayed} <= {0, 3}  # an episode that failed is no start
     assert any(len(r) == 3 for r in replayed)
     for row, played in zip(rows, replayed, strict=True):
-        assert not any(piece.scored for piece in played)
+        assert not any(segment.scored for segment in played)
         assert len(row.turns) == 4 - len(played)
 
 
@@ -259,18 +261,18 @@ def test_replayed_turns_are_read_and_not_scored(shelf: Shelf, out: Path) -> None
 
 
 def test_the_best_are_selected_in_order_of_importance(shelf: Shelf, out: Path) -> None:
-    p = pen(shelf, out, task=Parity(), n=6)
+    p = writer(shelf, out, task=Parity(), n=6)
     likeness = in_top(3, student).over("sequence", "mean")
     torch.manual_seed(0)
     chosen = written(select(sample(teacher, 6), correct, likeness), p, None)
-    p.desk.feeds["task"].cursor = 0
+    p.desk.streams["task"].cursor = 0
     torch.manual_seed(0)
     everything = written(sample(teacher, 6), p, None)
-    from limbeck.axes.ladder import Rung
-    from limbeck.engine.rows import assemble
+    from limbeck.axes.levels import Level
+    from limbeck.engine.rollout.trajectory import assemble
 
     record = assemble(everything, "main")
-    values = evaluate(likeness, record, p.desk, 0, Rung.SEQUENCE).view(-1, 6)
+    values = evaluate(likeness, record, p.desk, 0, Level.SEQUENCE).view(-1, 6)
     for g, group in enumerate(everything):
         best = max(range(6), key=lambda i, g=g, group=group: (group[i].correct, float(values[g, i])))
         assert chosen[g][0].ids == group[best].ids
@@ -278,22 +280,22 @@ def test_the_best_are_selected_in_order_of_importance(shelf: Shelf, out: Path) -
 
 
 def test_a_refined_sequence_remembers_its_draft(shelf: Shelf, out: Path) -> None:
-    p = pen(shelf, out, task=Parity(), n=2)
+    p = writer(shelf, out, task=Parity(), n=2)
     (first, _) = written(refine(sample(student, 2, check=False), teacher.given(draft)), p, None)
     assert len(first) == 2
     assert all(row.draft for row in first)
-    assert all(piece.author == TEACHER for row in first for piece in row.pieces)
+    assert all(segment.author == TEACHER for row in first for segment in row.segments)
 
 
 def test_a_recast_is_the_same_text_under_another_prompt(shelf: Shelf, out: Path) -> None:
-    p = pen(shelf, out, task=Parity(), n=3)
+    p = writer(shelf, out, task=Parity(), n=3)
     p.done["talk"] = written(sample(student, 4, turns=2, retry=verdict_phrase), p, None)
     p.name = "again"
     same = written(recast("talk", verdict_phrase, keep=correct), p, None)
     talked = [row for group in p.done["talk"] for row in group]
     kept = [row for group in same for row in group]
     assert len(kept) == sum(row.correct for row in talked)
-    assert [r.pieces for r in kept] == [r.pieces for r in talked if r.correct]
+    assert [r.segments for r in kept] == [r.segments for r in talked if r.correct]
     text = p.desk.policies["student"].tokenizer.decode(kept[0].prompt_ids)
     assert "The answer above is right" in text
     second = [r for g in written(recast("talk", response="turn 1", carry={"s": score}), p, None) for r in g]

@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 from tiny_runs import Killed, Shelf, dies, go, jsonl, lines, tensors
 from torch import nn
 
-from limbeck.engine import checkpoint, files, fingerprint, resume
+from limbeck.engine import resume
+from limbeck.engine.storage import atomic as files
+from limbeck.engine.storage import checkpoint, fingerprint
 from limbeck.errors import LimbeckError
 
 

@@ -17,10 +17,13 @@ from rich.console import Console
 from tiny_runs import Killed, Shelf, dies, go, lines
 
 import limbeck as lb
-from limbeck.engine import checkpoint, files, folder, resume
+from limbeck.engine import resume
 from limbeck.engine import run as engine_run
-from limbeck.engine.folder import held
-from limbeck.engine.log import Journal, read_run
+from limbeck.engine.storage import atomic as files
+from limbeck.engine.storage import checkpoint
+from limbeck.engine.storage import run_folder as folder
+from limbeck.engine.storage.run_folder import held
+from limbeck.engine.storage.run_log import RunLog, read_run
 from limbeck.errors import LimbeckError
 from limbeck.report import write_report
 
@@ -124,10 +127,10 @@ def test_a_file_system_without_locks_is_told(code: int, tmp_path: Path, monkeypa
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(folder.FileLock, "acquire", refuse)
-    heard = io.StringIO()
-    with held(tmp_path, Console(file=heard, width=300)):
+    prepared = io.StringIO()
+    with held(tmp_path, Console(file=prepared, width=300)):
         pass
-    assert "has no locks, so see to it yourself" in heard.getvalue()
+    assert "has no locks, so see to it yourself" in prepared.getvalue()
 
 
 def test_a_folder_that_cannot_be_locked_is_refused(tmp_path: Path) -> None:
@@ -290,7 +293,7 @@ def test_a_rewind_that_is_cut_short_is_done_again(run: Path, monkeypatch: pytest
         raise Killed
 
     with monkeypatch.context() as m:
-        m.setattr(Journal, "resumed", dying)
+        m.setattr(RunLog, "resumed", dying)
         with pytest.raises(Killed):
             resume(run)
     assert len(lines(run / "metrics.jsonl")) == 1

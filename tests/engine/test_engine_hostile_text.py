@@ -13,7 +13,7 @@ from tiny_runs import Parity, Shelf, distill, lines
 
 from limbeck.cli.out import listening, plain, row, table
 from limbeck.engine import configure, train
-from limbeck.engine.log import progress_bar
+from limbeck.engine.storage.run_log import progress_bar
 from limbeck.report import load_run, picture, render, summary_table
 from limbeck.tasks import EpisodeDied, Observation
 from limbeck.terminal import printable, screen
@@ -80,8 +80,8 @@ def test_styles_of_a_terminal_are_kept() -> None:
 def test_what_commands_hand_to_the_engine_reads_no_markup(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
     with listening(as_json=as_json, quiet=False) as console:
         console.print(HOSTILE, soft_wrap=True)
-    heard = capsys.readouterr()
-    assert SEEN in heard.out + heard.err
+    prepared = capsys.readouterr()
+    assert SEEN in prepared.out + prepared.err
 
 
 @pytest.mark.usefixtures("with_report")

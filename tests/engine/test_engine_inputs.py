@@ -15,8 +15,10 @@ from tiny_runs import Killed, Parity, Shelf, dies, go, jsonl, lines, llama, put,
 from transformers import AutoModelForCausalLM
 
 import limbeck as lb
-from limbeck.engine import fingerprint, resume, setup
-from limbeck.engine.folder import recorded
+from limbeck.engine import build as setup
+from limbeck.engine import resume
+from limbeck.engine.storage import fingerprint
+from limbeck.engine.storage.run_folder import recorded
 from limbeck.errors import LimbeckError
 from limbeck.types import Prompt
 

@@ -9,9 +9,9 @@ from tiny_runs import Shelf
 
 from limbeck import LimbeckError
 from limbeck.engine import configure
-from limbeck.engine.models import load_policy, render
-from limbeck.engine.setup import build_method, prepare_tasks
-from limbeck.engine.templates import fill
+from limbeck.engine.build import build_method, prepare_tasks
+from limbeck.engine.models.policy import load_policy, render
+from limbeck.engine.scoring.templates import fill
 from limbeck.limits import rendered
 from limbeck.tasks.answers import is_expensive, same_answer
 from limbeck.tasks.arithmetic import Mistake, calculate

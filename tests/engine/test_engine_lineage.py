@@ -11,9 +11,9 @@ import pytest
 from tiny_runs import Shelf, go, open_run
 
 import limbeck as lb
-from limbeck.engine import lineage
-from limbeck.engine.fingerprint import of_folder
-from limbeck.engine.setup import notices
+from limbeck.engine.build import notices
+from limbeck.engine.storage import provenance as lineage
+from limbeck.engine.storage.fingerprint import of_folder
 
 
 def record(out: Path) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def test_a_run_writes_who_taught_the_student(shelf: Shelf, tmp_path: Path) -> No
 
 
 def told(shelf: Shelf, out: Path, **own: Any) -> str:
-    return "\n".join(s for s in notices(open_run(shelf, "lightning_opd", out, **own).shop) if "stores the" in s)
+    return "\n".join(s for s in notices(open_run(shelf, "lightning_opd", out, **own).session) if "stores the" in s)
 
 
 def test_teacher_consistency_is_checked(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_teacher_consistency_is_checked(shelf: Shelf, tmp_path: Path, monkeypatc
     namesake = shutil.copytree(shelf.student, tmp_path / "elsewhere" / "teacher")
     assert "was taught by" in told(shelf, tmp_path / "b", student=str(taught.student), teacher=str(namesake))
     # Others do not ask.
-    assert not any("stores the" in s for s in notices(open_run(shelf, "opd", tmp_path / "b").shop))
+    assert not any("stores the" in s for s in notices(open_run(shelf, "opd", tmp_path / "b").session))
 
 
 @pytest.mark.parametrize(

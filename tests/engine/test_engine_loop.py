@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from limbeck.engine import distill
 from limbeck.engine.config import RunConfig
-from limbeck.engine.feed import Feed
 from limbeck.engine.loop import learning_rate
-from limbeck.engine.models import load_policy
+from limbeck.engine.models.policy import load_policy
+from limbeck.engine.prompt_stream import PromptStream
 from limbeck.types import Prompt
 
 ALWAYS = {"step", "length", "truncated", "lr", "loss", "grad_norm", "entropy", "tokens_written", "tokens_read"}
@@ -68,13 +68,13 @@ def test_micro_batches_do_not_change_the_gradient(method: str, shelf: Shelf, tmp
 def test_the_first_loss_of_sft_is_the_mean_over_tokens(shelf: Shelf, tmp_path: Path) -> None:
     """An anchor outside of the engine: Hugging Face's own loss, sequence by sequence."""
     run = open_run(shelf, "sft", tmp_path / "a", micro_tokens=15)
-    desk, total, count = run.shop.desk, 0.0, 0
-    feed = Feed(desk.tasks["task"].train, 0)
-    model = run.shop.student.model
-    for prompt in feed.take(4):
+    desk, total, count = run.session.desk, 0.0, 0
+    stream = PromptStream(desk.tasks["task"].train, 0)
+    model = run.session.student.model
+    for prompt in stream.take(4):
         ids = desk.prompt_ids(prompt)
         text = desk.tasks["task"].responses(prompt)[0].text
-        answer = run.shop.student.tokenizer(text, add_special_tokens=False)["input_ids"]
+        answer = run.session.student.tokenizer(text, add_special_tokens=False)["input_ids"]
         answer = answer[:2] if len(answer) >= 2 else [*answer, 2]
         logits = model(input_ids=torch.tensor([ids + answer])).logits[0, len(ids) - 1 : -1, :106]
         total -= float(logits.detach().log_softmax(-1).gather(1, torch.tensor(answer).unsqueeze(1)).sum())
@@ -88,31 +88,31 @@ def test_the_first_loss_of_sft_is_the_mean_over_tokens(shelf: Shelf, tmp_path: P
 def test_teacher_and_reference_stay_bit_for_bit(shelf: Shelf, out: Path) -> None:
     for method in ("kdrl", "dpo", "grpo"):
         run = open_run(shelf, method, out / method)
-        others = {role: p for role, p in run.shop.policies.items() if role != "student"}
+        others = {role: p for role, p in run.session.policies.items() if role != "student"}
         assert set(others) == {"teacher"} | ({"ref"} if method in ("dpo", "grpo") else set())
         before = {role: {n: x.clone() for n, x in p.model.state_dict().items()} for role, p in others.items()}
-        student = {n: x.clone() for n, x in run.shop.student.model.state_dict().items()}
+        student = {n: x.clone() for n, x in run.session.student.model.state_dict().items()}
         for step in range(2):
             run.loop.step(step)
         for role, p in others.items():
             assert same(p.model.state_dict(), before[role]), (method, role)
             assert all(x.grad is None and not x.requires_grad for x in p.model.parameters())
-        assert not same(run.shop.student.model.state_dict(), student)
+        assert not same(run.session.student.model.state_dict(), student)
         if "ref" in others:  # the student before training
             assert same(others["ref"].model.state_dict(), student)
 
 
 def test_lora_trains_adapters_only_and_exports_both_ways(shelf: Shelf, out: Path) -> None:
     run = open_run(shelf, "sft", out, lora_rank=2)
-    before = {n: p.clone() for n, p in run.shop.student.model.named_parameters()}
+    before = {n: p.clone() for n, p in run.session.student.model.named_parameters()}
     for step in range(2):
         run.loop.step(step)
-    moved = {n for n, p in run.shop.student.model.named_parameters() if not torch.equal(p, before[n])}
+    moved = {n for n, p in run.session.student.model.named_parameters() if not torch.equal(p, before[n])}
     assert moved == {n for n in before if "lora_" in n}
-    model = run.shop.student.model
+    model = run.session.student.model
     ids = torch.tensor([[1, 4, 20, 30, 5]])
     expected = model(input_ids=ids).logits.detach()
-    run.journal.describe(run.shop, "")
+    run.journal.describe(run.session, "")
     run._export()
     assert set(tensors(out / "student" / "model.safetensors")) == set(tensors(shelf.student / "model.safetensors"))
     assert not (out / "student" / "adapter_config.json").exists()  # Transformers would load an adapter's folder, too
@@ -127,7 +127,7 @@ def test_lora_trains_adapters_only_and_exports_both_ways(shelf: Shelf, out: Path
 
 def test_lora_has_a_reference_without_adapters(shelf: Shelf, out: Path) -> None:
     run = open_run(shelf, "dpo", out, lora_rank=2)
-    assert not any("lora" in n for n, _ in run.shop.policies["ref"].model.named_parameters())
+    assert not any("lora" in n for n, _ in run.session.policies["ref"].model.named_parameters())
 
 
 @pytest.mark.parametrize("own", [{}, {"lora_rank": 2}], ids=["full", "lora"])
@@ -191,16 +191,16 @@ def test_learning_rate() -> None:
 
 def test_the_feed_shows_every_prompt_once_an_epoch() -> None:
     prompts = [Prompt(str(i), ()) for i in range(10)]
-    feed = Feed(prompts, seed=1)
-    seen = [p.id for _ in range(10) for p in feed.take(3)]
+    stream = PromptStream(prompts, seed=1)
+    seen = [p.id for _ in range(10) for p in stream.take(3)]
     epochs = [seen[i : i + 10] for i in (0, 10, 20)]
     assert all(sorted(e) == sorted(p.id for p in prompts) for e in epochs)
     assert epochs[0] != epochs[1] != [p.id for p in prompts]
-    assert [p.id for p in Feed(prompts, seed=2).take(10)] != epochs[0]
-    moved = Feed(prompts, seed=1)
+    assert [p.id for p in PromptStream(prompts, seed=2).take(10)] != epochs[0]
+    moved = PromptStream(prompts, seed=1)
     moved.cursor = 13  # across the border of an epoch
     assert [p.id for p in moved.take(12)] == seen[13:25]
-    shares = [Feed(prompts, 1, rank, 2) for rank in (0, 1)]
+    shares = [PromptStream(prompts, 1, rank, 2) for rank in (0, 1)]
     together = [[p.id for p in f.take(4)] for f in shares]
     assert sorted(together[0] + together[1]) == sorted(seen[:8])
     assert shares[0].cursor == 8
@@ -245,7 +245,7 @@ def test_the_report_is_written(shelf: Shelf, out: Path, with_report: None) -> No
 
 
 def test_vocabularies_of_different_padding_share_their_entries(shelf: Shelf) -> None:
-    from limbeck.engine.models import share_vocabulary
+    from limbeck.engine.models.policy import share_vocabulary
 
     student, teacher = load_policy(str(shelf.student), "student"), load_policy(str(shelf.teacher), "teacher")
     assert student.model.config.vocab_size != teacher.model.config.vocab_size

@@ -33,9 +33,9 @@ from transformers import (
 )
 
 from limbeck.engine import configure, distill, train
-from limbeck.engine.model_checks import checkpointing, losses_left_out, refuse_chance, refuse_quantised
-from limbeck.engine.models import load_policy
-from limbeck.engine.sampler import Law, check_writing, generate
+from limbeck.engine.models.checks import checkpointing, losses_left_out, refuse_chance, refuse_quantised
+from limbeck.engine.models.generate import SamplingPolicy, check_writing, generate
+from limbeck.engine.models.policy import load_policy
 from limbeck.errors import LimbeckError
 
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -152,7 +152,7 @@ def test_a_recurrent_model_writes_as_if_alone(mixed: bool, shelf: Shelf, tmp_pat
     other = load_policy(str(shelf.student), "student")
     parts = ((other, 0.5), (policy, 0.5)) if mixed else ((policy, 1.0),)
     prompts = [[5], [6, 7, 8, 9, 10], [11]]
-    for prompt, written in zip(prompts, generate(Law(parts), prompts, 4, 8), strict=True):
+    for prompt, written in zip(prompts, generate(SamplingPolicy(parts), prompts, 4, 8), strict=True):
         ids = torch.tensor([prompt + written.ids])
         with torch.no_grad():
             laws = [w * p.model(input_ids=ids).logits[0, :, :VOCABULARY].softmax(-1) for p, w in parts]

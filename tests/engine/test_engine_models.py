@@ -16,7 +16,9 @@ from tiny_runs import VOCABULARY, Shelf, go, jsonl, lines, llama, put, tensors
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from limbeck.engine import configure, distill, evaluate, hub, setup, train
+from limbeck.engine import build as setup
+from limbeck.engine import configure, distill, evaluate, train
+from limbeck.engine.models import hub
 from limbeck.errors import LimbeckError
 from limbeck.tasks import load_task
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import limbeck as lb
 from limbeck.engine import run as engine_run
-from limbeck.engine.log import read_run
+from limbeck.engine.storage.run_log import read_run
 
 SETTINGS = {"teacher": "embedded", "steps": 2, "prompts": 2, "max_tokens": 8, "eval_size": 4, "save_every": 1}
 PIPELINE = lb.Pipeline((lb.run("opd", group=2), lb.run("grpo", ref_coef=0.0, group=2)))

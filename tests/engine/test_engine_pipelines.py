@@ -10,10 +10,11 @@ import pytest
 from tiny_runs import Parity, Shelf, same, tensors
 
 import limbeck as lb
+from limbeck.engine import build as setup
+from limbeck.engine import pipeline as stages
 from limbeck.engine import run as engine_run
-from limbeck.engine import setup, stages
-from limbeck.engine.log import read_run
-from limbeck.pipelines import PIPELINES, get_pipeline
+from limbeck.engine.storage.run_log import read_run
+from limbeck.space.pipeline import PIPELINES, get_pipeline
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_killed_in_stage_two_it_goes_on_there(
     step, calls = engine_run.Loop.step, []
 
     def dying(self: engine_run.Loop, n: int) -> dict[str, Any]:
-        calls.append((self.shop.config.method, n))
+        calls.append((self.session.config.method, n))
         if len(calls) == 5:  # the second step of the second stage
             raise KeyboardInterrupt
         return step(self, n)

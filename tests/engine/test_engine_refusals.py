@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from limbeck.space.term import Term
 from tiny_runs import METHODS, Shelf, go, jsonl, lines, llama, put
 from tokenizers import Tokenizer
 
-from limbeck.axes import pathwise, sample, student, teacher, token_mean
-from limbeck.engine import configure, distill, evaluate, models, resume, setup, weights
+from limbeck.axes import divergence_loss, sample, student, teacher, token_mean
+from limbeck.engine import build as setup
+from limbeck.engine import configure, distill, evaluate, models, resume
 from limbeck.engine.config import load_toml, parse_settings
+from limbeck.engine.models import weights
 from limbeck.errors import LimbeckError
 from limbeck.math.divergence import rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 from limbeck.tasks import Verdict
 from limbeck.types import Prompt
 
@@ -128,7 +131,7 @@ def test_bad_jsonl_names_its_line(case: str, shelf: Shelf, out: Path, tmp_path: 
 
 
 def test_a_method_value_is_checked_too(shelf: Shelf, out: Path, unloaded: None) -> None:
-    value = Method(sample(student, check=False), Term(teacher, pathwise(rkl)), token_mean)
+    value = Method(sample(student, check=False), Term(teacher, divergence_loss(rkl)), token_mean)
     settings = shelf.settings("sft")
     with pytest.raises(LimbeckError) as e:
         distill(value, out=out, quiet=True, **{**settings, "lr": -1})

@@ -8,8 +8,8 @@ import torch
 from tiny_runs import VOCABULARY, Shelf, naive_logits, naive_logp, put
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
-from limbeck.engine.models import Policy, load_policy, render, share_vocabulary
-from limbeck.engine.sampler import Law, Written, generate
+from limbeck.engine.models.generate import SamplingPolicy, Written, generate
+from limbeck.engine.models.policy import Policy, load_policy, render, share_vocabulary
 
 SAYINGS = ("go", "say a long thing: 12+34-56*78", "x", "abc abc")
 MAX = 12
@@ -27,7 +27,7 @@ def prompts(policy: Policy, times: int = 1) -> list[list[int]]:
     return [i for i in ids for _ in range(times)]
 
 
-def write(law: Law, ids: list[list[int]], batch: int = 64, seed: int = 0) -> list[Written]:
+def write(law: SamplingPolicy, ids: list[list[int]], batch: int = 64, seed: int = 0) -> list[Written]:
     torch.manual_seed(seed)
     return generate(law, ids, MAX, batch)
 
@@ -40,7 +40,7 @@ def test_log_probs_are_the_models_own(shelf: Shelf) -> None:
     student, _ = policies(shelf)
     for tau in (1.0, 0.6, 2.0):
         ids = prompts(student, 4)
-        for prompt, w in zip(ids, write(Law(((student, 1.0),), tau), ids), strict=True):
+        for prompt, w in zip(ids, write(SamplingPolicy(((student, 1.0),), tau), ids), strict=True):
             assert len(w.ids) == len(w.logp)
             assert close(naive_logp(student, prompt, w.ids, tau), w.logp)
 
@@ -48,7 +48,7 @@ def test_log_probs_are_the_models_own(shelf: Shelf) -> None:
 def test_greedy_takes_the_likeliest_and_reports_its_log_prob_at_one(shelf: Shelf) -> None:
     student, _ = policies(shelf)
     ids = prompts(student)
-    for prompt, w in zip(ids, write(Law(((student, 1.0),), 0.0), ids), strict=True):
+    for prompt, w in zip(ids, write(SamplingPolicy(((student, 1.0),), 0.0), ids), strict=True):
         rows = naive_logits(student, prompt + w.ids)[len(prompt) - 1 : -1]
         assert rows.argmax(-1).tolist() == w.ids
         assert close(naive_logp(student, prompt, w.ids), w.logp)
@@ -56,7 +56,7 @@ def test_greedy_takes_the_likeliest_and_reports_its_log_prob_at_one(shelf: Shelf
 
 def test_a_batch_is_written_as_one_by_one(shelf: Shelf) -> None:
     student, _ = policies(shelf)
-    law, ids = Law(((student, 1.0),), 0.0), prompts(student)
+    law, ids = SamplingPolicy(((student, 1.0),), 0.0), prompts(student)
     together, alone = write(law, ids), write(law, ids, batch=1)
     assert [w.ids for w in together] == [w.ids for w in alone]
     for a, b in zip(together, alone, strict=True):
@@ -66,7 +66,7 @@ def test_a_batch_is_written_as_one_by_one(shelf: Shelf) -> None:
 def test_a_blend_is_a_mixture_of_probabilities(shelf: Shelf) -> None:
     student, teacher = policies(shelf)
     ids = prompts(student, 4)
-    mixed = write(Law(((student, 0.8), (teacher, 0.2))), ids)
+    mixed = write(SamplingPolicy(((student, 0.8), (teacher, 0.2))), ids)
     for prompt, w in zip(ids, mixed, strict=True):
         p, q = (naive_logp(m, prompt, w.ids).double().exp() for m in (student, teacher))
         assert close((0.8 * p + 0.2 * q).log().float(), w.logp)
@@ -86,7 +86,7 @@ def test_a_blend_with_absolute_positions(shelf: Shelf, tmp_path: Path) -> None:
     share_vocabulary(student, other)
     ids = prompts(student, 2)
     for first, second in ((student, other), (other, student)):
-        for prompt, w in zip(ids, write(Law(((first, 0.5), (second, 0.5))), ids), strict=True):
+        for prompt, w in zip(ids, write(SamplingPolicy(((first, 0.5), (second, 0.5))), ids), strict=True):
             p, q = (naive_logp(m, prompt, w.ids).double().exp() for m in (student, other))
             assert close((0.5 * p + 0.5 * q).log().float(), w.logp)
 
@@ -96,7 +96,7 @@ def test_frequencies_follow_the_law(shelf: Shelf) -> None:
     student, _ = policies(shelf)
     ids = prompts(student)[0]
     torch.manual_seed(5)
-    first = torch.tensor([w.ids[0] for w in generate(Law(((student, 1.0),)), [ids] * 4000, 1, 4000)])
+    first = torch.tensor([w.ids[0] for w in generate(SamplingPolicy(((student, 1.0),)), [ids] * 4000, 1, 4000)])
     p = naive_logits(student, ids)[-1].softmax(-1)
     share = torch.bincount(first, minlength=VOCABULARY) / 4000
     assert bool(((share - p).abs() < 5 * (p * (1 - p) / 4000).sqrt() + 1e-3).all())
@@ -106,7 +106,7 @@ def test_the_end_token_comes_once_and_limits_are_told(shelf: Shelf) -> None:
     student, _ = policies(shelf)
     with torch.no_grad():  # end tokens often enough
         student.model.lm_head.weight[2] *= 2
-    written = write(Law(((student, 1.0),)), prompts(student, 16))
+    written = write(SamplingPolicy(((student, 1.0),)), prompts(student, 16))
     for w in written:
         ended = w.ids[-1] == 2
         assert w.ids.count(2) == int(ended)
@@ -118,7 +118,7 @@ def test_the_end_token_comes_once_and_limits_are_told(shelf: Shelf) -> None:
 def test_several_end_tokens(shelf: Shelf) -> None:
     student, _ = policies(shelf)
     student.model.generation_config.eos_token_id = [2, 30]
-    written = write(Law(((student, 1.0),)), prompts(student, 16))
+    written = write(SamplingPolicy(((student, 1.0),)), prompts(student, 16))
     assert any(w.ids[-1] == 30 for w in written)
     assert all(30 not in w.ids[:-1] for w in written)
 
@@ -130,7 +130,11 @@ def test_padded_entries_are_never_written(shelf: Shelf) -> None:
         for policy in (student, teacher):
             policy.model.lm_head.weight[VOCABULARY:] = 9 * policy.model.lm_head.weight[:1]
             policy.model.lm_head.weight[VOCABULARY + 1] *= -1
-    for law in (Law(((student, 1.0),)), Law(((student, 1.0),), 0.0), Law(((student, 0.5), (teacher, 0.5)))):
+    for law in (
+        SamplingPolicy(((student, 1.0),)),
+        SamplingPolicy(((student, 1.0),), 0.0),
+        SamplingPolicy(((student, 0.5), (teacher, 0.5))),
+    ):
         ids = prompts(student, 8)
         for prompt, w in zip(ids, write(law, ids), strict=True):
             assert max(w.ids) < VOCABULARY
@@ -161,7 +165,7 @@ HOSTILE = {
 def test_a_models_generation_config_is_ignored(shelf: Shelf) -> None:
     student, _ = policies(shelf)
     ids = prompts(student, 4)
-    laws = [Law(((student, 1.0),)), Law(((student, 1.0),), 0.0)]
+    laws = [SamplingPolicy(((student, 1.0),)), SamplingPolicy(((student, 1.0),), 0.0)]
     plain = [write(law, ids) for law in laws]
     own = student.model.generation_config
     for key, value in HOSTILE.items():
@@ -178,7 +182,7 @@ def test_a_models_generation_config_is_ignored(shelf: Shelf) -> None:
 def test_gradient_checkpointing_does_not_change_what_is_written(shelf: Shelf) -> None:
     student, _ = policies(shelf)
     ids = prompts(student, 4)
-    law = Law(((student, 1.0),))
+    law = SamplingPolicy(((student, 1.0),))
     plain = write(law, ids)
     student.model.gradient_checkpointing_enable()
     student.model.train()

@@ -13,9 +13,9 @@ from limbeck import LimbeckError
 from limbeck.axes.signal import column
 from limbeck.cli.settings import run_config
 from limbeck.engine import configure, run_pipeline
+from limbeck.engine.build import build_method, prepare_tasks
 from limbeck.engine.checks import _reader_of
 from limbeck.engine.config import RunConfig, load_toml
-from limbeck.engine.setup import build_method, prepare_tasks
 from limbeck.tasks import load_task
 
 NUMBERS = [name for name, field in RunConfig.model_fields.items() if field.annotation in (int, float)]

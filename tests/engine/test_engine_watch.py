@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from limbeck.space.group_size import refuse_lone
+from limbeck.space.term import Term
 from rich.console import Console
 from tiny_runs import Parity, Shelf, dies, go, jsonl, lines, same, tensors
 
@@ -17,13 +19,12 @@ from limbeck.axes import group_advantage, on, reinforce, sample, score, student
 from limbeck.axes.preference import contrast
 from limbeck.axes.reduction import group_mean
 from limbeck.engine import configure, distill, resume
-from limbeck.engine.log import Log
 from limbeck.engine.loop import Loop
 from limbeck.engine.run import train
+from limbeck.engine.storage.run_log import Log
 from limbeck.engine.watch import FAULTS, Watch
 from limbeck.errors import LimbeckError
-from limbeck.method import Method, Term
-from limbeck.refusals import refuse_lone
+from limbeck.space.method import Method
 
 
 def told(shelf: Shelf, method: str, out: Path, **own: Any) -> str:
@@ -194,7 +195,7 @@ def test_a_log_of_a_short_run_names_every_stage_the_first_and_the_last_step(shel
 
 def test_a_log_has_a_line_for_each_slow_step_and_few_for_quick_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("limbeck.engine.log.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("limbeck.engine.storage.run_log.time.monotonic", lambda: clock[0])
 
     def run(seconds: float, steps: int) -> list[str]:
         clock[0], file = 0.0, io.StringIO()

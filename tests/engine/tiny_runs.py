@@ -21,13 +21,13 @@ import limbeck.methods
 from limbeck import embedded
 from limbeck.axes.source import Sample
 from limbeck.engine import Result, configure, distill
+from limbeck.engine.build import build_method, prepare_tasks
 from limbeck.engine.loop import Loop
-from limbeck.engine.models import Policy, load_policy, render
-from limbeck.engine.rows import assemble, single
+from limbeck.engine.models.generate import SamplingPolicy, generate
+from limbeck.engine.models.policy import Policy, load_policy, render
+from limbeck.engine.rollout.trajectory import assemble, single
 from limbeck.engine.run import _Run
-from limbeck.engine.sampler import Law, generate
-from limbeck.engine.setup import build_method, prepare_tasks
-from limbeck.refusals import walk
+from limbeck.space.refusals import walk
 from limbeck.tasks import Observation, Response, Verdict
 from limbeck.types import DATA, Prompt, Rollout
 
@@ -165,7 +165,7 @@ def likely(policy: Policy, text: str, seed: int) -> str:
     """What the policy says most often: an answer that is sometimes given, so that groups have an advantage."""
     torch.manual_seed(seed)
     ids = render(policy, [{"role": "user", "content": text}])
-    said = [w.ids for w in generate(Law(((policy, 1.0),)), [ids] * 48, 2, 48)]
+    said = [w.ids for w in generate(SamplingPolicy(((policy, 1.0),)), [ids] * 48, 2, 48)]
     texts = [str(policy.tokenizer.decode(i, skip_special_tokens=True)).strip() for i in said]
     return Counter(t for t in texts if t).most_common(1)[0][0]
 
@@ -192,8 +192,8 @@ def open_run(shelf: Shelf, method: str, out: Path, **own: Any) -> _Run:
 def first_gradients(shelf: Shelf, method: str, out: Path, **own: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Gradients and metrics of step 0, before the clip; the optimiser does not move."""
     run = open_run(shelf, method, out, clip_norm=1e9, **own)
-    run.loop.method = run.shop.method if run.shop.method.updates == 1 else run.loop.method
-    run.loop = Loop(run.shop, run.optimizer)
+    run.loop.method = run.session.method if run.session.method.updates == 1 else run.loop.method
+    run.loop = Loop(run.session, run.optimizer)
     run.optimizer.step = lambda *a, **k: None
     metrics = run.loop.step(0)
     named = run._module().named_parameters()

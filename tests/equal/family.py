@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from limbeck.space.term import Term
 from torch import Tensor
 
 from laws.cases import Case, changed, make
-from limbeck.axes import Vec
-from limbeck.batch import Batch
-from limbeck.method import Method, Term
+from limbeck.axes import Expr
+from limbeck.loss.scores import Batch
+from limbeck.space.method import Method
 from limbeck.types import Dense, View
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
@@ -64,9 +65,9 @@ def spoken(c: Case, slot: str) -> Tensor:
     return z.log_softmax(-1).gather(-1, c.tokens[..., None])[..., 0]
 
 
-def heard(c: Case, m: Method, of: Vec) -> Tensor:
-    """An expression on the batch of a case, per unit of its rung; the live student is read as it is."""
-    _, told, live = c.heard(m)
+def prepared(c: Case, m: Method, of: Expr) -> Tensor:
+    """An expression on the batch of a case, per unit of its level; the live student is read as it is."""
+    _, told, live = c.prepared(m)
     batch = Batch(told.record, {**told.scores, "student": View(Dense(live.logits_NV.detach()))}, step=3)
     return of.evaluate(batch)
 

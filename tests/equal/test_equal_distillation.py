@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from limbeck.space.term import Term
 from torch import Tensor
 
 import limbeck as lb
@@ -15,9 +16,9 @@ from laws.cases import VOCABULARY, Case, changed, make
 from limbeck.axes import (
     clip,
     data,
+    divergence_loss,
     log_ratio,
     logp,
-    pathwise,
     policy,
     ratio,
     reinforce,
@@ -30,7 +31,7 @@ from limbeck.axes import (
     writer,
 )
 from limbeck.math.divergence import as_divergence, fkl, jsd, rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 from tabular import (
     EXACT,
     STATE,
@@ -110,7 +111,7 @@ def test_kd_mixes_linearly() -> None:
 def test_soft_ce_is_forward_kl_up_to_the_teachers_entropy() -> None:
     """opd.md card 2, term 3."""
     c = case()
-    soft, hard = (Method(data(), Term(teacher, pathwise(as_divergence(d)))) for d in ("soft_ce", "fkl"))
+    soft, hard = (Method(data(), Term(teacher, divergence_loss(as_divergence(d)))) for d in ("soft_ce", "fkl"))
     (a, da), (b, db) = c.value_and_grad(soft), c.value_and_grad(hard)
     _, p = laws(c)
     equal(da, db)
@@ -310,7 +311,7 @@ def test_minillm_return_by_hand() -> None:
     c = case(True)
     m = minillm(lm_coef=0, reward_clip=1.0)
     returns = m.parts[0][1].signal
-    _, heard, _ = c.heard(m)
+    _, prepared, _ = c.prepared(m)
     log_t = c.given["teacher_logits"].log_softmax(-1).gather(-1, c.tokens[..., None])[..., 0]
     r = ((log_t - c.given["old_logp"]) / 0.5).clamp(-1, 1)
     assert (r[c.mask].abs() == 1).any()
@@ -318,7 +319,7 @@ def test_minillm_return_by_hand() -> None:
     for row, n in zip(r, c.mask.sum(-1).tolist(), strict=True):
         out += [sum(0.95 ** (i - t) * row[i] for i in range(t, n)) / (n - t) for t in range(n)]
     R = torch.stack(out)
-    equal(heard.known[returns], (R - R.mean()) / (R.std() + 1e-8))
+    equal(prepared.known[returns], (R - R.mean()) / (R.std() + 1e-8))
 
 
 def test_minillm_third_term() -> None:
@@ -345,7 +346,7 @@ def test_to_go_by_hand() -> None:
         for row, n in zip(r, c.mask.sum(-1).tolist(), strict=True)
         for t in range(n)
     ]
-    equal(c.heard(m)[1].known[signal], torch.stack(want))
+    equal(c.prepared(m)[1].known[signal], torch.stack(want))
 
 
 def test_primitives_share_their_gradient_on_policy() -> None:
@@ -361,7 +362,7 @@ def test_closed_form_of_full_divergences() -> None:
     c = case()
     q, p = laws(c)
     for row, want in ((fkl, q - p), (rkl, q * ((q / p).log() - (q * (q / p).log()).sum(-1, keepdim=True)))):
-        got = c.value_and_grad(Method(data(), Term(teacher, pathwise(row))))[1]
+        got = c.value_and_grad(Method(data(), Term(teacher, divergence_loss(row))))[1]
         equal(c.rows(got), want / len(q))
     assert jsd(0.5) == as_divergence("jsd(0.5)")
 
@@ -369,6 +370,6 @@ def test_closed_form_of_full_divergences() -> None:
 def test_the_start_is_the_teacher() -> None:
     """Every divergence is 0 with zero gradient where the student is the teacher (THETA against itself)."""
     for name in ("rkl", "fkl", "jsd(0.5)"):
-        m = Method(sample(), Term(teacher, pathwise(as_divergence(name))), token_sum)
+        m = Method(sample(), Term(teacher, divergence_loss(as_divergence(name))), token_sum)
         got = expected_gradient(m, teacher_logits=THETA[STATE])
         torch.testing.assert_close(got, torch.zeros_like(THETA), **EXACT)

@@ -12,15 +12,16 @@ from family import (
     changed,
     differ,
     equal,
-    heard,
     identical,
     judged,
     kl,
     laws,
     one_turn,
+    prepared,
     spoken,
     term,
 )
+from limbeck.space.term import Term
 from torch import Tensor
 
 import limbeck as lb
@@ -28,6 +29,7 @@ from laws.cases import VOCABULARY, Case
 from limbeck.axes import (
     clip,
     divergence,
+    divergence_loss,
     draw,
     entropy,
     group_advantage,
@@ -36,7 +38,6 @@ from limbeck.axes import (
     logp,
     minmax,
     old,
-    pathwise,
     ratio,
     ref,
     reinforce,
@@ -50,7 +51,7 @@ from limbeck.axes import (
 )
 from limbeck.math.divergence import rkl
 from limbeck.math.statistic import Support
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 
 m = lb.methods
 GRPO = Term(group_advantage(), clip(0.2, 0.28))
@@ -59,7 +60,7 @@ GRPO = Term(group_advantage(), clip(0.2, 0.28))
 def drift(c: Case, ceiling: float) -> Tensor:
     """SOD's weight of each turn, as the library has it, ``[U]``."""
     weight = step_drift(teacher, ceiling)
-    return heard(c, Method(sample(student), Term(log_ratio(teacher), clip(0.2), weight=weight)), weight)
+    return prepared(c, Method(sample(student), Term(log_ratio(teacher), clip(0.2), weight=weight)), weight)
 
 
 def gaps(c: Case) -> list[list[float]]:
@@ -144,11 +145,11 @@ def test_4_legacy_sod_has_one_weight_a_response() -> None:
     equal(c.value_and_grad(m.sod_per_sample(beta_max=0)), c.value_and_grad(Method(sample(student, 8), GRPO)))
     A = group_advantage()
     signal = term(m.sod_per_sample()).signal
-    beta = 0.1 / (1 + heard(c, Method(sample(student, 8), Term(A, reinforce)), A).exp())
+    beta = 0.1 / (1 + prepared(c, Method(sample(student, 8), Term(A, reinforce)), A).exp())
     rows = torch.arange(8)[:, None].expand_as(c.mask)[c.mask]
     gap = c.rows(spoken(c, "teacher") - c.given["old_logp"])
-    want = heard(c, Method(sample(student, 8), Term(A, reinforce)), A)[rows] + beta[rows] * gap
-    equal(heard(c, m.sod_per_sample(), signal), want)
+    want = prepared(c, Method(sample(student, 8), Term(A, reinforce)), A)[rows] + beta[rows] * gap
+    equal(prepared(c, m.sod_per_sample(), signal), want)
 
 
 # ---------------------------------------------------------------- TIP
@@ -167,8 +168,8 @@ def test_vi_05_soft_or_algebra() -> None:
     c = case(True)
     h, d = minmax(entropy(old)), minmax(divergence(rkl, teacher, old))
     probe = Method(sample(student), Term(soft_or(h, d), reinforce, weight=h * d))
-    s, hd = heard(c, probe, soft_or(h, d)), heard(c, probe, h * d)
-    hs, ds = (heard(c, Method(sample(student), Term(x, reinforce)), x) for x in (h, d))
+    s, hd = prepared(c, probe, soft_or(h, d)), prepared(c, probe, h * d)
+    hs, ds = (prepared(c, Method(sample(student), Term(x, reinforce)), x) for x in (h, d))
     equal(s, 1 - (1 - hs) * (1 - ds))
     equal(hd, hs * ds)
     assert (s >= torch.maximum(hs, ds) - 1e-12).all()
@@ -180,7 +181,7 @@ def test_vi_05_soft_or_algebra() -> None:
 
 def kept(c: Case, method: Method) -> Tensor:
     """Which of the batch's tokens count."""
-    return c.heard(method)[1].parts[0].kept_N
+    return c.prepared(method)[1].parts[0].kept_N
 
 
 @pytest.mark.parametrize("rho", [0.1, 0.34, 0.5, 0.99])
@@ -217,7 +218,7 @@ def test_5_the_choice_by_hand() -> None:
 def test_5_without_disagreement_only_entropy_chooses_and_the_reverse() -> None:
     """Card 5: delta = 0 leaves the top by entropy; h = 0 (all entropies alike) the top by divergence."""
     c = agreeing(case(), "teacher")
-    by_entropy = Method(sample(student), Term(teacher, pathwise(rkl), top(entropy(old), 0.5)))
+    by_entropy = Method(sample(student), Term(teacher, divergence_loss(rkl), top(entropy(old), 0.5)))
     assert torch.equal(kept(c, m.tip(0.5)), kept(c, by_entropy))
     flat = torch.zeros(8, 4, VOCABULARY, dtype=torch.float64)
     flat[..., 0] = 2.0
@@ -225,7 +226,9 @@ def test_5_without_disagreement_only_entropy_chooses_and_the_reverse() -> None:
         -1, (torch.arange(VOCABULARY) + torch.arange(4)[:, None]).remainder(VOCABULARY).expand(8, 4, -1)
     )
     c = changed(case(), logits=turned)
-    by_divergence = Method(sample(student), Term(teacher, pathwise(rkl), top(divergence(rkl, teacher, old), 0.5)))
+    by_divergence = Method(
+        sample(student), Term(teacher, divergence_loss(rkl), top(divergence(rkl, teacher, old), 0.5))
+    )
     assert torch.equal(kept(c, m.tip(0.5)), kept(c, by_divergence))
     assert not torch.equal(kept(case(), m.tip(0.5)), kept(case(), by_entropy))
 
@@ -253,8 +256,8 @@ def test_5_tokens_are_drawn_in_proportion_to_their_entropy() -> None:
     q = laws(c, "old")
     h = -(q * q.log()).sum(-1)
     one = draw(entropy(old), 1 / len(h))
-    probe = Method(sample(student), Term(teacher, pathwise(rkl), one))
-    _, told, _ = c.heard(probe)
+    probe = Method(sample(student), Term(teacher, divergence_loss(rkl), one))
+    _, told, _ = c.prepared(probe)
     count, draws = torch.zeros_like(h), 1500
     batch = lb.batch.Batch(told.record, told.scores)
     for step in range(draws):
@@ -282,7 +285,7 @@ def test_vi_06_the_two_forms_of_the_advantage(lam: float) -> None:
     c = case(True)
     method = m.exopd(lam=lam)
     lt, lr, mu = (c.rows(x) for x in (spoken(c, "teacher"), spoken(c, "ref"), c.given["old_logp"]))
-    got = heard(c, method, term(method).signal)
+    got = prepared(c, method, term(method).signal)
     equal(got, lam * (lt - lr) - (mu - lr))
     if lam == 0:
         equal(got, -(mu - lr))
@@ -305,7 +308,7 @@ def test_vi_06_the_optimum_is_the_geometric_mixture(lam: float) -> None:
     differ(c.value_and_grad(m.exopd_full(lam=lam))[1], torch.zeros_like(grad))
     signal = term(m.exopd(lam=lam)).signal  # the sampled signal is a constant of the state there
     told = [
-        heard(changed(at, tokens=torch.full_like(c.tokens, token)), m.exopd(lam=lam), signal)
+        prepared(changed(at, tokens=torch.full_like(c.tokens, token)), m.exopd(lam=lam), signal)
         for token in range(VOCABULARY)
     ]
     for x in told[1:]:
@@ -336,7 +339,7 @@ def test_6_domains_choose_the_teacher() -> None:
 def advantages(c: Case, method: Method) -> Tensor:
     """The told signal at every entry of the vocabulary, ``[N, V]``."""
     signal = term(method).signal
-    rows = [heard(changed(c, tokens=torch.full_like(c.tokens, v)), method, signal) for v in range(VOCABULARY)]
+    rows = [prepared(changed(c, tokens=torch.full_like(c.tokens, v)), method, signal) for v in range(VOCABULARY)]
     return torch.stack(rows, dim=-1)
 
 
@@ -375,7 +378,7 @@ def test_7_the_baseline_is_over_the_students_entries_normalised_within() -> None
     qk, pk = (x.gather(-1, ids) for x in (q, p))
     want = kl(qk / qk.sum(-1, keepdim=True), pk / pk.sum(-1, keepdim=True))
     v = divergence(rkl, teacher, student, Support(3, "student", tail=False))
-    equal(heard(c, Method(sample(student), Term(v, reinforce)), v), want)
+    equal(prepared(c, Method(sample(student), Term(v, reinforce)), v), want)
 
 
 def test_7_with_a_reward_grpos_advantage_is_added() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from limbeck.space.term import Term
 from torch import Tensor
 
 import limbeck as lb
@@ -21,9 +22,9 @@ from limbeck.axes import (
     token_mean,
 )
 from limbeck.axes.source import sample
-from limbeck.method import Method, Term
 from limbeck.methods.joint import ANNEALED
-from limbeck.registry import Recipe
+from limbeck.space.method import Method
+from limbeck.space.registry import Recipe
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
 kdrl, shaping, kdrl_reward, grpo = lb.methods.kdrl, lb.methods.kdrl_shaping, lb.methods.kdrl_reward, lb.methods.grpo
@@ -138,7 +139,7 @@ def test_7_group_gate_keeps_less_than_the_response_gate() -> None:
     c = case()
 
     def kept(gate: str, c: Case) -> Tensor:
-        return c.heard(kdrl(gate=gate))[1].parts[1].kept_N
+        return c.prepared(kdrl(gate=gate))[1].parts[1].kept_N
 
     assert (kept("group", c) <= kept("response", c)).all()
     assert kept("group", c).any()

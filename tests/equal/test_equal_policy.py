@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from limbeck.space.term import Term
 from torch import Tensor
 
 import limbeck as lb
@@ -32,8 +33,8 @@ from limbeck.axes import (
     token_mean,
 )
 from limbeck.axes.surrogate import Surrogate
-from limbeck.method import Method, Term
 from limbeck.methods.reward import overlong
+from limbeck.space.method import Method
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
 S, A = sample(n=8), group_advantage()
@@ -120,8 +121,8 @@ def test_methods_are_what_their_rows_say() -> None:
 
 def advantages(c: Case, of: object = A) -> Tensor:
     """The told signal per sequence."""
-    _, heard, _ = c.heard(Method(S, Term(of, reinforce)))
-    return heard.known[of]
+    _, prepared, _ = c.prepared(Method(S, Term(of, reinforce)))
+    return prepared.known[of]
 
 
 def test_a_group_of_two_pins_the_unbiased_std() -> None:
@@ -253,8 +254,8 @@ def test_dapo_drops_groups_that_agree() -> None:
     """Part C: dynamic sampling; the condition is on the source."""
     until = dapo().sources["main"].until
     correct = torch.tensor([1, 1, 0, 0, 1, 0, 0, 1]).bool()
-    _, heard, _ = case(correct=correct).heard(Method(S, Term(A, clip(0.2), where=until)))
-    kept = heard.known[until]
+    _, prepared, _ = case(correct=correct).prepared(Method(S, Term(A, clip(0.2), where=until)))
+    kept = prepared.known[until]
     assert kept.tolist() == [False, False, True, True]
 
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from limbeck.space.term import Term
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -13,7 +14,7 @@ import limbeck as lb
 from laws.cases import Case, changed, make
 from limbeck.axes import contrast, group_mean, label, pairs, ref
 from limbeck.math.divergence import alpha, fkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 

@@ -12,15 +12,16 @@ from family import (
     changed,
     differ,
     equal,
-    heard,
     identical,
     judged,
     kl,
     laws,
+    prepared,
     spoken,
     term,
     told_everything,
 )
+from limbeck.space.term import Sum, Term
 from torch import Tensor
 
 import limbeck as lb
@@ -28,6 +29,7 @@ from laws.cases import VOCABULARY, Case
 from limbeck.axes import (
     clip,
     correct,
+    divergence_loss,
     ema,
     feedback,
     group_advantage,
@@ -36,7 +38,6 @@ from limbeck.axes import (
     log_ratio,
     outcome_hint,
     own_reply,
-    pathwise,
     reinforce,
     sample,
     sequence_mean,
@@ -52,7 +53,7 @@ from limbeck.axes import (
     verdict_phrase,
 )
 from limbeck.math.divergence import as_divergence, rkl
-from limbeck.method import Method, Sum, Term
+from limbeck.space.method import Method
 
 m = lb.methods
 GRPO = Term(group_advantage(), clip(0.2, 0.28))
@@ -221,7 +222,7 @@ def test_vi_09_the_student_in_its_own_prompt_is_refused_as_a_teacher() -> None:
     """Part VI test 9: c = nothing and live weights is a gradient of zero, so it cannot be written."""
     for own in (student, student.given(), synced(1)):
         with pytest.raises(lb.LimbeckError, match="the student itself"):
-            Method(sample(), Term(own, pathwise(rkl)))
+            Method(sample(), Term(own, divergence_loss(rkl)))
 
 
 # ---------------------------------------------------------------- SDPO
@@ -307,7 +308,7 @@ def test_15_the_trust_region_is_a_line_of_logits() -> None:
 
 def routes(c: Case, method: Method) -> tuple[Tensor, Tensor]:
     """Which tokens are distilled and which reinforced."""
-    distilled, reinforced = c.heard(method)[1].parts
+    distilled, reinforced = c.prepared(method)[1].parts
     return distilled.kept_N, reinforced.kept_N
 
 
@@ -320,7 +321,7 @@ def test_vi_10_every_token_goes_one_way_over_one_denominator() -> None:
     assert b.any()
     rows = torch.arange(8)[:, None].expand_as(c.mask)[c.mask]
     assert torch.equal(a, (~c.given["correct"] & c.given[f"has {GUIDE}"])[rows])
-    assert {p.total for p in c.heard(m.srpo())[1].parts} == {float(c.mask.sum())}
+    assert {p.total for p in c.prepared(m.srpo())[1].parts} == {float(c.mask.sum())}
 
 
 def test_vi_10_all_correct_is_grpo_bit_for_bit() -> None:
@@ -360,7 +361,7 @@ def test_vi_10_the_weights_have_mean_one_over_what_is_distilled(beta: float) -> 
     """Card 16; Part VI test 10."""
     c = case()  # on-policy: the importance weights beside it are 1
     method = m.srpo(beta=beta)
-    w = heard(c, method, term(method).weight)[routes(c, method)[0]]
+    w = prepared(c, method, term(method).weight)[routes(c, method)[0]]
     equal(w.mean(), torch.ones((), dtype=torch.float64))
     assert (w.std() < 1e-12) == (beta == 0)
 
@@ -371,7 +372,7 @@ def test_16_the_advantage_is_of_the_whole_group_before_routing() -> None:
     method = m.srpo()
     A = group_advantage()
     assert term(method, 1).signal == A
-    equal(heard(c, method, A), heard(c, Method(sample(student, 8), GRPO), A))
+    equal(prepared(c, method, A), prepared(c, Method(sample(student, 8), GRPO), A))
 
 
 # ---------------------------------------------------------------- SD-Zero
@@ -380,7 +381,7 @@ def test_16_the_advantage_is_of_the_whole_group_before_routing() -> None:
 def test_17_without_answer_and_phrase_it_holds_to_the_first_weights() -> None:
     """Card 17: drop (y, P_r) and the teacher is the anchor: reverse KL to pi_SRT, summed over the response."""
     c = case()
-    anchor = Method(sample(student), Term(init, pathwise(rkl)), sequence_sum)
+    anchor = Method(sample(student), Term(init, divergence_loss(rkl)), sequence_sum)
     same = changed(c, init_given_logits=c.given["init_logits"])
     identical(same.value_and_grad(m.sd_zero()), c.value_and_grad(anchor))
     q, p = laws(c, "student"), laws(c, "init_given")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from family import agreeing, case, changed, differ, equal, heard, identical, judged, kl, laws, one_turn, spoken, term
+from family import agreeing, case, changed, differ, equal, identical, judged, kl, laws, one_turn, prepared, spoken, term
+from limbeck.space.term import Term
 from torch import Tensor
 
 import limbeck as lb
@@ -15,10 +16,10 @@ from laws.cases import Case
 from limbeck.axes import (
     clip,
     cohort,
+    divergence_loss,
     group_advantage,
     logp,
     on,
-    pathwise,
     plain,
     reinforce,
     reward,
@@ -30,7 +31,7 @@ from limbeck.axes import (
     token_mean,
 )
 from limbeck.math.divergence import rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 
 m = lb.methods
 A = group_advantage()
@@ -87,7 +88,7 @@ def test_19_the_ratio_is_of_the_whole_sequence() -> None:
     method = m.pi_distill(alpha=0, beta=0)
     gap = (c.given["old_logp"] - c.given["writer_logp"]) * c.mask
     ratio = gap.sum(-1).exp()
-    adv = heard(c, Method(sample(student, 8), GRPO), A)
+    adv = prepared(c, Method(sample(student, 8), GRPO), A)
     got = c.loss(method, **sources(c, method, "plain")).detach()
     rows = torch.arange(8)[:, None].expand_as(c.mask)[c.mask]
     equal(got, -((ratio * adv)[rows] * c.rows(spoken(c, "student"))).mean())
@@ -127,7 +128,7 @@ def test_19_opsd_rl_without_reward_is_reverse_kl_to_the_seeing_self() -> None:
 def test_vi_17_the_teacher_is_trained_at_every_fth_step(step: int) -> None:
     """Card 22; Part VI test 17: E-step iff n mod F = 0, else M-step."""
     expect = [c.at(step) for c, t in m.vpd().parts if "logistic" in str(t.surrogate)]
-    pull = [c.at(step) for c, t in m.vpd().parts if "pathwise" in str(t.surrogate)]
+    pull = [c.at(step) for c, t in m.vpd().parts if "divergence_loss" in str(t.surrogate)]
     assert expect == [float(step % 5 == 0)] * 2
     assert pull == [float(step % 5 != 0)]
 
@@ -137,7 +138,7 @@ def test_vi_17_f_of_infinity_never_trains_the_teacher() -> None:
     never = m.vpd(e_every=None)
     assert set(never.sources) == {"roll"}
     (only,) = [t for _, t in never.parts]
-    assert (only.signal, only.surrogate) == (student.given(lb.axes.feedback), pathwise(rkl))
+    assert (only.signal, only.surrogate) == (student.given(lb.axes.feedback), divergence_loss(rkl))
     c = case()
     rows = c.given["has feedback"][:, None].expand_as(c.mask)[c.mask]
     q, p = laws(c, "student"), laws(c, "student_given")
@@ -251,7 +252,7 @@ def test_23_the_returns_of_turns_are_centred_among_those_who_reached_the_turn(ga
     signal = to_go(reward, gamma) - cohort(to_go(reward, gamma))
     method = m.rltf_sd(gamma=gamma)
     assert term(method).signal == signal
-    equal(heard(c, method, signal), torch.tensor(want, dtype=torch.float64))
+    equal(prepared(c, method, signal), torch.tensor(want, dtype=torch.float64))
     assert max(len(own) for own in G) == 3
     assert min(len(own) for own in G) == 1
 
@@ -287,7 +288,7 @@ def test_vi_16_all_second_answers_right() -> None:
     ablation = m.rltf_sd(first_turn_baseline=False)
     assert second(c, ablation)[1].abs().max() < 1e-15
     taught = term(m.rltf_sd(), 1)
-    equal(heard(c, m.rltf_sd(), taught.signal), torch.full((8,), 0.75, dtype=torch.float64))
+    equal(prepared(c, m.rltf_sd(), taught.signal), torch.full((8,), 0.75, dtype=torch.float64))
     assert second(c, m.rltf_sd())[1].abs().max() > 1e-3
 
 

@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from family import agreeing, case, changed, differ, equal, heard, identical, kl, laws, spoken, term
+from family import agreeing, case, changed, differ, equal, identical, kl, laws, prepared, spoken, term
+from limbeck.space.term import Term
 from torch import Tensor
 
 import limbeck as lb
@@ -14,13 +15,13 @@ from laws.cases import VOCABULARY, Case
 from limbeck.axes import (
     clip,
     correct,
+    divergence_loss,
     entropy_gate,
     in_top,
     init,
     log_ratio,
     once,
     other,
-    pathwise,
     sample,
     solution,
     student,
@@ -31,7 +32,7 @@ from limbeck.axes import (
 from limbeck.axes.context import draft
 from limbeck.axes.scalar import scalar
 from limbeck.math.divergence import fkl, rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 
 m = lb.methods
 
@@ -118,7 +119,7 @@ def test_10_the_scorer_sees_what_the_writer_saw() -> None:
 
 def test_vi_11_without_the_second_branch_it_is_top_k_opd() -> None:
     """Card 11; Part VI test 11: lambda = 0, and nobody asks the teacher to write."""
-    top = Term(teacher, pathwise(rkl, top_k=16, by="student", tail=False))
+    top = Term(teacher, divergence_loss(rkl, top_k=16, by="student", tail=False))
     bare = m.brts(lam=0)
     assert set(bare.sources) == {"own"}
     assert bare.roles == {"teacher": {"at"}}
@@ -152,14 +153,14 @@ def test_vi_11_a_correct_rollout_beats_a_similar_one() -> None:
     rank = (q > q.gather(-1, c.tokens[c.mask][:, None])).sum(-1)
     rows = torch.arange(8)[:, None].expand_as(c.mask)[c.mask]
     share = torch.stack([(rank[rows == b] < 2).double().mean() for b in range(8)])
-    equal(heard(c, method, similar), share)
-    assert torch.equal(heard(c, method, right), c.given["correct"])
-    keys = [(bool(a), float(b)) for a, b in zip(heard(c, method, right), heard(c, method, similar), strict=True)]
+    equal(prepared(c, method, similar), share)
+    assert torch.equal(prepared(c, method, right), c.given["correct"])
+    keys = [(bool(a), float(b)) for a, b in zip(prepared(c, method, right), prepared(c, method, similar), strict=True)]
     assert (True, 0.0) > (False, 1.0)  # the order in which keys are compared
     best = max(range(8), key=lambda b: keys[b])
     assert c.given["correct"][best]
     assert share[best] < share.max()  # a wrong one is more similar
-    equal(heard(c, method, in_top(VOCABULARY, student).over("sequence", "mean")), torch.ones(8, dtype=torch.float64))
+    equal(prepared(c, method, in_top(VOCABULARY, student).over("sequence", "mean")), torch.ones(8, dtype=torch.float64))
     assert (right, similar) == (correct, in_top(2, student).over("sequence", "mean"))
 
 
@@ -180,7 +181,7 @@ def test_vi_11_the_released_weights_do_not_know_the_teacher() -> None:
     top = z.log_softmax(-1).topk(3, -1).values[c.mask]
     released = torch.autograd.grad(-(top.softmax(-1).detach() * top).sum(), z)[0]
     assert released.abs().max() > 0.1  # it moves the student, towards its own entries, whoever the teacher is
-    branch = Method(sample(teacher), Term(teacher, pathwise(fkl, top_k=3)), token_mean)
+    branch = Method(sample(teacher), Term(teacher, divergence_loss(fkl, top_k=3)), token_mean)
     other_teacher = changed(c, teacher_logits=c.given["ref_logits"])
     differ(c.value_and_grad(branch)[1], other_teacher.value_and_grad(branch)[1])
 
@@ -300,7 +301,7 @@ def test_13_the_mixture_is_linear(lam: float) -> None:
 
 
 def test_vi_14_the_gate() -> None:
-    """Card 13; Part VI test 14: never advances where H < H_min, climbs every rung where H_min is minus infinity."""
+    """Card 13; Part VI test 14: never advances where H < H_min, climbs every level where H_min is minus infinity."""
 
     def climb(gate: lb.axes.Scalar, entropies: list[float]) -> list[float]:
         memory: dict[str, float] = {}
@@ -311,10 +312,10 @@ def test_vi_14_the_gate() -> None:
                 memory[controller.name] = controller.update(memory.get(controller.name), step, {"entropy": h})
         return values
 
-    rungs = (128, 512, 4096)
-    assert climb(entropy_gate(rungs, 1.0, 2), [0.5] * 6) == [128] * 6
-    assert climb(entropy_gate(rungs, -math.inf, 2), [0.0] * 6) == [128, 128, 512, 512, 4096, 4096]
-    assert climb(entropy_gate(rungs, 1.0, 2), [0.0, 1.0, 2.0, 0.9, 2.0, 2.0, 2.0]) == [
+    levels = (128, 512, 4096)
+    assert climb(entropy_gate(levels, 1.0, 2), [0.5] * 6) == [128] * 6
+    assert climb(entropy_gate(levels, -math.inf, 2), [0.0] * 6) == [128, 128, 512, 512, 4096, 4096]
+    assert climb(entropy_gate(levels, 1.0, 2), [0.0, 1.0, 2.0, 0.9, 2.0, 2.0, 2.0]) == [
         128,
         128,
         512,
@@ -324,15 +325,15 @@ def test_vi_14_the_gate() -> None:
         4096,
     ]
     assert entropy_gate((256,), 1.0, 2) == scalar(256)
-    held_out = entropy_gate(rungs, 1.0, 1).controllers[0]
+    held_out = entropy_gate(levels, 1.0, 1).controllers[0]
     assert held_out.update(0, 0, {"entropy": 0.0, "heldout_entropy": 2.0}) == 1
-    assert m.decoupled_kl(rungs=rungs, floor=1.0).source.max_tokens == entropy_gate(rungs, 1.0, 100)
+    assert m.decoupled_kl(levels=levels, floor=1.0).source.max_tokens == entropy_gate(levels, 1.0, 100)
 
 
 def test_13_a_single_rung_is_a_fixed_length() -> None:
     """Card 13: then nothing is controlled."""
-    assert m.decoupled_kl(rungs=(256,)).source.max_tokens == scalar(256)
-    assert m.decoupled_kl(rungs=(256,)).controllers == ()
+    assert m.decoupled_kl(levels=(256,)).source.max_tokens == scalar(256)
+    assert m.decoupled_kl(levels=(256,)).controllers == ()
     assert m.decoupled_kl().source.max_tokens is None
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from limbeck.space.term import Sum, Term
 from torch import Tensor
 
 import limbeck as lb
-from limbeck.axes import Vec, column, everywhere, reinforce, sample, student, token_sum
-from limbeck.method import Method, Sum, Term
+from limbeck.axes import Expr, column, everywhere, reinforce, sample, student, token_sum
+from limbeck.space.method import Method
 
 DATA = Path(__file__).parent / "data"
 
@@ -89,7 +90,7 @@ def hearing(method: Method, first: int = 0, last: int | None = None, at: str = "
     return replace(method, terms=Sum(tuple(parts)))
 
 
-def told(signal: Vec, mask: Tensor, weight: Vec = everywhere, **given: Any) -> Tensor:
+def told(signal: Expr, mask: Tensor, weight: Expr = everywhere, **given: Any) -> Tensor:
     """A signal times a weight per token, [B, T], 0 where masked: what multiplies the gradient of a log-prob.
 
     Read off REINFORCE with a token sum, so it is what training would use.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from limbeck.space.term import Term
 from released import Case, cases, labelled, live
 
 import limbeck as lb
 from limbeck.axes import (
+    divergence_loss,
     everywhere,
     importance,
     log_ratio,
     old,
-    pathwise,
     reinforce,
     sample,
     student,
@@ -21,7 +22,7 @@ from limbeck.axes import (
 )
 from limbeck.errors import LimbeckError
 from limbeck.math.divergence import alpha, fkl, jsd, rkl, soft_ce
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 
 
 def run(method: Method, case: Case, student_logits: torch.Tensor) -> torch.Tensor:
@@ -67,7 +68,7 @@ def distillm(kind: str, lam: float | None) -> tuple[Method, Method]:
     """The released form and the true divergence; they differ in forms that leave the teacher's entropy out."""
 
     def of(*parts: tuple[float, object]) -> Method:
-        terms = [c * Term(teacher, pathwise(row)) for c, row in parts]
+        terms = [c * Term(teacher, divergence_loss(row)) for c, row in parts]
         return Method(sample(student, check=False), sum(terms[1:], start=terms[0]), token_mean)
 
     if kind == "forward_kl":
@@ -122,11 +123,11 @@ def test_top_k_with_tail_and_capped_importance_weights_equal_sdpo(case: Case) ->
     h = case.hyper
     row = {0.0: fkl, 1.0: rkl}.get(h["alpha"]) or jsd(h["alpha"])  # alpha is on the teacher
     weight = importance(student, old, cap=h["is_clip"]) if h["is_clip"] else everywhere
-    term, given = Term(teacher, pathwise(row), weight=weight), {"teacher_logits": case.teacher_logits}
+    term, given = Term(teacher, divergence_loss(row), weight=weight), {"teacher_logits": case.teacher_logits}
     if h["mode"] == "topk_tail":  # the release reads the student's own top k; a carrier may hold any ids
         ids = case.student_logits.topk(h["k"], dim=-1).indices
         given = {"teacher_topk": (ids, case.teacher_logits.log_softmax(-1).gather(-1, ids))}
-        term = Term(teacher, pathwise(row, top_k=h["k"]), weight=weight)
+        term = Term(teacher, divergence_loss(row, top_k=h["k"]), weight=weight)
     if h["mode"] == "sampled":
         term = Term(log_ratio(teacher, student), reinforce, weight=weight)
     keep = case.response_mask * (case.self_distillation_mask[:, None] if h["use_sd_mask"] else 1)

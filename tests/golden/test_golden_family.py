@@ -7,14 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from limbeck.space.term import Term
 from released import Case, cases, labelled, live, told
 from torch import Tensor
 
 import limbeck as lb
 from limbeck.axes import (
-    Vec,
+    Expr,
     column,
     divergence,
+    divergence_loss,
     ema,
     entropy,
     everywhere,
@@ -22,7 +24,6 @@ from limbeck.axes import (
     importance,
     log_ratio,
     old,
-    pathwise,
     reinforce,
     sample,
     sibling_or_feedback,
@@ -34,19 +35,19 @@ from limbeck.axes import (
 )
 from limbeck.math.divergence import fkl, jsd, rkl
 from limbeck.math.statistic import Support
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 
 
-def swap(x: Any, was: Vec, now: Vec) -> Any:
+def swap(x: Any, was: Expr, now: Expr) -> Any:
     """The same expression with one part in another's place."""
     if x == was:
         return now
     if isinstance(x, tuple):
         return tuple(swap(y, was, now) for y in x)
-    return type(x)(**{k: swap(v, was, now) for k, v in vars(x).items()}) if isinstance(x, Vec) else x
+    return type(x)(**{k: swap(v, was, now) for k, v in vars(x).items()}) if isinstance(x, Expr) else x
 
 
-def advantage(signal: Vec, logits: Tensor, tokens: Tensor, **given: Any) -> Tensor:
+def advantage(signal: Expr, logits: Tensor, tokens: Tensor, **given: Any) -> Tensor:
     """What multiplies grad log-prob of each token, ``[B, T]``, where the signal reads the student's whole row.
 
     -A (1 - q_y) is the gradient of -A log q_y with respect to the logit of y.
@@ -148,7 +149,7 @@ def test_the_floor_is_the_log_odds_and_not_the_released_quotient(case: Case) -> 
     lam, mask = case.hyper["reward_clip_lambda"], case.response_mask
     floored = lb.methods.vopd(floor=lam).parts[0][1].signal.args[0]  # without the baseline
 
-    def ours(signal: Vec) -> Tensor:
+    def ours(signal: Expr) -> Tensor:
         A = advantage(signal, case.student_logits, case.responses, teacher_logits=case.teacher_logits)
         return A * mask + case.group_advantages[:, None]
 
@@ -173,7 +174,7 @@ def test_opsd_equals_the_scripts(case: Case) -> None:
     method = lb.methods.opsd(divergence=row_of(h["beta"]))
     if h["top_k"] is not None:  # both laws restricted to the teacher's k and normalised there
         term = method.parts[0][1]
-        term = replace(term, surrogate=pathwise(row_of(h["beta"]), top_k=h["top_k"], tail=False))
+        term = replace(term, surrogate=divergence_loss(row_of(h["beta"]), top_k=h["top_k"], tail=False))
         method = Method(method.source, term)
     method = replace(method, reduction=token_mean)  # the scripts' mean; the paper's is inside each response first
     z, zt = logits / h["temperature"], case.teacher_logits / h["temperature"]
@@ -202,7 +203,7 @@ def test_the_registered_term_equals_sdpo(case: Case) -> None:
     method = lb.methods.sdpo(divergence=row_of(h["alpha"]), top_k=None if h["mode"] == "full" else h["k"])
     term = method.parts[0][1]
     if h["mode"] == "topk_renorm":
-        term = replace(term, surrogate=pathwise(row_of(h["alpha"]), top_k=h["k"], by="student", tail=False))
+        term = replace(term, surrogate=divergence_loss(row_of(h["alpha"]), top_k=h["k"], by="student", tail=False))
     assert term.signal == ema(0.05).given(sibling_or_feedback)
     assert importance(student, old, 2.0) in set(term.weight.walk())
     logits = live(case.student_logits)

@@ -8,7 +8,7 @@ from released import Case, cases, hearing, labelled, live, told
 
 import limbeck as lb
 from limbeck.axes import column, everywhere, importance, log_ratio, standardise, student, teacher, to_go, writer
-from limbeck.axes.vec import Clip, Vec
+from limbeck.axes.expression import Clip, Expr
 
 MINILLM = lb.methods.minillm(lm_coef=0)
 """Its two terms on rollouts; the third is cross-entropy, pinned elsewhere."""
@@ -16,7 +16,7 @@ MINILLM = lb.methods.minillm(lm_coef=0)
 SOURCES = ["roll"] * 4
 
 
-def reward_of(**arguments: float) -> Vec:
+def reward_of(**arguments: float) -> Expr:
     """The per-token reward inside the registered method's own signal."""
     (_, term), *_ = lb.methods.minillm(lm_coef=0, **arguments).parts
     return next(v for v in term.signal.walk() if isinstance(v, Clip))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from limbeck.space.term import Sum, Term
 from released import Case, cases, hearing, live, tensor, told
 
 import limbeck as lb
@@ -28,7 +29,7 @@ from limbeck.axes import (
 )
 from limbeck.axes.reduction import Reduction
 from limbeck.errors import LimbeckError
-from limbeck.method import Method, Sum, Term
+from limbeck.space.method import Method
 
 
 def rollouts(terms: Term | Sum, reduction: Reduction = token_mean) -> Method:

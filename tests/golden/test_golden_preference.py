@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from limbeck.space.term import Term
 from released import Case, cases, labelled, live, tensor, told
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from limbeck.axes import (
 )
 from limbeck.axes.surrogate import Surrogate
 from limbeck.math.divergence import Divergence, alpha, chi2, fkl, jsd, neyman_chi2, rkl, tv
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 
 
 def preferring(surrogate: Surrogate) -> Method:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from limbeck.space.term import Term, routed
 from torch import Tensor
 
 import limbeck as lb
 from limbeck.axes import (
-    Vec,
+    Expr,
     blend,
     cispo,
     clip,
@@ -21,6 +22,7 @@ from limbeck.axes import (
     contrast,
     correct,
     divergence_advantage,
+    divergence_loss,
     draw,
     entropy,
     everywhere,
@@ -34,7 +36,6 @@ from limbeck.axes import (
     logp,
     old,
     pairs,
-    pathwise,
     ratio,
     ref,
     reinforce,
@@ -53,13 +54,13 @@ from limbeck.axes import (
     writer,
 )
 from limbeck.axes.choice import Cohort
-from limbeck.axes.ladder import Rung
+from limbeck.axes.expression import ToGo
 from limbeck.axes.leaves import Column
-from limbeck.axes.vec import ToGo
+from limbeck.axes.levels import Level
+from limbeck.loss.terms import Batch, Prepared, prepare
 from limbeck.math.divergence import as_divergence, fkl, rkl
-from limbeck.method import Method, Term, routed
-from limbeck.objective import Batch, Heard, hear
-from limbeck.registry import REGISTRY
+from limbeck.space.method import Method
+from limbeck.space.registry import REGISTRY
 from limbeck.types import STUDENT, Dense, Rollout, Sampled, View
 
 DIVERGENCES = [
@@ -129,7 +130,7 @@ def _on_policy_family() -> Iterator[tuple[str, Method]]:
     yield "lightning_opd(tau)", m.lightning_opd(tau=0.5)
     yield "tip(rho 0.2)", m.tip(rho=0.2)
     yield "decoupled_kl(0.2, teacher's prefix)", m.decoupled_kl(lam=0.2, student_prefix=False)
-    yield "decoupled_kl(ladder)", m.decoupled_kl(rungs=(4, 8))
+    yield "decoupled_kl(levels)", m.decoupled_kl(levels=(4, 8))
     yield "brts(top 2)", m.brts(lam=0.5, top_k=2)
     yield "mad_opd(rkl, three)", m.mad_opd(("first", "second", "third"), rounds=1, tau=0.5, divergence="rkl")
     yield "mad_opd(no debate)", m.mad_opd(rounds=0)
@@ -173,15 +174,17 @@ def _compositions() -> Iterator[tuple[str, Method]]:
     yield "rho k3", Method(S, Term(logp(teacher), sampled("k3", ratio=True)), sequence_mean)
     yield "routed", Method(S, routed(correct, Term(A, clip(0.2)), k2), sequence_mean)
     entropic = standardise(entropy(teacher), "batch").exp()
-    yield "batch-wide weight", Method(S, Term(teacher, pathwise(rkl), weight=entropic), token_mean)
-    yield "batch-wide weight that counts", Method(S, Term(teacher, pathwise(rkl), weight=entropic, per="weight"))
+    yield "batch-wide weight", Method(S, Term(teacher, divergence_loss(rkl), weight=entropic), token_mean)
+    yield "batch-wide weight that counts", Method(S, Term(teacher, divergence_loss(rkl), weight=entropic, per="weight"))
     yield (
         "batch-wide gate",
         Method(
-            S, Term(teacher, pathwise(fkl), entropy(teacher) > entropy(teacher).over("batch", "mean")), sequence_mean
+            S,
+            Term(teacher, divergence_loss(fkl), entropy(teacher) > entropy(teacher).over("batch", "mean")),
+            sequence_mean,
         ),
     )
-    yield "live weight", Method(S, Term(teacher, pathwise(rkl), weight=entropy(student)), sequence_mean)
+    yield "live weight", Method(S, Term(teacher, divergence_loss(rkl), weight=entropy(student)), sequence_mean)
     yield "live gate as a weight", Method(S, Term(logp(teacher), sampled("k2"), weight=importance(student, writer, 2)))
     skew = as_divergence("skew_rkl(0.1)")
     yield "divergence advantage", Method(S, Term(divergence_advantage(skew, teacher), ratio))
@@ -190,19 +193,22 @@ def _compositions() -> Iterator[tuple[str, Method]]:
     yield "columns", Method(S, Term(column("told"), reinforce, weight=column("heft", "token")), token_mean)
     yield "entropy of the student", Method(S, Term(entropy(student), reinforce), token_mean)
     yield "constant", Method(S, Term(everywhere, ratio), sequence_mean)
-    yield "every turn counts the same", Method(S, Term(teacher, pathwise(fkl), correct), turn_mean)
+    yield "every turn counts the same", Method(S, Term(teacher, divergence_loss(fkl), correct), turn_mean)
     yield "value in [0, 1]", Method(S, Term(entropy(teacher).sigmoid() * abs(log_ratio(teacher)), reinforce))
-    at = pathwise(rkl, top_k=2, by="student", tail=False)
+    at = divergence_loss(rkl, top_k=2, by="student", tail=False)
     yield "student's entries, normalised", Method(S, Term(teacher, at), sequence_mean)
-    yield "target's entries, normalised", Method(S, Term(teacher, pathwise(fkl, top_k=2, tail=False)), sequence_mean)
+    yield (
+        "target's entries, normalised",
+        Method(S, Term(teacher, divergence_loss(fkl, top_k=2, tail=False)), sequence_mean),
+    )
     mixed = blend((teacher, 0.3), (ref, 0.7))
-    yield "a blend as the target", Method(S, Term(mixed, pathwise("jsd(0.5)")))
+    yield "a blend as the target", Method(S, Term(mixed, divergence_loss("jsd(0.5)")))
     yield (
         "a blend of log-probs, warm",
-        Method(S, Term(blend((teacher, 2.0), (ref, -0.5), space="log"), pathwise(fkl, 2.0))),
+        Method(S, Term(blend((teacher, 2.0), (ref, -0.5), space="log"), divergence_loss(fkl, 2.0))),
     )
     chosen = draw(entropy(old), 0.5, among=correct)
-    yield "drawn among the correct", Method(S, Term(teacher, pathwise(rkl), chosen))
+    yield "drawn among the correct", Method(S, Term(teacher, divergence_loss(rkl), chosen))
     yield (
         "judged",
         Method(
@@ -225,7 +231,7 @@ CONFIDENCE = sorted(
         node.name
         for m in VARIANTS.values()
         for _, term in m.parts
-        for v in term.vecs
+        for v in term.exprs
         for node in v.walk()
         if isinstance(node, Column) and node.name[-1].isdigit()
     }
@@ -235,8 +241,8 @@ CONFIDENCE = sorted(
 
 def by_turn(method: Method) -> bool:
     """Whether it looks at the rewards of turns, and not only at their sum."""
-    nodes: list[Vec] = [node for _, term in method.parts for v in term.vecs for node in v.walk()]
-    return any(isinstance(n, Cohort) or (isinstance(n, ToGo) and n.rung == Rung.TURN) for n in nodes)
+    nodes: list[Expr] = [node for _, term in method.parts for v in term.exprs for node in v.walk()]
+    return any(isinstance(n, Cohort) or (isinstance(n, ToGo) and n.level == Level.TURN) for n in nodes)
 
 
 @dataclass
@@ -289,8 +295,8 @@ class Case:
         """``[N, ...]`` of the kept tokens; the groups of a case are contiguous."""
         return x[self.mask]
 
-    def heard(self, method: Method) -> tuple[Method, Heard, Dense]:
-        """The batch as a record built by hand (``lb.objective`` builds its own), heard, and the live carrier."""
+    def prepared(self, method: Method) -> tuple[Method, Prepared, Dense]:
+        """The batch as a record built by hand (``lb.objective`` builds its own), prepared, and the live carrier."""
         args = self.arguments(method)
         live = Dense(self.rows(self.logits))
         now = live.logits_NV.detach().log_softmax(-1).gather(-1, self.rows(self.tokens)[:, None])[:, 0]
@@ -303,7 +309,7 @@ class Case:
             scores["old"] = View(Dense(live.logits_NV.detach()))
             method = method.on_policy()
         batch = Batch(self._record(method, args, now), scores, step=3)
-        return method, hear(method, batch), live
+        return method, prepare(method, batch), live
 
     def _record(self, method: Method, args: dict[str, Any], now: Tensor) -> Rollout:
         counts = self.mask.sum(-1)

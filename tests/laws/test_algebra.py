@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from limbeck.space.term import Sum, Term, routed
 
 import limbeck as lb
 from laws.cases import changed, make
@@ -14,6 +15,7 @@ from limbeck.axes import (
     column,
     contrast,
     correct,
+    divergence_loss,
     entropy,
     fixed,
     group_advantage,
@@ -23,7 +25,6 @@ from limbeck.axes import (
     log_ratio,
     logp,
     pairs,
-    pathwise,
     policy,
     position,
     ratio,
@@ -41,7 +42,7 @@ from limbeck.axes import (
 from limbeck.axes.reduction import Reduction
 from limbeck.axes.surrogate import Surrogate
 from limbeck.math.divergence import rkl
-from limbeck.method import Method, Sum, Term, routed
+from limbeck.space.method import Method
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}
 CASE = make(seed=3)
@@ -67,7 +68,7 @@ def differ(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Te
 
 TERMS = {
     "policy": Term(A, clip(0.2)),
-    "distil": Term(teacher, pathwise(rkl)),
+    "distil": Term(teacher, divergence_loss(rkl)),
     "sampled": Term(logp(teacher), sampled("k2")),
     "gated": Term(logp(teacher), sampled("k3"), where=position > 1),
     "weighed": Term(log_ratio(teacher), ratio, weight=entropy(teacher)),
@@ -175,7 +176,7 @@ def test_contrast_is_linear_in_its_distribution(margin: float) -> None:
 def test_sampled_losses_are_not_linear() -> None:
     """SPACE section 1.4."""
     assert not sampled("k2").linear
-    assert not pathwise(rkl).linear
+    assert not divergence_loss(rkl).linear
 
 
 def test_every_policy_kind_has_the_gradient_of_a_detached_coefficient() -> None:
@@ -199,8 +200,8 @@ def test_every_policy_kind_has_the_gradient_of_a_detached_coefficient() -> None:
         clip(0.2, 0.28, cap=1.5): rho * told * kept * below,
     }
     for surrogate, coefficient in coefficients.items():
-        heard = Method(S, Term(column("told", "token"), reinforce))
-        want = case.value_and_grad(heard, columns={"told": coefficient})[1]
+        prepared = Method(S, Term(column("told", "token"), reinforce))
+        want = case.value_and_grad(prepared, columns={"told": coefficient})[1]
         got = case.value_and_grad(Method(S, Term(A, surrogate)))[1]
         torch.testing.assert_close(got, want, **CLOSE)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from limbeck.space.term import Term
 from torch import Tensor
 
 import limbeck as lb
@@ -16,13 +17,13 @@ from limbeck.axes import (
     clip,
     correct,
     data,
+    divergence_loss,
     everywhere,
     group_advantage,
     log_ratio,
     logp,
     on,
     other,
-    pathwise,
     reinforce,
     sample,
     sampled,
@@ -34,7 +35,7 @@ from limbeck.axes import (
     where,
 )
 from limbeck.math.divergence import fkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 from limbeck.types import Head
 
 C, m, nan, inf = make(), lb.methods, math.nan, math.inf
@@ -300,4 +301,6 @@ def test_a_student_that_overflowed_is_the_trainers_business() -> None:
     """A loss scaler skips a step whose logits are not finite; only what somebody reported is looked at."""
     broken = put(C.logits, nan, 2, 1, 0)
     assert torch.isnan(loss("opd", student_logits=broken, teacher_logp=SAID))
-    assert torch.isnan(loss(Method(S, Term(teacher, pathwise(fkl))), student_logits=broken, teacher_logits=TEACHER))
+    assert torch.isnan(
+        loss(Method(S, Term(teacher, divergence_loss(fkl))), student_logits=broken, teacher_logits=TEACHER)
+    )

@@ -69,7 +69,7 @@ LAZY = {("method", "explain"), ("registry", "methods")}
 
 
 def part(path: Path) -> str:
-    """``axes`` for ``axes/vec.py``, ``method`` for ``method.py``."""
+    """``axes`` for ``axes/expression.py``, ``method`` for ``method.py``."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
@@ -127,14 +127,14 @@ def test_engine_and_methods_never_meet() -> None:
 
 
 def test_axes_vanish_in_two_files_only() -> None:
-    """DESIGN section 3: ``ladder`` and ``reduction`` are the only files of ``axes`` that scatter over units."""
+    """DESIGN section 3: ``levels`` and ``reduction`` are the only files of ``axes`` that scatter over units."""
     scattering = ("index_add", "scatter_reduce", "bincount")
     found = {f.name for f in FILES if part(f) == "axes" and any(word in f.read_text() for word in scattering)}
-    assert found == {"ladder.py"}
+    assert found == {"levels.py"}
 
 
 LONG = {
-    "axes/vec.py": 600,
+    "axes/expression.py": 600,
     "math/divergence.py": 500,
 }
 """Files that are longer than the habit, and how long they may grow."""

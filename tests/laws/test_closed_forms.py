@@ -12,16 +12,16 @@ from torch import Tensor
 
 from laws.cases import VARIANTS, make
 from limbeck.errors import LimbeckError
-from limbeck.kernels.tiles import Ask, _open_tile, _plan, fused, statistics
+from limbeck.kernels.tiles import StatisticRequest, _open_tile, _plan, fused, statistics
 from limbeck.math.divergence import RKL, Divergence
 from limbeck.math.statistic import Distance, LogProb
-from limbeck.method import Method
+from limbeck.space.method import Method
 from limbeck.types import Dense
 
-core = importlib.import_module("limbeck.objective")  # the attribute of that name is the function
+core = importlib.import_module("limbeck.loss.terms")  # the attribute of that name is the function
 
 
-def pulls(ask: Ask, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def pulls(ask: StatisticRequest, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient of an answer by the logits: through the kernel, and through autograd of the value alone."""
     weight = torch.linspace(0.5, 1.5, rows.shape[0] if ask.rows is None else ask.rows.numel(), dtype=rows.dtype)
     leaf = rows.detach().clone().requires_grad_()
@@ -36,13 +36,13 @@ def pulls(ask: Ask, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return closed, torch.autograd.grad((values * weight).sum(), free)[0]
 
 
-def questions(m: Method) -> tuple[list[Ask], Tensor, Tensor]:
+def questions(m: Method) -> tuple[list[StatisticRequest], Tensor, Tensor]:
     """Every question that a method's terms ask of the live student, with its rows and labels."""
-    m, heard, live = make().heard(m)
-    asks = core._Asks(heard, live)
-    for part in heard.parts:
-        core._Meeting(part, heard, asks)
-    return asks.asks, live.logits_NV, heard.record.token_N
+    m, prepared, live = make().prepared(m)
+    asks = core._StatisticRequests(prepared, live)
+    for part in prepared.parts:
+        core._TermLoss(part, prepared, asks)
+    return asks.asks, live.logits_NV, prepared.record.token_N
 
 
 @pytest.mark.parametrize("m", VARIANTS.values(), ids=VARIANTS)
@@ -59,7 +59,7 @@ def test_a_wrong_flow_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The law above fails where a flow is wrong by a factor of -3."""
     right = LogProb.flow
     monkeypatch.setattr(LogProb, "flow", lambda *a: -3 * right(*a))
-    closed, by_autograd = pulls(Ask(LogProb()), *(x[:4] for x in questions(VARIANTS["sft"])[1:]))
+    closed, by_autograd = pulls(StatisticRequest(LogProb()), *(x[:4] for x in questions(VARIANTS["sft"])[1:]))
     torch.testing.assert_close(closed, -3 * by_autograd)
 
 
@@ -104,7 +104,7 @@ def test_what_has_no_closed_form_falls_back_on_autograd(name: str, way: str) -> 
     labels, rows = torch.tensor([0, 1, 2, 3, 4, 5]), torch.tensor([0, 2, 3, 5])
     found = []
     for statistic in PAIRS[name]:
-        ask = Ask(statistic, rows, Dense(p), 2.0)
+        ask = StatisticRequest(statistic, rows, Dense(p), 2.0)
         leaf = z.clone().requires_grad_()
         if way == "general":
             loss = statistics(Dense(leaf), labels, [ask], tile=2)[0].square().sum()

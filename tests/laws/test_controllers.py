@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from limbeck.space.term import Sum, Term
 
 import limbeck as lb
 import limbeck.axes.source
-import limbeck.method
+import limbeck.space.method
 from limbeck.axes import (
     clip,
     either,
@@ -35,14 +36,14 @@ from limbeck.axes import (
     token_sum,
     where,
 )
-from limbeck.axes.rewrite import recast, select
+from limbeck.axes.derived_source import recast, select
+from limbeck.axes.expression import Expr, Scheduled
 from limbeck.axes.scalar import Controller, Scalar, Times, scalar
 from limbeck.axes.signal import all_wrong, score
 from limbeck.axes.source import Sample
-from limbeck.axes.vec import Scheduled, Vec
-from limbeck.engine import write as engine_write
+from limbeck.engine.rollout import sources as engine_write
 from limbeck.errors import LimbeckError
-from limbeck.method import Method, Sum, Term
+from limbeck.space.method import Method
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _holders(root: type) -> list[type]:
 
 def test_every_scalar_field_of_every_axis_is_among_the_positions() -> None:
     """Walks the dataclasses, so that a new field that holds a scalar must be added above."""
-    roots = (limbeck.axes.source.Source, Vec, Scalar, Sum, Term, Method)
+    roots = (limbeck.axes.source.Source, Expr, Scalar, Sum, Term, Method)
     found = set()
     for kind in dict.fromkeys(k for root in roots for k in _holders(root)):
         if not kind.__module__.startswith("limbeck."):
@@ -217,6 +218,6 @@ def test_the_largest_value_of_a_product_is_known_before_the_run() -> None:
 
 
 def test_a_scheduled_value_is_the_present_one() -> None:
-    heard = SimpleNamespace(step=3, memory={C.name: 7.0})
-    assert Scheduled(C).scalar.now(heard.step, heard.memory) == 7.0
-    assert replace(C, label="other").now(3, heard.memory) == 0.25
+    prepared = SimpleNamespace(step=3, memory={C.name: 7.0})
+    assert Scheduled(C).scalar.now(prepared.step, prepared.memory) == 7.0
+    assert replace(C, label="other").now(3, prepared.memory) == 0.25

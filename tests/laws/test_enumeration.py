@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from limbeck.space.term import Term
 
 import limbeck as lb
 from limbeck.axes import (
@@ -17,12 +18,12 @@ from limbeck.axes import (
     clip,
     column,
     divergence_advantage,
+    divergence_loss,
     everywhere,
     group_advantage,
     log_ratio,
     logp,
     old,
-    pathwise,
     ratio,
     ref,
     reinforce,
@@ -34,10 +35,10 @@ from limbeck.axes import (
     to_go,
     token_sum,
 )
-from limbeck.axes.policy import SampledLoss
+from limbeck.axes.policy_gradient import SampledLoss
 from limbeck.axes.surrogate import Surrogate
 from limbeck.math.divergence import Divergence, as_divergence
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 from tabular import (
     BEHAVIOUR,
     DIVERGENCES,
@@ -229,7 +230,7 @@ def test_divergence_without_a_loss_form_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_pathwise_is_autograd_of_the_plain_formula(name: str) -> None:
     """rl.md part D, generic rules; opd.md 0.1 primitive D, value and gradient."""
-    m = one(teacher, pathwise(as_divergence(name)))
+    m = one(teacher, divergence_loss(as_divergence(name)))
     close(expected_gradient(m, **TEACHER_ROWS), gradient(per_state(name)))
     value = lb.objective(m)(THETA[STATE], Y, **TEACHER_ROWS).loss
     rows = DIVERGENCES[name](THETA.softmax(-1), TEACHER.softmax(-1))
@@ -238,7 +239,7 @@ def test_pathwise_is_autograd_of_the_plain_formula(name: str) -> None:
 
 def test_soft_cross_entropy_has_forward_kls_gradient() -> None:
     """opd.md card 2, term 3: half soft CE."""
-    got = expected_gradient(one(teacher, pathwise(as_divergence("soft_ce"))), **TEACHER_ROWS)
+    got = expected_gradient(one(teacher, divergence_loss(as_divergence("soft_ce"))), **TEACHER_ROWS)
     close(got, gradient(per_state("fkl")))
 
 
@@ -246,9 +247,12 @@ def test_closed_form_gradients_of_both_kls() -> None:
     """opd.md 0.4 identity 1, against logits: FKL q - p; RKL q (log q/p - KL)."""
     q, p = THETA.softmax(-1), TEACHER.softmax(-1)
     w = visits(THETA)[:, None]
-    close(expected_gradient(one(teacher, pathwise(as_divergence("fkl"))), **TEACHER_ROWS), w * (q - p))
+    close(expected_gradient(one(teacher, divergence_loss(as_divergence("fkl"))), **TEACHER_ROWS), w * (q - p))
     kl = DIVERGENCES["rkl"](q, p)[:, None]
-    close(expected_gradient(one(teacher, pathwise(as_divergence("rkl"))), **TEACHER_ROWS), w * q * ((q / p).log() - kl))
+    close(
+        expected_gradient(one(teacher, divergence_loss(as_divergence("rkl"))), **TEACHER_ROWS),
+        w * q * ((q / p).log() - kl),
+    )
 
 
 @pytest.mark.parametrize("name", F_ROWS)

@@ -10,12 +10,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from limbeck.space.term import Sum, Term
 from torch import Tensor
 
 import limbeck as lb
 from limbeck.axes import (
+    divergence_loss,
     logp,
-    pathwise,
     reinforce,
     sample,
     sampled,
@@ -25,7 +26,7 @@ from limbeck.axes import (
     token_sum,
     writer,
 )
-from limbeck.method import Method, Sum, Term
+from limbeck.space.method import Method
 from tabular import (
     BEHAVIOUR,
     DIVERGENCES,
@@ -467,6 +468,6 @@ def test_the_threshold_of_rltf_is_a_bias() -> None:
 
 def test_a_pull_is_the_same_whoever_is_pulled_towards() -> None:
     """Cards 14, 15, 17, 22: an outside law under another name gives the outside teacher's gradient."""
-    want = expected_gradient(Method(sample(), Term(teacher, pathwise("fkl")), token_sum), teacher_logits=ROWS)
+    want = expected_gradient(Method(sample(), Term(teacher, divergence_loss("fkl")), token_sum), teacher_logits=ROWS)
     for method, slot in ((m.opsd(), "init_given"), (m.sdpo(divergence="fkl"), "ema_given"), (m.trd(), "teacher_given")):
         close(expected_gradient(summed(method), **{f"{slot}_logits": ROWS}), want)

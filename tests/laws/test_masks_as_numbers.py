@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from limbeck.space.term import Term
 
 import limbeck as lb
 from limbeck.axes import (
@@ -22,10 +23,10 @@ from limbeck.axes import (
     to_go,
     token_sum,
 )
+from limbeck.axes.expression import Expr
 from limbeck.axes.scalar import Controller
-from limbeck.axes.vec import Vec
 from limbeck.errors import LimbeckError
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 
 G = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(4, 5, 7, dtype=torch.float64, generator=G)
@@ -34,12 +35,12 @@ REWARD = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
 ONE = 1.0 * correct
 
 
-def loss(v: Vec, **given: object) -> float:
+def loss(v: Expr, **given: object) -> float:
     objective = lb.objective(Method(sample(n=4), Term(v, reinforce), token_sum))
     return float(objective(LOGITS, TOKENS, **{"reward": REWARD, **given}).loss)
 
 
-SAME: dict[str, tuple[Vec, Vec]] = {
+SAME: dict[str, tuple[Expr, Expr]] = {
     "a sum": (2.0 * (correct + correct), 2.0 * (ONE + ONE)),
     "a difference": (correct - correct.over("group", "mean"), ONE - ONE.over("group", "mean")),
     "a sign": (-correct, -1.0 * ONE),
@@ -69,7 +70,7 @@ def test_columns_of_whole_numbers_do_not_overflow(dtype: torch.dtype) -> None:
 
 
 def test_moving_averages_that_differ_anywhere_keep_their_own_state() -> None:
-    def mean(of: Vec, among: Vec) -> Vec:
+    def mean(of: Expr, among: Expr) -> Expr:
         return running(of.over("batch", "max"), 0.5, among)
 
     one, other = mean(score, score > 5.0), mean(1.00000001 * score, score > 2.0)

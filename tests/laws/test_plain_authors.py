@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from limbeck.space.term import Term
 from torch import Tensor
 
 import limbeck as lb
@@ -32,7 +33,7 @@ from limbeck.axes import (
 )
 from limbeck.axes.reader import blend
 from limbeck.axes.source import Source
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 from limbeck.types import AUTHORS
 
 C = make()

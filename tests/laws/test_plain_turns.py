@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import limbeck as lb
-from limbeck.axes import hint, init, pathwise, reinforce, reward, sample, score, student, to_go, token_sum, turn
-from limbeck.axes.vec import Vec
+from limbeck.axes import divergence_loss, hint, init, reinforce, reward, sample, score, student, to_go, token_sum, turn
+from limbeck.axes.expression import Expr
 from limbeck.errors import LimbeckError
 
 torch.manual_seed(3)
@@ -20,7 +20,7 @@ TURNS = torch.tensor([[0, 0, 1, 2, 2, 2], [0, 1, 1, 1, 2, 2]])
 REWARDS = torch.tensor([[1.0, 9.0, 4.0], [2.0, 0.5, 3.0]], dtype=torch.float64)
 
 
-def told(what: Vec, mask: torch.Tensor, **given: Any) -> torch.Tensor:
+def told(what: Expr, mask: torch.Tensor, **given: Any) -> torch.Tensor:
     """``[B, T]`` what each token is told, read off the gradient of ``-sum A log p`` in the log-probs."""
     logp = LOGITS.log_softmax(-1).gather(-1, TOKENS[..., None])[..., 0].requires_grad_()
     objective = lb.objective(lb.Method(sample(student), lb.Term(what, reinforce), token_sum))
@@ -88,7 +88,7 @@ def test_a_reward_that_is_read_is_finite(odd: float) -> None:
 def test_a_view_is_called_as_its_argument_is() -> None:
     ids, logp = torch.arange(3).expand(B, T, 3), torch.full((B, T, 3), torch.nan)
     with pytest.raises(LimbeckError, match=r"^init_given_topk has log-probs that are NaN"):
-        lb.objective(lb.Method(sample(student), lb.Term(init.given(hint), pathwise("fkl", top_k=3)), token_sum))(
+        lb.objective(lb.Method(sample(student), lb.Term(init.given(hint), divergence_loss("fkl", top_k=3)), token_sum))(
             LOGITS, TOKENS, init_given_topk=(ids, logp)
         )
 

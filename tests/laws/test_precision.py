@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from limbeck.space.term import Term
 from torch import Tensor
 
 import limbeck as lb
 from limbeck.axes import budget, group_advantage, logp, policy, sample, teacher
 from limbeck.math.divergence import rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 from limbeck.types import Head
 
 SCALE = 2.0**16
@@ -21,7 +22,7 @@ DIVIDED = budget(10**7)
 """So many tokens a batch that a token's gradient lies below float16's smallest number, 6e-8."""
 
 METHODS = {
-    "separable": Method(sample(check=False), Term(teacher, lb.axes.pathwise(rkl)), DIVIDED),
+    "separable": Method(sample(check=False), Term(teacher, lb.axes.divergence_loss(rkl)), DIVIDED),
     "general": Method(sample(n=2), Term(logp(teacher) * group_advantage(), policy("ratio", pool="sequence")), DIVIDED),
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from limbeck.space.term import Term
 
 import limbeck as lb
 from laws.cases import make
@@ -20,6 +21,7 @@ from limbeck.axes import (
     correct,
     data,
     divergence_advantage,
+    divergence_loss,
     either,
     entropy,
     everywhere,
@@ -33,7 +35,6 @@ from limbeck.axes import (
     old,
     on,
     pairs,
-    pathwise,
     policy,
     ref,
     reinforce,
@@ -51,24 +52,24 @@ from limbeck.axes import (
 from limbeck.axes.reduction import as_reduction
 from limbeck.axes.scalar import scalar
 from limbeck.math.divergence import alpha, as_divergence, jsd, renyi, rkl, skew_fkl, skew_rkl
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 from limbeck.types import Rollout
 
 S, m = sample(n=2), lb.methods
 A = group_advantage()
 
 BUILT: dict[str, tuple[Callable[[], Any], str]] = {
-    # a surrogate told the wrong type or a finer rung than it hears
-    "policy told a reader": (lambda: Method(S, Term(teacher, clip(0.2))), "log_ratio.*pathwise"),
-    "pathwise told a vector": (lambda: Method(S, Term(A, pathwise(rkl))), "whole law.*reader.*policy"),
+    # a surrogate told the wrong type or a finer level than it hears
+    "policy told a reader": (lambda: Method(S, Term(teacher, clip(0.2))), "log_ratio.*divergence_loss"),
+    "divergence_loss told a vector": (lambda: Method(S, Term(A, divergence_loss(rkl))), "whole law.*reader.*policy"),
     "sampled told a signal": (lambda: Method(S, Term(log_ratio(teacher), sampled("k2"))), r"tell it logp\(reader\)"),
     "sampled told a reader": (lambda: Method(S, Term(teacher, sampled("k2"))), "hears a signal per token"),
     "contrast told tokens": (
         lambda: Method(pairs(), Term(logp(ref), contrast()), group_mean),
         r"hears one value per sequence.*per token.*\.over",
     ),
-    "target is the student": (lambda: Method(S, Term(student, pathwise(rkl))), "gradient is zero.*teacher"),
-    "target is the old student": (lambda: Method(S, Term(old, pathwise(rkl))), "gradient is zero.*ref or init"),
+    "target is the student": (lambda: Method(S, Term(student, divergence_loss(rkl))), "gradient is zero.*teacher"),
+    "target is the old student": (lambda: Method(S, Term(old, divergence_loss(rkl))), "gradient is zero.*ref or init"),
     "k1 as a loss": (lambda: sampled("k1"), "zero expected gradient.*'k2'.*reinforce"),
     "unknown estimator": (lambda: sampled("k4"), "unknown estimator.*'k2' or 'k3'"),
     "no loss form": (lambda: sampled(jsd(0.5)), r"no closed loss form.*divergence_advantage"),
@@ -92,7 +93,7 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
         "ratio to the writer.*no writer.*sample.*old",
     ),
     "weight by nobody": (
-        lambda: Method(data(), Term(teacher, pathwise(rkl), weight=importance(student, writer))),
+        lambda: Method(data(), Term(teacher, divergence_loss(rkl), weight=importance(student, writer))),
         "ratio to the writer",
     ),
     "unknown source": (
@@ -102,7 +103,7 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
     # the live student
     "live gate": (lambda: Method(S, Term(A, clip(0.2), entropy(student) > 1.0)), "known too late.*read old"),
     "live batch weight": (
-        lambda: Method(S, Term(teacher, pathwise(rkl), weight=entropy(student).over("batch", "mean"))),
+        lambda: Method(S, Term(teacher, divergence_loss(rkl), weight=entropy(student).over("batch", "mean"))),
         "whole batch of the student.*read old",
     ),
     "live to-go": (
@@ -138,15 +139,15 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
     "divergence without its number": (lambda: as_divergence("jsd"), r"takes one number.*'jsd\(0.5\)'"),
     "divergence with a number": (lambda: as_divergence("rkl(2)"), "takes no number"),
     "temperature": (lambda: teacher.at(0.0), "temperature of teacher is 0.0.*above 0"),
-    "pathwise temperature": (lambda: pathwise(rkl, tau=-1.0), "tau of pathwise is -1.0.*above 0"),
+    "divergence_loss temperature": (lambda: divergence_loss(rkl, tau=-1.0), "tau of divergence_loss is -1.0.*above 0"),
     "top-k with a temperature": (lambda: m.kd(top_k=8), "tail has no temperature.*dense logits"),
-    "top-0": (lambda: m.opd_full(top_k=0), "top_k of pathwise is 0.*at least 1"),
+    "top-0": (lambda: m.opd_full(top_k=0), "top_k of divergence_loss is 0.*at least 1"),
     "contrast temperature": (lambda: contrast(tau=0.0), "1 / beta"),
     "policy kind": (lambda: policy("clipp"), "did you mean 'clip'"),
     "policy pool": (lambda: policy("clip", pool="group"), "per token or per sequence"),
     "negative clip": (lambda: clip(-0.2), "lo of clip.*is -0.2.*at least 0"),
     "discount": (lambda: m.opd(gamma=1.5), "between 0 and 1.*0 for no future"),
-    "over downwards": (lambda: length.over("token", "mean"), "going down the ladder is implicit"),
+    "over downwards": (lambda: length.over("token", "mean"), "going down the levels is implicit"),
     "over how": (lambda: length.over("group", "median"), "use one of sum, mean"),
     "blend": (lambda: blend((student, 0.5), (teacher, 0.2)), "sum to 1"),
     "coin": (lambda: either(1.5, S, data()), "between 0 and 1"),
@@ -327,7 +328,7 @@ def test_one_of_two_names_for_one_source() -> None:
 
 def test_a_broken_record_is_told_which_promise_it_breaks() -> None:
     """SPACE section 2: the invariants of a Rollout."""
-    record: Rollout = C.heard(m.grpo(ref_coef=0))[1].record
+    record: Rollout = C.prepared(m.grpo(ref_coef=0))[1].record
     for field, value, says in (
         ("start_B1", record.start_B1 + 1, "start_B1 must rise"),
         ("pos_N", record.pos_N.flip(0), "strictly increasing"),

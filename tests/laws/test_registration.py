@@ -9,8 +9,8 @@ import pytest
 import limbeck as lb
 from limbeck.axes import reinforce, sample, score
 from limbeck.errors import LimbeckError
-from limbeck.pipelines import PIPELINES, pipeline
-from limbeck.registry import REGISTRY, get, method
+from limbeck.space.pipeline import PIPELINES, pipeline
+from limbeck.space.registry import REGISTRY, get, method
 
 
 @pytest.fixture(autouse=True)

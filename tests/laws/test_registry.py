@@ -12,23 +12,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from limbeck.space.term import Sum
 from torch import Tensor
 
 import limbeck as lb
 from laws.cases import BATCH, CONFIDENCE, LENGTH, PER_TOKEN, VARIANTS, VOCABULARY, WIDTH, Case, changed, make
 from limbeck.axes import column
 from limbeck.axes.choice import Chosen, Draw
+from limbeck.axes.expression import Over
 from limbeck.axes.surrogate import Question
-from limbeck.axes.vec import Over
-from limbeck.explain import denominators
 from limbeck.kernels import tiles
+from limbeck.loss.terms import Prepared, loss
 from limbeck.math.statistic import Entropy, LogProb
-from limbeck.method import Method, Sum
-from limbeck.objective import Heard, loss
-from limbeck.registry import REGISTRY
+from limbeck.space.explain import denominators
+from limbeck.space.method import Method
+from limbeck.space.registry import REGISTRY
 from limbeck.types import Dense, Head
 
-core = importlib.import_module("limbeck.objective")  # the attribute of that name is the function
+core = importlib.import_module("limbeck.loss.terms")  # the attribute of that name is the function
 EVERY = pytest.mark.parametrize("m", VARIANTS.values(), ids=VARIANTS)
 CLOCKS = pytest.mark.parametrize("off_policy", [False, True], ids=["on-policy", "off-policy"])
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -38,10 +39,10 @@ def same(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, **CLOSE)
 
 
-def through(m: Method, heard: Heard, logits: Tensor, **how: int) -> tuple[Tensor, Tensor]:
+def through(m: Method, prepared: Prepared, logits: Tensor, **how: int) -> tuple[Tensor, Tensor]:
     """Loss and gradient of a (micro-)batch with respect to its rows of logits."""
     leaf = logits.detach().clone().requires_grad_()
-    value = loss(m, heard, Dense(leaf), **how).loss
+    value = loss(m, prepared, Dense(leaf), **how).loss
     return value.detach(), torch.autograd.grad(value, leaf)[0]
 
 
@@ -52,10 +53,10 @@ def through(m: Method, heard: Heard, logits: Tensor, **how: int) -> tuple[Tensor
 @CLOCKS
 def test_micro_batches_add_up_to_the_whole(m: Method, off_policy: bool) -> None:
     """DESIGN section 6: also with batch-wide weights and gates. A group is never cut: ``tokens=1`` gives one each."""
-    m, heard, live = make(off_policy=off_policy).heard(m)
-    whole, whole_grad = through(m, heard, live.logits_NV)
+    m, prepared, live = make(off_policy=off_policy).prepared(m)
+    whole, whole_grad = through(m, prepared, live.logits_NV)
     for tokens, count in ((1, 4), (14, 3)):
-        micros = list(heard.micros(tokens))
+        micros = list(prepared.micros(tokens))
         assert len(micros) == count
         rows = live.logits_NV.split([x.record.n_tokens for x in micros])
         parts = [through(m, x, z) for x, z in zip(micros, rows, strict=True)]
@@ -69,8 +70,8 @@ def test_plain_tensors_and_records_agree(m: Method, off_policy: bool) -> None:
     """DESIGN section 5: ``lb.objective`` gives the same numbers as the records of the engine."""
     case = make(off_policy=off_policy)
     value, grad = case.value_and_grad(m)
-    aliased, heard, live = case.heard(m)
-    got, got_grad = through(aliased, heard, live.logits_NV)
+    aliased, prepared, live = case.prepared(m)
+    got, got_grad = through(aliased, prepared, live.logits_NV)
     same(got, value)
     same(got_grad, case.rows(grad))
 
@@ -91,10 +92,10 @@ def test_separable_way_equals_general_way(m: Method, off_policy: bool, monkeypat
 @EVERY
 def test_tile_size_changes_nothing(m: Method) -> None:
     """DESIGN section 5."""
-    m, heard, live = make().heard(m)
-    value, grad = through(m, heard, live.logits_NV, tile=1000)
+    m, prepared, live = make().prepared(m)
+    value, grad = through(m, prepared, live.logits_NV, tile=1000)
     for tile in (1, 3):
-        got, got_grad = through(m, heard, live.logits_NV, tile=tile)
+        got, got_grad = through(m, prepared, live.logits_NV, tile=tile)
         same(got, value)
         same(got_grad, grad)
 
@@ -191,7 +192,7 @@ def sharded(m: Method, case: Case) -> Tensor:
 
 def looks(m: Method, *kinds: type) -> bool:
     """Whether an expression of the method holds such a node."""
-    nodes = [node for _, term in m.parts for v in term.vecs for node in v.walk()]
+    nodes = [node for _, term in m.parts for v in term.exprs for node in v.walk()]
     return any(isinstance(n, kinds) for n in nodes)
 
 
@@ -426,10 +427,10 @@ def test_what_nobody_wrote_has_no_writer(off_policy: bool) -> None:
 @EVERY
 def test_what_is_observed_is_what_was_asked(m: Method) -> None:
     """``observe``: statistics of every token, also where a term asks the same question, both ways through."""
-    m, heard, live = make().heard(m)
+    m, prepared, live = make().prepared(m)
     logq = live.logits_NV.log_softmax(-1)
-    sampled_logp = logq.gather(-1, heard.record.token_N[:, None])[:, 0]
-    seen = loss(m, heard, live, observe=[Question(LogProb()), Question(Entropy())], tile=2).observed
+    sampled_logp = logq.gather(-1, prepared.record.token_N[:, None])[:, 0]
+    seen = loss(m, prepared, live, observe=[Question(LogProb()), Question(Entropy())], tile=2).observed
     same(seen[0], sampled_logp)
     same(seen[1], -(logq.exp() * logq).sum(-1))
 
@@ -536,7 +537,7 @@ def test_denominators_coincide_where_explain_says_so(m: Method) -> None:
     """SPACE section 4.1: two terms share a denominator iff (reduction, per, what per looks at) are equal."""
     case = make()
     fewer = changed(case, mask=case.mask & (_rows(case) != 5))  # what agrees by chance agrees on one batch only
-    totals = [[part.total for part in c.heard(m)[1].parts] for c in (case, fewer)]
+    totals = [[part.total for part in c.prepared(m)[1].parts] for c in (case, fewer)]
     told = denominators(m)
     for i, a in enumerate(zip(*totals, strict=True)):
         for j, b in enumerate(zip(*totals, strict=True)):

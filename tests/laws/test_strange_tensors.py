@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from limbeck.space.term import Term
 from torch import Tensor
 
 import limbeck as lb
 from laws.cases import BATCH, LENGTH, VOCABULARY, make
 from limbeck.axes import clip, column, data, group_advantage, reinforce, running, sample, score
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 from limbeck.types import Head
 
 C, nan, inf = make(), math.nan, math.inf

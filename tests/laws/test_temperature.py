@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from limbeck.space.term import Term
 from torch import Tensor
 
 import limbeck as lb
@@ -15,6 +16,7 @@ from limbeck.axes import (
     contrast,
     divergence,
     divergence_advantage,
+    divergence_loss,
     entropy,
     importance,
     label,
@@ -23,7 +25,6 @@ from limbeck.axes import (
     old,
     once,
     pairs,
-    pathwise,
     policy,
     reinforce,
     sample,
@@ -35,10 +36,10 @@ from limbeck.axes import (
     token_sum,
     writer,
 )
-from limbeck.axes.reader import Blend, Law, Reader, synced
-from limbeck.axes.rewrite import refine
+from limbeck.axes.derived_source import refine
+from limbeck.axes.reader import Blend, Reader, TargetReader, synced
 from limbeck.errors import LimbeckError
-from limbeck.method import Method, Term
+from limbeck.space.method import Method
 
 T, V = 5, 7
 G = torch.Generator().manual_seed(5)
@@ -48,7 +49,7 @@ LOGITS = {"student": Z, "old": Z, "teacher": P, "ref": R}
 OUTCOME = {"reward": torch.ones(1), "ref_logits": R[None]}
 
 
-def law(reader: Law, tau: float = 1.0) -> Tensor:
+def law(reader: TargetReader, tau: float = 1.0) -> Tensor:
     """Probabilities, written without the library."""
     if isinstance(reader, Blend):
         parts = [(law(r, tau), w) for r, w in reader.parts]
@@ -81,7 +82,7 @@ def value(method: Method, **given: Tensor) -> float:
     return float(lb.objective(method)(Z[None], Y[None], teacher_logits=P[None], **{**OUTCOME, **given}).loss)
 
 
-def told(v: lb.axes.Vec, **given: Tensor) -> float:
+def told(v: lb.axes.Expr, **given: Tensor) -> float:
     """The sum of a signal over the tokens: reinforce's loss is minus the signal times the log-prob."""
     return -value(Method(sample(), Term(v / logp(student), reinforce), token_sum), **given)
 
@@ -97,15 +98,15 @@ HOT = 2.0
 @pytest.mark.parametrize("row", ["fkl", "rkl"])
 @pytest.mark.parametrize("shape", ["reader", *BLENDS])
 def test_a_target_law_is_at_its_readers_temperature_times_that_of_pathwise(shape: str, row: str, tau: float) -> None:
-    target: Law = teacher.at(4.0) if shape == "reader" else BLENDS[shape](teacher.at(4.0))
+    target: TargetReader = teacher.at(4.0) if shape == "reader" else BLENDS[shape](teacher.at(4.0))
     expected = {"fkl": fkl, "rkl": rkl}[row](law(student, tau), law(target, tau)).mean()
-    got = value(Method(sample(), Term(target, pathwise(row, tau=tau)), token_mean))
+    got = value(Method(sample(), Term(target, divergence_loss(row, tau=tau)), token_mean))
     assert got == pytest.approx(float(expected), abs=1e-10)
 
 
 def test_the_gradient_of_a_heated_target_is_that_of_its_own_formula() -> None:
     live = Z[None].clone().requires_grad_()
-    method = Method(sample(), Term(teacher.at(4.0), pathwise("fkl", tau=0.5)), token_mean)
+    method = Method(sample(), Term(teacher.at(4.0), divergence_loss("fkl", tau=0.5)), token_mean)
     lb.objective(method)(live, Y[None], teacher_logits=P[None], **OUTCOME).loss.backward()
     own = Z.clone().requires_grad_()
     fkl((own / 0.5).softmax(-1), law(teacher.at(2.0))).mean().backward()
@@ -117,11 +118,11 @@ def test_the_entries_of_a_heated_target_have_its_heated_mass(by: str) -> None:
     q, p = law(student), law(teacher.at(HOT))
     ids = (p if by == "target" else q).topk(3).indices
     expected = fkl(coarse(q, ids), coarse(p, ids)).mean()
-    got = value(Method(sample(), Term(teacher.at(HOT), pathwise("fkl", top_k=3, by=by)), token_mean))
+    got = value(Method(sample(), Term(teacher.at(HOT), divergence_loss("fkl", top_k=3, by=by)), token_mean))
     assert got == pytest.approx(float(expected), abs=1e-10)
 
 
-READS: dict[str, tuple[Callable[[Reader], lb.axes.Vec], Callable[[Reader], Tensor]]] = {
+READS: dict[str, tuple[Callable[[Reader], lb.axes.Expr], Callable[[Reader], Tensor]]] = {
     "logp": (logp, lambda t: at_token(law(t).log())),
     "entropy": (entropy, lambda t: -(law(t) * law(t).log()).sum(-1)),
     "log_ratio, target": (log_ratio, lambda t: at_token((law(t) / law(old)).log())),
@@ -189,15 +190,15 @@ def test_a_heated_base_of_contrast_is_heated() -> None:
 
 
 def test_a_law_of_ones_own_at_another_temperature_is_a_target_that_can_be_learnt_from() -> None:
-    Method(sample(), Term(synced(1).at(0.5), pathwise("fkl")), token_mean)
+    Method(sample(), Term(synced(1).at(0.5), divergence_loss("fkl")), token_mean)
     with pytest.raises(LimbeckError, match="gradient is zero"):
-        Method(sample(), Term(synced(1), pathwise("fkl")), token_mean)
+        Method(sample(), Term(synced(1), divergence_loss("fkl")), token_mean)
 
 
 def test_a_temperature_without_a_meaning_is_refused_in_one_sentence() -> None:
     with pytest.raises(LimbeckError, match=r"writer\.at\(2\.0\).*read old\.at"):
         writer.at(2.0)
-    method = Method(sample(), Term(teacher.at(HOT), pathwise("fkl", top_k=2)), token_mean)
+    method = Method(sample(), Term(teacher.at(HOT), divergence_loss("fkl", top_k=2)), token_mean)
     top = P.log_softmax(-1).topk(2)
     with pytest.raises(LimbeckError, match="teacher"):
         lb.objective(method)(Z[None], Y[None], teacher_topk=(top.indices[None], top.values[None]))
@@ -206,15 +207,15 @@ def test_a_temperature_without_a_meaning_is_refused_in_one_sentence() -> None:
 def test_a_heated_reader_asks_for_full_rows_wherever_a_cold_one_is_content_with_less() -> None:
     assert once(sample(), score=teacher.at(2.0)).needs >= {(teacher.at(2.0), "dense")}
     assert once(sample(), score=teacher).needs >= {(teacher, "sampled")}
-    heated = Method(sample(), Term(teacher.at(2.0), pathwise("fkl", top_k=2)), token_mean)
+    heated = Method(sample(), Term(teacher.at(2.0), divergence_loss("fkl", top_k=2)), token_mean)
     assert heated.roles["teacher"] == {"dense"}
 
 
 def test_explain_says_each_temperature_where_it_is() -> None:
     source = once(sample(teacher.at(0.7), tau=0.5), score=teacher.at(2.0))
-    text = lb.explain(Method(source, Term(teacher.at(4.0), pathwise("fkl", tau=3.0)), token_mean))
+    text = lb.explain(Method(source, Term(teacher.at(4.0), divergence_loss("fkl", tau=3.0)), token_mean))
     assert "sampled from teacher@0.7, τ=0.5 on top" in text
     assert "teacher@2's log-probs" in text
-    assert "pathwise(fkl, τ=3)[teacher@4]" in text
+    assert "divergence_loss(fkl, τ=3)[teacher@4]" in text
     assert "refined by teacher@2, τ=0.5 on top" in str(refine(sample(), teacher.at(2.0), tau=0.5))
     assert stored(teacher.at(2.0)) != stored(teacher)

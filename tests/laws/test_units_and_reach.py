@@ -9,14 +9,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from limbeck.space.term import Term
 from torch import Tensor
 
 import limbeck as lb
-import limbeck.plain
+import limbeck.functional.objective
 from limbeck.axes import (
     column,
     correct,
     divergence_advantage,
+    expr,
     importance,
     logp,
     minmax,
@@ -31,17 +33,16 @@ from limbeck.axes import (
     teacher,
     token_mean,
     token_sum,
-    vec,
     writer,
 )
 from limbeck.axes.choice import Cohort
-from limbeck.axes.ladder import HOWS, Rung, segment
+from limbeck.axes.expression import Expr
+from limbeck.axes.levels import HOWS, Level, segment
 from limbeck.axes.signal import ratio_of
 from limbeck.axes.surrogate import Rows, Surrogate
-from limbeck.axes.vec import Vec
 from limbeck.errors import LimbeckError
-from limbeck.method import Method, Term
-from limbeck.objective import Batch, Heard, hear, loss, refuse_shared
+from limbeck.loss.terms import Batch, Prepared, loss, prepare, refuse_shared
+from limbeck.space.method import Method
 from limbeck.types import Sampled
 
 # ---------------------------------------------------------------- units without a token
@@ -52,9 +53,9 @@ MASK = torch.tensor([[1, 1], [0, 0], [1, 0], [1, 1], [1, 1], [0, 0]])
 KEPT = MASK.any(1)
 LOGP = torch.linspace(-2, -0.5, 12, dtype=torch.float64).reshape(6, 2)
 
-UNITS: dict[str, Vec] = {
-    **{f"{how} over {rung}": score.over(rung, how) for how in HOWS for rung in ("group", "batch")},
-    **{f"{how} of turns over {rung}": reward.over(rung, how) for how in HOWS for rung in ("group", "batch")},
+UNITS: dict[str, Expr] = {
+    **{f"{how} over {level}": score.over(level, how) for how in HOWS for level in ("group", "batch")},
+    **{f"{how} of turns over {level}": reward.over(level, how) for how in HOWS for level in ("group", "batch")},
     **{f"{how} of groups": score.mean.over("batch", how) for how in HOWS},
     "correct": correct.over("batch", "mean") + correct.over("group", "all") + correct.over("group", "any"),
     "column": column("x").over("group", "mean"),
@@ -79,21 +80,21 @@ def batch_of(monkeypatch: pytest.MonkeyPatch, method: Method, **given: Tensor) -
     """The batch that ``lb.objective`` makes of plain tensors."""
     seen: list[Batch] = []
 
-    def heard(method: Method, batch: Batch) -> Heard:
+    def prepared(method: Method, batch: Batch) -> Prepared:
         seen.append(batch)
-        return hear(method, batch)
+        return prepare(method, batch)
 
-    monkeypatch.setattr(limbeck.plain, "hear", heard)
+    monkeypatch.setattr(limbeck.functional.objective, "hear", prepared)
     lb.objective(method)(**given)
     return seen[0]
 
 
 def test_the_score_of_a_sequence_without_a_token_is_still_its_reward(monkeypatch: pytest.MonkeyPatch) -> None:
     method = Method(sample(n=3), Term(score, reinforce), token_sum)
-    ladder = batch_of(monkeypatch, method, student_logp=LOGP[:3], reward=REWARD[:3], mask=MASK[:3]).ladder
-    score_B = ladder.up(REWARD[:3], Rung.TURN, Rung.SEQUENCE, "sum")
+    levels = batch_of(monkeypatch, method, student_logp=LOGP[:3], reward=REWARD[:3], mask=MASK[:3]).levels
+    score_B = levels.up(REWARD[:3], Level.TURN, Level.SEQUENCE, "sum")
     assert score_B.tolist() == [1.0, 5.0, 0.0]
-    assert ladder.up(score_B, Rung.SEQUENCE, Rung.BATCH, "mean").tolist() == [0.5]
+    assert levels.up(score_B, Level.SEQUENCE, Level.BATCH, "mean").tolist() == [0.5]
 
 
 # ---------------------------------------------------------------- the whole batch
@@ -104,8 +105,8 @@ class Spread(Surrogate):
     """Squared distance of each token's log-prob to the mean of the batch."""
 
     @property
-    def reach(self) -> Rung:
-        return Rung.BATCH
+    def scope(self) -> Level:
+        return Level.BATCH
 
     def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
         del told, base, rows
@@ -115,19 +116,19 @@ class Spread(Surrogate):
         return "spread"
 
 
-WIDE = Method(sample(n=3), Term(vec(1.0), Spread()), token_mean)
+WIDE = Method(sample(n=3), Term(expr(1.0), Spread()), token_mean)
 GIVEN = {"student_logp": LOGP, "reward": REWARD, "group": GROUP}
 
 
 def test_a_surrogate_of_the_whole_batch_is_refused_where_it_would_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = hear(WIDE, batch_of(monkeypatch, WIDE, **GIVEN))
-    whole = loss(WIDE, heard.micro(0, 3), Sampled(LOGP.flatten())).loss
+    prepared = prepare(WIDE, batch_of(monkeypatch, WIDE, **GIVEN))
+    whole = loss(WIDE, prepared.micro(0, 3), Sampled(LOGP.flatten())).loss
     assert float(whole) == pytest.approx(float((LOGP - LOGP.mean()).square().mean()))
     with pytest.raises(LimbeckError, match=r"spread looks at the whole batch.*18 tokens.*micro_tokens=18"):
-        heard.micro(0, 1)
+        prepared.micro(0, 1)
     with pytest.raises(LimbeckError, match="raise micro_tokens to 18"):
-        list(heard.micros(6))
-    assert len(list(heard.micros(18))) == 1
+        list(prepared.micros(6))
+    assert len(list(prepared.micros(18))) == 1
 
 
 def test_a_surrogate_of_the_whole_batch_is_refused_where_processes_share_it() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from limbeck.space.term import Sum, Term, routed
 
 import limbeck as lb
 from limbeck.axes import (
-    Vec,
+    Expr,
     anneal,
     blend,
     budget,
@@ -23,6 +24,7 @@ from limbeck.axes import (
     data,
     divergence,
     divergence_advantage,
+    divergence_loss,
     either,
     entropy,
     fixed,
@@ -34,7 +36,6 @@ from limbeck.axes import (
     logp,
     old,
     other,
-    pathwise,
     policy,
     ref,
     reinforce,
@@ -53,8 +54,8 @@ from limbeck.axes import (
 from limbeck.axes.reduction import as_reduction
 from limbeck.axes.scalar import Constant, scalar
 from limbeck.math.divergence import alpha, as_divergence, jsd, renyi, rkl, tv
-from limbeck.method import Method, Sum, Term, routed
-from limbeck.pipeline import Stage
+from limbeck.space.method import Method
+from limbeck.space.pipeline import Stage
 
 S, m, nan = sample(n=2), lb.methods, math.nan
 A = group_advantage()
@@ -76,7 +77,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "scalar truth": (lambda: scalar(True), "a coefficient is True"),
     "scalar tensor": (lambda: scalar(wrong(torch.ones(3, 40))), "a coefficient is a Tensor"),
     "constant": (lambda: Constant(-math.inf), "a coefficient is -inf"),
-    "term times vec": (lambda: T * wrong(A), "a coefficient is "),
+    "term times expr": (lambda: T * wrong(A), "a coefficient is "),
     "term times nan": (lambda: nan * T, "a coefficient is nan"),
     "anneal start": (lambda: anneal(nan, 0, 0), "anneal's start is nan"),
     "anneal floor": (lambda: anneal(1, -math.inf, 0), "anneal's floor is -inf"),
@@ -104,11 +105,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "renyi inf": (lambda: as_divergence("renyi(inf)"), r"order of renyi\(...\) is inf"),
     "renyi nan": (lambda: renyi(nan), r"order of renyi\(...\) is nan"),
     "divergence of a number": (lambda: as_divergence(wrong(3)), "divergence is 3; give one such as rkl"),
-    "divergence of a class": (lambda: pathwise(wrong(jsd)), "divergence is the class JSD"),
+    "divergence of a class": (lambda: divergence_loss(wrong(jsd)), "divergence is the class JSD"),
     "divergence of none": (lambda: divergence(wrong(None), teacher), "divergence is None"),
     "advantage of a number": (lambda: divergence_advantage(wrong(3), teacher), "divergence is 3"),
-    "pathwise tau": (lambda: pathwise(rkl, tau=math.inf), "tau of pathwise is inf"),
-    "pathwise top_k": (lambda: pathwise(rkl, top_k=wrong(2.5)), "top_k of pathwise is 2.5; give a whole number"),
+    "divergence_loss tau": (lambda: divergence_loss(rkl, tau=math.inf), "tau of divergence_loss is inf"),
+    "divergence_loss top_k": (
+        lambda: divergence_loss(rkl, top_k=wrong(2.5)),
+        "top_k of divergence_loss is 2.5; give a whole number",
+    ),
     "contrast tau": (lambda: contrast(tau=nan), r"tau of contrast .*is nan"),
     "contrast margin": (lambda: contrast(margin=nan), "margin of contrast is nan"),
     "contrast base": (lambda: contrast(base=wrong("ref")), "a reader is 'ref'; give one such as teacher"),
@@ -147,8 +151,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "crossed bounds": (lambda: A.clip(1, -1), r"clip\(1, -1\): nothing lies between"),
     "bound nan": (lambda: A.clip(hi=nan), "a bound of clip is nan"),
     "importance cap": (lambda: importance(student, old, nan), "the cap of an importance ratio .* is nan"),
-    "unknown rung": (lambda: A.over("sentence", "mean"), "'sentence' is no unit of text.*did you mean 'sequence'"),
-    "rung by number": (lambda: A.over(wrong(2), "mean"), "2 is no unit of text.*use one of token, turn"),
+    "unknown level": (lambda: A.over("sentence", "mean"), "'sentence' is no unit of text.*did you mean 'sequence'"),
+    "level by number": (lambda: A.over(wrong(2), "mean"), "2 is no unit of text.*use one of token, turn"),
     "column of what": (lambda: column("x", "tokens"), "'tokens' is no unit of text.*did you mean 'token'"),
     "standardise over what": (lambda: standardise(score, "groups"), "did you mean 'group'"),
     "mask of over": (lambda: A.over("batch", "mean", wrong(True)), "mask of over is True"),
@@ -157,7 +161,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "and": (lambda: correct and (score > 0), "no single truth; combine masks with &"),
     "chained comparison": (lambda: 0 < score < 1, r"write \(x > 0\) & \(x < 1\)"),
     # terms, sums and methods
-    "signal": (lambda: Term(wrong(1.0), reinforce), "signal of a term is 1.0; give a Vec"),
+    "signal": (lambda: Term(wrong(1.0), reinforce), "signal of a term is 1.0; give a Expr"),
     "surrogate": (lambda: Term(A, wrong(clip)), r"surrogate of a term is the function clip.*clip\(0.2\)"),
     "where of a term": (lambda: Term(A, reinforce, where=wrong(True)), "where of a term is True; give a mask"),
     "weight": (lambda: Term(A, reinforce, weight=wrong(2.0)), r"weight of a term is 2.0.*2.0 \* Term"),
@@ -243,7 +247,7 @@ def test_an_open_clip_is_allowed() -> None:
 
 def test_names_stand_for_parts() -> None:
     """A divergence may be named wherever one is asked for."""
-    assert pathwise("jsd(0.1)") == pathwise(jsd(0.1))
+    assert divergence_loss("jsd(0.1)") == divergence_loss(jsd(0.1))
     assert divergence("rkl", teacher) == divergence(rkl, teacher)
     assert divergence_advantage("rkl", teacher) == divergence_advantage(rkl, teacher)
     assert contrast(score="rkl") == contrast()
@@ -260,14 +264,14 @@ def test_a_name_or_a_recipe_stands_for_its_defaults() -> None:
     assert lb.diff(lb.methods.opd, "opd") == []
 
 
-WEIGHTS: dict[str, Vec] = {"importance": importance(old, teacher, 2.0), "entropy": entropy(old)}
+WEIGHTS: dict[str, Expr] = {"importance": importance(old, teacher, 2.0), "entropy": entropy(old)}
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_total_of_old_weights_stays_legal_on_policy(name: str) -> None:
     """``per="weight"`` needs its total before the student is met, so ``old`` is a pass of its own there."""
-    method = Method(S, Term(teacher, pathwise(rkl), weight=WEIGHTS[name], per="weight"))
+    method = Method(S, Term(teacher, divergence_loss(rkl), weight=WEIGHTS[name], per="weight"))
     assert method.on_policy() == method
     assert "old: a pass before the first update" in lb.explain(method)
-    light = Method(S, Term(teacher, pathwise(rkl), weight=WEIGHTS[name]))
+    light = Method(S, Term(teacher, divergence_loss(rkl), weight=WEIGHTS[name]))
     assert not light.on_policy().reads("old")

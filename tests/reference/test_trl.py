@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from limbeck.space.term import Sum, Term
 from torch import Tensor
 
 import limbeck as lb
-from limbeck.axes import Vec, column, contrast, group_mean, label, pairs, ref, token_mean
+from limbeck.axes import Expr, column, contrast, group_mean, label, pairs, ref, token_mean
 from limbeck.math.divergence import alpha, fkl, jsd
-from limbeck.method import Method, Sum, Term
+from limbeck.space.method import Method
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 pytest.importorskip("trl", "1.16.0")
@@ -155,7 +156,7 @@ ADVANTAGES = numbers(5, B)
 def our_grpo(method: Method, logps: Tensor, mask: Tensor) -> Tensor:
     """A registered method told TRL's advantages instead of its own."""
     (c, term), *rest = method.parts
-    advantage: Vec = column("advantage")
+    advantage: Expr = column("advantage")
     method = replace(method, terms=Sum(((c, replace(term, signal=advantage)), *rest)))
     given = {"ref_logp": REF} if method.reads("ref") else {}
     columns = {"advantage": ADVANTAGES}

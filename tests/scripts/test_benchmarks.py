@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from limbeck.engine.build import build_method
 from limbeck.engine.checks import check_models, check_served
 from limbeck.engine.config import checked, configure
-from limbeck.engine.setup import build_method
-from limbeck.method import Method
+from limbeck.space.method import Method
 from limbeck.tasks import load_task
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

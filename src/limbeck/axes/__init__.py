@@ -2,9 +2,9 @@
 
 from ..math.statistic import Support
 from .context import (
-    Ask,
     Bank,
     Context,
+    ContextQuestion,
     confidence_column,
     criticised_by,
     debate,
@@ -22,7 +22,9 @@ from .context import (
     verdict_phrase,
 )
 from .curriculum import prompts
-from .policy import cispo, clip, policy, ratio, reinforce, sampled
+from .derived_source import once, patch, recast, refine, select, stored
+from .expression import Expr, expr
+from .policy_gradient import cispo, clip, policy, ratio, reinforce, sampled
 from .preference import contrast, logistic
 from .reader import blend, ema, init, old, other, ref, student, synced, teacher, writer
 from .reduction import (
@@ -35,7 +37,6 @@ from .reduction import (
     token_sum,
     turn_mean,
 )
-from .rewrite import once, patch, recast, refine, select, stored
 from .scalar import Scalar, anneal, entropy_gate, every, linear, stairs
 from .signal import (
     all_right,
@@ -76,16 +77,15 @@ from .signal import (
     where,
 )
 from .source import data, either, pairs, resample, sample
-from .surrogate import pathwise
-from .vec import Vec, vec
+from .surrogate import divergence_loss
 
 __all__ = [
-    "Ask",
+    "ContextQuestion",
     "Bank",
     "Context",
     "Scalar",
     "Support",
-    "Vec",
+    "Expr",
     "all_right",
     "all_wrong",
     "anneal",
@@ -138,7 +138,7 @@ __all__ = [
     "own_reply",
     "pairs",
     "patch",
-    "pathwise",
+    "divergence_loss",
     "plain",
     "policy",
     "position",
@@ -178,7 +178,7 @@ __all__ = [
     "truncated",
     "turn",
     "turn_mean",
-    "vec",
+    "expr",
     "verdict_phrase",
     "where",
     "writer",

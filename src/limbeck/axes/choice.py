@@ -1,4 +1,4 @@
-"""Parts of ``Vec`` that choose, compare or remember: top, draw, cohort, running.
+"""Parts of ``Expr`` that choose, compare or remember: top, draw, cohort, running.
 
 They look at a whole batch (*this process's* part of it), so they never read the live student: read ``old``, which the
 engine scores before the first update.
@@ -13,43 +13,43 @@ import torch
 from torch import Tensor
 
 from ..errors import LimbeckError
-from .ladder import Rung, segment
-from .vec import Hearing, Vec
+from .expression import EvalContext, Expr
+from .levels import Level, segment
 
 
 @dataclass(frozen=True)
-class Chosen(Vec):
+class Chosen(Expr):
     """True on ``max(1, floor(fraction * N))`` tokens of the batch; ties go to the earlier token.
 
     The share is taken of the tokens where ``among`` holds. Nothing is chosen where there is no token at all.
     """
 
-    of: Vec
+    of: Expr
     fraction: float
-    among: Vec | None = None
+    among: Expr | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise LimbeckError(f"a fraction of {self.fraction} of the tokens: give one above 0 and at most 1.")
 
     @property
-    def rung(self) -> Rung:
-        return Rung.TOKEN
+    def level(self) -> Level:
+        return Level.TOKEN
 
     @property
-    def reach(self) -> Rung:
-        return Rung.BATCH
+    def scope(self) -> Level:
+        return Level.BATCH
 
     @property
-    def children(self) -> tuple[Vec, ...]:
+    def children(self) -> tuple[Expr, ...]:
         return (self.of,) if self.among is None else (self.of, self.among)
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
-        ladder = hearing.ladder
-        priority = self.priority(ladder.down(self.of.evaluate(hearing), self.of.rung, Rung.TOKEN), hearing)
+    def evaluate(self, hearing: EvalContext) -> Tensor:
+        levels = hearing.levels
+        priority = self.priority(levels.down(self.of.evaluate(hearing), self.of.level, Level.TOKEN), hearing)
         open_N = torch.ones_like(priority, dtype=torch.bool)
         if self.among is not None:
-            open_N = ladder.down(self.among.evaluate(hearing), self.among.rung, Rung.TOKEN).bool()
+            open_N = levels.down(self.among.evaluate(hearing), self.among.level, Level.TOKEN).bool()
         count = int(open_N.sum())
         chosen = torch.zeros_like(open_N)
         if count:
@@ -58,7 +58,7 @@ class Chosen(Vec):
             chosen[places[order[: max(1, int(count * self.fraction))]]] = True
         return chosen
 
-    def priority(self, of_N: Tensor, hearing: Hearing) -> Tensor:
+    def priority(self, of_N: Tensor, hearing: EvalContext) -> Tensor:
         """Larger is chosen first."""
         raise NotImplementedError
 
@@ -67,7 +67,7 @@ class Chosen(Vec):
 class Top(Chosen):
     """The tokens with the largest values."""
 
-    def priority(self, of_N: Tensor, hearing: Hearing) -> Tensor:
+    def priority(self, of_N: Tensor, hearing: EvalContext) -> Tensor:
         del hearing
         return of_N
 
@@ -82,8 +82,8 @@ class Draw(Chosen):
     Gumbel top-k, seeded by the step and the text, so that a resumed run draws the same.
     """
 
-    def priority(self, of_N: Tensor, hearing: Hearing) -> Tensor:
-        seed = zlib.crc32(hearing.ladder.record.ids_L.cpu().numpy().tobytes(), hearing.step)
+    def priority(self, of_N: Tensor, hearing: EvalContext) -> Tensor:
+        seed = zlib.crc32(hearing.levels.record.ids_L.cpu().numpy().tobytes(), hearing.step)
         uniform = torch.rand(of_N.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         gumbel = -(-uniform.clamp(min=1e-300).log()).log()
         return of_N.double().clamp(min=1e-8).log() + gumbel.to(of_N.device)  # 1e-8: the release's floor (TIP)
@@ -93,69 +93,69 @@ class Draw(Chosen):
 
 
 @dataclass(frozen=True)
-class Cohort(Vec):
+class Cohort(Expr):
     """Mean over those turns of the group that have the same place in their sequence (RLTF's baseline)."""
 
-    of: Vec
+    of: Expr
 
     @property
-    def rung(self) -> Rung:
-        return Rung.TURN
+    def level(self) -> Level:
+        return Level.TURN
 
     @property
-    def reach(self) -> Rung:
-        return Rung.GROUP
+    def scope(self) -> Level:
+        return Level.GROUP
 
     @property
-    def children(self) -> tuple[Vec, ...]:
+    def children(self) -> tuple[Expr, ...]:
         return (self.of,)
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
-        ladder = hearing.ladder
-        x_U = ladder.down(self.of.evaluate(hearing), self.of.rung, Rung.TURN)
-        turn_U, group_U = ladder.turn(), ladder.record.group_B[ladder.record.seq_U]
+    def evaluate(self, hearing: EvalContext) -> Tensor:
+        levels = hearing.levels
+        x_U = levels.down(self.of.evaluate(hearing), self.of.level, Level.TURN)
+        turn_U, group_U = levels.turn(), levels.record.group_B[levels.record.seq_U]
         longest = int(turn_U.max()) if turn_U.numel() else 1
         cell = group_U * longest + turn_U - 1
-        there = ladder.holding(Rung.TURN)
+        there = levels.holding(Level.TURN)
         x, at = (x_U, cell) if there is None else (x_U[there], cell[there])
-        return segment(x, at, ladder.size(Rung.GROUP) * longest, "mean")[cell]
+        return segment(x, at, levels.size(Level.GROUP) * longest, "mean")[cell]
 
     def __str__(self) -> str:
         return f"mean over the group at the same turn({self.of})"
 
 
 @dataclass(frozen=True)
-class Running(Vec):
+class Running(Expr):
     """A moving average of a batch value: ``m <- rate m + (1 - rate) x``, starting at the first x. State of the run.
 
     A batch without a unit in ``among`` leaves it as it is; before the first such unit it is 0.
     """
 
-    of: Vec
+    of: Expr
     rate: float
-    among: Vec | None = None
+    among: Expr | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
             raise LimbeckError(f"running(rate={self.rate}): the share of the past lies in [0, 1).")
-        if self.of.rung != Rung.BATCH:
+        if self.of.level != Level.BATCH:
             raise LimbeckError(
-                f"running({self.of}): one value a {self.of.rung}; reduce it with .over('batch', 'mean')."
+                f"running({self.of}): one value a {self.of.level}; reduce it with .over('batch', 'mean')."
             )
 
     @property
-    def rung(self) -> Rung:
-        return Rung.BATCH
+    def level(self) -> Level:
+        return Level.BATCH
 
     @property
-    def children(self) -> tuple[Vec, ...]:
+    def children(self) -> tuple[Expr, ...]:
         return (self.of,) if self.among is None else (self.of, self.among)
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
+    def evaluate(self, hearing: EvalContext) -> Tensor:
         now = self.of.evaluate(hearing)
         x, new = float(now), True
         if self.among is not None:
-            there = hearing.ladder.up(self.among.evaluate(hearing), self.among.rung, Rung.BATCH, "any")
+            there = hearing.levels.up(self.among.evaluate(hearing), self.among.level, Level.BATCH, "any")
             new = bool(there)
 
         def moved(m: float | None) -> float | None:

@@ -11,7 +11,7 @@ every scored token keeps its row. Evidence, by name:
 ``sibling``   the first other correct response of the group
 ``skill``     what a bank of skills chose (state; see ``Bank``)
 any other     a privileged field of the prompt (``solution``, ``hint`` ...; ``solution`` falls back to ``answer``), or
-              the answer to a question that the context itself asks a model (``Ask``)
+              the answer to a question that the context itself asks a model (``ContextQuestion``)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WRITTEN = ("reply", "reward", "correct", "turns", "feedback", "sibling")
 
 
 @dataclass(frozen=True)
-class Ask:
+class ContextQuestion:
     """A question put to a model before the context is built; the answer is evidence under ``name``.
 
     Attributes:
@@ -55,7 +55,7 @@ class Bank:
     """
 
     explore: float = 2.0**0.5
-    summary: Ask | None = None
+    summary: ContextQuestion | None = None
     size: int = 8
 
 
@@ -76,7 +76,7 @@ class Context:
     block: str = ""
     reads: tuple[str, ...] = ()
     enough: str = "all"
-    asks: tuple[Ask, ...] = ()
+    asks: tuple[ContextQuestion, ...] = ()
     bank: Bank | None = None
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class Context:
         return frozenset(known[name] for name in self.reads if name in known) if self.enough == "all" else frozenset()
 
     @property
-    def questions(self) -> tuple[Ask, ...]:
+    def questions(self) -> tuple[ContextQuestion, ...]:
         """All that it asks models: before it is built, and for its bank."""
         return self.asks if self.bank is None or self.bank.summary is None else (*self.asks, self.bank.summary)
 
@@ -213,7 +213,7 @@ def summarised_by(role: str) -> Context:
 
     The three parts are Skill-SD's (success, mistakes, workflow; arXiv:2604.10674); the wording is ours.
     """
-    ask = Ask(
+    ask = ContextQuestion(
         "skill",
         role,
         "{{ prompt }}\n\nAn attempt, which was {{ 'successful' if correct else 'not successful' }}:\n{{ reply }}\n\n"
@@ -225,7 +225,7 @@ def summarised_by(role: str) -> Context:
 
 def criticised_by(role: str) -> Context:
     """Step-aligned feedback that a model of that role writes from the attempt and the reference solution."""
-    ask = Ask(
+    ask = ContextQuestion(
         "step_feedback",
         role,
         "{{ prompt }}\n\nAn attempt:\n{{ reply }}\n\nA reference solution:\n{{ solution }}\n\nCopy the attempt's "
@@ -239,12 +239,12 @@ def debate(roles: tuple[str, ...], rounds: int = 2) -> Context:
 
     The last round's confidences are columns ``confidence ROLE`` (0 to 100; NaN where none was stated).
     """
-    asks: list[Ask] = []
+    asks: list[ContextQuestion] = []
     for r in range(rounds):
         for role in roles:
             seen = "".join(f"\n\nAnalyst {other}:\n{{{{ {_said(other, r - 1)} }}}}" for other in roles) if r else ""
             ending = "\n\nAnswer, then state your confidence from 0 to 100 as 'Confidence: N'."
-            asks.append(Ask(_said(role, r), role, "{{ prompt }}" + seen + ending, number=r == rounds - 1))
+            asks.append(ContextQuestion(_said(role, r), role, "{{ prompt }}" + seen + ending, number=r == rounds - 1))
     transcript = "\n\n".join(f"Analyst {role}:\n{{{{ {_said(role, rounds - 1)} }}}}" for role in roles)
     return Context("debate", f"A debate among analysts:\n{transcript}\n\nNow answer.", asks=tuple(asks))
 

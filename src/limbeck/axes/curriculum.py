@@ -1,4 +1,4 @@
-"""Curricula: what is asked. (Filters, ladders and rewriting join with the methods that use them.)"""
+"""Curricula: what is asked. (Filters, levels and rewriting join with the methods that use them.)"""
 
 from __future__ import annotations
 

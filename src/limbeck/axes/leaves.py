@@ -1,4 +1,4 @@
-"""The leaves of ``Vec``: what readers report of each token, and what a record holds."""
+"""The leaves of ``Expr``: what readers report of each token, and what a record holds."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from ..errors import LimbeckError, expect
 from ..math.statistic import Distance, InTop, LogProb, Statistic, Support
 from .context import Context
-from .ladder import Ladder, Rung
-from .reader import Blend, Law, Reader
-from .vec import Hearing, Need, Vec
+from .expression import EvalContext, Expr, Need
+from .levels import Level, Levels
+from .reader import Blend, Reader, TargetReader
 
 
 @dataclass(frozen=True)
-class Read(Vec):
+class Read(Expr):
     """What a reader reports of each scored token."""
 
     reader: Reader
     statistic: Statistic
-    target: Law | None = None
+    target: TargetReader | None = None
     support: Support | None = None
 
     def __post_init__(self) -> None:
@@ -31,8 +31,8 @@ class Read(Vec):
                 expect("a reader", reader, (Reader, Blend), "give one such as teacher, ref or old, from limbeck.axes")
 
     @property
-    def rung(self) -> Rung:
-        return Rung.TOKEN
+    def level(self) -> Level:
+        return Level.TOKEN
 
     @property
     def live(self) -> bool:
@@ -44,7 +44,7 @@ class Read(Vec):
             return frozenset({(self.reader, "sampled" if plain else "dense")})
         return frozenset({(self.reader, "dense"), *((r, ability(r, self.support)) for r in laws(self.target))})
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
+    def evaluate(self, hearing: EvalContext) -> Tensor:
         return hearing.read(self.reader, self.statistic, self.target, self.support)
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Read(Vec):
         return f"log π_{self.reader}" if isinstance(self.statistic, LogProb) else f"H(π_{self.reader})"
 
 
-def laws(target: Law | None) -> tuple[Reader, ...]:
+def laws(target: TargetReader | None) -> tuple[Reader, ...]:
     """The readers that a target law is made of."""
     if target is None:
         return ()
@@ -74,53 +74,53 @@ def ability(reader: Reader, support: Support | None) -> str:
 
 
 @dataclass(frozen=True)
-class Field(Vec):
+class Field(Expr):
     """A field of the record."""
 
     name: str
-    at: Rung = Rung.SEQUENCE
+    at: Level = Level.SEQUENCE
 
     @property
-    def rung(self) -> Rung:
+    def level(self) -> Level:
         return self.at
 
     @property
     def own_fields(self) -> frozenset[str]:
         return frozenset({self.name})
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
-        return _FIELDS[self.name](hearing.ladder)
+    def evaluate(self, hearing: EvalContext) -> Tensor:
+        return _FIELDS[self.name](hearing.levels)
 
     def __str__(self) -> str:
         return self.name
 
 
-_FIELDS: dict[str, Callable[[Ladder], Tensor]] = {
-    "reward": lambda ladder: ladder.record.reward_U,
-    "correct": lambda ladder: ladder.record.correct_B,
-    "truncated": lambda ladder: ladder.record.truncated_B,
-    "label": lambda ladder: ladder.record.label_B,
-    "length": lambda ladder: ladder.record.length_B.to(ladder.record.reward_U.dtype),
-    "turn": lambda ladder: ladder.turn().to(ladder.record.reward_U.dtype),
-    "author": lambda ladder: ladder.record.author_N,
-    "position": lambda ladder: ladder.position().to(ladder.record.reward_U.dtype),
+_FIELDS: dict[str, Callable[[Levels], Tensor]] = {
+    "reward": lambda levels: levels.record.reward_U,
+    "correct": lambda levels: levels.record.correct_B,
+    "truncated": lambda levels: levels.record.truncated_B,
+    "label": lambda levels: levels.record.label_B,
+    "length": lambda levels: levels.record.length_B.to(levels.record.reward_U.dtype),
+    "turn": lambda levels: levels.turn().to(levels.record.reward_U.dtype),
+    "author": lambda levels: levels.record.author_N,
+    "position": lambda levels: levels.position().to(levels.record.reward_U.dtype),
 }
 
 
 @dataclass(frozen=True)
-class Column(Vec):
+class Column(Expr):
     """A named number that came with the data."""
 
     name: str
-    at: Rung = Rung.SEQUENCE
+    at: Level = Level.SEQUENCE
 
     @property
-    def rung(self) -> Rung:
+    def level(self) -> Level:
         return self.at
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
-        record = hearing.ladder.record
-        columns = record.columns_N if self.at == Rung.TOKEN else record.columns_B
+    def evaluate(self, hearing: EvalContext) -> Tensor:
+        record = hearing.levels.record
+        columns = record.columns_N if self.at == Level.TOKEN else record.columns_B
         if self.name not in columns:
             raise LimbeckError(
                 f"column({self.name!r}): the data has no such {self.at} column, only {sorted(columns) or 'none'}; "
@@ -133,17 +133,17 @@ class Column(Vec):
 
 
 @dataclass(frozen=True)
-class On(Vec):
+class On(Expr):
     """Sequences of one named source."""
 
     source: str
 
     @property
-    def rung(self) -> Rung:
-        return Rung.SEQUENCE
+    def level(self) -> Level:
+        return Level.SEQUENCE
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
-        record = hearing.ladder.record
+    def evaluate(self, hearing: EvalContext) -> Tensor:
+        record = hearing.levels.record
         if self.source not in record.sources:
             return torch.zeros_like(record.correct_B)
         return record.origin_B == record.sources.index(self.source)
@@ -153,14 +153,14 @@ class On(Vec):
 
 
 @dataclass(frozen=True)
-class Has(Vec):
+class Has(Expr):
     """Sequences for which there is what a context shows; all of them where nobody looked (plain tensors)."""
 
     context: Context
 
     @property
-    def rung(self) -> Rung:
-        return Rung.SEQUENCE
+    def level(self) -> Level:
+        return Level.SEQUENCE
 
     @property
     def own_fields(self) -> frozenset[str]:
@@ -169,8 +169,8 @@ class Has(Vec):
     def own_contexts(self) -> frozenset[Context]:
         return frozenset({self.context})
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
-        record = hearing.ladder.record
+    def evaluate(self, hearing: EvalContext) -> Tensor:
+        record = hearing.levels.record
         known = record.columns_B.get(self.context.column)
         return torch.ones_like(record.correct_B) if known is None else known.bool()
 
@@ -179,18 +179,18 @@ class Has(Vec):
 
 
 @dataclass(frozen=True)
-class Tagged(Vec):
+class Tagged(Expr):
     """Sequences whose prompt carries a word in a column (a domain, a difficulty)."""
 
     column: str
     value: str
 
     @property
-    def rung(self) -> Rung:
-        return Rung.SEQUENCE
+    def level(self) -> Level:
+        return Level.SEQUENCE
 
-    def evaluate(self, hearing: Hearing) -> Tensor:
-        record = hearing.ladder.record
+    def evaluate(self, hearing: EvalContext) -> Tensor:
+        record = hearing.levels.record
         if self.tag in record.columns_B:  # plain tensors: one boolean a sequence
             return record.columns_B[self.tag].bool()
         if not record.prompts or any(self.column not in p.columns for p in record.prompts):

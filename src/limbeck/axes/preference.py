@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..errors import LimbeckError, number
 from ..math.divergence import Divergence, as_divergence, rkl
-from .ladder import Rung, segment
+from .expression import Expr, expr, replace_reader
+from .levels import Level, segment
 from .reader import Reader
 from .signal import length, logp
 from .surrogate import Rows, Surrogate
-from .vec import Vec, replace_reader, vec
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Contrast(Surrogate):
     """
 
     tau: float = 1.0
-    against: Vec | None = None
+    against: Expr | None = None
     margin: float = 0.0
     length: bool = False
     score: Divergence = rkl
@@ -41,23 +41,23 @@ class Contrast(Surrogate):
             raise LimbeckError(f"contrast(score={self.score}): its slope is flat, so nothing would be learnt; use rkl.")
 
     @property
-    def hears(self) -> Rung:
-        return Rung.SEQUENCE
+    def signal_level(self) -> Level:
+        return Level.SEQUENCE
 
     @property
-    def gives(self) -> Rung:
-        return Rung.GROUP
+    def loss_level(self) -> Level:
+        return Level.GROUP
 
     @property
-    def reach(self) -> Rung:
-        return Rung.GROUP
+    def scope(self) -> Level:
+        return Level.GROUP
 
     @property
     def linear(self) -> bool:
         return self.margin == 0
 
     @property
-    def base(self) -> Vec | None:
+    def base(self) -> Expr | None:
         return self.against
 
     def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
@@ -87,23 +87,23 @@ class Logistic(Surrogate):
     """
 
     beta: float
-    against: Vec
-    shift: Vec
+    against: Expr
+    shift: Expr
 
     @property
-    def hears(self) -> Rung:
-        return Rung.SEQUENCE
+    def signal_level(self) -> Level:
+        return Level.SEQUENCE
 
     @property
-    def gives(self) -> Rung:
-        return Rung.SEQUENCE
+    def loss_level(self) -> Level:
+        return Level.SEQUENCE
 
     @property
-    def reach(self) -> Rung:
-        return Rung.SEQUENCE
+    def scope(self) -> Level:
+        return Level.SEQUENCE
 
     @property
-    def base(self) -> Vec:
+    def base(self) -> Expr:
         """The shift is spread over the tokens of a sequence, so that one base holds both."""
         return self.against + self.shift / (self.beta * length.clip(lo=1.0))
 
@@ -124,11 +124,11 @@ class Logistic(Surrogate):
         return f"logistic(β={self.beta:g}, base={self.against}, δ={self.shift})"
 
 
-def logistic(beta: float, base: Vec, shift: Vec | float = 0.0) -> Logistic:
+def logistic(beta: float, base: Expr, shift: Expr | float = 0.0) -> Logistic:
     """Classify sequences labelled +1 or -1 by beta times their log-ratio to a base, less a shift (a batch value)."""
     if not (beta > 0 and math.isfinite(beta)):
         raise LimbeckError(f"logistic(beta={beta}): the scale of the log-ratio must be positive.")
-    return Logistic(beta, base, vec(shift))
+    return Logistic(beta, base, expr(shift))
 
 
 def contrast(

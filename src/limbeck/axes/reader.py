@@ -54,7 +54,7 @@ class Reader:
     def at(self, tau: float) -> Reader:
         """The same policy at another temperature: its law is ``softmax(logits / tau)`` wherever it stands.
 
-        Where something else has a temperature too (``pathwise(row, tau)``, ``sample(reader, tau=...)``), that one comes
+        Where something else has a temperature too (``divergence_loss(row, tau)``, ``sample(reader, tau=...)``), that one comes
         on top: the logits are divided by both.
         """
         if self.role == "writer" and tau != 1.0:
@@ -137,7 +137,7 @@ class Blend:
         return " + ".join(f"{w:g}·{r}" for r, w in self.parts)
 
 
-Law = Reader | Blend
+TargetReader = Reader | Blend
 """What a full-vocabulary loss can pull towards."""
 
 student, old, writer = Reader("student"), Reader("old"), Reader("writer")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LimbeckError, expect, nearest, number
-from .ladder import Ladder, Rung
+from .levels import Level, Levels
 
 PERS = ("kept", "all", "weight")
 
@@ -28,14 +28,14 @@ class Reduction:
 
     Attributes:
         name: what formulas call it.
-        unit: the rung whose units count equally.
+        unit: the level whose units count equally.
         average: whether a token's share is 1/|unit| (a mean inside the unit) or 1 (a sum).
         total: a constant that divides, or None.
         per_unit: whether the number of units divides too.
     """
 
     name: str
-    unit: Rung
+    unit: Level
     average: bool = False
     total: float | None = None
     per_unit: bool = True
@@ -46,11 +46,11 @@ class Reduction:
     def formula(self) -> str:
         """The denominator in words."""
         units = {
-            Rung.TOKEN: "tokens",
-            Rung.TURN: "turns",
-            Rung.SEQUENCE: "sequences",
-            Rung.GROUP: "groups",
-            Rung.BATCH: "1",
+            Level.TOKEN: "tokens",
+            Level.TURN: "turns",
+            Level.SEQUENCE: "sequences",
+            Level.GROUP: "groups",
+            Level.BATCH: "1",
         }[self.unit]
         if self.total is None:
             return f"Σ {units}"
@@ -58,67 +58,69 @@ class Reduction:
             return f"{self.total:g}"
         return f"Σ {units} · {self.total:g}"
 
-    def shares(self, kept: Tensor, weight: Tensor, gives: Rung, per: str, ladder: Ladder) -> tuple[Tensor, Tensor]:
-        """Share of each unit that the surrogate gives, and the total Z.
+    def shares(
+        self, kept: Tensor, weight: Tensor, loss_level: Level, per: str, levels: Levels
+    ) -> tuple[Tensor, Tensor]:
+        """Share of each unit that the surrogate loss_level, and the total Z.
 
         Args:
-            kept: bool ``[size(gives)]``, units the term keeps.
-            weight: ``[size(gives)]``.
-            gives: the rung of the surrogate's losses.
+            kept: bool ``[size(loss_level)]``, units the term keeps.
+            weight: ``[size(loss_level)]``.
+            loss_level: the level of the surrogate's losses.
             per: one of ``PERS``.
-            ladder: of the whole batch (its ``all_sum`` makes totals global).
+            levels: of the whole batch (its ``all_sum`` makes totals global).
 
         Returns:
-            share ``[size(gives)]`` and Z ``[1]`` (at least 1 where it counts units, so that an empty batch gives 0).
+            share ``[size(loss_level)]`` and Z ``[1]`` (at least 1 where it counts units, so that an empty batch gives 0).
         """
-        self.refuse_finer_than(gives)
+        self.refuse_finer_than(loss_level)
         counted = torch.ones_like(weight)
         if per != "all":
             counted = torch.where(kept, weight if per == "weight" else counted, torch.zeros_like(weight))
-        unit = max(self.unit, gives) if self.unit != Rung.BATCH else Rung.BATCH
-        inside = ladder.up(counted, gives, unit, "sum")
+        unit = max(self.unit, loss_level) if self.unit != Level.BATCH else Level.BATCH
+        inside = levels.up(counted, loss_level, unit, "sum")
         share = torch.ones_like(weight)
-        if self.average and unit != gives:
-            size = ladder.down(inside, unit, gives)
+        if self.average and unit != loss_level:
+            size = levels.down(inside, unit, loss_level)
             share = torch.where(
                 size > 0, 1 / torch.where(size > 0, size, torch.ones_like(size)), torch.zeros_like(size)
             )
-        return share, self._total(inside, unit, gives, ladder)
+        return share, self._total(inside, unit, loss_level, levels)
 
-    def _total(self, inside: Tensor, unit: Rung, gives: Rung, ladder: Ladder) -> Tensor:
+    def _total(self, inside: Tensor, unit: Level, loss_level: Level, levels: Levels) -> Tensor:
         if self.total is not None and not self.per_unit:
             return torch.full_like(inside[:1] if inside.numel() else inside.new_ones(1), self.total)
-        units = inside if unit == gives else (inside > 0).to(inside.dtype)
-        total = ladder.up(units, unit, Rung.BATCH, "sum")
+        units = inside if unit == loss_level else (inside > 0).to(inside.dtype)
+        total = levels.up(units, unit, Level.BATCH, "sum")
         floor = torch.where(total > 0, total, torch.ones_like(total))  # a sum of weights may lie below 1
         return floor * (self.total if self.total is not None else 1.0)
 
-    def refuse_finer_than(self, gives: Rung) -> None:
-        """Raise where the units are finer than what the surrogate gives."""
-        if self.unit < gives:
+    def refuse_finer_than(self, loss_level: Level) -> None:
+        """Raise where the units are finer than what the surrogate loss_level."""
+        if self.unit < loss_level:
             raise LimbeckError(
-                f"reduction {self.name} counts every {self.unit}, but the surrogate gives one loss per {gives}; use "
-                f"{'group_mean' if gives == Rung.GROUP else 'sequence_mean'}."
+                f"reduction {self.name} counts every {self.unit}, but the surrogate gives one loss per {loss_level}; use "
+                f"{'group_mean' if loss_level == Level.GROUP else 'sequence_mean'}."
             )
 
 
-token_mean = Reduction("token_mean", Rung.TOKEN)
+token_mean = Reduction("token_mean", Level.TOKEN)
 """Sum over tokens / number of tokens of the global batch (DAPO)."""
 
-turn_mean = Reduction("turn_mean", Rung.TURN, average=True)
+turn_mean = Reduction("turn_mean", Level.TURN, average=True)
 """Mean over turns of token means: each turn is an experience of its own (TCOD)."""
 
-sequence_mean = Reduction("sequence_mean", Rung.SEQUENCE, average=True)
+sequence_mean = Reduction("sequence_mean", Level.SEQUENCE, average=True)
 """Mean over sequences of token means (GRPO, GSPO). The mean is over sequences with a kept token, as in verl; TRL
 counts an empty sequence as 0 in the mean over all of them."""
 
-sequence_sum = Reduction("sequence_sum", Rung.SEQUENCE)
+sequence_sum = Reduction("sequence_sum", Level.SEQUENCE)
 """Mean over sequences (with a kept token) of token sums."""
 
-token_sum = Reduction("token_sum", Rung.BATCH, total=1.0, per_unit=False)
+token_sum = Reduction("token_sum", Level.BATCH, total=1.0, per_unit=False)
 """Sum over tokens, divided by nothing (Thinking Machines)."""
 
-group_mean = Reduction("group_mean", Rung.GROUP, average=True)
+group_mean = Reduction("group_mean", Level.GROUP, average=True)
 """Mean over groups of the means inside (pairs, lists)."""
 
 
@@ -129,13 +131,13 @@ def _positive(name: str, tokens: int) -> None:
 def fixed(length: int) -> Reduction:
     """Mean over sequences of token sums / a constant length (Dr. GRPO, arXiv:2503.20783)."""
     _positive("fixed", length)
-    return Reduction(f"fixed({length})", Rung.SEQUENCE, total=float(length))
+    return Reduction(f"fixed({length})", Level.SEQUENCE, total=float(length))
 
 
 def budget(tokens: int) -> Reduction:
     """Sum over tokens / a constant token budget (C3PO)."""
     _positive("budget", tokens)
-    return Reduction(f"budget({tokens})", Rung.BATCH, total=float(tokens), per_unit=False)
+    return Reduction(f"budget({tokens})", Level.BATCH, total=float(tokens), per_unit=False)
 
 
 _COUNTED = {"fixed": fixed, "budget": budget}

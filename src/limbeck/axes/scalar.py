@@ -187,41 +187,41 @@ class Controller(Scalar):
 
 @dataclass(frozen=True)
 class EntropyGate(Controller):
-    """A ladder of limits; at each gate it climbs one rung if the mean token entropy is at least ``floor``, else stays.
+    """A levels of limits; at each gate it climbs one level if the mean token entropy is at least ``floor``, else stays.
 
-    (arXiv:2605.16826; the ladder, the floor and the steps between gates are not published.) Reads ``heldout_entropy``
+    (arXiv:2605.16826; the levels, the floor and the steps between gates are not published.) Reads ``heldout_entropy``
     where the run evaluates again and again (``eval_every``), else the entropy of the step's own rollouts.
     """
 
-    rungs: tuple[int, ...]
+    levels: tuple[int, ...]
     floor: float
     every: int
 
     def at(self, step: int) -> float:
         del step
-        return float(self.rungs[0])
+        return float(self.levels[0])
 
     def now(self, step: int, memory: Mapping[str, float]) -> float:
         del step
-        return float(self.rungs[int(memory.get(self.name, 0))])
+        return float(self.levels[int(memory.get(self.name, 0))])
 
     def most(self, steps: int) -> float:
-        return float(self.rungs[min(steps // self.every, len(self.rungs) - 1)])
+        return float(self.levels[min(steps // self.every, len(self.levels) - 1)])
 
     def update(self, state: float | None, step: int, metrics: Mapping[str, float]) -> float:
-        rung = int(state or 0)
-        if (step + 1) % self.every or rung + 1 == len(self.rungs):
-            return rung
+        level = int(state or 0)
+        if (step + 1) % self.every or level + 1 == len(self.levels):
+            return level
         entropy = metrics.get("heldout_entropy", metrics.get("entropy"))
         if entropy is None:
             raise LimbeckError(
                 "the entropy gate reads entropy, which is not measured here; set diagnostics=true in a run, and give "
                 "lb.objective student_logits or student_hidden."
             )
-        return rung + 1 if entropy >= self.floor else rung
+        return level + 1 if entropy >= self.floor else level
 
     def __str__(self) -> str:
-        return f"{' → '.join(map(str, self.rungs))} while H ≥ {self.floor:g}, every {self.every} steps"
+        return f"{' → '.join(map(str, self.levels))} while H ≥ {self.floor:g}, every {self.every} steps"
 
 
 def move(
@@ -328,12 +328,12 @@ def every(n: float, rest: bool = False) -> Scalar:
     return Every(int(n), rest) if n > 1 else Constant(float(not rest))
 
 
-def entropy_gate(rungs: tuple[int, ...], floor: float, steps: int) -> Scalar:
-    """A ladder of limits that is climbed while entropy holds up; see ``EntropyGate``."""
-    for rung in rungs:
-        whole("a rung of entropy_gate", rung, 1)
-    if not rungs or any(b <= a for a, b in itertools.pairwise(rungs)) or rungs[0] < 1 or steps < 1:
+def entropy_gate(levels: tuple[int, ...], floor: float, steps: int) -> Scalar:
+    """A levels of limits that is climbed while entropy holds up; see ``EntropyGate``."""
+    for level in levels:
+        whole("a level of entropy_gate", level, 1)
+    if not levels or any(b <= a for a, b in itertools.pairwise(levels)) or levels[0] < 1 or steps < 1:
         raise LimbeckError(
-            f"entropy_gate(rungs={rungs}, steps={steps}): give rising limits above 0 and at least 1 step a rung."
+            f"entropy_gate(levels={levels}, steps={steps}): give rising limits above 0 and at least 1 step a level."
         )
-    return EntropyGate(rungs, floor, steps) if len(rungs) > 1 else Constant(float(rungs[0]))
+    return EntropyGate(levels, floor, steps) if len(levels) > 1 else Constant(float(levels[0]))

@@ -1,4 +1,4 @@
-"""Named leaves and compositions of ``Vec``: what methods tell their units.
+"""Named leaves and compositions of ``Expr``: what methods tell their units.
 
 Record fields: ``reward`` (turn), ``score`` its sum over the sequence, ``correct``, ``truncated``, ``label``, ``length``
 (sequence), ``position`` (token). Readers: ``logp``, ``entropy``, ``divergence``. The rest is one line each.
@@ -12,104 +12,106 @@ from ..math.statistic import Distance, Entropy, InTop, LogProb, Support
 from ..types import AUTHORS
 from .choice import Cohort, Draw, Running, Top
 from .context import Context
-from .ladder import Rung, as_rung
+from .expression import Const, Expr, Slope, ToGo, VecLike, op
 from .leaves import Column, Field, Has, On, Read, Tagged
-from .reader import Law, Reader, old, student
-from .vec import Const, Slope, ToGo, Vec, VecLike, op
+from .levels import Level, as_rung
+from .reader import Reader, TargetReader, old, student
 
-reward = Field("reward", Rung.TURN)
+reward = Field("reward", Level.TURN)
 correct, truncated, label, length = Field("correct"), Field("truncated"), Field("label"), Field("length")
-position, turn = Field("position", Rung.TOKEN), Field("turn", Rung.TURN)
+position, turn = Field("position", Level.TOKEN), Field("turn", Level.TURN)
 
 
-def column(name: str, at: Rung | str = Rung.SEQUENCE) -> Vec:
+def column(name: str, at: Level | str = Level.SEQUENCE) -> Expr:
     """A named number per sequence (or per token) of the data."""
     return Column(name, as_rung(at))
 
 
-def on(source: str) -> Vec:
+def on(source: str) -> Expr:
     """True on the sequences that the named source wrote."""
     return On(source)
 
 
-def has(context: Context) -> Vec:
+def has(context: Context) -> Expr:
     """True on the sequences for which there is what the context shows."""
     return Has(context)
 
 
-def by(author: str) -> Vec:
+def by(author: str) -> Expr:
     """True on the tokens that ``student``, ``teacher`` or ``data`` wrote."""
     if author not in AUTHORS:
         raise LimbeckError(f"by({author!r}): tokens are written by 'student', 'teacher' or 'data'.")
-    return Field("author", Rung.TOKEN).eq(AUTHORS[author])
+    return Field("author", Level.TOKEN).eq(AUTHORS[author])
 
 
-def tagged(column: str, value: str) -> Vec:
+def tagged(column: str, value: str) -> Expr:
     """True on the sequences whose prompt has that word in that column."""
     return Tagged(column, value)
 
 
-def where(mask: Vec, a: VecLike, b: VecLike) -> Vec:
+def where(mask: Expr, a: VecLike, b: VecLike) -> Expr:
     """``a`` where the mask holds, else ``b``."""
     return op("where", mask, a, b)
 
 
-everywhere: Vec = Const(1.0)
-"""Told 1, kept everywhere, weighed 1."""
+everywhere: Expr = Const(1.0)
+"""RenderedContext 1, kept everywhere, weighed 1."""
 
 
-def logp(reader: Reader) -> Vec:
+def logp(reader: Reader) -> Expr:
     """Log-prob of the scored token, nats, per token."""
     return Read(reader, LogProb())
 
 
-def entropy(reader: Reader) -> Vec:
+def entropy(reader: Reader) -> Expr:
     """Entropy of the next-token law, nats, per token."""
     return Read(reader, Entropy())
 
 
-def divergence(row: Divergence | str, target: Law, of: Reader = student, support: Support | None = None) -> Vec:
+def divergence(
+    row: Divergence | str, target: TargetReader, of: Reader = student, support: Support | None = None
+) -> Expr:
     """Divergence of ``of`` to ``target``, nats, per token; over the full vocabulary, or over a support."""
     return Read(of, Distance(as_divergence(row), support is None or support.tail), target, support)
 
 
-def in_top(k: int, reader: Reader) -> Vec:
+def in_top(k: int, reader: Reader) -> Expr:
     """1 where the scored token is among the reader's k likeliest, else 0, per token."""
     return Read(reader, InTop(k))
 
 
-def to_go(of: Vec, gamma: float, strict: bool = False, mean: bool = False) -> Vec:
+def to_go(of: Expr, gamma: float, strict: bool = False, mean: bool = False) -> Expr:
     """``sum_{s>=t} gamma^(s-t) x_s`` within the sequence."""
     return ToGo(of, gamma, strict, mean)
 
 
-score: Vec = reward.total
+score: Expr = reward.total
 """Reward of the whole sequence."""
 
 
 def standardise(
-    of: Vec, rung: Rung | str, eps: float = 1e-8, scale: bool = True, where: Vec | None = None, empty: bool = False
-) -> Vec:
-    """(x − mean) / (std + eps) over the rung, its statistics taken where the mask holds.
+    of: Expr, level: Level | str, eps: float = 1e-8, scale: bool = True, where: Expr | None = None, empty: bool = False
+) -> Expr:
+    """(x − mean) / (std + eps) over the level, its statistics taken where the mask holds.
 
     The std is the unbiased one, 0 for a single value; ``scale=False`` keeps x − mean. Units without a kept token are
     left out, unless ``empty``.
     """
-    centred = of - of.over(rung, "mean", where, empty)
-    return centred / (of.over(rung, "std", where, empty) + eps) if scale else centred
+    centred = of - of.over(level, "mean", where, empty)
+    return centred / (of.over(level, "std", where, empty) + eps) if scale else centred
 
 
-def group_advantage(scale: bool = True, of: Vec = score, eps: float = 1e-6) -> Vec:
+def group_advantage(scale: bool = True, of: Expr = score, eps: float = 1e-6) -> Expr:
     """GRPO's advantage (arXiv:2402.03300): the score standardised in its group; Dr. GRPO's where ``scale=False``.
 
     The unbiased std as in TRL and verl; eps 1e-6 is verl's (TRL 1e-4). A group of one, and one whose scores agree, gets
     0 (verl keeps the raw reward of a group of one). A response without a kept token counts in the baseline, as in verl:
     its score is a sample of the group's, whatever masks its tokens.
     """
-    return standardise(of, Rung.GROUP, eps, scale, empty=True)
+    return standardise(of, Level.GROUP, eps, scale, empty=True)
 
 
-def log_ratio(target: Reader, base: Reader = old) -> Vec:
+def log_ratio(target: Reader, base: Reader = old) -> Expr:
     """log π_target − log π_base at the scored token, nats."""
     return logp(target) - logp(base)
 
@@ -118,12 +120,12 @@ LOG_RATIO_LIMIT = 20.0
 """Log importance ratios are held within ±20 before they are exponentiated (verl's value)."""
 
 
-def ratio_of(log_ratio: Vec) -> Vec:
+def ratio_of(log_ratio: Expr) -> Expr:
     """A ratio of laws from its logarithm, which is held within ±20 so that one rare token cannot make it infinite."""
     return log_ratio.clip(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
 
 
-def importance(a: Reader, b: Reader, cap: float | None = None) -> Vec:
+def importance(a: Reader, b: Reader, cap: float | None = None) -> Expr:
     """π_a / π_b at the scored token, detached; the log held within ±20, the ratio capped at ``cap``."""
     if cap is not None:
         number("the cap of an importance ratio (is_cap)", cap, 0)
@@ -131,7 +133,7 @@ def importance(a: Reader, b: Reader, cap: float | None = None) -> Vec:
     return ratio if cap is None else ratio.clip(hi=cap)
 
 
-def divergence_advantage(row: Divergence | str, target: Reader, base: Reader = old) -> Vec:
+def divergence_advantage(row: Divergence | str, target: Reader, base: Reader = old) -> Expr:
     """The exact on-policy policy-gradient signal of a divergence: f'(1) − f'(u) at the sampled token, u = base/target.
 
     ``Term(divergence_advantage(row, teacher), reinforce)`` has the expected gradient of the full divergence. Renyi's
@@ -145,57 +147,57 @@ def divergence_advantage(row: Divergence | str, target: Reader, base: Reader = o
     return Slope(row, log_u)
 
 
-def minmax(of: Vec, rung: Rung | str = Rung.BATCH) -> Vec:
-    """(x − min) / (max − min) over the rung; 0 where all are equal."""
-    low, high = of.over(rung, "min"), of.over(rung, "max")
+def minmax(of: Expr, level: Level | str = Level.BATCH) -> Expr:
+    """(x − min) / (max − min) over the level; 0 where all are equal."""
+    low, high = of.over(level, "min"), of.over(level, "max")
     return where(high > low, (of - low) / where(high > low, high - low, 1.0), 0.0)
 
 
-def soft_or(a: Vec, b: Vec) -> Vec:
+def soft_or(a: Expr, b: Expr) -> Expr:
     """1 − (1 − a)(1 − b) (TIP)."""
     return a + b - a * b
 
 
-def top(of: Vec, fraction: float, among: Vec | None = None) -> Vec:
+def top(of: Expr, fraction: float, among: Expr | None = None) -> Expr:
     """True on that fraction of the batch's tokens, those with the largest values (at least one)."""
     return Top(of, fraction, among)
 
 
-def draw(of: Vec, fraction: float, among: Vec | None = None) -> Vec:
+def draw(of: Expr, fraction: float, among: Expr | None = None) -> Expr:
     """True on that fraction of the batch's tokens, drawn without replacement in proportion to their values."""
     return Draw(of, fraction, among)
 
 
-def cohort(of: Vec) -> Vec:
+def cohort(of: Expr) -> Expr:
     """Mean over the group's turns at the same place in their sequences, per turn."""
     return Cohort(of)
 
 
-def running(of: Vec, rate: float, among: Vec | None = None) -> Vec:
+def running(of: Expr, rate: float, among: Expr | None = None) -> Expr:
     """Moving average over batches of a value per batch; batches with nothing in ``among`` are passed over."""
     return Running(of, rate, among)
 
 
-def step_drift(target: Reader, ceiling: float, eps: float = 1e-6, base: Reader = old) -> Vec:
+def step_drift(target: Reader, ceiling: float, eps: float = 1e-6, base: Reader = old) -> Expr:
     """SOD's weight of a turn: min((d_1 + eps) / (d_k + eps), 1 + ceiling), d_k the turn's mean |log-ratio| to target.
 
     The running product of the paper telescopes to this (arXiv:2605.07725; eps 1e-6 is the code's).
     """
     number("ceiling of step_drift", ceiling, 0, ends=True)
-    d = abs(log_ratio(target, base)).over(Rung.TURN, "mean")
-    return ((d.over(Rung.SEQUENCE, "first") + eps) / (d + eps)).clip(hi=1.0 + ceiling)
+    d = abs(log_ratio(target, base)).over(Level.TURN, "mean")
+    return ((d.over(Level.SEQUENCE, "first") + eps) / (d + eps)).clip(hi=1.0 + ceiling)
 
 
-def confidence(reader: Reader, beta: float = 1.0) -> Vec:
+def confidence(reader: Reader, beta: float = 1.0) -> Expr:
     """exp(−beta H): near 1 where the reader is sure, per token (SRPO)."""
     return (-beta * entropy(reader)).exp()
 
 
-def mean_one(of: Vec, among: Vec) -> Vec:
+def mean_one(of: Expr, among: Expr) -> Expr:
     """x over its mean on the batch's tokens where the mask holds."""
-    mean = of.over(Rung.BATCH, "mean", among)
+    mean = of.over(Level.BATCH, "mean", among)
     return of / where(mean > 0.0, mean, 1.0)
 
 
-all_wrong: Vec = ~correct.over(Rung.GROUP, "any")
-all_right: Vec = correct.over(Rung.GROUP, "all")
+all_wrong: Expr = ~correct.over(Level.GROUP, "any")
+all_right: Expr = correct.over(Level.GROUP, "all")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from ..errors import LimbeckError, expect, number, whole
 from ..types import DATA, STUDENT, TEACHER
 from .context import Context
+from .expression import Expr, Need
 from .reader import Blend, Reader, student
 from .scalar import Scalar, scalar
-from .vec import Need, Vec
 
 ONE = scalar(1.0)
 
@@ -275,16 +275,16 @@ class Resample(Derived):
 
     Attributes:
         source: who writes.
-        until: a Vec per group; groups where it is false are dropped.
+        until: a Expr per group; groups where it is false are dropped.
         rounds: at most so many tries to fill a batch; then it trains on what there is (ours: 4).
     """
 
-    until: Vec
+    until: Expr
     rounds: int = 4
 
     def __post_init__(self) -> None:
         expect("the source of resample", self.source, Source, "give one such as sample(n=8)")
-        expect("until of resample", self.until, Vec, "give a mask such as ~(all_wrong | all_right)")
+        expect("until of resample", self.until, Expr, "give a mask such as ~(all_wrong | all_right)")
         whole("rounds of resample", self.rounds, 1)
 
     def __str__(self) -> str:
@@ -330,6 +330,6 @@ def either(chance: Scalar | float | str, a: Source, b: Source) -> Source:
     return a if coin == scalar(1.0) else Either(coin, a, b)
 
 
-def resample(source: Source, until: Vec) -> Resample:
+def resample(source: Source, until: Expr) -> Resample:
     """Dynamic sampling: keep writing until the groups satisfy a condition."""
     return Resample(source, until)

@@ -1,19 +1,19 @@
 r"""Surrogates: how a signal is heard. The only differentiable step.
 
 A surrogate is a function of *live statistics* of the student (the log-prob of the token, or one divergence row) and
-of detached values. It says what it hears, at which rung it gives losses, whether it is linear in its signal, and which
+of detached values. It says what it signal_level, at which level it gives losses, whether it is linear in its signal, and which
 live statistics it asks for. It is called on a slice: a tile where everything is per token, a micro-batch where it looks
 at sequences or groups.
 
 ==============  ========================================================  ==================================
-``pathwise``    a target law; any row of the divergence table              KD, GKD, full-vocabulary OPD
+``divergence_loss``    a target law; any row of the divergence table              KD, GKD, full-vocabulary OPD
 ``policy``      a signal; reinforce, ratio, clip, cispo                    REINFORCE, OPD, PPO/GRPO/DAPO/GSPO, CISPO
 ``sampled``     log-probs of a target at the sampled token; k2, k3, h(u)   KDRL, reference-KL terms
 ``contrast``    labels over the members of a group                         DPO, SimPO, f-DPO, list-wise forms
 ``logistic``    +1 / -1 per sequence                                       BCO, VPD's E-step
 ==============  ========================================================  ==================================
 
-``pathwise`` is here, ``policy`` and ``sampled`` in ``policy.py``, the last two in ``preference.py``. (``regress``,
+``divergence_loss`` is here, ``policy`` and ``sampled`` in ``policy.py``, the last two in ``preference.py``. (``regress``,
 ``chunkwise``, ``feature`` and ``coupled`` join with the methods that use them.)
 """
 
@@ -27,10 +27,10 @@ from torch import Tensor
 from ..errors import LimbeckError, number
 from ..math.divergence import Divergence, as_divergence
 from ..math.statistic import Distance, LogProb, Statistic, Support
-from .ladder import Rung, segment
+from .expression import Expr, Need
 from .leaves import ability, laws
-from .reader import Blend, Law, Reader
-from .vec import Need, Vec
+from .levels import Level, segment
+from .reader import Blend, Reader, TargetReader
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Question:
     """
 
     statistic: Statistic
-    target: Law | None = None
+    target: TargetReader | None = None
     tau: float = 1.0
     support: Support | None = None
     target_tau: float | None = None
@@ -77,32 +77,32 @@ class Surrogate:
     """How a signal is heard."""
 
     @property
-    def hears(self) -> Rung:
-        """The finest rung of a signal it may be told."""
-        return Rung.TOKEN
+    def signal_level(self) -> Level:
+        """The finest level of a signal it may be told."""
+        return Level.TOKEN
 
     @property
-    def gives(self) -> Rung:
-        """The rung of its losses."""
-        return Rung.TOKEN
+    def loss_level(self) -> Level:
+        """The level of its losses."""
+        return Level.TOKEN
 
     @property
-    def reach(self) -> Rung:
-        """The widest rung it looks at; ``TOKEN`` makes a term separable."""
-        return Rung.TOKEN
+    def scope(self) -> Level:
+        """The widest level it looks at; ``TOKEN`` makes a term separable."""
+        return Level.TOKEN
 
     @property
     def linear(self) -> bool:
         """Whether surrogate(a + b) = surrogate(a) + surrogate(b)."""
         return False
 
-    def questions(self, signal: Vec | Law) -> tuple[Question, ...]:
+    def questions(self, signal: Expr | TargetReader) -> tuple[Question, ...]:
         """The live statistics it needs."""
         del signal
         return (Question(LogProb()),)
 
     @property
-    def base(self) -> Vec | None:
+    def base(self) -> Expr | None:
         """A detached log-prob that ratios are taken against."""
         return None
 
@@ -111,22 +111,22 @@ class Surrogate:
         del was, now
         return self
 
-    def needs(self, signal: Vec | Law) -> frozenset[Need]:
+    def needs(self, signal: Expr | TargetReader) -> frozenset[Need]:
         """What it reads besides the student as it is now."""
         del signal
         return self.base.needs if self.base is not None else frozenset()
 
-    def check(self, signal: Vec | Law) -> None:
+    def check(self, signal: Expr | TargetReader) -> None:
         """Raise LimbeckError where it cannot hear this signal."""
-        if not isinstance(signal, Vec):
+        if not isinstance(signal, Expr):
             raise LimbeckError(
-                f"{self} hears a signal per {self.hears}, but was told the reader {signal}; give it a Vec such as "
-                f"log_ratio({signal}), or use pathwise(...) to pull towards a whole law."
+                f"{self} hears a signal per {self.signal_level}, but was told the reader {signal}; give it a Expr such as "
+                f"log_ratio({signal}), or use divergence_loss(...) to pull towards a whole law."
             )
-        if signal.rung < self.hears:
+        if signal.level < self.signal_level:
             raise LimbeckError(
-                f"{self} hears one value per {self.hears}, but {signal} has one per {signal.rung}; reduce it, for "
-                f"instance with .over('{self.hears}', 'sum')."
+                f"{self} hears one value per {self.signal_level}, but {signal} has one per {signal.level}; reduce it, for "
+                f"instance with .over('{self.signal_level}', 'sum')."
             )
 
     def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
@@ -142,7 +142,7 @@ class Surrogate:
 
 
 @dataclass(frozen=True)
-class Pathwise(Surrogate):
+class DivergenceLoss(Surrogate):
     """A divergence of the student's law to a target law, differentiated through the student's row.
 
     ``cap`` cuts the divergence of each *token* from above: a token at the cap gives no gradient.
@@ -154,27 +154,27 @@ class Pathwise(Surrogate):
     cap: float | None = None
 
     def __post_init__(self) -> None:
-        number("tau of pathwise", self.tau, 0)
+        number("tau of divergence_loss", self.tau, 0)
         if self.cap is not None:
-            number("cap of pathwise", self.cap, 0)
+            number("cap of divergence_loss", self.cap, 0)
         if self.support is not None and self.tau != 1.0:
             raise LimbeckError(
-                f"pathwise(top_k={self.support.k}, tau={self.tau:g}): a top-k target needs tau = 1, because its tail "
+                f"divergence_loss(top_k={self.support.k}, tau={self.tau:g}): a top-k target needs tau = 1, because its tail "
                 "has no temperature; use dense logits for tau != 1."
             )
 
-    def questions(self, signal: Vec | Law) -> tuple[Question, ...]:
-        assert isinstance(signal, Law)
+    def questions(self, signal: Expr | TargetReader) -> tuple[Question, ...]:
+        assert isinstance(signal, TargetReader)
         tail = self.support is None or self.support.tail
         return (Question(Distance(self.row, tail), signal, self.tau, self.support),)
 
-    def needs(self, signal: Vec | Law) -> frozenset[Need]:
-        assert isinstance(signal, Law)
+    def needs(self, signal: Expr | TargetReader) -> frozenset[Need]:
+        assert isinstance(signal, TargetReader)
         whole = isinstance(signal, Blend)
         return frozenset((reader, "dense" if whole else ability(reader, self.support)) for reader in laws(signal))
 
-    def check(self, signal: Vec | Law) -> None:
-        if not isinstance(signal, Law):
+    def check(self, signal: Expr | TargetReader) -> None:
+        if not isinstance(signal, TargetReader):
             raise LimbeckError(
                 f"{self} pulls towards a whole law and must be told a reader such as teacher, not {signal}; for a "
                 "signal per token use policy(...) or sampled(...)."
@@ -198,17 +198,17 @@ class Pathwise(Surrogate):
         heat = "" if self.tau == 1.0 else f", τ={self.tau:g}"
         over = "" if self.support is None else f", {self.support}"
         cut = "" if self.cap is None else f", at most {self.cap:g} a token"
-        return f"pathwise({self.row.label}{heat}{over}{cut})"
+        return f"divergence_loss({self.row.label}{heat}{over}{cut})"
 
 
-def pathwise(
+def divergence_loss(
     row: Divergence | str,
     tau: float = 1.0,
     top_k: int | None = None,
     by: str = "target",
     tail: bool = True,
     cap: float | None = None,
-) -> Pathwise:
+) -> DivergenceLoss:
     """Pull the student's law towards a target law; ``tau`` divides both sides' logits (multiply by tau^2 outside).
 
     A target with a temperature of its own (``teacher.at(2)``) is divided by it too, and the student is not.
@@ -217,4 +217,4 @@ def pathwise(
     exact divergence of the coarser laws, a lower bound of the full one, equal at k = V. ``tail=False`` normalises both
     laws within the k instead, which is biased. ``cap`` cuts a token's divergence from above.
     """
-    return Pathwise(as_divergence(row), tau, None if top_k is None else Support(top_k, by, tail), cap)
+    return DivergenceLoss(as_divergence(row), tau, None if top_k is None else Support(top_k, by, tail), cap)

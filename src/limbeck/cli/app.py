@@ -83,7 +83,7 @@ def _after_imports(words: Sequence[str]) -> list[str]:
     """The words without ``--import FILE.py``, once the files have run."""
     rest, files = imports_apart(words)
     if files:
-        from ..own_files import run_files
+        from ..user_files import run_files
 
         run_files(files)
     return rest
@@ -175,7 +175,7 @@ def stoppable(out: Path, record: str = "run.json", go_on: str = "") -> Iterator[
     except KeyboardInterrupt as e:
         status = TERMINATED if isinstance(e, _Terminated) else INTERRUPTED
         if (out / record).is_file():
-            from ..own_files import typed
+            from ..user_files import typed
 
             go_on, run = go_on or f"limbeck train --resume {shlex.quote(str(out))}{typed()}", not go_on
             if run and not any((out / "checkpoints").glob("step-*")):

@@ -13,9 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .. import taxonomy
-from ..pipelines import PIPELINES
-from ..registry import REGISTRY, Recipe
+from ..space import taxonomy
+from ..space.pipeline import PIPELINES
+from ..space.registry import REGISTRY, Recipe
 from ..terminal import screen
 from .docstrings import read
 from .out import plain, print_json, row, table

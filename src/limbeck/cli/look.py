@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import LimbeckError, shown
-from ..explain import axes, cite, denominators
-from ..explain import diff as differences
-from ..method import Method
-from ..registry import Recipe, get
+from ..space.explain import axes, cite, denominators
+from ..space.explain import diff as differences
+from ..space.method import Method
+from ..space.registry import Recipe, get
 from ..terminal import printable, screen
 from .docstrings import Doc, read
 from .listing import default_of

@@ -50,8 +50,8 @@ def _until(tex: str, i: int, end: str) -> tuple[str, int]:
     """Text from i up to the closing ``end`` (or the end), and the place behind it."""
     out = ""
     while i < len(tex) and tex[i] != end:
-        piece, i = _next(tex, i, out)
-        out += piece
+        segment, i = _next(tex, i, out)
+        out += segment
     return out, i + 1
 
 
@@ -79,8 +79,8 @@ def _argument(tex: str, i: int) -> tuple[str, int]:
     """What the command or the index before place i takes: a group, a command or one character."""
     while i < len(tex) and tex[i] == " ":
         i += 1
-    piece, i = _next(tex, i, "") if i < len(tex) else ("", i)
-    return piece.strip(), i
+    segment, i = _next(tex, i, "") if i < len(tex) else ("", i)
+    return segment.strip(), i
 
 
 def _command(tex: str, i: int, out: str) -> tuple[str, int]:

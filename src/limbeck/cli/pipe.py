@@ -13,8 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..errors import LimbeckError, shown
-from ..pipeline import Pipeline
-from ..pipelines import PIPELINES, Plan, get_pipeline
+from ..space.pipeline import PIPELINES, Pipeline, Plan, get_pipeline
 from ..terminal import screen
 from .app import is_main_process, stoppable
 from .docstrings import Doc, read

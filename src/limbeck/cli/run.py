@@ -196,7 +196,7 @@ def _check_demo_folder(out: Path) -> None:
     """The demo replaces a demo, nothing else."""
     if not is_main_process():
         return
-    from ..engine.folder import empty, refuse_impossible
+    from ..engine.storage.run_folder import empty, refuse_impossible
 
     refuse_impossible(out)
     if empty(out):

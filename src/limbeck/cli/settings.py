@@ -11,10 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import own_files
+from .. import user_files as own_files
 from ..errors import LimbeckError, shown
-from ..method import Method
-from ..registry import get
+from ..space.method import Method
+from ..space.registry import get
 from .app import is_main_process, several_processes
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def output_folder(out: Path | None, method: str, *, overwrite: bool) -> Path:
         return _fresh(Path("runs") / f"{method}-{datetime.now():%Y%m%d-%H%M%S}")
     if not is_main_process():  # the main process may be writing already
         return out
-    from ..engine.folder import empty, refuse_impossible
+    from ..engine.storage.run_folder import empty, refuse_impossible
 
     refuse_impossible(out)
     if not empty(out):

@@ -11,15 +11,15 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..errors import LimbeckError, shown
-from ..method import Method
-from ..registry import Recipe
+from ..space.method import Method
+from ..space.registry import Recipe
 from ..tasks import Task
 from ..terminal import screen
 from .config import RunConfig, checked, configure
-from .folder import folder_of
-from .measure import evaluate
+from .measuring import evaluate
+from .pipeline import run_pipeline
 from .run import Result, resume, train
-from .stages import run_pipeline
+from .storage.run_folder import folder_of
 
 __all__ = ["Result", "RunConfig", "configure", "distill", "evaluate", "resume", "run_pipeline", "train"]
 

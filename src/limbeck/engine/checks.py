@@ -7,20 +7,22 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..axes.context import WRITTEN, Context
+from ..axes.derived_source import Once, Patch, Recast, Select, stored
 from ..axes.leaves import Column, Tagged
 from ..axes.reader import Reader
-from ..axes.rewrite import Once, Patch, Recast, Select, stored
 from ..axes.source import Data, Resample, Sample
 from ..errors import LimbeckError, nearest
-from ..method import Method, Term
-from ..refusals import CLOCKS, DERIVED, refuse_lone
-from ..registry import REGISTRY
+from ..space.abilities import CLOCKS, DERIVED
+from ..space.group_size import refuse_lone
+from ..space.method import Method
+from ..space.registry import REGISTRY
+from ..space.term import Term
 from ..tasks import Task
 from ..tasks.base import found
 from ..types import Prompt
-from . import hub
-from .frame import of_prompt
-from .templates import check_names, check_says_something, check_template, read_template, says_the_same
+from .models import hub
+from .scoring.contexts import of_prompt
+from .scoring.templates import check_names, check_says_something, check_template, read_template, says_the_same
 
 if TYPE_CHECKING:
     from .config import RunConfig
@@ -128,7 +130,7 @@ def _check_columns(config: RunConfig, method: Method, task: Task) -> None:
     made = {name for part in parts if isinstance(part, Recast) for name, _ in part.carry}
     made |= {name for c in method.contexts for name in (c.column, *(ask.name for ask in c.asks))}
     made |= {stored(part.score) for part in parts if isinstance(part, Once) and part.score is not None}
-    nodes = [node for _, term in method.parts for v in term.vecs for node in v.walk()]
+    nodes = [node for _, term in method.parts for v in term.exprs for node in v.walk()]
     asked = {node.name for node in nodes if isinstance(node, Column)}
     for name in sorted(asked - made):
         raise LimbeckError(
@@ -136,7 +138,7 @@ def _check_columns(config: RunConfig, method: Method, task: Task) -> None:
             f"carry=...)), or leave it out: {task.name!r} cannot give it."
         )
     tagged = {
-        node.column for _, term in method.parts for v in term.vecs for node in v.walk() if isinstance(node, Tagged)
+        node.column for _, term in method.parts for v in term.exprs for node in v.walk() if isinstance(node, Tagged)
     }
     for name in sorted(tagged if data_names(method) <= {"task"} else ()):
         lacks = next((prompt for prompt in _looked_at(task) if name not in prompt.columns), None)
@@ -327,7 +329,7 @@ def _same(name: str | None, student: str) -> bool:
 
 def _targets(term: Term, method: Method) -> list[Reader]:
     """Whom a term compares the student with: the views it reads, and those whose log-probs its source stores."""
-    columns = {node.name for v in term.vecs for node in v.walk() if isinstance(node, Column)}
+    columns = {node.name for v in term.exprs for node in v.walk() if isinstance(node, Column)}
     kept = [part.score for part in method.sources_within if isinstance(part, Once)]
     heard = [reader for reader in kept if reader is not None and stored(reader) in columns]
     return [reader for reader, _ in term.needs if reader.key not in CLOCKS] + heard
@@ -336,7 +338,7 @@ def _targets(term: Term, method: Method) -> list[Reader]:
 def _silent(term: Term, same: set[str], method: Method) -> bool:
     """Whether a term compares the student with nothing but itself."""
     views = _targets(term, method)
-    judged = any({"reward", "correct", "label"} & v.fields for v in term.vecs)
+    judged = any({"reward", "correct", "label"} & v.fields for v in term.exprs)
     return bool(views) and not judged and all(_shows_nothing(reader, same) for reader in views)
 
 

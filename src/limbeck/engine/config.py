@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from ..axes.scalar import Anneal, Constant, Linear, Scalar, Stairs
 from ..errors import LimbeckError, nearest, quoted, shown
 from ..limits import VERIFY_SECONDS
-from ..own_files import run_files
-from ..registry import Recipe, get
+from ..space.registry import Recipe, get
+from ..user_files import run_files
 
 MOST = 2**20
 """Of what a run holds at once: prompts, tokens of a response, problems of an evaluation."""

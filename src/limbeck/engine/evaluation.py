@@ -13,24 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..axes.ladder import Ladder
+from ..axes.levels import Levels
 from ..axes.source import Sample, sample
 from ..errors import LimbeckError, shown
 from ..evaluate import ratio_interval, wilson
-from ..kernels.tiles import Ask, statistics
+from ..kernels.tiles import StatisticRequest, statistics
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
-from ..method import Method
+from ..space.method import Method
 from ..tasks import Task
 from ..types import DATA, STUDENT, TEACHER, Dense, Hidden, Prompt, Rollout
-from .batch import detached, run_model
-from .desk import Desk
-from .episode import played
-from .frame import last_text
-from .models import Policy
-from .rows import assemble, single
-from .sampler import Law, generate
-from .write import Pen, judge, refuse_all_dead, sampled
+from .models.generate import SamplingPolicy, generate
+from .models.policy import Policy
+from .rollout.episodes import played
+from .rollout.sources import sampled
+from .rollout.trajectory import assemble, single
+from .rollout.writer import RolloutWriter, judge, refuse_all_dead
+from .scoring.contexts import last_text
+from .scoring.forward import detached, run_model
+from .session import Desk
 
 CUT = 0.5
 """Share of cut responses before training from which a word is said."""
@@ -120,11 +121,11 @@ class Evaluator:
         return unsolved(self.newest, self.teacher_accuracy(), self.desk.max_tokens, bool(method.fields & JUDGED))
 
     def _greedy(self, writer: Policy, author: int) -> Rollout:
-        law = Law(((writer, 1.0),), tau=0.0)
+        law = SamplingPolicy(((writer, 1.0),), tau=0.0)
         if "episodes" in self.task.serves:
-            pen = Pen(self.desk, len(self.prompts), 0)
-            groups = played(Sample(), pen, self.prompts, law)
-            refuse_all_dead(pen, groups, "of the evaluation")
+            writer = RolloutWriter(self.desk, len(self.prompts), 0)
+            groups = played(Sample(), writer, self.prompts, law)
+            refuse_all_dead(writer, groups, "of the evaluation")
             return assemble(groups, "main")
         ids = [self.desk.prompt_ids(p) for p in self.prompts]
         texts = generate(law, ids, self.desk.max_tokens, self.desk.batch)
@@ -206,7 +207,7 @@ class Evaluator:
         """pass@k from sampled responses (Chen et al. 2021)."""
         from ..evaluate import pass_at_k
 
-        groups = sampled(sample(n=samples), Pen(self.desk, len(self.prompts), 0), self.prompts)
+        groups = sampled(sample(n=samples), RolloutWriter(self.desk, len(self.prompts), 0), self.prompts)
         counts = np.array([sum(row.correct for row in group) for group in groups])  # a broken episode has failed
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
 
@@ -261,7 +262,7 @@ def unsolved(measured: Mapping[str, Any], teacher: Mapping[str, Any], max_tokens
 
 def by_turn(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """What grows or falls along an episode: token means of each turn, and how many episodes got to it."""
-    place_U = Ladder(record).turn() - 1
+    place_U = Levels(record).turn() - 1
     turn_N, K = place_U[record.turn_N], int(place_U.max()) + 1
     count_K = torch.bincount(turn_N, minlength=K)
     out = {"episodes_by_turn": [float(x) for x in torch.bincount(place_U, minlength=K)]}
@@ -290,10 +291,13 @@ def _turns(record: Rollout, b: int, tokenizer: Any) -> dict[str, Any]:
 def _ask(carrier: Dense | Hidden, part: Rollout, target: Dense | Hidden | None) -> dict[str, Tensor]:
     device = carrier.logits_NV.device if isinstance(carrier, Dense) else carrier.hidden_NH.device
     token_N = part.token_N.to(device)
-    asks = {"logp": Ask(LogProb()), "entropy": Ask(Entropy())}
+    asks = {"logp": StatisticRequest(LogProb()), "entropy": StatisticRequest(Entropy())}
     if target is not None:
-        asks |= {"kl_reverse": Ask(Distance(rkl), None, target), "kl_forward": Ask(Distance(fkl), None, target)}
+        asks |= {
+            "kl_reverse": StatisticRequest(Distance(rkl), None, target),
+            "kl_forward": StatisticRequest(Distance(fkl), None, target),
+        }
     out = dict(zip(asks, statistics(detached(carrier), token_N, list(asks.values())), strict=True))
     if target is not None:
-        out["teacher_logp"] = statistics(target, token_N, [Ask(LogProb())])[0]
+        out["teacher_logp"] = statistics(target, token_N, [StatisticRequest(LogProb())])[0]
     return out

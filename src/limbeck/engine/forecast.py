@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..tasks import Task
 from ..types import Prompt
 from .config import RunConfig
-from .desk import Desk
+from .session import Desk
 
 LOOKED_AT = 200
 """Training prompts that are looked at; a task may make each when it is read."""

@@ -13,18 +13,18 @@ from torch import Tensor
 
 from ..axes.reader import Reader, teacher
 from ..axes.scalar import move
-from ..axes.surrogate import Pathwise, Question
+from ..axes.surrogate import DivergenceLoss, Question
 from ..errors import LimbeckError
+from ..loss.terms import Batch, Loss, Prepared, loss, prepare
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
-from ..objective import Batch, Heard, Loss, hear, loss
 from ..types import DATA, Dense, Hidden, Rollout, Sampled, View
-from .batch import read_view, run_model
 from .config import RunConfig
-from .frame import Lens
-from .pulls import add_pulls
-from .setup import Workshop
-from .write import write
+from .gradient_shares import add_pulls
+from .rollout.sources import write
+from .scoring.contexts import ContextViews
+from .scoring.forward import read_view, run_model
+from .session import Session
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
@@ -44,8 +44,8 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 class Loop:
     """One run's training. The optimiser and the student's module are already prepared by Accelerate."""
 
-    def __init__(self, workshop: Workshop, optimizer: Any):
-        self.shop, self.optimizer = workshop, optimizer
+    def __init__(self, workshop: Session, optimizer: Any):
+        self.session, self.optimizer = workshop, optimizer
         self.config, self.accelerator = workshop.config, workshop.accelerator
         # With one update a batch the student at the start of the batch is the student itself, detached.
         method = workshop.method
@@ -57,9 +57,11 @@ class Loop:
         """One batch: everything between two values of ``step``. Returns its metrics."""
         clock = _Clock()
         seed_step(self.config.seed, step, self.accelerator.process_index)
-        record = write(self.method.sources, self.shop.desk, self.config.prompts // self.accelerator.num_processes, step)
+        record = write(
+            self.method.sources, self.session.desk, self.config.prompts // self.accelerator.num_processes, step
+        )
         clock.lap("seconds_write")
-        lens = Lens(record, self.shop.desk)
+        lens = ContextViews(record, self.session.desk)
         record = lens.noted(self.contexts)
         scores = self.read(lens)
         clock.lap("seconds_read")
@@ -72,25 +74,25 @@ class Loop:
         self.remember(step, lens, metrics)
         return metrics
 
-    def read(self, lens: Lens) -> dict[str, View]:
+    def read(self, lens: ContextViews) -> dict[str, View]:
         """One detached View for each reader that the terms name, of the record as that reader sees it."""
         asked = {r: a for r, a in self.method.views.items() if r.key not in ("student", "writer")}
-        if teacher.role in self.shop.policies and self.config.diagnostics:
+        if teacher.role in self.session.policies and self.config.diagnostics:
             asked[teacher] = asked.get(teacher, frozenset()) | {"dense"}
-        supports = [t.surrogate.support for _, t in self.method.parts if isinstance(t.surrogate, Pathwise)]
+        supports = [t.surrogate.support for _, t in self.method.parts if isinstance(t.surrogate, DivergenceLoss)]
         k = max((s.k for s in supports if s is not None and s.by == "target"), default=None)
         return {reader.key: self._view(reader, abilities, lens, k) for reader, abilities in asked.items()}
 
-    def _view(self, reader: Reader, abilities: frozenset[str], lens: Lens, k: int | None) -> View:
-        policy, record, tokens = self.shop.desk.policy(reader.role), lens.seen_by(reader), self.config.micro_tokens
+    def _view(self, reader: Reader, abilities: frozenset[str], lens: ContextViews, k: int | None) -> View:
+        policy, record, tokens = self.session.desk.policy(reader.role), lens.seen_by(reader), self.config.micro_tokens
         n = sum(1 for _ in record.cuts(tokens))
-        rounds = self._most(n) if policy is self.shop.student else n  # only the student is wrapped
+        rounds = self._most(n) if policy is self.session.student else n  # only the student is wrapped
         return read_view(policy, record, abilities, tokens, k, rounds)
 
-    def remember(self, step: int, lens: Lens, metrics: Mapping[str, Any]) -> None:
+    def remember(self, step: int, lens: ContextViews, metrics: Mapping[str, Any]) -> None:
         """What outlives the step: following weights, controllers, skills."""
-        memory, student = self.shop.desk.memory, self.accelerator.unwrap_model(self.shop.student.scorer)
-        for shadow in self.shop.shadows.values():
+        memory, student = self.session.desk.memory, self.accelerator.unwrap_model(self.session.student.scorer)
+        for shadow in self.session.followers.values():
             shadow.after(step, student)
         known = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         move(self.method.controllers, memory.numbers, step, known)
@@ -100,24 +102,24 @@ class Loop:
 
     def update(self, record: Rollout, scores: dict[str, View], step: int) -> dict[str, Any]:
         """The optimiser steps on one batch."""
-        heard = hear(self.method, Batch(record, scores, step, self._sum, self.shop.desk.memory.numbers))
+        prepared = prepare(self.method, Batch(record, scores, step, self._sum, self.session.desk.memory.numbers))
         rate = learning_rate(self.config, step)
         metrics: dict[str, Any] = {"lr": rate}
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        cuts = list(heard.record.cuts(self.config.micro_tokens))
+        cuts = list(prepared.record.cuts(self.config.micro_tokens))
         rounds = self._most(len(cuts))
         for update in range(self.method.updates):
             self.optimizer.zero_grad(set_to_none=True)
-            pulls = {p.name: 0.0 for p in heard.parts} if update == 0 and self._evaluates(step) else None
-            losses = [self._backward(heard.micro(*cut), i == rounds, pulls) for i, cut in enumerate(cuts, 1)]
+            pulls = {p.name: 0.0 for p in prepared.parts} if update == 0 and self._evaluates(step) else None
+            losses = [self._backward(prepared.micro(*cut), i == rounds, pulls) for i, cut in enumerate(cuts, 1)]
             for i in range(len(cuts) + 1, rounds + 1):
-                self._keep_step(heard.record, i == rounds)
+                self._keep_step(prepared.record, i == rounds)
             self._refuse_divergence(sum(float(r.loss.detach()) for _, r in losses), step)
-            norm = self.accelerator.clip_grad_norm_(self.shop.student.scorer.parameters(), self.config.clip_norm)
+            norm = self.accelerator.clip_grad_norm_(self.session.student.scorer.parameters(), self.config.clip_norm)
             self.optimizer.step()
             if update == 0:
-                metrics |= self._loss_metrics(heard, losses, float(norm)) | self._pull_metrics(pulls or {})
+                metrics |= self._loss_metrics(prepared, losses, float(norm)) | self._pull_metrics(pulls or {})
         return metrics
 
     def _evaluates(self, step: int) -> bool:
@@ -141,15 +143,15 @@ class Loop:
         them would leave the others waiting.
         """
         with self._waiting(last):
-            nothing: Tensor = run_model(self.shop.student, record.groups(0, 1)[0], _nothing)
+            nothing: Tensor = run_model(self.session.student, record.groups(0, 1)[0], _nothing)
             self.accelerator.backward(nothing)
 
     def _waiting(self, last: bool) -> Any:
         """Only the last micro-batch synchronises gradients."""
-        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.shop.student.scorer)
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.session.student.scorer)
 
-    def _backward(self, micro: Heard, last: bool, pulls: dict[str, float] | None = None) -> tuple[Heard, Loss]:
-        student = self.shop.student
+    def _backward(self, micro: Prepared, last: bool, pulls: dict[str, float] | None = None) -> tuple[Prepared, Loss]:
+        student = self.session.student
 
         def objective(live: Dense | Hidden) -> Loss:
             if pulls is not None:
@@ -162,7 +164,7 @@ class Loop:
             self.accelerator.backward(result.loss * self.accelerator.num_processes)
         return micro, result
 
-    def _questions(self, micro: Heard) -> tuple[Question, ...]:
+    def _questions(self, micro: Prepared) -> tuple[Question, ...]:
         """What is measured of the live student besides the loss."""
         if not self.config.diagnostics:
             return ()
@@ -188,19 +190,19 @@ class Loop:
         counts: Tensor = self.accelerator.gather(torch.tensor([n], device=self.accelerator.device))
         return int(counts.max())
 
-    def _loss_metrics(self, heard: Heard, losses: list[tuple[Heard, Loss]], norm: float) -> dict[str, Any]:
+    def _loss_metrics(self, prepared: Prepared, losses: list[tuple[Prepared, Loss]], norm: float) -> dict[str, Any]:
         out: dict[str, Any] = {"loss": float(self._sum(sum(float(r.loss.detach()) for _, r in losses)))}
         out["grad_norm"] = norm
-        for part in heard.parts:
+        for part in prepared.parts:
             out[f"coef/{part.name}"] = part.coefficient
             out[f"term/{part.name}/loss"] = float(self._sum(sum(r.terms[part.name] for _, r in losses)))
         names = ("logp", "entropy", "kl_reverse", "kl_forward")
-        tokens = float(self._sum(float(heard.record.n_tokens)))
+        tokens = float(self._sum(float(prepared.record.n_tokens)))
         for i, name in enumerate(names[1:], 1):
             if losses and len(losses[0][1].observed) > i:
                 total = sum(float(r.observed[i].double().sum()) for _, r in losses)
                 out[name] = float(self._sum(total)) / max(tokens, 1.0)
-        view = heard.scores.get(teacher.role)
+        view = prepared.scores.get(teacher.role)
         if "kl_reverse" not in out and view is not None and isinstance(view.carrier, Sampled) and losses[0][1].observed:
             gap = torch.cat([r.observed[0] for _, r in losses]).double() - view.carrier.logp_N.double()
             out["kl_reverse"] = float(self._sum(float(gap.sum()))) / max(tokens, 1.0)
@@ -220,7 +222,7 @@ class Loop:
         last_B.scatter_reduce_(0, record.seq_N, torch.arange(record.n_tokens, device=last_B.device), "amax")
         last_B = last_B[last_B >= 0]
         last_B = last_B[record.author_N[last_B] != DATA]
-        stops = torch.tensor(self.shop.student.eos, device=last_B.device)
+        stops = torch.tensor(self.session.student.eos, device=last_B.device)
         ended = float(self._sum(float(torch.isin(record.token_N[last_B], stops).sum())))
         if sampled := float(self._sum(float(last_B.numel()))):
             out["ended"] = ended / sampled
@@ -246,7 +248,7 @@ class Loop:
         if count:
             out["reward"] = float(self._sum(float(record.reward_U.double().nansum()))) / count
             out["accuracy"] = float(self._sum(float(record.correct_B[verified_B].sum()))) / count
-        desk = self.shop.desk
+        desk = self.session.desk
         if "episodes" in desk.tasks["task"].serves:
             out["episodes_died"] = int(self._sum(len(desk.died)))
             desk.last_death = next(iter(desk.died), desk.last_death)

@@ -15,22 +15,23 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..errors import LimbeckError, nearest
-from ..explain import explain
-from ..method import Method
+from ..space.explain import explain
+from ..space.method import Method
 from ..tasks import Task
 from ..terminal import screen
-from . import checkpoint, fingerprint
-from .begun import lost_lines, rebuilt, refuse_changes
+from .build import Models, accelerator_for, build_method, notices, open_session, prepare_tasks
 from .checks import check_models
 from .config import RunConfig
 from .evaluation import Evaluator
-from .files import read_lines, sync, whole, write_lines
-from .folder import claimed, clear, held, recorded
-from .log import Journal, Log, Stage, note, now, progress_bar, say
+from .export import Result, Swapped, export
 from .loop import Loop
-from .result import Result, Swapped, export
-from .setup import Models, Workshop, accelerator_for, build_method, notices, open_workshop, prepare_tasks
-from .state import Memory
+from .resume import lost_lines, rebuilt, refuse_changes
+from .session import Session
+from .storage import checkpoint, fingerprint
+from .storage.atomic import read_lines, sync, whole, write_lines
+from .storage.memory import Memory
+from .storage.run_folder import claimed, clear, held, recorded
+from .storage.run_log import Log, RunLog, Stage, note, now, progress_bar, say
 from .watch import Watch, compares_rewards
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -106,7 +107,7 @@ def resume(
         refuse_changes(out, fingerprint.changes(config, described["inputs"], known), accept_changes)
         lost = lost_lines(out, config, tasks["task"], accept_changes)
         run = _Run(config, method, tasks, {}, out, console, tensors)
-        inputs = fingerprint.of_run(run.shop, run.tensors, known)
+        inputs = fingerprint.of_run(run.session, run.tensors, known)
         changes = fingerprint.changes(config, described["inputs"], inputs)
         refuse_changes(out, changes, accept_changes)
         typed = f"limbeck train --resume {shlex.quote(str(out))}" + (f" --steps {steps}" if steps is not None else "")
@@ -144,29 +145,29 @@ class _Run:
         torch.manual_seed(config.seed)  # adapters are initialised at random
         self.console = screen(console, stderr=True, quiet=not self.accelerator.is_main_process)
         with Stage(self.console, "loading models") as tell:
-            self.shop: Workshop = open_workshop(config, method, tasks, models, self.accelerator, tell)
-        self.notices = notices(self.shop)
+            self.session: Session = open_session(config, method, tasks, models, self.accelerator, tell)
+        self.notices = notices(self.session)
         for sentence in self.notices:
             say(self.console, sentence, "yellow")
-        student = self.shop.student
+        student = self.session.student
         trainable = [p for p in student.scorer.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=config.lr, weight_decay=config.weight_decay)
         self.tensors = {
-            role: fingerprint.of_tensors(self.shop.policies[role].model)
-            for role in sorted({*models, *tensors} & self.shop.policies.keys())
+            role: fingerprint.of_tensors(self.session.policies[role].model)
+            for role in sorted({*models, *tensors} & self.session.policies.keys())
         }
         student.scorer, self.optimizer = self.accelerator.prepare(student.scorer, optimizer)
-        self.loop = Loop(self.shop, self.optimizer)
-        self.journal = Journal(out)
+        self.loop = Loop(self.session, self.optimizer)
+        self.journal = RunLog(out)
         self.ended: str | None = None
         self._told_of_death = self._told_of_silence = False
         self.watch = Watch(compares_rewards(method))
-        self.evaluator = Evaluator(self.shop.desk, config.eval_size, config.micro_tokens)
+        self.evaluator = Evaluator(self.session.desk, config.eval_size, config.micro_tokens)
 
     def start(self, command: str) -> Result:
         """From the first step."""
         if self.accelerator.is_main_process:
-            self.journal.describe(self.shop, command, fingerprint.of_run(self.shop, self.tensors))
+            self.journal.describe(self.session, command, fingerprint.of_run(self.session, self.tensors))
         self._evaluate(0)
         self._begin()
         return self._train(0)
@@ -175,7 +176,7 @@ class _Run:
         """Say what the measurement before the first step shows, and write down all that was said."""
         if not self.accelerator.is_main_process:
             return
-        first = self.evaluator.first_notices(self.shop.method)
+        first = self.evaluator.first_notices(self.session.method)
         for sentence in first:
             say(self.console, sentence, "yellow")
         teacher = self.evaluator.teacher_accuracy()
@@ -208,18 +209,18 @@ class _Run:
                 self._evaluate(0)
                 self._begin()
             return self._train(0)
-        shadows = {role: s.policy.scorer for role, s in self.shop.shadows.items()}
-        state = checkpoint.load(path, self._module(), self.optimizer.optimizer, self.shop.desk.feeds, shadows)
-        if state.get("objective") != explain(self.shop.method):
+        followers = {role: s.policy.scorer for role, s in self.session.followers.items()}
+        state = checkpoint.load(path, self._module(), self.optimizer.optimizer, self.session.desk.streams, followers)
+        if state.get("objective") != explain(self.session.method):
             raise LimbeckError(f"{path} is of a run of another method; remove it, and resume from the one before.")
         self._recall(path, state)
         step = int(state["step"])
         if changes:  # what was written for other prompts, or scored by another model, is written again
-            self.shop.desk.memory.written.clear()
-            self.shop.desk.memory.skills.clear()
+            self.session.desk.memory.written.clear()
+            self.session.desk.memory.skills.clear()
         self.console.print(f"continuing {self.out} from step {step}.", highlight=False)
         for name, cursor in state["cursors"].items():
-            self.shop.desk.feeds[name].cursor = cursor
+            self.session.desk.streams[name].cursor = cursor
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self._rewind(step, command, [*changes, *lost], inputs)
@@ -231,7 +232,7 @@ class _Run:
         """This process's memory again."""
         memories = state.get("memory") or [Memory().to_json()]
         try:
-            self.shop.desk.memory = Memory.from_json(memories[self.accelerator.process_index % len(memories)])
+            self.session.desk.memory = Memory.from_json(memories[self.accelerator.process_index % len(memories)])
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise LimbeckError(
                 f"{path} has a damaged memory ({type(e).__name__}: {e}); remove it to resume from the one before."
@@ -247,7 +248,7 @@ class _Run:
             self.journal.resumed(self.config.model_dump(mode="json"), command, step, changes=list(changes), **own)
 
     def _module(self) -> Any:
-        return self.accelerator.unwrap_model(self.shop.student.scorer)
+        return self.accelerator.unwrap_model(self.session.student.scorer)
 
     def _train(self, first: int) -> Result:
         config = self.config
@@ -287,7 +288,7 @@ class _Run:
             self._told_of_death = True
             self.console.print(
                 f"note: {metrics['episodes_died']} episodes of step {step} were broken off by their environment "
-                f"({self.shop.desk.last_death}) and dropped; episodes_died in metrics.jsonl goes on counting.",
+                f"({self.session.desk.last_death}) and dropped; episodes_died in metrics.jsonl goes on counting.",
                 style="yellow",
                 highlight=False,
             )
@@ -295,7 +296,7 @@ class _Run:
             self._told_of_silence = True
             self.console.print(
                 f"note: the verifier judged {metrics['verifier_failed']} responses of step {step} not at all "
-                f"({self.shop.desk.last_unjudged or 'in another process'}); verifier_failed in metrics.jsonl goes on "
+                f"({self.session.desk.last_unjudged or 'in another process'}); verifier_failed in metrics.jsonl goes on "
                 "counting.",
                 style="yellow",
                 highlight=False,
@@ -330,27 +331,27 @@ class _Run:
     def _hold(self, measured: Mapping[str, Any]) -> None:
         """What controllers read of an evaluation; of one that is not repeated they would read the first for ever."""
         if self.config.eval_every and "entropy" in measured:
-            self.shop.desk.memory.numbers["heldout_entropy"] = measured["entropy"]
+            self.session.desk.memory.numbers["heldout_entropy"] = measured["entropy"]
 
     def _unwrapped(self) -> Any:
         """The student without its distributed wrapper: one process's forward must not wait for the others."""
-        return Swapped(self.shop.student, self._module())
+        return Swapped(self.session.student, self._module())
 
     def _save(self, step: int) -> None:
-        memories = gather_object([self.shop.desk.memory.to_json()])
+        memories = gather_object([self.session.desk.memory.to_json()])
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
-                "objective": explain(self.shop.method),
+                "objective": explain(self.session.method),
                 "memory": memories,
-                "cursors": {name: feed.cursor for name, feed in self.shop.desk.feeds.items()},
+                "cursors": {name: stream.cursor for name, stream in self.session.desk.streams.items()},
                 "scaler": scaler.state_dict() if scaler is not None else None,
             }
             optimizer = self.optimizer.optimizer
-            shadows = {role: s.policy.scorer for role, s in self.shop.shadows.items()}
+            followers = {role: s.policy.scorer for role, s in self.session.followers.items()}
             folder, keep = self.out / "checkpoints", self.config.keep
             self.journal.sync()
-            checkpoint.save(folder, step, self._module(), optimizer, state, keep, shadows)
+            checkpoint.save(folder, step, self._module(), optimizer, state, keep, followers)
         self.accelerator.wait_for_everyone()
 
     def _finish(self) -> Result:
@@ -377,7 +378,7 @@ class _Run:
 
     def _export(self) -> None:
         """The student in Hugging Face format, with its adapters in a folder of their own."""
-        export(self.shop, self.out)
+        export(self.session, self.out)
 
     def _report(self) -> Path | None:
         """The report, as of a run that has finished."""

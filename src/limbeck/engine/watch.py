@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..axes.lone import compared
-from ..method import Method
+from ..axes.comparisons import compared
+from ..space.method import Method
 
 EQUAL = 1e-6
 """Nats a token below which a student counts as equal to its target: rounding of float32 log-probs is below it."""
@@ -161,4 +161,4 @@ def _remedy(fault: Fault) -> str:
 
 def compares_rewards(method: Method) -> bool:
     """Whether some term is told a difference among the rewards of one prompt's responses."""
-    return any(node.fields & {"reward", "correct"} for _, t in method.parts for v in t.vecs for node in compared(v))
+    return any(node.fields & {"reward", "correct"} for _, t in method.parts for v in t.exprs for node in compared(v))

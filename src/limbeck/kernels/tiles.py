@@ -28,7 +28,7 @@ TILE_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
-class Ask:
+class StatisticRequest:
     """One question: a statistic of the student on some rows.
 
     Attributes:
@@ -53,11 +53,13 @@ class Ask:
         return self.tau if self.target_tau is None else self.target_tau
 
 
-Objective = Callable[[list[Tensor], list[slice]], Tensor]
+RowObjective = Callable[[list[Tensor], list[slice]], Tensor]
 """values of one tile (one vector an ask) and which of the ask's rows they are -> a scalar, already normalised."""
 
 
-def statistics(student: Dense | Hidden, label_N: Tensor, asks: Sequence[Ask], tile: int | None = None) -> list[Tensor]:
+def statistics(
+    student: Dense | Hidden, label_N: Tensor, asks: Sequence[StatisticRequest], tile: int | None = None
+) -> list[Tensor]:
     """One vector per ask, differentiable with respect to the student's carrier.
 
     Args:
@@ -72,7 +74,11 @@ def statistics(student: Dense | Hidden, label_N: Tensor, asks: Sequence[Ask], ti
 
 
 def fused(
-    student: Dense | Hidden, label_N: Tensor, asks: Sequence[Ask], objective: Objective, tile: int | None = None
+    student: Dense | Hidden,
+    label_N: Tensor,
+    asks: Sequence[StatisticRequest],
+    objective: RowObjective,
+    tile: int | None = None,
 ) -> Tensor:
     """The sum of ``objective`` over tiles, a scalar whose gradient was formed in this forward pass."""
     x, weight, bias, plan = _plan(student, label_N, asks, tile)
@@ -87,7 +93,7 @@ def fused(
 @dataclass
 class _Plan:
     label_N: Tensor
-    asks: Sequence[Ask]
+    asks: Sequence[StatisticRequest]
     rows: list[Tensor]  # per ask, sorted
     wanted: Tensor  # union of the asks' rows, sorted
     tile: int
@@ -102,7 +108,7 @@ class _Plan:
 
 
 def _plan(
-    student: Dense | Hidden, label_N: Tensor, asks: Sequence[Ask], tile: int | None
+    student: Dense | Hidden, label_N: Tensor, asks: Sequence[StatisticRequest], tile: int | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None, _Plan]:
     x = student.logits_NV if isinstance(student, Dense) else student.hidden_NH
     head = student.head if isinstance(student, Hidden) else None
@@ -176,7 +182,7 @@ class _Tile:
         target = None if ask.target is None else self._target_law(ask, rows, mine)
         return span, local, (logq if local is None else logq[local], self.plan.label_N[mine], target)
 
-    def _target_law(self, ask: Ask, rows: Tensor, mine: Tensor) -> Target:
+    def _target_law(self, ask: StatisticRequest, rows: Tensor, mine: Tensor) -> Target:
         """The target's law on this tile; questions about one target on the same rows share it."""
         key = (id(ask.target), ask.heat, id(rows), ask.support)
         if key not in self.laws:
@@ -328,7 +334,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, plan: _Plan, objective: Objective
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, plan: _Plan, objective: RowObjective
     ) -> Tensor:
         gradients = _Gradients(x, weight, bias, ctx.needs_input_grad, plan)
         total = x.new_zeros((), dtype=plan.dtype)

@@ -51,7 +51,7 @@ class EntryClip(Divergence):
 
     OPSD's pointwise clip (arXiv:2601.18734 v3). Entries at the cap give no gradient; for forward KL those are the
     entries that the teacher most wants raised, so **the step can increase the divergence** (a test pins a
-    counter-example). It is no f-divergence and has no sampled form; prefer ``pathwise(fkl, cap=...)``, per token.
+    counter-example). It is no f-divergence and has no sampled form; prefer ``divergence_loss(fkl, cap=...)``, per token.
     """
 
     of: Divergence
@@ -83,5 +83,5 @@ class EntryClip(Divergence):
     def slope(self, log_u: Tensor) -> Tensor:
         del log_u
         raise LimbeckError(
-            f"{self.label}: a clip per vocabulary entry has no form for sampled tokens; use pathwise with full rows."
+            f"{self.label}: a clip per vocabulary entry has no form for sampled tokens; use divergence_loss with full rows."
         )

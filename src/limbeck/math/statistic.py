@@ -145,7 +145,7 @@ class Support:
     tail: bool = True
 
     def __post_init__(self) -> None:
-        whole("top_k of pathwise", self.k, 1)
+        whole("top_k of divergence_loss", self.k, 1)
         if self.by not in ("target", "student", "draw") or (self.by == "draw" and self.k != 1):
             raise LimbeckError(
                 f"support(k={self.k}, by={self.by!r}): the entries are chosen by 'target' or by 'student', or one is "

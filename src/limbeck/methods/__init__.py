@@ -1,6 +1,6 @@
 """Every method: one paper family a file, composition and docstring only. Importing this fills the registry."""
 
-from ..registry import REGISTRY
+from ..space.registry import REGISTRY
 from .distillation import gkd, kd, minillm, opd, opd_full, sft
 from .external import exopd, exopd_full, lightning_opd, sod, sod_per_sample, tip, tip_entropy, tip_q3, vopd
 from .joint import kdrl, kdrl_reward, kdrl_shaping

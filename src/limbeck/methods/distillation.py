@@ -7,13 +7,13 @@ from ..axes import (
     blend,
     clip,
     data,
+    divergence_loss,
     either,
     everywhere,
     importance,
     log_ratio,
     logp,
     on,
-    pathwise,
     policy,
     reinforce,
     sample,
@@ -27,8 +27,9 @@ from ..axes import (
 )
 from ..errors import number
 from ..math.divergence import Divergence, as_divergence, fkl, jsd, rkl, soft_ce
-from ..method import Method, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Term
 
 
 @method(paper="", title="Supervised fine-tuning")
@@ -59,7 +60,7 @@ def kd(weight: float = 0.9, tau: float = 4.0, top_k: int | None = None) -> Metho
     number("tau of kd", tau, 0)
     return Method(
         data(),
-        (1 - weight) * Term(everywhere, reinforce) + weight * tau**2 * Term(teacher, pathwise(fkl, tau, top_k)),
+        (1 - weight) * Term(everywhere, reinforce) + weight * tau**2 * Term(teacher, divergence_loss(fkl, tau, top_k)),
         token_mean,
     )
 
@@ -94,7 +95,9 @@ def gkd(
     row = jsd(beta) if divergence is None else as_divergence(divergence)
     supervised = sample(teacher, check=False) if seq_kd else data()
     return Method(
-        either(lam, sample(student, check=False), supervised), Term(teacher, pathwise(row, tau, top_k)), token_mean
+        either(lam, sample(student, check=False), supervised),
+        Term(teacher, divergence_loss(row, tau, top_k)),
+        token_mean,
     )
 
 
@@ -136,8 +139,8 @@ def minillm(
     returns = standardise(to_go(r, gamma, mean=True), "batch", where=on("roll"))
     weight = importance(student, writer)
     roll = Term(returns, clip(clip_range, base=logp(writer)), on("roll"))
-    single = Term(teacher, pathwise(rkl), on("roll"), weight)
-    lm = 0.5 * Term(everywhere, reinforce, on("lm")) + 0.5 * Term(teacher, pathwise(soft_ce), on("lm"))
+    single = Term(teacher, divergence_loss(rkl), on("roll"), weight)
+    lm = 0.5 * Term(everywhere, reinforce, on("lm")) + 0.5 * Term(teacher, divergence_loss(soft_ce), on("lm"))
     sources = {"roll": sample(blend((student, 1 - mix), (teacher, mix)), check=False)}
     if lm_coef == 0:
         return Method(sources, roll + single, token_mean, updates=updates)
@@ -179,5 +182,7 @@ def opd_full(divergence: Divergence | str = "rkl", top_k: int | None = None, gro
         group: rollouts a prompt; 1 (ours).
     """
     return Method(
-        sample(student, group, check=False), Term(teacher, pathwise(as_divergence(divergence), top_k=top_k)), token_mean
+        sample(student, group, check=False),
+        Term(teacher, divergence_loss(as_divergence(divergence), top_k=top_k)),
+        token_mean,
     )

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping
 
 from ..axes import (
+    Expr,
     Support,
-    Vec,
     blend,
     clip,
     column,
     divergence,
+    divergence_loss,
     draw,
     entropy,
     group_advantage,
@@ -23,7 +24,6 @@ from ..axes import (
     old,
     once,
     other,
-    pathwise,
     ratio,
     ref,
     reinforce,
@@ -40,8 +40,9 @@ from ..axes import (
 )
 from ..errors import number
 from ..math.divergence import fkl, rkl
-from ..method import Method, Sum, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Sum, Term
 
 
 @method(paper="arXiv:2605.07725", title="SOD")
@@ -86,7 +87,7 @@ def sod_per_sample(beta_min: float = 0.0, beta_max: float = 0.1, gamma: float = 
     return Method(sample(student, group), Term(A + beta * log_ratio(teacher), clip(0.2, 0.28)), token_mean)
 
 
-def _disagreement(forward: bool = False) -> Vec:
+def _disagreement(forward: bool = False) -> Expr:
     """TIP's normalised divergence of the student at the start of the batch to the teacher."""
     return minmax(divergence(fkl if forward else rkl, teacher, old))
 
@@ -107,7 +108,7 @@ def tip(rho: float = 0.5, group: int = 1) -> Method:
         group: 1 (code).
     """
     chosen = top(soft_or(minmax(entropy(old)), _disagreement()), rho)
-    return Method(sample(student, group, check=False), Term(teacher, pathwise(rkl), chosen), token_mean)
+    return Method(sample(student, group, check=False), Term(teacher, divergence_loss(rkl), chosen), token_mean)
 
 
 @method(paper="arXiv:2604.14084", title="TIP, by entropy", confidence="high")
@@ -123,7 +124,7 @@ def tip_entropy(rho: float = 0.5, group: int = 1) -> Method:
         group: 1 (code).
     """
     return Method(
-        sample(student, group, check=False), Term(teacher, pathwise(rkl), draw(entropy(old), rho)), token_mean
+        sample(student, group, check=False), Term(teacher, divergence_loss(rkl), draw(entropy(old), rho)), token_mean
     )
 
 
@@ -139,7 +140,7 @@ def tip_q3(rho: float = 0.2, group: int = 1) -> Method:
         group: 1 (code).
     """
     chosen = top(_disagreement(forward=True) * (1.0 - minmax(entropy(old))), rho)
-    return Method(sample(student, group, check=False), Term(teacher, pathwise(rkl), chosen), token_mean)
+    return Method(sample(student, group, check=False), Term(teacher, divergence_loss(rkl), chosen), token_mean)
 
 
 @method(paper="arXiv:2602.12125", title="G-OPD / ExOPD")
@@ -195,7 +196,7 @@ def exopd_full(lam: float = 1.25, group: int = 1) -> Method:
         group: 1 (code).
     """
     target = blend((teacher, lam), (ref, 1.0 - lam), space="log") if lam != 1 else teacher
-    return Method(sample(student, group, check=False), Term(target, pathwise(rkl)), token_mean)
+    return Method(sample(student, group, check=False), Term(target, divergence_loss(rkl)), token_mean)
 
 
 @method(paper="arXiv:2605.07865", title="vOPD")

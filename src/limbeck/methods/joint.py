@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..axes import (
+    Expr,
     Scalar,
-    Vec,
     all_wrong,
     anneal,
     clip,
@@ -24,13 +24,14 @@ from ..axes import (
 from ..axes.reduction import Reduction, as_reduction
 from ..axes.scalar import scalar as as_scalar
 from ..errors import LimbeckError, nearest
-from ..method import Method, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Term
 
 ANNEALED = anneal(5e-3, 1e-3, 5e-5)
 """KDRL section 3.3: from 5e-3 down to 1e-3 at step 80."""
 
-GATES: dict[str, Vec] = {"none": everywhere, "response": ~correct, "group": all_wrong}
+GATES: dict[str, Expr] = {"none": everywhere, "response": ~correct, "group": all_wrong}
 """KDRL section 3.4: distil everywhere, on wrong responses, or where the whole group is wrong."""
 
 
@@ -113,13 +114,13 @@ def kdrl_reward(coef: Scalar | float | str = 2e-3, group: int = 8, clip_range: f
     return Method(sample(student, group), Term(group_advantage(of=shaped), clip(clip_range)), token_mean)
 
 
-def _shaped(signal: Vec, coef: Scalar | float | str, distil: Vec) -> Vec:
+def _shaped(signal: Expr, coef: Scalar | float | str, distil: Expr) -> Expr:
     """signal + coef * distil; a coefficient of 0 leaves no trace of the teacher."""
     c = as_scalar(coef)
     return signal if c.is_zero else signal + c * distil
 
 
-def _gate(name: str, gate: str) -> Vec:
+def _gate(name: str, gate: str) -> Expr:
     if gate not in GATES:
         raise LimbeckError(f"{name}(gate={gate!r}): unknown{nearest(gate, GATES)}; use one of {', '.join(GATES)}.")
     return GATES[gate]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..axes import contrast, group_mean, label, pairs, ref
 from ..errors import LimbeckError
-from ..method import Method, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Term
 
 
 @method(paper="arXiv:2305.18290", title="DPO")

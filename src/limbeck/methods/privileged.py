@@ -9,6 +9,7 @@ from ..axes import (
     confidence,
     correct,
     divergence,
+    divergence_loss,
     ema,
     everywhere,
     feedback,
@@ -23,7 +24,6 @@ from ..axes import (
     on,
     outcome_hint,
     own_reply,
-    pathwise,
     recast,
     reinforce,
     sample,
@@ -48,8 +48,9 @@ from ..axes.context import named
 from ..errors import LimbeckError, number
 from ..math.composed import EntryClip
 from ..math.divergence import Divergence, as_divergence, rkl, soft_ce
-from ..method import Method, Sum, Term, routed
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Sum, Term, routed
 
 
 @method(paper="arXiv:2601.18734", title="OPSD", confidence="medium")
@@ -81,7 +82,7 @@ def opsd(
     row = row if entry_clip is None else EntryClip(row, entry_clip)
     return Method(
         sample(student, group, check=False),
-        Term(init.given(named(context)), pathwise(row, cap=token_clip)),
+        Term(init.given(named(context)), divergence_loss(row, cap=token_clip)),
         sequence_mean,
     )
 
@@ -104,7 +105,7 @@ def opsd_sampled(context: Context | str = solution, group: int = 1) -> Method:
 def _distilled(divergence: Divergence | str, rate: float, top_k: int | None, cap: float) -> tuple[Term, Context]:
     """SDPO's term: the averaged student with feedback in view, on the student's top entries and a tail."""
     view = ema(rate).given(sibling_or_feedback)
-    surrogate = pathwise(as_divergence(divergence), top_k=top_k, by="student")
+    surrogate = divergence_loss(as_divergence(divergence), top_k=top_k, by="student")
     weight = importance(student, old, cap) * importance(old, writer, cap)
     return Term(view, surrogate, has(sibling_or_feedback), weight), sibling_or_feedback
 
@@ -150,7 +151,7 @@ def sdpo_trust_region(
     number("mix of sdpo_trust_region", mix, 0, 1, ends=True)
     c = sibling_or_feedback
     target = blend((init.given(c), 1.0 - mix), (student.given(c), mix), space="log")
-    term = Term(target, pathwise(as_divergence(divergence), top_k=top_k, by="student"), has(c))
+    term = Term(target, divergence_loss(as_divergence(divergence), top_k=top_k, by="student"), has(c))
     return Method(sample(student, group), term, token_mean)
 
 
@@ -212,7 +213,7 @@ def sd_zero(group: int = 1) -> Method:
         group: 1 (paper).
     """
     view = init.given(own_reply, verdict_phrase)
-    return Method(sample(student, group), Term(view, pathwise(rkl)), sequence_sum)
+    return Method(sample(student, group), Term(view, divergence_loss(rkl)), sequence_sum)
 
 
 @method(paper="arXiv:2604.12002", title="SD-Zero, phase 1 (SRT)", confidence="medium")
@@ -253,7 +254,7 @@ def distil(future: bool = True, black_box: bool = False, rate: float = 0.05, gro
     """
     expert = ema(rate).given(feedback)
     told = has(feedback)
-    now = Term(expert, pathwise(soft_ce, top_k=1, by="draw") if black_box else pathwise(soft_ce), told)
+    now = Term(expert, divergence_loss(soft_ce, top_k=1, by="draw") if black_box else divergence_loss(soft_ce), told)
     if not future:
         return Method(sample(student, group), now, sequence_sum)
     cost = divergence(soft_ce, expert, old)

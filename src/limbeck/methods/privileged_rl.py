@@ -9,6 +9,7 @@ from ..axes import (
     cohort,
     column,
     correct,
+    divergence_loss,
     every,
     everywhere,
     feedback,
@@ -19,7 +20,6 @@ from ..axes import (
     logp,
     old,
     on,
-    pathwise,
     plain,
     ratio,
     recast,
@@ -43,8 +43,9 @@ from ..axes.scalar import scalar
 from ..axes.signal import ratio_of
 from ..errors import number, whole
 from ..math.divergence import chi2, rkl
-from ..method import Method, Sum, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Sum, Term
 
 
 @method(paper="arXiv:2602.04942", title="π-Distill", confidence="medium")
@@ -122,7 +123,7 @@ def vpd(e_every: int | None = 5, beta: float = 0.1, rate: float = 0.99, group: i
     if e_every is not None:
         whole("e_every of vpd", e_every, 1)
     view = student.given(feedback)
-    pull = Term(view, pathwise(rkl), on("roll") & has(feedback))
+    pull = Term(view, divergence_loss(rkl), on("roll") & has(feedback))
     prior = student.given(plain)
     r = beta * log_ratio(old, prior).total
     right, wrong = on("read") & correct, on("read") & ~correct

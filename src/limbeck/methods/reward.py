@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..axes import (
+    Expr,
     Scalar,
-    Vec,
     all_right,
     all_wrong,
     clip,
@@ -23,8 +23,9 @@ from ..axes import (
 )
 from ..axes.reduction import Reduction, as_reduction
 from ..errors import LimbeckError
-from ..method import Method, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Term
 
 
 @method(paper="arXiv:2402.03300", title="GRPO")
@@ -99,7 +100,7 @@ def dapo(
     )
 
 
-def overlong(max_length: int, buffer: int) -> Vec:
+def overlong(max_length: int, buffer: int) -> Expr:
     """DAPO's soft penalty: 0 up to ``max_length - buffer`` tokens, then linearly to -1 at ``max_length`` (eq. 13)."""
     if not 0 < buffer <= max_length:
         raise LimbeckError(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 
 from ..axes import (
-    Vec,
+    Expr,
     all_wrong,
     clip,
     column,
     confidence_column,
     correct,
     debate,
+    divergence_loss,
     draft,
     entropy_gate,
+    expr,
     in_top,
     init,
     log_ratio,
@@ -21,7 +23,6 @@ from ..axes import (
     once,
     other,
     patch,
-    pathwise,
     refine,
     sample,
     select,
@@ -31,14 +32,14 @@ from ..axes import (
     teacher,
     token_mean,
     turn_mean,
-    vec,
     where,
 )
 from ..errors import LimbeckError, number, whole
 from ..math.composed import KLMix
 from ..math.divergence import Divergence, as_divergence, fkl, rkl
-from ..method import Method, Sum, Term
-from ..registry import method
+from ..space.method import Method
+from ..space.registry import method
+from ..space.term import Sum, Term
 
 
 @method(paper="arXiv:2604.24005", title="TCOD, from the front")
@@ -83,22 +84,22 @@ def tcod_back(every: int = 5, turns: int = 30, clip_range: float = 0.2, group: i
 def decoupled_kl(
     lam: float = 0.5,
     student_prefix: bool = True,
-    rungs: tuple[int, ...] = (),
+    levels: tuple[int, ...] = (),
     floor: float = -math.inf,
     gate_every: int = 100,
     group: int = 1,
 ) -> Method:
-    r"""Four objectives in two switches: whose prefix, and a mixture of the two KLs; with a gated ladder of lengths.
+    r"""Four objectives in two switches: whose prefix, and a mixture of the two KLs; with a gated levels of lengths.
 
     .. math:: L = \lambda\,\mathrm{KL}(q\Vert p) + (1-\lambda)\,\mathrm{KL}(p\Vert q)
 
-    Responses are cut at :math:`L_m`; at a gate the length climbs one rung if the mean token entropy is at least
-    ``floor``, else it stays. The paper gives neither the ladder, nor the floor, nor lambda: **sweep them**.
+    Responses are cut at :math:`L_m`; at a gate the length climbs one level if the mean token entropy is at least
+    ``floor``, else it stays. The paper gives neither the levels, nor the floor, nor lambda: **sweep them**.
 
     Args:
         lam: lambda; 1 is reverse KL, 0 forward. 0.5 (ours).
         student_prefix: on the student's own text, else on the teacher's; True (ours).
-        rungs: rising limits of a response in tokens; empty: the run's ``max_tokens`` throughout.
+        levels: rising limits of a response in tokens; empty: the run's ``max_tokens`` throughout.
         floor: H_min, nats; minus infinity climbs at every gate.
         gate_every: steps between gates; 100 (ours).
         group: 1 (ours).
@@ -106,9 +107,9 @@ def decoupled_kl(
     whole("gate_every of decoupled_kl", gate_every, 1)
     number("floor of decoupled_kl", floor, -math.inf, math.inf, ends=True)
     row = rkl if lam == 1 else fkl if lam == 0 else KLMix(lam)
-    limit = entropy_gate(tuple(rungs), floor, gate_every) if rungs else None
+    limit = entropy_gate(tuple(levels), floor, gate_every) if levels else None
     source = sample(student if student_prefix else teacher, group, check=False, max_tokens=limit)
-    return Method(source, Term(teacher, pathwise(row)), token_mean)
+    return Method(source, Term(teacher, divergence_loss(row)), token_mean)
 
 
 @method(paper="arXiv:2606.08432", title="TRD", confidence="medium")
@@ -126,7 +127,9 @@ def trd(tau: float = 0.6) -> Method:
     """
     drafts = sample(student, check=False, tau=tau)
     return Method(
-        once(refine(drafts, teacher.given(draft), tau=tau)), Term(teacher.given(draft), pathwise(fkl)), token_mean
+        once(refine(drafts, teacher.given(draft), tau=tau)),
+        Term(teacher.given(draft), divergence_loss(fkl)),
+        token_mean,
     )
 
 
@@ -143,7 +146,9 @@ def trd_self(tau: float = 0.6, show_draft: bool = True) -> Method:
     """
     editor = init.given(solution, draft) if show_draft else init.given(solution)
     return Method(
-        once(refine(sample(student, check=False, tau=tau), editor, tau=tau)), Term(editor, pathwise(fkl)), token_mean
+        once(refine(sample(student, check=False, tau=tau), editor, tau=tau)),
+        Term(editor, divergence_loss(fkl)),
+        token_mean,
     )
 
 
@@ -172,10 +177,10 @@ def brts(lam: float = 10.0, n: int = 4, top_k: int = 16, group: int = 2, tau: fl
         correct,
         in_top(top_k, student).over("sequence", "mean"),
     )
-    own = Term(teacher, pathwise(rkl, top_k=top_k, by="student", tail=False), on("own"))
+    own = Term(teacher, divergence_loss(rkl, top_k=top_k, by="student", tail=False), on("own"))
     if lam == 0:
         return Method({"own": sample(student, group, check=False)}, own, token_mean)
-    chosen = Term(teacher, pathwise(fkl, top_k=top_k), on("teacher"))
+    chosen = Term(teacher, divergence_loss(fkl, top_k=top_k), on("teacher"))
     return Method({"own": sample(student, group, check=False), "teacher": best}, own + lam * chosen, token_mean)
 
 
@@ -216,17 +221,17 @@ def mad_opd(
     weights = _by_confidence(tuple(teachers), rounds, tau)
     terms: Term | Sum | None = None
     for view, weight in zip(views, weights, strict=True):
-        term = Term(view, pathwise(as_divergence(divergence)), weight=weight)
+        term = Term(view, divergence_loss(as_divergence(divergence)), weight=weight)
         terms = term if terms is None else terms + term
     assert terms is not None
     return Method(sample(student, group, check=False), terms, token_mean)
 
 
-def _by_confidence(teachers: tuple[str, ...], rounds: int, tau: float) -> list[Vec]:
+def _by_confidence(teachers: tuple[str, ...], rounds: int, tau: float) -> list[Expr]:
     """softmax of the stated confidences; uniform where one is missing."""
     uniform = 1.0 / len(teachers)
     if not rounds:
-        return [vec(uniform) for _ in teachers]
+        return [expr(uniform) for _ in teachers]
     stated = [column(confidence_column(name, rounds)) for name in teachers]
     known = stated[0].eq(stated[0])  # NaN is not equal to itself
     for s in stated[1:]:
@@ -234,9 +239,9 @@ def _by_confidence(teachers: tuple[str, ...], rounds: int, tau: float) -> list[V
     return [where(known, _share(k, stated, tau), uniform) for k in range(len(stated))]
 
 
-def _share(k: int, stated: list[Vec], tau: float) -> Vec:
+def _share(k: int, stated: list[Expr], tau: float) -> Expr:
     """The k-th of softmax(stated / 100 tau): in differences, so that only what is tiny can overflow."""
-    inverse = vec(1.0)
+    inverse = expr(1.0)
     for j, s in enumerate(stated):
         if j != k:
             inverse = inverse + ((s - stated[k]) / (100.0 * tau)).exp()

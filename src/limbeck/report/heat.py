@@ -44,7 +44,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ScoredSample:
     """One rollout on the page; ``worst`` are the tokens with the largest values, largest first."""
 
     prompt: str
@@ -69,7 +69,7 @@ class Heat:
         top: nats at which the shade is full.
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[ScoredSample, ...]
     what: str
     top: float
 
@@ -98,7 +98,7 @@ def visible(text: object) -> str:
     return str(text if text is not None else "").replace("\r\n", "\n").translate(_PICTURES)
 
 
-def _sample(row: Row, values: Sequence[float], top: float) -> Sample:
+def _sample(row: Row, values: Sequence[float], top: float) -> ScoredSample:
     """One rollout with its tokens shaded."""
     written = row.get("tokens")
     texts = [str(text) for text in written] if isinstance(written, list) else []
@@ -110,7 +110,7 @@ def _sample(row: Row, values: Sequence[float], top: float) -> Sample:
     )
     known = [token for token in tokens if token.heat is not None]
     correct = row.get("correct") if isinstance(row.get("correct"), bool) else None
-    return Sample(
+    return ScoredSample(
         prompt=visible(row.get("prompt")),
         response=visible(row.get("response")),
         verdict="not judged" if correct is None else "correct" if correct else "wrong",

@@ -1,0 +1,44 @@
+"""What an expression compares among the responses of one prompt, and what is left of it where there is only one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .choice import Cohort
+from .expression import Const, Expr, Op, Over
+from .levels import Level
+
+
+def compared(of: Expr) -> Iterator[Expr]:
+    """The differences in an expression that are 0 wherever a group is one sequence, the outermost first.
+
+    A reward less its group's mean is one; so is its leave-one-out baseline, and a turn's return less its cohort's mean.
+    """
+    for node in of.walk():
+        if isinstance(node, Op) and node.name == "−" and node.args[0] != node.args[1]:
+            a, b = map(_alone, node.args)
+            if a == b:
+                yield node
+
+
+def _alone(of: Expr) -> Expr:
+    """The expression as it reads where every group is one sequence.
+
+    A reduction over the group is then its argument (for a std 0), unless a mask may leave nothing to reduce, or the
+    argument has several values a sequence.
+    """
+    if isinstance(of, Over) and of.to == Level.GROUP and of.mask is None and of.of.level >= Level.SEQUENCE:
+        return Const(0.0) if of.how == "std" else _alone(of.of)
+    if isinstance(of, Cohort):
+        return _alone(of.of)
+
+    def swap(x: Any) -> Any:
+        if isinstance(x, Expr):
+            return _alone(x)
+        return tuple(map(swap, x)) if isinstance(x, tuple) else x
+
+    if not of.children:
+        return of
+    swapped: Expr = type(of)(**{name: swap(value) for name, value in vars(of).items()})
+    return swapped

@@ -1,0 +1,210 @@
+"""Surrogates of sampled tokens: policy gradients, and sampled estimators of a divergence as losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import LimbeckError, expect, nearest, number
+from ..math.divergence import Divergence, fkl, rkl
+from ..math.statistic import LogProb
+from .expression import Expr, replace_reader
+from .leaves import Read
+from .levels import Level
+from .reader import Reader, TargetReader, old
+from .signal import LOG_RATIO_LIMIT, logp
+from .surrogate import Rows, Surrogate
+
+OLD = logp(old)
+"""What ratios are taken against unless a method names another base."""
+
+_KINDS = ("reinforce", "ratio", "clip", "cispo")
+
+
+@dataclass(frozen=True)
+class Policy(Surrogate):
+    r"""A policy gradient; A is the told signal, rho = pi / base with its gradient.
+
+    * ``reinforce``: :math:`-A \log\pi`
+    * ``ratio``: :math:`-\rho A`
+    * ``clip``: :math:`-\min(\rho A, \mathrm{clip}(\rho, 1-lo, 1+hi) A)` (PPO). ``dual`` bounds the loss at
+      ``-dual A`` where A < 0 (Ye et al. 2020); ``cap`` holds the unclipped ratio below a bound first (INTELLECT-2).
+    * ``cispo``: :math:`-\mathrm{sg}[\mathrm{clip}(\rho, 1-lo, 1+hi)]\, A \log\pi` (MiniMax-M1)
+
+    With ``pool="sequence"`` the ratio is the geometric mean over the kept tokens of the sequence (GSPO).
+    """
+
+    kind: str
+    lo: float = 0.0
+    hi: float = 0.0
+    against: Expr = OLD
+    pool: str = "token"
+    dual: float | None = None
+    cap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            known = ", ".join(_KINDS)
+            raise LimbeckError(f"policy({self.kind!r}): unknown kind{nearest(self.kind, _KINDS)}; use one of {known}.")
+        if self.pool not in ("token", "sequence"):
+            raise LimbeckError(f"policy(pool={self.pool!r}): a ratio is pooled per token or per sequence.")
+        expect("base of policy", self.against, Expr, "give log-probs, for instance logp(writer)")
+        for name in ("lo", "hi"):  # infinite: no bound on that side
+            number(f"{name} of {self.kind} (the range is 1 - lo to 1 + hi)", getattr(self, name), 0, ends=True)
+        for name in ("dual", "cap"):
+            if getattr(self, name) is not None:  # at 1 and below, the gradient would vanish on policy
+                number(f"{name} of {self.kind}", getattr(self, name), 1)
+
+    @property
+    def scope(self) -> Level:
+        return Level.TOKEN if self.pool == "token" else Level.SEQUENCE
+
+    @property
+    def linear(self) -> bool:
+        return self.kind != "clip"
+
+    @property
+    def base(self) -> Expr | None:
+        return None if self.kind == "reinforce" else self.against
+
+    def with_reader(self, was: Reader, now: Reader) -> Policy:
+        return replace(self, against=replace_reader(self.against, was, now))
+
+    def _ratio(self, logq: Tensor, base: Tensor, rows: Rows) -> Tensor:
+        log_ratio = logq - base
+        if self.pool == "sequence":
+            log_ratio = rows.mean(log_ratio)[rows.seq_n]
+        return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+
+    def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
+        assert told is not None
+        A, logq = told, live[0]
+        if self.kind == "reinforce":
+            return -A * logq
+        assert base is not None
+        ratio = self._ratio(logq, base, rows)
+        if self.kind == "ratio":
+            return -ratio * A
+        clipped = ratio.clamp(1 - self.lo, 1 + self.hi)
+        if self.kind == "cispo":
+            return -clipped.detach() * A * logq
+        free = ratio if self.cap is None else ratio.clamp(max=self.cap)
+        loss = -torch.minimum(free * A, clipped * A)
+        if self.dual is None:
+            return loss
+        return torch.where(A < 0, torch.minimum(loss, -self.dual * A), loss)
+
+    def __str__(self) -> str:
+        bounds = "" if self.kind in ("reinforce", "ratio") else f"({self.lo:g}, {self.hi:g})"
+        extra = [f"pool={self.pool}"] if self.pool != "token" else []
+        extra += [f"dual={self.dual:g}"] if self.dual is not None else []
+        extra += [f"cap={self.cap:g}"] if self.cap is not None else []
+        extra += [f"base={self.against}"] if self.base is not None and self.against != OLD else []
+        return self.kind + bounds + (f"[{', '.join(extra)}]" if extra else "")
+
+
+@dataclass(frozen=True)
+class SampledLoss(Surrogate):
+    """A function of u = pi(y) / target(y) at the sampled token, back-propagated through log pi(y)."""
+
+    estimator: str
+    row: Divergence
+    ratio: bool = False
+    against: Expr = OLD
+
+    @property
+    def base(self) -> Expr | None:
+        return self.against if self.ratio else None
+
+    def with_reader(self, was: Reader, now: Reader) -> SampledLoss:
+        return replace(self, against=replace_reader(self.against, was, now))
+
+    def check(self, signal: Expr | TargetReader) -> None:
+        super().check(signal)
+        if not (isinstance(signal, Read) and isinstance(signal.statistic, LogProb)):
+            raise LimbeckError(f"{self} compares log-probs at the sampled token: tell it logp(reader), not {signal}.")
+        if signal.reader.key in ("student", "synced(1)") and signal.reader.tau == 1.0:
+            raise LimbeckError(
+                f"{self} was told {signal}, the student itself, so there is nothing to learn; name another reader, or "
+                "give it a context that the student does not see: student.given(feedback)."
+            )
+
+    def loss(self, live: Sequence[Tensor], told: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
+        del rows
+        assert told is not None
+        value = self.row.potential(live[0] - told)
+        if base is None:
+            return value
+        return (live[0] - base).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp() * value
+
+    def __str__(self) -> str:
+        return f"sampled({'ρ·' if self.ratio else ''}{self.estimator})"
+
+
+# ---------------------------------------------------------------- how methods write them
+
+
+def policy(
+    kind: str,
+    lo: float = 0.0,
+    hi: float = 0.0,
+    base: Expr | None = None,
+    pool: str = "token",
+    dual: float | None = None,
+    cap: float | None = None,
+) -> Policy:
+    """A policy gradient; see ``Policy`` for the kinds. An infinite ``lo`` or ``hi`` is no bound on that side."""
+    return Policy(kind, lo, hi, base if base is not None else OLD, pool, dual, cap)
+
+
+def clip(
+    lo: float,
+    hi: float | None = None,
+    base: Expr | None = None,
+    pool: str = "token",
+    dual: float | None = None,
+    cap: float | None = None,
+) -> Policy:
+    """PPO's clipped ratio; one bound serves both sides."""
+    return policy("clip", lo, lo if hi is None else hi, base, pool, dual, cap)
+
+
+def cispo(lo: float = math.inf, hi: float = 4.0) -> Policy:
+    """CISPO: detached clipped ratio times log-prob; ``lo = inf`` clips only above, at 1 + hi."""
+    return policy("cispo", lo, hi)
+
+
+reinforce = Policy("reinforce")
+"""−A log π. RenderedContext 1 it is the negative log-likelihood."""
+ratio = Policy("ratio")
+"""−ρ A, unclipped."""
+
+_ESTIMATORS: dict[str, Divergence] = {"k2": rkl, "k3": fkl}
+
+
+def sampled(estimator: str | Divergence, ratio: bool = False) -> SampledLoss:
+    """A sampled estimator as a loss: ``"k2"`` (reverse KL's gradient), ``"k3"`` (forward KL's), or a divergence's h(u).
+
+    ``ratio=True`` multiplies by the live ratio to ``old``: then k3 has the reverse KL's gradient.
+
+    Raises:
+        LimbeckError: for ``"k1"``, whose expected gradient is zero, and for a divergence without a closed loss form.
+    """
+    if estimator == "k1":
+        raise LimbeckError(
+            "sampled('k1'): k1 as a loss has zero expected gradient (E_q[grad log q] = 0), the teacher cancels; use "
+            "'k2', or k1 as a detached signal: Term(log_ratio(teacher), reinforce)."
+        )
+    if isinstance(estimator, Divergence):
+        estimator.potential(torch.zeros(1))
+        return SampledLoss(f"h of {estimator.label}", estimator, ratio)
+    if estimator not in _ESTIMATORS:
+        raise LimbeckError(
+            f"sampled({estimator!r}): unknown estimator{nearest(estimator, _ESTIMATORS)}; use 'k2' or 'k3', or a "
+            "divergence with a loss form."
+        )
+    return SampledLoss(estimator, _ESTIMATORS[estimator], ratio)

@@ -1,0 +1,63 @@
+"""What a run leaves: its result, and the student in Hugging Face format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import model_card as card
+from .models.policy import keep_format
+from .session import Session
+from .storage import provenance as lineage
+from .storage.atomic import whole_folder
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves.
+
+    Attributes:
+        out: its folder.
+        before, after: evaluations (see ``evaluations.jsonl``), or None.
+        steps: optimiser batches done.
+        report: the HTML report.
+        student: the trained student, a Hugging Face folder.
+    """
+
+    out: Path
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    steps: int
+    report: Path | None
+    student: Path
+
+
+def export(session: Session, out: Path) -> None:
+    """Write the student in Hugging Face format, adapters merged, and adapters in a folder of their own besides."""
+    student = session.student
+    model = student.model
+    if session.config.lora_rank:
+        with whole_folder(out / "adapter") as folder:
+            model.save_pretrained(folder)
+            card.finish(folder, session, out, adapter=True)
+        model = model.merge_and_unload()
+    keep_format(student, model)
+    with whole_folder(out / "student") as folder:
+        model.save_pretrained(folder)
+        student.tokenizer.save_pretrained(folder)
+        lineage.write(folder, session)
+        card.finish(folder, session, out)
+
+
+class Swapped:
+    """A policy with another module for a while."""
+
+    def __init__(self, policy: Any, module: Any):
+        self.policy, self.module = policy, module
+
+    def __enter__(self) -> None:
+        self.before, self.policy.scorer = self.policy.scorer, self.module
+
+    def __exit__(self, *_: object) -> None:
+        self.policy.scorer = self.before

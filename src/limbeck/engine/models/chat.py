@@ -1,0 +1,399 @@
+"""Chat formats: how messages become tokens, what a demonstration teaches behind its prompt, and what ends a turn.
+
+A prompt and its reply are rendered together and tokenised together, so a demonstration is what the template writes
+behind the prompt, and ends as the template ends it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from ...errors import LimbeckError
+from ...limits import Unrenderable, rendered
+from ...tasks.base import found
+from ...types import Prompt
+
+PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+LONGEST = 10_000_000
+"""Characters of a rendered conversation; no model reads as many."""
+
+_MARK = "\u241f"  # a symbol that no template writes
+_ASKED: tuple[Mapping[str, Any], ...] = ({"role": "user", "content": "-"}, {"role": "assistant", "content": _MARK})
+_RESERVED = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"tools", "documents"}
+
+
+@dataclass
+class Chat:
+    """A tokenizer with a chat template.
+
+    Attributes:
+        tokenizer: of the model.
+        template: text of the chat template; None for the tokenizer's own.
+        name: of the model, for messages.
+        stops: ids at which the model stops by its own settings.
+        setting: that gives the template, for messages.
+    """
+
+    tokenizer: Any
+    template: str | None
+    name: str
+    stops: tuple[int, ...] = ()
+    setting: str = "template"
+    _written: set[tuple[str, str]] = field(default_factory=set, repr=False)
+
+    # ---------------------------------------------------------------- messages become text and tokens
+
+    def text(self, prompt: Prompt, reply: Mapping[str, Any] | None = None, *, opening: bool = True) -> str:
+        """A conversation as the template writes it.
+
+        Null content is given as null, and as an empty text where the template would fail on null or write ``None``.
+
+        Args:
+            prompt: its messages, and what else its record gives the template.
+            reply: the assistant's message behind them.
+            opening: whether the beginning of the assistant's reply stands at the end.
+
+        Raises:
+            LimbeckError: with the template's own words, where it fails.
+        """
+        messages = [*prompt.messages, *([] if reply is None else [reply])]
+        if any(m.get("content") is None for m in messages):
+            printed = self._attempt(prompt, _said(messages, "None"), opening)
+            null = self._attempt(prompt, messages, opening)
+            if null is None or null == printed:
+                messages = _said(messages, "")
+        try:
+            return self._rendered(prompt, messages, opening)
+        except LimbeckError:
+            raise
+        except Exception as e:  # a template is a program, and may fail as any does
+            said = next(iter(str(e).splitlines()), type(e).__name__).rstrip(".")
+            raise LimbeckError(
+                f"{prompt.at}the chat template of {self.name!r} cannot render {str(messages)[:80]} ({said}); give "
+                f"another with --set {self.setting}=FILE.jinja or {self.setting}=plain."
+            ) from None
+
+    def _rendered(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], opening: bool) -> str:
+        """The one place where a template runs."""
+        write = partial(
+            self.tokenizer.apply_chat_template,
+            [dict(m) for m in messages],
+            chat_template=self.template,
+            add_generation_prompt=opening,
+            tokenize=False,
+            **prompt.chat_template_kwargs,
+        )
+        try:
+            return rendered(lambda: str(write()), LONGEST)
+        except Unrenderable as e:
+            raise LimbeckError(
+                f"{prompt.at}the chat template of {self.name!r} comes to no end ({e}); give another with --set "
+                f"{self.setting}=FILE.jinja or {self.setting}=plain."
+            ) from None
+
+    def _attempt(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], opening: bool) -> str | None:
+        """The same, or None where the template fails; one that has no end is not tried again."""
+        try:
+            return self._rendered(prompt, messages, opening)
+        except LimbeckError:
+            raise
+        except Exception:
+            return None
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt, ready for the assistant's reply.
+
+        Raises:
+            LimbeckError: the template fails, or does not write something that the messages hold.
+        """
+        return self.all_ids([prompt])[0]
+
+    def all_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The same of several prompts, tokenised at once."""
+        for prompt in prompts:
+            self.refuse_unwritten(prompt)
+        return self._tokens([self.text(prompt) for prompt in prompts])
+
+    @property
+    def plain(self) -> bool:
+        """Whether the template is ``plain``, set for this run or saved with the model by an earlier one."""
+        return (self.template or getattr(self.tokenizer, "chat_template", None)) == PLAIN_TEMPLATE
+
+    @cached_property
+    def _front(self) -> list[int]:
+        """Tokens that the tokenizer itself puts in front of a text; what it puts behind one ends it, and is no part."""
+        if not self.plain:
+            return []  # a chat template writes its own
+        whole, bare = list(self.tokenizer("x")["input_ids"]), self._encode("x")
+        at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+        return whole[:at]
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of whole texts, with what the tokenizer itself puts in front, once."""
+        front = self._front
+        found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        return [ids if ids[: len(front)] == front else [*front, *ids] for ids in found]
+
+    def _encode(self, text: str) -> list[int]:
+        """Of a part of a text."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    # ---------------------------------------------------------------- what ends a turn
+
+    @cached_property
+    def _tails(self) -> tuple[str, str]:
+        """What stands behind an assistant's message at the end of a conversation, and before a user's next message."""
+        asked = Prompt("", _ASKED)
+        texts = [self._attempt(asked, m, False) or "" for m in (_ASKED, (*_ASKED, _ASKED[0]))]
+        return texts[0].partition(_MARK)[2], texts[1].partition(_MARK)[2]
+
+    @cached_property
+    def end(self) -> int | None:
+        """The token that the template puts behind an assistant's message; None where it puts none, as ``plain``.
+
+        A template that writes nothing there may still let the next message's first token end the turn (GLM).
+        """
+        if self.plain:
+            return None
+        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        special |= set(self.tokenizer.all_special_ids)
+        behind, followed = map(self._encode, self._tails)
+        first = next((i for i in behind if i in special or i in self.stops), None)
+        if first is None:
+            first = next((i for i in followed if i in special), None)
+            first = first if first in self.stops else None
+        return first
+
+    @cached_property
+    def _ends(self) -> int:
+        """How many tokens that end a turn the template puts behind a reply; some add that of a text to their own."""
+        return sum(i in self.stops or i == self.end for i in self._encode(self._tails[0]))
+
+    def between(self, prompt: Prompt, said: Mapping[str, Any]) -> list[int]:
+        """The tokens between a reply and the next one: the end of its message, what is said to it, an opening.
+
+        Raises:
+            LimbeckError: the template fails on the message, or drops what the assistant said before.
+        """
+        text = self.text(replace(prompt, messages=(*_ASKED, said)))
+        if _MARK not in text:
+            raise LimbeckError(
+                f"the chat template of {self.name!r} drops what the assistant said before, so a second turn cannot "
+                f"follow it; give another with --set {self.setting}=FILE.jinja."
+            )
+        return next(self._continued(text.partition(_MARK)[2]))
+
+    # ---------------------------------------------------------------- demonstrations
+
+    def reply_ids(self, replies: Sequence[tuple[Prompt, Mapping[str, Any]]], end: int) -> list[list[int]]:
+        """The tokens that each written reply teaches behind its prompt, its end included.
+
+        Text that the template writes behind the end is not part of it.
+
+        Args:
+            replies: each prompt with the assistant's message behind it.
+            end: the token that ends a reply where the template writes none.
+
+        Raises:
+            LimbeckError: the prompt is no beginning of the whole, the text ends itself, or the template leaves
+                something of the reply out.
+        """
+        texts = [self._texts(prompt, reply) for prompt, reply in replies]
+        asked, both = (self._tokens([pair[i] for pair in texts]) for i in (0, 1))
+        out = []
+        for (prompt, _), text, before, whole in zip(replies, texts, asked, both, strict=True):
+            n = len(before)
+            ids = whole[n:] if whole[:n] == before else self._over(prompt, text, before, whole)
+            out.append(self._ended(prompt, ids, end))
+        return out
+
+    def _texts(self, prompt: Prompt, reply: Mapping[str, Any]) -> tuple[str, str]:
+        """A prompt, and the prompt with its reply."""
+        self.refuse_unwritten(prompt, reply)
+        before, whole = self.text(prompt), self.text(prompt, reply, opening=False)
+        if not whole.startswith(before):
+            k = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(whole))
+            raise LimbeckError(
+                f"{_which(prompt)} does not stand behind its prompt as the chat template of {self.name!r} writes both: "
+                f"where the prompt has {before[k : k + 30]!r}, the whole has {whole[k : k + 30]!r}; give the response "
+                "as the template expects it (with its reasoning, where the prompt opens one), or another template "
+                f"(--set {self.setting}=FILE.jinja)."
+            )
+        self._refuse_lost(prompt, reply, whole)
+        return before, whole if self._ends else whole.removesuffix(self._tails[0])
+
+    def _ended(self, prompt: Prompt, ids: list[int], end: int) -> list[int]:
+        """A reply's tokens up to its end."""
+        places = [n for n, i in enumerate(ids) if i in self.stops or i == self.end]
+        if len(places) > self._ends:
+            token = self.tokenizer.decode([ids[places[0]]])
+            raise LimbeckError(
+                f"{_which(prompt)} holds {token!r}, which ends a response, so it would end twice; take it out of the "
+                "text, behind which it is written anyway."
+            )
+        return ids[: places[0] + 1] if places else [*ids, end]
+
+    def _refuse_lost(self, prompt: Prompt, reply: Mapping[str, Any], whole: str) -> None:
+        """Refuse a template that leaves out text of the reply; white space may change, and letters may be escaped."""
+        text = reply.get("content") or ""
+        if not isinstance(text, str) or "".join(text.split()) in "".join(whole.split()):
+            return
+        if any(json.dumps(text, ensure_ascii=ascii)[1:-1] in whole for ascii in (True, False)):
+            return
+        raise LimbeckError(
+            f"{_which(prompt)} is not written whole by the chat template of {self.name!r} ({text[:40]!r}): it leaves "
+            "text out, such as reasoning or what stands beside a tool call; take that out of the data, or give another "
+            f"template (--set {self.setting}=FILE.jinja)."
+        )
+
+    def _over(self, prompt: Prompt, text: tuple[str, str], before: list[int], whole: list[int]) -> list[int]:
+        """A reply's tokens where some of the whole reach over the border between prompt and reply.
+
+        The prompt stays as generation reads it, and the rest is tokenised as something that goes on.
+        """
+        rest = text[1][len(text[0]) :]
+        for ids in self._continued(rest):
+            if self._decode(before + ids) == self._decode(whole):
+                return ids
+        raise LimbeckError(
+            f"{_which(prompt)} cannot be told from its prompt in tokens: the tokenizer of {self.name!r} writes "
+            f"{text[0][-10:] + rest[:10]!r} in tokens that reach over the border; give another template (--set "
+            f"{self.setting}=FILE.jinja) whose prompts end in a special token or a line break."
+        )
+
+    def _continued(self, text: str) -> Iterator[list[int]]:
+        """The tokens of a text that goes on: alone, some tokenizers would put a space in front of it."""
+        for anchor in (*self.tokenizer.all_special_tokens[:1], "\n", ".", "a", ""):
+            front, ids = self._encode(anchor), self._encode(anchor + text)
+            if ids[: len(front)] == front:
+                yield ids[len(front) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    # ---------------------------------------------------------------- what a template does not write
+
+    def refuse_unwritten(self, prompt: Prompt, reply: Mapping[str, Any] | None = None) -> None:
+        """Refuse what a record gives and the template would drop, keys of messages and variables such as ``tools``,
+        and an end that it would write a second time.
+
+        Raises:
+            LimbeckError: with the key and the remedy.
+        """
+        messages = [*prompt.messages, *([] if reply is None else [reply])]
+        for message in prompt.messages:
+            if message.get("role") == "assistant":
+                self._refuse_ended(prompt, message.get("content") or "")
+        for i, message in enumerate(messages):
+            for key, value in message.items():
+                known = (str(message.get("role")), key)
+                if key in ("role", "content") or _empty(value) or known in self._written:
+                    continue
+                if not self._writes_key(prompt, messages, i, key):
+                    raise self._unwritten(prompt, f"{key!r} of a message of the {message.get('role')}")
+                self._written.add(known)
+        for key, value in prompt.chat_template_kwargs.items():
+            if key in _RESERVED:
+                raise LimbeckError(f"{prompt.at}chat_template_kwargs names {key!r}, which Limbeck sets; take it out.")
+            if _empty(value) or ("", key) in self._written:
+                continue
+            if not self._writes_variable(prompt, messages, key):
+                raise self._unwritten(prompt, repr(key))
+            self._written.add(("", key))
+
+    def _refuse_ended(self, prompt: Prompt, text: str) -> None:
+        """Refuse an earlier reply that holds the token that ends it: the template writes it behind the reply."""
+        if self.end is not None and self._end_text in text:
+            raise LimbeckError(
+                f"{prompt.at}a message of the assistant in prompt {prompt.id!r} holds {self._end_text!r}, which ends a "
+                "response, so it would end twice; take it out of the text, behind which it is written anyway."
+            )
+
+    @cached_property
+    def _end_text(self) -> str:
+        return str(self.tokenizer.decode([self.end]))
+
+    def _unwritten(self, prompt: Prompt, what: str) -> LimbeckError:
+        return LimbeckError(
+            f"{prompt.at}the chat template of {self.name!r} does not use {what}, so it would be dropped; take it out "
+            f"of the data, or give a template that writes it (--set {self.setting}=FILE.jinja)."
+        )
+
+    def _writes_key(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], i: int, key: str) -> bool:
+        """Whether a key of a message changes the text, where it stands or with its message as the last one.
+
+        Templates leave the reasoning of earlier turns out on purpose.
+        """
+        without = [{k: v for k, v in m.items() if n != i or k != key} for n, m in enumerate(messages)]
+        for last in (len(messages), i + 1):
+            text = self._attempt(prompt, messages[:last], False)
+            if text is not None and text != self._attempt(prompt, without[:last], False):
+                return True
+        return False
+
+    def _writes_variable(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], key: str) -> bool:
+        """Whether the template names a variable (its value may be the default), or writes another text with it."""
+        source = str(self.template or getattr(self.tokenizer, "chat_template", ""))
+        if re.search(rf"\b{re.escape(key)}\b", source):
+            return True
+        bare = replace(prompt, chat_template_kwargs={k: v for k, v in prompt.chat_template_kwargs.items() if k != key})
+        return self._attempt(prompt, messages, False) != self._attempt(bare, messages, False)
+
+
+def _which(prompt: Prompt) -> str:
+    return f"{prompt.at}the response of prompt {prompt.id!r}"
+
+
+def _said(messages: Iterable[Mapping[str, Any]], text: str) -> list[Mapping[str, Any]]:
+    """Messages with a text in place of null content."""
+    return [m if m.get("content") is not None else {**m, "content": text} for m in messages]
+
+
+def _empty(value: object) -> bool:
+    return value is None or (isinstance(value, str | list | dict | tuple) and not value)
+
+
+def template_text(tokenizer: Any, template: str | None, name: str, setting: str = "template") -> str | None:
+    """The chat template to use: the text of a Jinja file, ``plain``, or None for the tokenizer's own.
+
+    Raises:
+        LimbeckError: a file that cannot be read, or a tokenizer without a template.
+    """
+    if template is not None:
+        return template_file(template, setting)
+    if not getattr(tokenizer, "chat_template", None):
+        raise LimbeckError(
+            f"the tokenizer of {name!r} has no chat template; give one with --set {setting}=FILE.jinja, or "
+            f"--set {setting}=plain to use the message text as it is."
+        )
+    return None
+
+
+def template_file(template: str, setting: str) -> str:
+    """The text of a Jinja file, or of ``plain``.
+
+    Raises:
+        LimbeckError: naming the setting.
+    """
+    if template == "plain":
+        return PLAIN_TEMPLATE
+    file = found(template, "file")
+    if file is None:
+        own = ", 'own'" if setting == "teacher_template" else ""
+        raise LimbeckError(f"{setting}={template!r}: there is no such file; give a Jinja file{own} or 'plain'.")
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        raise LimbeckError(
+            f"{setting}={template!r}: it cannot be read ({e}); give a Jinja file in UTF-8, or 'plain'."
+        ) from None

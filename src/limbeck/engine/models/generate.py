@@ -1,0 +1,241 @@
+"""Batched generation with the writer's log-probs, on Hugging Face ``generate``.
+
+The law that writes is ``softmax(logits / tau)`` on the shared vocabulary, or a mixture of such laws; no top-k, no
+top-p, whatever a model's generation config says, because a truncated law has no honest log-prob.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from ...errors import LimbeckError
+from .checks import HALF, accepted, dtype_of
+from .policy import Policy, causal_model
+from .weights import FULL
+
+
+@dataclass(frozen=True)
+class Written:
+    """One response.
+
+    Attributes:
+        ids: the tokens, the end token included where there is one.
+        logp: nats, under the law that wrote them; same length.
+        truncated: cut at the limit.
+    """
+
+    ids: list[int]
+    logp: list[float]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class SamplingPolicy:
+    """Who writes: policies with weights that sum to 1, at a temperature; ``tau = 0`` is greedy.
+
+    Attributes:
+        parts: policies and their weights.
+        tau: divides the logits of all.
+        heats: temperatures of the parts, on top of ``tau``; empty: 1 each.
+    """
+
+    parts: tuple[tuple[Policy, float], ...]
+    tau: float = 1.0
+    heats: tuple[float, ...] = ()
+
+
+class _LogprobRecorder(LogitsProcessor):
+    """Turns the first policy's logits into the law's log-probs, and remembers them until the next token is known."""
+
+    def __init__(self, law: SamplingPolicy, mask_BT: Tensor):
+        self.law, self.mask_BT = law, mask_BT
+        self.caches: list[object | None] = [None for _ in law.parts]
+        self.last_BV: Tensor | None = None
+        self.logp: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.note(input_ids[:, -1])
+        laws = []
+        for i, (policy, weight) in enumerate(self.law.parts):
+            logits = scores if i == 0 else self._next_logits(i, policy, input_ids)
+            logits = logits.float().clone()
+            logits[:, policy.vocabulary :] = -torch.inf
+            tau = (self.law.tau or 1.0) * (self.law.heats[i] if self.law.heats else 1.0)
+            laws.append((logits / tau).log_softmax(-1)[:, : policy.vocabulary] + torch.tensor(weight).log())
+        mixed = laws[0] if len(laws) == 1 else torch.stack(laws).logsumexp(0)
+        self.last_BV = mixed
+        out = torch.full_like(scores, -torch.inf, dtype=torch.float32)
+        out[:, : mixed.shape[1]] = mixed
+        return out
+
+    def note(self, token_B: Tensor) -> None:
+        """The log-prob of the token that was drawn from the last law."""
+        if self.last_BV is not None:
+            inside = token_B.clamp(max=self.last_BV.shape[1] - 1)
+            self.logp.append(self.last_BV.gather(1, inside.unsqueeze(1)).squeeze(1))
+
+    def _next_logits(self, i: int, policy: Policy, input_ids: Tensor) -> Tensor:
+        """A second writer's logits after the same text, with its own cache."""
+        new = input_ids.shape[1] - self.mask_BT.shape[1]
+        if new:
+            self.mask_BT = torch.cat([self.mask_BT, self.mask_BT.new_ones(self.mask_BT.shape[0], new)], dim=1)
+        position = (self.mask_BT.cumsum(1) - 1).clamp(min=0)
+        cached = self.caches[i] is not None
+        own = {"position_ids": position[:, -1:] if cached else position, "past_key_values": self.caches[i]}
+        own = accepted(policy.model, **own, use_cache=True)
+        out = policy.model(input_ids=input_ids[:, -1:] if cached else input_ids, attention_mask=self.mask_BT, **own)
+        # A state-space model takes no such cache: it reads the whole text again.
+        self.caches[i] = getattr(out, "past_key_values", None) if "past_key_values" in own else None
+        logits: Tensor = out.logits[:, -1]
+        return logits
+
+
+@torch.no_grad()
+def generate(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
+    """One response per prompt (repeat a prompt for several).
+
+    Random numbers come from torch's global generator: seed it for a reproducible text.
+
+    Args:
+        law: who writes.
+        prompts: token ids.
+        max_tokens: limit of a response.
+        batch: sequences at once.
+    """
+    for policy, _ in law.parts:
+        check_writing(policy)
+    return _write(law, prompts, max_tokens, batch)
+
+
+def _write(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
+    """One response per prompt, in batches that every part of the law reads as it reads one text."""
+    order = list(range(len(prompts)))
+    alike = [order]
+    ways = {policy.writes for policy, _ in law.parts}
+    if ways != {"padded"}:
+        alike = [[i for i in order if len(prompts[i]) == n] for n in sorted({len(p) for p in prompts})]
+    at_once = 1 if "alone" in ways else batch
+    out: dict[int, Written] = {}
+    for rows in alike:
+        for first in range(0, len(rows), at_once):
+            some = rows[first : first + at_once]
+            out |= zip(some, _generate(law, [prompts[i] for i in some], max_tokens), strict=True)
+    return [out[i] for i in order]
+
+
+PROBES = ((3,), (5,), (2, 6, 3, 1), (4, 1, 5, 2))
+"""Prompts that a model answers when it first writes: of two lengths, of one token and of several."""
+
+
+def check_writing(policy: Policy) -> None:
+    """Find out, once, in what batches a model writes with the log-probs that it has for the text in one pass.
+
+    A recurrent model reads padding as text, and some mix the rows of a batch in their state.
+
+    Raises:
+        LimbeckError: where not even single prompts do.
+    """
+    if policy.writes:
+        return
+    for way in ("padded", "alike", "alone"):
+        policy.inner.writes = way
+        try:
+            gap = _gap(policy)
+        except (*FULL, LimbeckError):
+            raise
+        except Exception as e:  # generation with a cache that Transformers has not for it fails in any way
+            said = next(iter(str(e).strip().splitlines()), type(e).__name__).rstrip(" .:")
+            raise LimbeckError(
+                f"{policy.name!r} cannot write: generate fails on a short prompt ({said}); give another model, or "
+                "upgrade Transformers."
+            ) from None
+        if gap <= (0.3 if dtype_of(policy.model) in HALF else 1e-2):
+            return
+    raise LimbeckError(
+        f"{policy.name!r} writes with log-probs that are {gap:.2g} nats from those of one pass over the same text, "
+        "so its cache does not work in this version of Transformers; give another model, or upgrade Transformers."
+    )
+
+
+@torch.no_grad()
+def _gap(policy: Policy) -> float:
+    """Nats by which log-probs of written tokens are off those of a pass over the text, at the most."""
+    prompts = [[i % policy.vocabulary for i in probe] for probe in PROBES]
+    with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        texts = _write(SamplingPolicy(((policy, 1.0),)), prompts, 4, len(prompts))
+    gap = 0.0
+    with _neutral(policy) as model:
+        for prompt, written in zip(prompts, texts, strict=True):
+            ids = torch.tensor([prompt + written.ids], device=policy.device)
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+            logp_NV = logits[0, len(prompt) - 1 : -1, : policy.vocabulary].float().log_softmax(-1)
+            inside = [(n, i) for n, i in enumerate(written.ids) if i < policy.vocabulary]
+            gap = max(gap, *(abs(float(logp_NV[n, i]) - written.logp[n]) for n, i in inside), 0.0)
+    return gap
+
+
+@contextmanager
+def _neutral(policy: Policy) -> Iterator[Any]:
+    """The model with no generation settings of its own, and not training.
+
+    Transformers fills what a generation config leaves open from the model's own (``min_p``, ``suppress_tokens`` ...),
+    and gradient checkpointing, which is active in training mode only, drops the cache of a generating model.
+    """
+    model = causal_model(policy.model)
+    own, training = model.generation_config, [m for m in model.modules() if m.training]
+    model.generation_config = GenerationConfig()
+    model.eval()
+    try:
+        yield model
+    finally:
+        model.generation_config = own
+        for module in training:  # one by one: where activations are recomputed, only some train
+            module.training = True
+
+
+def _generate(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int) -> list[Written]:
+    policy = law.parts[0][0]
+    width = max(len(p) for p in prompts)
+    ids = torch.tensor([[policy.pad] * (width - len(p)) + p for p in prompts], device=policy.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
+    writer = _LogprobRecorder(law, mask)
+    untruncated = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if law.tau > 0 else {}
+    config = GenerationConfig(
+        do_sample=law.tau > 0,
+        **untruncated,
+        num_beams=1,
+        repetition_penalty=1.0,
+        max_new_tokens=max_tokens,
+        pad_token_id=policy.pad,
+        eos_token_id=list(policy.eos),
+    )
+    processors = LogitsProcessorList([writer])
+    with _neutral(policy) as model:
+        try:
+            full = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=processors
+            )
+        except RuntimeError as e:
+            if "probability tensor contains" not in str(e):
+                raise
+            raise LimbeckError(
+                f"{policy.name!r} gives next-token probabilities that are no numbers: its weights have diverged; lower "
+                "lr (or the coefficient), and start again or resume from the last checkpoint."
+            ) from None
+    writer.note(full[:, -1])
+    logp_BT = torch.stack(writer.logp, dim=1)
+    ends = set(policy.eos)
+    written = []
+    for row, logps in zip(full[:, width:].tolist(), logp_BT.tolist(), strict=True):
+        stop = next((t + 1 for t, token in enumerate(row) if token in ends), None)
+        n = len(row) if stop is None else stop
+        written.append(Written(row[:n], logps[:n], stop is None))
+    return written

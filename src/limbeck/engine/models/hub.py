@@ -1,0 +1,71 @@
+"""Whether the hub of models can be reached, asked once: its own client tries for most of a minute, aloud."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import constants
+
+from ...errors import LimbeckError
+from ...tasks.base import found
+
+SECONDS = 5
+"""How long an answer may take."""
+
+
+@functools.cache
+def reachable() -> bool:
+    """Whether the hub answers, through proxies where the environment names some."""
+    try:
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=SECONDS)
+    except Exception:  # no network, no name, no proxy, offline by choice: all mean the same here
+        return False
+    return True
+
+
+def named(spec: str) -> bool:
+    """Whether a spec names a model of the hub: ``name`` or ``owner/name``, and no folder that is here."""
+    local = spec.startswith((".", "/", "~")) or spec.count("/") > 1 or found(spec, "folder") is not None
+    return spec != "embedded" and not local
+
+
+def _cached(name: str) -> bool:
+    try:
+        return isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:  # no name that the hub could know: loading it says so
+        return True
+
+
+def only_here(spec: str) -> bool:
+    """Whether a model of the hub must come from this machine's cache."""
+    return named(spec) and _cached(spec) and not reachable()
+
+
+def refuse_unreachable(role: str, spec: str) -> None:
+    """Refuse a model that is neither here nor can be fetched.
+
+    Raises:
+        LimbeckError: naming the role, the model and the hub.
+    """
+    if named(spec) and not _cached(spec) and not reachable():
+        raise LimbeckError(
+            f"{role}={spec!r}: there is no such folder, and the hub ({constants.ENDPOINT}) cannot be reached; give a "
+            "model folder, or go online."
+        )
+
+
+def cached(name: str, file: str) -> Path | None:
+    """A file of a model of the hub in this machine's cache."""
+    try:
+        there = huggingface_hub.try_to_load_from_cache(name, file)
+    except ValueError:  # no name that the hub could know
+        return None
+    return Path(there) if isinstance(there, str) else None
+
+
+def commit(name: str) -> str | None:
+    """The commit of a model of the hub as this machine's cache holds it, which tells every byte of it."""
+    file = cached(name, "config.json")
+    return file.parent.name if file is not None else None

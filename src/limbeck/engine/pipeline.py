@@ -1,0 +1,245 @@
+"""Running a pipeline: each stage in a folder of its own; a killed pipeline goes on in its stage."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..errors import LimbeckError, expect, nearest, quoted
+from ..space.pipeline import Pipeline, Stage
+from ..space.registry import get
+from ..terminal import screen
+from .build import build_method, prepare_tasks
+from .checks import check_models, data_names
+from .config import RunConfig, configure
+from .run import Result, refuse_changes, resume, train
+from .storage import fingerprint
+from .storage.atomic import read_lines, write_json
+from .storage.run_folder import empty, folder_of, held, main_process, recorded, refuse_impossible
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage that is to be run: its folder, its configuration, and where it stands.
+
+    Attributes:
+        path: folder of the stage's run.
+        config: what to run.
+        state: ``new``, ``begun`` or ``done``, when the pipeline was called.
+        inputs: digests of the data and models that it reads, but for the student that the stage before leaves.
+    """
+
+    path: Path
+    config: RunConfig
+    state: str
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_pipeline(
+    pipeline: Pipeline,
+    out: str | Path,
+    *,
+    quiet: bool = False,
+    console: Console | None = None,
+    command: str = "",
+    accept_changes: bool = False,
+    **settings: Any,
+) -> list[Result]:
+    """Run the stages, or go on where an earlier call with the same pipeline and folder was stopped.
+
+    Args:
+        pipeline: the stages, for instance ``lb.pipelines.sd_zero()``.
+        out: folder; stage i runs in ``out/stage-i-METHOD``.
+        quiet: no progress on standard error.
+        console: where progress goes; default: standard error.
+        command: what the user typed, for the reports.
+        accept_changes: go on though data or models are not what they were when the pipeline began (``resume``).
+        **settings: for every stage (``student``, ``teacher``, ``task``, ``lr`` ...); a stage's own win. An argument of
+            a method goes to the stages whose method takes it.
+
+    Raises:
+        LimbeckError: before the first stage is run, where a stage's settings are wrong, where a stage lacks a model or
+            a task that serves it, or where the folder holds another pipeline.
+    """
+    expect("the pipeline", pipeline, Pipeline, "give one such as lb.pipelines.sd_zero(), or lb.Pipeline([...])")
+    folder = folder_of(out)
+    stages = _plan(pipeline, folder, settings)
+    described = {"pipeline": str(pipeline), "settings": {k: str(v) for k, v in settings.items()}}
+    _refuse_another(folder, described)
+    console = screen(quiet=True) if quiet else screen(console, stderr=True, quiet=not main_process())
+    refuse_impossible(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, console):
+        _claim(folder, described, stages, accept_changes)
+        stages = [replace(s, state=_state(s.path, s.config)) for s in stages]  # another process may have gone on
+        own = {"accept_changes": True} if accept_changes else {}
+        results = []
+        for i, stage in enumerate(stages, 1):
+            done = ", done before" if stage.state == "done" else ""
+            console.print(f"stage {i} of {len(stages)}: {stage.config.method}{done}", style="bold", highlight=False)
+            typed = command or f"stage {stage.path.name} of {pipeline}"
+            with _named(i, len(stages), stage.config.method):
+                if stage.state == "done":
+                    results.append(_result(stage.path))
+                elif stage.state == "begun":
+                    results.append(resume(stage.path, command=typed, console=console, **own))
+                else:
+                    results.append(train(stage.config, stage.path, command=typed, console=console))
+    return results
+
+
+@contextlib.contextmanager
+def _named(i: int, n: int, method: str) -> Iterator[None]:
+    """A refusal inside says which stage it is about."""
+    try:
+        yield
+    except LimbeckError as e:
+        raise LimbeckError(f"stage {i} of {n} ({method}): {e}") from e
+
+
+# ---------------------------------------------------------------- what is to be run
+
+
+def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any]) -> list[Planned]:
+    """Every stage; each starts from the student the one before leaves. All that can be refused is refused here."""
+    _refuse_unknown(pipeline, settings)
+    stages: list[Planned] = []
+    student = settings.get("student", "embedded")
+    understood = []
+    for i, stage in enumerate(pipeline.stages, 1):
+        with _named(i, len(pipeline.unrolled), stage.method):
+            understood.append(_understood(stage, settings))
+    for i, stage in enumerate(pipeline.unrolled):
+        path = folder / f"stage-{i}-{stage.method}"
+        own = _fitting(stage, settings, understood[i % len(understood)], frozenset().union(*understood))
+        with _named(i + 1, len(pipeline.unrolled), stage.method):
+            config = configure(stage.method, {**own, **stage.settings, "student": student})
+        stages.append(Planned(path, config, _state(path, config)))
+        student = str(path / "student")
+    for i, planned in enumerate(stages[: len(pipeline.stages)]):  # the others are these again
+        with _named(i + 1, len(stages), planned.config.method):
+            method = build_method(planned.config)
+            check_models(planned.config, method, {})
+            tasks = prepare_tasks(planned.config, method)
+            known = fingerprint.before_loading(planned.config, tasks, ("student",) if i else ())
+        stages[i] = replace(planned, inputs=known)
+    return stages
+
+
+def _refuse_unknown(pipeline: Pipeline, settings: Mapping[str, Any]) -> None:
+    """A setting must be a run's, or an argument of some stage's method."""
+    arguments = {a for stage in pipeline.stages for a in get(stage.method).arguments}
+    for stage in pipeline.stages:
+        if "student" in stage.settings:
+            raise LimbeckError(f"{stage}: a stage's student is what the stage before it left; leave student out.")
+    for key in settings:
+        if key == "method":
+            raise LimbeckError(f"method={settings[key]!r}: the stages of a pipeline name their methods; leave it out.")
+        if key not in RunConfig.model_fields and key not in arguments:
+            near = nearest(key, [*pipeline.methods, *RunConfig.model_fields, *arguments])
+            raise LimbeckError(
+                f"unknown setting {quoted(key)}{near}; the stages take "
+                f"{', '.join(sorted(arguments)) or 'no arguments'}, and a run "
+                f"{', '.join(sorted(RunConfig.model_fields))}."
+            )
+
+
+Entry = tuple[str, str]
+"""A table among the settings, and a name in it."""
+
+
+def _fitting(
+    stage: Stage, settings: Mapping[str, Any], own: frozenset[Entry], everybodys: frozenset[Entry]
+) -> dict[str, Any]:
+    """The settings without those that only other stages' methods understand: arguments, contexts, further models."""
+    known = {*RunConfig.model_fields, *get(stage.method).arguments}
+    fitting = {k: v for k, v in settings.items() if k in known}
+    for table in ("contexts", "others", "datasets"):
+        if isinstance(fitting.get(table), Mapping):
+            strange = {name for kind, name in everybodys - own if kind == table}
+            fitting[table] = {k: v for k, v in fitting[table].items() if k not in strange}
+    return fitting
+
+
+def _understood(stage: Stage, settings: Mapping[str, Any]) -> frozenset[Entry]:
+    """The contexts that a stage's method shows, and the further models and data sets that it reads."""
+    value = stage.value(settings)
+    shown = {("contexts", context.name) for context in value.told if context.block}
+    read = {("datasets", name) for name in data_names(value)}
+    return frozenset(shown | read | {("others", role) for role in value.others})
+
+
+def _state(path: Path, config: RunConfig) -> str:
+    """Where a stage stands; a folder of another method's run is refused when the stage claims it."""
+    if not (path / "run.json").exists():
+        return "new"
+    run = recorded(path)
+    if run["config"].get("method") != config.method:
+        return "new"
+    return "done" if run.get("finished") and (path / "student").is_dir() else "begun"
+
+
+def _result(path: Path) -> Result:
+    """What a finished stage left."""
+    evaluations = read_lines(path / "evaluations.jsonl")
+    before = evaluations[0] if evaluations else None
+    after = evaluations[-1] if len(evaluations) > 1 else None
+    report = path / "report.html"
+    steps = len(read_lines(path / "metrics.jsonl"))
+    return Result(path, before, after, steps, report if report.is_file() else None, path / "student")
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def _claim(folder: Path, described: Mapping[str, Any], stages: Sequence[Planned], accept_changes: bool) -> None:
+    """Write down what the folder's pipeline is, or refuse to go on where what it reads has changed since."""
+    if not main_process():
+        return
+    _refuse_another(folder, described)
+    file = folder / "pipeline.json"
+    was = _read(file) if file.exists() else {}
+    before = was.get("inputs") if isinstance(was, dict) else None
+    before = before if isinstance(before, dict) else {}
+    for stage in stages:
+        then = before.get(stage.path.name)
+        if isinstance(then, dict):
+            refuse_changes(folder, fingerprint.changes(stage.config, then, stage.inputs), accept_changes)
+    write_json(file, {**described, "inputs": {s.path.name: s.inputs for s in stages if s.inputs}})
+
+
+def _refuse_another(folder: Path, now: Mapping[str, Any]) -> None:
+    """The folder's pipeline goes on only as itself."""
+    if not main_process():
+        return
+    refuse_impossible(folder)
+    file = folder / "pipeline.json"
+    if not file.exists():
+        if not empty(folder):
+            raise LimbeckError(f"{folder} is not empty and holds no pipeline; name a new folder.")
+        return
+    was = _read(file)
+    before = was if isinstance(was, dict) else {}
+    if before.get("pipeline") != now["pipeline"]:
+        raise LimbeckError(f"{folder} holds another pipeline ({before.get('pipeline')}); name another folder.")
+    old, new = before.get("settings"), now["settings"]
+    old = old if isinstance(old, dict) else {}
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
+            raise LimbeckError(
+                f"{folder} holds this pipeline with {key}={old.get(key, 'its default')}, not "
+                f"{new.get(key, 'its default')}; give the same settings to go on, or name another folder."
+            )
+
+
+def _read(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise LimbeckError(f"{file} is damaged ({e}); restore it, or name another folder.") from None

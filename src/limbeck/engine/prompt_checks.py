@@ -1,0 +1,130 @@
+"""Every prompt and demonstration, read before the first step: what does not fit a window, and what a limit cuts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import LimbeckError
+from ..tasks import Response, Task
+from ..types import Prompt
+from .config import RunConfig
+from .session import Desk
+
+PATIENCE = 10.0
+"""Seconds for which prompts that a task makes when they are read are made here; data that is there is read whole."""
+
+AT_ONCE = 256
+"""Prompts tokenised at once."""
+
+
+def check_prompts(
+    desk: Desk, config: RunConfig, read: Collection[str], tell: Callable[[str], None], learns: bool = True
+) -> list[str]:
+    """Refuse prompts and written responses that a model cannot read, and say what a limit leaves out or cuts.
+
+    Args:
+        desk: models, tasks and limits.
+        config: of the run.
+        read: data whose written responses are learned from.
+        tell: hears what is being done.
+        learns: whether training prompts are read; those held out for the evaluation always are.
+
+    Returns:
+        Notes for people.
+
+    Raises:
+        LimbeckError: naming the file and the line, where there is one.
+    """
+    notes: list[str] = []
+    for name, task in desk.tasks.items():
+        if learns:
+            notes += _read(desk, task, task.train, "training", name in read, tell)
+        if name == "task":
+            held_out = [task.test[i] for i in range(min(config.eval_size, len(task.test)))]
+            # Without a teacher, the evaluation's perplexity is that of the data's own responses.
+            notes += _read(desk, task, held_out, "held-out", "responses" in task.serves and _alone(desk), tell)
+    return notes
+
+
+def _alone(desk: Desk) -> bool:
+    """Whether the student has no teacher to be measured against."""
+    return "teacher" not in desk.policies
+
+
+@dataclass
+class _Count:
+    """What was seen of one split."""
+
+    prompts: int = 0
+    long: int = 0
+    first: str = ""
+    responses: int = 0
+    cut: int = 0
+    longest: int = 0
+    alike: int = 0
+    given: dict[str, None] = field(default_factory=dict)
+
+
+def _read(
+    desk: Desk, task: Task, prompts: Sequence[Prompt], kind: str, demonstrated: bool, tell: Callable[[str], None]
+) -> list[str]:
+    made, start, n, count = not isinstance(prompts, tuple | list), time.monotonic(), len(prompts), _Count()
+    for first in range(0, n, AT_ONCE):
+        if made and first and time.monotonic() - start > PATIENCE:
+            break
+        tell(f"reading {kind} prompts of {task.name}: {first + 1} of {n}")
+        _look(desk, task, [prompts[i] for i in range(first, min(first + AT_ONCE, n))], demonstrated, count)
+    if n and count.long == count.prompts and kind == "training":
+        raise LimbeckError(
+            f"every training prompt of {task.name!r} is too long for a model's window (the first: {count.first}), and "
+            "skip_overlong=true leaves them all out; shorten them, or lower max_tokens."
+        )
+    return _said(desk, task, kind, n, count)
+
+
+def _look(desk: Desk, task: Task, prompts: Sequence[Prompt], demonstrated: bool, count: _Count) -> None:
+    """Count what one batch of prompts and their responses has; refuse what no model can read."""
+    count.prompts += len(prompts)
+    written: list[tuple[Prompt, Response]] = []
+    for prompt, long in zip(prompts, desk.too_long(prompts), strict=True):
+        count.given |= dict.fromkeys([*prompt.chat_template_kwargs, *(k for m in prompt.messages for k in m)])
+        if long is None:
+            written += [(prompt, r) for r in task.responses(prompt)] if demonstrated else []
+        elif desk.skip_overlong:
+            count.long, count.first = count.long + 1, count.first or f"{prompt.at}prompt {prompt.id!r}"
+        else:
+            raise long
+    count.given |= dict.fromkeys(k for _, r in written for k in r.further)
+    responses = desk.all_response_ids(written)
+    count.responses += len(responses)
+    count.cut += sum(len(ids) > desk.max_tokens for ids in responses)
+    count.longest = max([count.longest, *map(len, responses)])
+    for (prompt, _), ids, (other, _), others in zip(written, responses, written[1:], responses[1:], strict=False):
+        count.alike += prompt is other and ids[: desk.max_tokens] == others[: desk.max_tokens]
+
+
+def _said(desk: Desk, task: Task, kind: str, n: int, count: _Count) -> list[str]:
+    notes = []
+    given = [key for key in count.given if key not in ("role", "content")]
+    if given and kind == "training":
+        notes.append(f"note: {task.name!r} also gives the chat template {', '.join(given)}, which it writes.")
+    if count.prompts < n:
+        notes.append(
+            f"note: {count.prompts:,} of {n:,} {kind} prompts of {task.name!r} were measured before the first step, "
+            "because the task makes each when it is read; the others are measured as they come."
+        )
+    if count.long:
+        notes.append(
+            f"note: {count.long:,} of {count.prompts:,} {kind} prompts of {task.name!r} leave no room in a model's "
+            f"window for a response of {desk.room} tokens and are left out (the first: {count.first})."
+        )
+    if count.cut:
+        alike = f"; {count.alike:,} pairs are the same up to there" if count.alike else ""
+        notes.append(
+            f"note: {count.cut:,} of {count.responses:,} {kind} responses of {task.name!r} "
+            f"({count.cut / count.responses:.0%}) are longer than max_tokens={desk.max_tokens} and are cut there, "
+            f"without an end{alike}; --set max_tokens={count.longest} takes all of them whole."
+        )
+    return notes

@@ -1,0 +1,64 @@
+"""A run that is begun again: its method rebuilt from its folder, and what has changed since it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import LimbeckError
+from ..space.explain import explain
+from ..space.method import Method
+from ..tasks import Task
+from ..user_files import refuse_unnamed
+from .build import build_method
+from .config import RunConfig, checked
+from .storage import checkpoint
+from .storage.run_log import RunLog
+
+
+def rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tuple[RunConfig, Method]:
+    """A run's configuration and method, from what its folder records."""
+    settings = dict(described["config"])
+    if steps is not None:
+        settings["steps"] = steps
+    if settings.get("method") == "custom":
+        raise LimbeckError(
+            f"{out} ran a method that is not registered, so it cannot be rebuilt from its folder; register it with "
+            "@method and run it by name."
+        )
+    config = checked(settings)
+    refuse_unnamed(out, config.imports)
+    method = build_method(config)
+    if explain(method) != described["formula"]:
+        raise LimbeckError(
+            f"{out} ran another objective than {config.method} is now with the arguments it recorded "
+            f"({config.arguments or 'none'}): it was given as a value, or its definition has changed; start a new run."
+        )
+    return config, method
+
+
+def lost_lines(out: Path, config: RunConfig, task: Task, accepted: bool) -> list[str]:
+    """Lines that the newest checkpoint covers and the folder lacks; to go on without them, the user must mean it."""
+    path = checkpoint.latest(out / "checkpoints")
+    if path is None:
+        return []
+    step, every = int(checkpoint.peek(path)["step"]), config.eval_every
+    evaluated = range(0, step + 1, every) if every else (0,)
+    lost = RunLog(out).lacks(step, evaluated if config.eval_size and len(task.test) else ())
+    if lost and not accepted:
+        raise LimbeckError(
+            f"{out}: {'; '.join(lost)}, though {path.name} covers it, so curves, totals and a token budget would be "
+            "wrong; restore the file, remove checkpoints until one is from before the loss, or go on regardless "
+            "(--accept-changes)."
+        )
+    return lost
+
+
+def refuse_changes(out: Path, changes: list[str], accepted: bool) -> None:
+    """Refuse to go on with other inputs as if they were the run's own."""
+    if changes and not accepted:
+        raise LimbeckError(
+            f"{out} was begun with other inputs: {'; '.join(changes)}; restore what has changed, start a new run, or "
+            "go on with what is there now (--accept-changes, in Python accept_changes=True)."
+        )

@@ -1,0 +1,185 @@
+"""Sequences on their way into a record: who wrote which tokens of it, and what the verifier said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...tasks import Verdict
+from ...types import Prompt, Rollout
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of tokens by one author.
+
+    Attributes:
+        ids: tokens.
+        logp: nats under the law that wrote them; None: not known.
+        author: ``DATA``, ``STUDENT`` or ``TEACHER``.
+        scored: whether losses may look at them; a scored segment is a turn. What an environment says never is.
+        reward: of the turn; NaN where nothing verified it.
+        columns: further numbers per token, by name.
+        said: what an environment's message says, where the segment holds one.
+    """
+
+    ids: list[int]
+    logp: list[float] | None
+    author: int
+    scored: bool = True
+    reward: float = math.nan
+    columns: Mapping[str, list[float]] = field(default_factory=dict)
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One sequence.
+
+    Attributes:
+        prompt: the problem.
+        prompt_ids: what the student reads before anything is written.
+        segments: in reading order; at least one is scored, though it may be empty.
+        truncated: cut at a limit.
+        correct: the last verdict; False where nothing verified.
+        feedback: the verifier's text.
+        label: preference; NaN.
+        columns: further numbers, by name.
+        draft: what it was refined from; then that is its evidence ``reply``.
+    """
+
+    prompt: Prompt
+    prompt_ids: list[int]
+    segments: tuple[Segment, ...]
+    truncated: bool = False
+    correct: bool = False
+    feedback: str | None = None
+    label: float = math.nan
+    columns: Mapping[str, float] = field(default_factory=dict)
+    draft: str = ""
+
+    @property
+    def ids(self) -> list[int]:
+        """Everything after the prompt."""
+        return [i for segment in self.segments for i in segment.ids]
+
+    @property
+    def turns(self) -> list[Segment]:
+        """The scored segments."""
+        return [p for p in self.segments if p.scored]
+
+
+def single(
+    prompt: Prompt,
+    prompt_ids: list[int],
+    ids: list[int],
+    logp: list[float] | None,
+    author: int,
+    truncated: bool = False,
+    verdict: Verdict | None = None,
+    label: float = math.nan,
+) -> Trajectory:
+    """A row of one turn."""
+    segment = Segment(ids, logp, author, reward=verdict.reward if verdict else math.nan)
+    correct = verdict.correct if verdict else False
+    return Trajectory(prompt, prompt_ids, (segment,), truncated, correct, verdict.feedback if verdict else None, label)
+
+
+def assemble(groups: Sequence[Sequence[Trajectory]], name: str) -> Rollout:
+    """Groups of rows as one record of one source; groups without a row are left out."""
+    groups = [group for group in groups if group]
+    rows = [row for group in groups for row in group]
+    segments = [(b, segment) for b, row in enumerate(rows) for segment in row.turns]
+    length = torch.tensor([len(r.prompt_ids) + len(r.ids) for r in rows], dtype=torch.int64)
+    start = torch.cat([torch.zeros(1, dtype=torch.int64), length.cumsum(0)])
+    return Rollout(
+        ids_L=_long(i for r in rows for i in (*r.prompt_ids, *r.ids)),
+        start_B1=start,
+        root_B=_long(len(r.prompt_ids) for r in rows),
+        pos_N=_long(p for b, row in enumerate(rows) for p in _places(row, int(start[b]))),
+        turn_N=_long(u for u, (_, segment) in enumerate(segments) for _ in segment.ids),
+        seq_U=_long(b for b, _ in segments),
+        group_B=_long(g for g, group in enumerate(groups) for _ in group),
+        author_N=torch.tensor([p.author for _, p in segments for _ in p.ids], dtype=torch.int8),
+        writer_logp_N=_float(x for _, p in segments for x in (p.logp or [math.nan] * len(p.ids))),
+        origin_B=torch.zeros(len(rows), dtype=torch.int64),
+        reward_U=_float(p.reward for _, p in segments),
+        correct_B=torch.tensor([r.correct for r in rows], dtype=torch.bool),
+        truncated_B=torch.tensor([r.truncated for r in rows], dtype=torch.bool),
+        label_B=_float(r.label for r in rows),
+        sources=(name,),
+        columns_B={k: _float(r.columns.get(k, math.nan) for r in rows) for k in _names(r.columns for r in rows)},
+        columns_N={
+            k: _float(x for _, p in segments for x in p.columns.get(k, [math.nan] * len(p.ids)))
+            for k in _names(p.columns for _, p in segments)
+        },
+        prompts=tuple(r.prompt for r in rows),
+        drafts=tuple(r.draft for r in rows),
+        feedback=tuple(r.feedback for r in rows),
+    )
+
+
+def _places(row: Trajectory, start: int) -> list[int]:
+    """Positions of a row's scored tokens."""
+    places: list[int] = []
+    at = start + len(row.prompt_ids)
+    for segment in row.segments:
+        if segment.scored:
+            places += range(at, at + len(segment.ids))
+        at += len(segment.ids)
+    return places
+
+
+def _names(columns: Any) -> list[str]:
+    return list(dict.fromkeys(name for c in columns for name in c))
+
+
+def _long(values: Any) -> torch.Tensor:
+    return torch.tensor(list(values), dtype=torch.int64)
+
+
+def _float(values: Any) -> torch.Tensor:
+    return torch.tensor(list(values), dtype=torch.float32)
+
+
+# ---------------------------------------------------------------- stored and read again
+
+
+def to_json(row: Trajectory) -> dict[str, Any]:
+    """A row without its prompt's text, which the task holds."""
+    return {
+        "prompt_ids": row.prompt_ids,
+        "segments": [
+            {"ids": p.ids, "logp": p.logp, "author": p.author, "scored": p.scored, "reward": _null(p.reward)}
+            | ({"columns": dict(p.columns)} if p.columns else {})
+            | ({"said": p.said} if p.said else {})
+            for p in row.segments
+        ],
+        "truncated": row.truncated,
+        "correct": row.correct,
+        "feedback": row.feedback,
+        "label": _null(row.label),
+        "columns": {k: _null(v) for k, v in row.columns.items()},
+        "draft": row.draft,
+    }
+
+
+def from_json(prompt: Prompt, stored: Mapping[str, Any]) -> Trajectory:
+    """The row again."""
+    segments = tuple(Segment(**{**p, "reward": _nan(p["reward"])}) for p in stored["segments"])
+    columns = {k: _nan(v) for k, v in stored["columns"].items()}
+    return Trajectory(
+        **{**stored, "prompt": prompt, "segments": segments, "label": _nan(stored["label"]), "columns": columns}
+    )
+
+
+def _null(x: float) -> float | None:
+    return x if math.isfinite(x) else None
+
+
+def _nan(x: float | None) -> float:
+    return math.nan if x is None else x

@@ -1,0 +1,272 @@
+"""What decides a run besides its settings, as digests and texts, so that a resumed run knows that it is the same."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ... import embedded
+from ...errors import LimbeckError
+from ...space.registry import REGISTRY
+from ...tasks import Task
+from ...tasks.base import found
+from ..models import hub
+from ..models.policy import causal_model
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+    from ..session import Session
+
+WHOLE = 1 << 30
+"""Bytes up to which every byte of a model folder counts. Beyond, reading all of it at every start would take minutes,
+so of each file its size and 64 blocks of 1 MiB count: training moves every tensor, so other weights still show."""
+
+_BLOCK, _BLOCKS = 1 << 20, 64
+_READ = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+_SAMPLED = 32
+"""Prompts of a split that count where prompts are made when they are read."""
+
+
+# ---------------------------------------------------------------- files and models
+
+
+def of_file(path: Path, thorough: bool = True) -> str:
+    """SHA-256 of a file; of a large one that need not be read whole, of its size and blocks spread over it."""
+    size = path.stat().st_size
+    with path.open("rb") as f:
+        if thorough or size <= _BLOCK * _BLOCKS:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+        out = hashlib.sha256(str(size).encode())
+        for i in range(_BLOCKS):
+            f.seek(i * (size - _BLOCK) // (_BLOCKS - 1))
+            out.update(f.read(_BLOCK))
+    return out.hexdigest()
+
+
+def of_folder(folder: Path) -> str:
+    """Digest of what loading reads in a model folder."""
+    return _sha(files_of(folder))
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Digests of the files that loading reads in a model folder: configuration, tokenizer, templates, weights, code.
+
+    Of a folder of adapters, the base model's folder counts as a file of the name ``base``.
+    """
+    inside = [*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")]
+    # limbeck.json and the model card tell of a model and do not change it.
+    read = sorted(p for p in inside if p.suffix in _READ and p.name != "limbeck.json" and p.is_file())
+    stats = [p.stat() for p in read]
+    own = dict(_digests(folder, tuple(read), tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in stats)))
+    base = _base(folder / "adapter_config.json")
+    return own if base is None else {**own, "base": of_folder(base)}
+
+
+@functools.lru_cache(maxsize=64)
+def _digests(folder: Path, files: tuple[Path, ...], stamps: tuple[tuple[int, int, int], ...]) -> Mapping[str, str]:
+    thorough = sum(size for size, *_ in stamps) <= WHOLE
+    return {p.relative_to(folder).as_posix(): of_file(p, thorough) for p in files}
+
+
+def _base(adapter_config: Path) -> Path | None:
+    """The folder of the model that adapters were trained on, where it is one."""
+    try:
+        name = json.loads(adapter_config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found(name, "folder") if isinstance(name, str) and name else None
+
+
+def of_spec(spec: str, role: str) -> dict[str, Any] | None:
+    """Digests of a model by its name: of its folder's files, or the commit of the hub's; None where neither is here."""
+    folder = (
+        embedded.path(role if role in embedded.NAMES else "student") if spec == "embedded" else found(spec, "folder")
+    )
+    if folder is None:
+        commit = hub.commit(spec)
+        return {"by": "files", "digest": commit} if commit else None
+    try:
+        files = files_of(folder)
+    except OSError as e:
+        raise LimbeckError(f"{role}={spec!r}: {e.filename} cannot be read ({e.strerror}); mend that.") from None
+    return {"by": "files", "digest": _sha(files), "files": files}
+
+
+@torch.no_grad()
+def of_tensors(model: Any) -> str:
+    """Digest of a model object's weights as they were before adapters were added."""
+    own = causal_model(model).state_dict()
+    tensors = {n.replace(".base_layer.", "."): t for n, t in own.items() if "lora_" not in n}
+    thorough = sum(t.numel() * t.element_size() for t in tensors.values()) <= WHOLE
+    out = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        out.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        flat = tensor.detach().reshape(-1)
+        flat = flat if thorough else flat[:: max(1, flat.numel() >> 16)]
+        out.update(flat.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return out.hexdigest()
+
+
+# ---------------------------------------------------------------- data
+
+
+def of_task(task: Task) -> dict[str, Any]:
+    """How many prompts each split has, and a digest of all that the task gives with them.
+
+    Of prompts that are made when they are read, some of each split count, spread over it.
+    """
+    out = hashlib.sha256()
+    written = bool({"responses", "pairs"} & set(task.serves))
+    for split in (task.train, task.test):
+        for prompt in _looked_at(split):
+            responses = task.responses(prompt) if written else ()
+            out.update(_bytes([prompt, list(responses)]))
+        out.update(b"|")
+    return {"name": task.name, "train": len(task.train), "test": len(task.test), "digest": out.hexdigest()}
+
+
+def _looked_at(split: Sequence[Any]) -> Iterator[Any]:
+    n = len(split)
+    if isinstance(split, list | tuple) or n <= _SAMPLED:
+        return (split[i] for i in range(n))
+    return (split[i * (n - 1) // (_SAMPLED - 1)] for i in range(_SAMPLED))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON lacks, in a form that is the same in every process."""
+    if is_dataclass(value) and not isinstance(value, type):
+        # Where a record stands in its file is no part of what it says: a blank line is no change.
+        return {f.name: getattr(value, f.name) for f in fields(value) if f.name != "where"}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    return list(value) if isinstance(value, Sequence) else type(value).__name__
+
+
+def _bytes(value: Any) -> bytes:
+    return json.dumps(value, default=_plain, sort_keys=True).encode()
+
+
+def _sha(value: Any) -> str:
+    return hashlib.sha256(_bytes(value)).hexdigest()
+
+
+# ---------------------------------------------------------------- a run's inputs
+
+
+def specs(config: RunConfig) -> dict[str, str]:
+    """The models that a run names, by role."""
+    named = {"student": config.student, "teacher": config.teacher, "ref": config.ref, **config.others}
+    return {role: spec for role, spec in named.items() if spec}
+
+
+def before_loading(config: RunConfig, tasks: Mapping[str, Task], objects: Collection[str]) -> dict[str, Any]:
+    """Data and models as far as they can be told without loading a model.
+
+    Args:
+        config: of the run.
+        tasks: by name.
+        objects: roles whose model is, or was, an object; they are told by their tensors, later.
+    """
+    models = {role: of_spec(spec, role) for role, spec in specs(config).items() if role not in objects}
+    return {
+        "data": {name: of_task(task) for name, task in tasks.items()},
+        "models": {role: told for role, told in models.items() if told},
+    }
+
+
+def of_run(session: Session, tensors: Mapping[str, str], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All inputs of a run that is open, for ``run.json``.
+
+    ``{"data": {name: {name, train, test, digest}}, "models": {role: {by, digest, files}}, "chat_template": text,
+    "teacher_template": text or None, "contexts": {name: text}, "generation": {...}, "code": {file name: text}}``
+
+    Args:
+        session: before its first step.
+        tensors: digests of models that were objects, whose weights no folder need hold, by role.
+        known: what ``before_loading`` gave.
+    """
+    known = known or before_loading(session.config, session.desk.tasks, tensors)
+    student = session.student
+    late = {role: of_spec(spec, role) for role, spec in specs(session.config).items() if role not in tensors}
+    models = {**known["models"], **{role: told for role, told in late.items() if told}}
+    models |= {role: {"by": "tensors", "digest": digest} for role, digest in tensors.items()}
+    generation = student.model.generation_config
+    told = generation.to_diff_dict() if generation is not None else {}
+    teacher = session.policies["teacher"] if "teacher" in session.desk.formats else None
+    inputs = {
+        "data": known["data"],
+        "models": models,
+        "chat_template": student.template or student.tokenizer.chat_template,
+        "teacher_template": teacher and (teacher.template or teacher.tokenizer.chat_template),
+        "contexts": dict(session.desk.blocks),
+        "generation": {k: v for k, v in told.items() if not k.startswith("_") and k != "transformers_version"},
+        "code": _code(session),
+    }
+    return dict(json.loads(_bytes(inputs)))
+
+
+def _code(session: Session) -> dict[str, str]:
+    """The user's own files that define the method and the tasks, by name."""
+    recipe = REGISTRY.get(session.config.method)
+    out = {}
+    for thing in (recipe.factory if recipe else None, *(type(task) for task in session.desk.tasks.values())):
+        try:
+            file = Path(inspect.getsourcefile(thing) or "")  # type: ignore[arg-type]
+            if not getattr(thing, "__module__", "").startswith("limbeck.") and file.is_file():
+                out[file.name] = file.read_text(encoding="utf-8")
+        except (TypeError, OSError, ValueError):  # typed in an interpreter, or nothing at all
+            continue
+    return out
+
+
+# ---------------------------------------------------------------- what has changed
+
+
+def changes(config: RunConfig, was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A clause for each input that is not what it was; what ``now`` does not hold is not compared."""
+    out = []
+    old, new = _table(was, "data"), _table(now, "data")
+    for name, is_now in new.items():
+        before = _table(old, name)
+        if before.get("digest") != is_now["digest"]:
+            spec = f"task={config.task!r}" if name == "task" else f"datasets.{name}={config.datasets.get(name)!r}"
+            had = f"{before.get('train')} prompts and {before.get('test')} held out"
+            has = f"{is_now['train']} and {is_now['test']}"
+            out.append(f"{spec} gives other data (then {had}, now {has})")
+    for role, is_now in _table(now, "models").items():
+        before = _table(_table(was, "models"), role)
+        if before.get("by") == is_now["by"] and before.get("digest") != is_now["digest"]:
+            then, now_there = _table(before, "files"), _table(is_now, "files")
+            odd = sorted(f for f in {*then, *now_there} if then.get(f) != now_there.get(f))
+            which = f"another {', another '.join(odd[:3])}" if odd else "other weights, tokenizer or configuration"
+            out.append(f"the {role} ({specs(config).get(role, role)}) has {which}")
+    single = {
+        "chat_template": "the student's chat template",
+        "teacher_template": "the teacher's chat template",
+        "generation": "what the student's generation_config.json says",
+    }
+    out += [f"{what} is another" for key, what in single.items() if key in now and was.get(key) != now[key]]
+    for key, what in (("contexts", "the template of context"), ("code", "the code in")):
+        then = _table(was, key)
+        out += [f"{what} {name!r} is another" for name, text in _table(now, key).items() if then.get(name) != text]
+    return out
+
+
+def models(inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is recorded of each model, by role."""
+    return {role: told for role, told in _table(inputs, "models").items() if isinstance(told, dict)}
+
+
+def _table(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    inner = value.get(key)
+    return inner if isinstance(inner, dict) else {}

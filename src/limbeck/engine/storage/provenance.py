@@ -1,0 +1,115 @@
+"""Who taught a student: ``limbeck.json`` in its folder, written with the weights and read by later runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...axes.derived_source import Once
+from ...space.abilities import DERIVED
+from ...space.refusals import walk
+from ...tasks.base import found
+from .atomic import write_json
+from .fingerprint import of_folder
+
+if TYPE_CHECKING:
+    from ..session import Session
+
+FILE = "limbeck.json"
+
+
+def write(folder: Path, session: Session) -> None:
+    """Write into a student's folder by which method it was trained, who taught it, and what was known before.
+
+    ``{"method": ..., "student": name, "teachers": {role: name}, "digests": {role: digest}, "earlier": [the same of
+    earlier runs]}``. A folder is called by its last name and known by its content, because the student's folder may
+    be given away: where things lie on this machine is nobody else's business, and means nothing elsewhere.
+    """
+    own = (*DERIVED, "ref", "init")
+    roles = [r for r in session.method.roles if r.partition("(")[0] not in own and r in session.policies]
+    record = {
+        "method": session.method.name or "custom",
+        "student": shown(session.student.name),
+        "teachers": {role: shown(session.policies[role].name) for role in roles},
+        "digests": {r: d for r in ("student", *roles) if (d := _digest(session.policies[r].name))},
+    }
+    write_json(folder / FILE, {**record, "earlier": [_without_paths(r) for r in read(session.student.name)]})
+
+
+def read(student: str) -> list[dict[str, Any]]:
+    """What a student's folder says of its runs, the latest first; nothing where it says nothing."""
+    folder = _folder(student)
+    try:
+        last = json.loads((folder / FILE).read_text(encoding="utf-8")) if folder else None
+    except (OSError, ValueError, RecursionError):
+        return []
+    if not isinstance(last, dict):
+        return []
+    earlier = last.pop("earlier", [])
+    return [r for r in (last, *(earlier if isinstance(earlier, list) else ())) if isinstance(r, dict)]
+
+
+def teachers(student: str) -> list[str]:
+    """Who taught it in the latest run that had a teacher."""
+    named = (r["teachers"] for r in read(student) if isinstance(r.get("teachers"), Mapping))
+    return [str(name) for name in next(filter(None, named), {}).values()]
+
+
+def consistency(session: Session) -> list[str]:
+    """A note where a teacher's log-probs are stored for a student that another teacher taught, or nobody known."""
+    out = []
+    scores = {p.score.role for s in session.method.sources.values() for p in walk(s) if isinstance(p, Once) and p.score}
+    for role in sorted(scores & session.policies.keys()):
+        name, student = session.policies[role].name, session.student.name
+        known = teachers(student)
+        if _address(name) in known or _digest(name) in _digests(student):
+            continue
+        says = f"was taught by {' and '.join(map(repr, known))}" if known else "does not say who taught it"
+        out.append(
+            f"note: {session.method.name or 'this method'} stores the log-probs of {name!r} once, which holds where the "
+            f"same teacher taught the student before, but {student!r} {says}; train it on that teacher's text first "
+            "(limbeck pipeline lightning does both)."
+        )
+    return out
+
+
+def shown(name: str) -> str:
+    """What a model is called where no path may be: a folder by its last name, the student of a run by the run's too."""
+    folder = _folder(name)
+    if folder is None:
+        return name if not Path(name).is_absolute() else Path(name).name
+    folder = folder.resolve()
+    ours = folder.name in ("student", "adapter") and (folder.parent / "run.json").is_file()
+    return f"{folder.parent.name}/{folder.name}" if ours else folder.name
+
+
+def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of an earlier version, which held whole paths, as one of this version."""
+    named = record.get("teachers")
+    teachers = {str(k): shown(str(v)) for k, v in named.items()} if isinstance(named, Mapping) else {}
+    return {**record, "student": shown(str(record.get("student", ""))), "teachers": teachers}
+
+
+def _digests(student: str) -> set[str]:
+    """Digests of who taught it in the latest run that had a teacher."""
+    last = next((r for r in read(student) if isinstance(r.get("teachers"), Mapping) and r["teachers"]), {})
+    digests = last.get("digests")
+    return {str(d) for r, d in digests.items() if r != "student"} if isinstance(digests, Mapping) else set()
+
+
+def _digest(name: str) -> str | None:
+    """Of a folder's content; a name of the hub, and the embedded pair, tell enough themselves."""
+    folder = _folder(name)
+    return of_folder(folder) if folder is not None else None
+
+
+def _address(name: str) -> str:
+    """A folder by its whole path, as earlier versions wrote it; any other name as it is."""
+    folder = _folder(name)
+    return str(folder.resolve()) if folder is not None else name
+
+
+def _folder(name: str) -> Path | None:
+    return found(name, "folder") if name not in ("", "embedded") else None

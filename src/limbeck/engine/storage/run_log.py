@@ -1,0 +1,297 @@
+"""What a run writes down: run.json, metrics.jsonl, evaluations.jsonl, samples.jsonl, and a line for people."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ...errors import LimbeckError
+from ...space.explain import explain
+from ...space.method import Method
+from ...terminal import printable
+from .atomic import append_line, read_lines, sync, whole, write_json, write_lines
+
+_PACKAGES = ("limbeck", "torch", "transformers", "accelerate", "peft", "reasoning-gym")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what decides a run."""
+    out = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": _cpu(), "cores": torch.get_num_threads(), "gpu": gpu}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The git commit of the working folder, where there is one."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def now() -> str:
+    """The time, with its zone."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunLog:
+    """The files of one run's folder. Only the main process holds one."""
+
+    def __init__(self, out: Path):
+        self.out = out
+
+    @property
+    def run(self) -> Path:
+        """What was run."""
+        return self.out / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A line a step."""
+        return self.out / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """A line an evaluation."""
+        return self.out / "evaluations.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Rollouts to look at."""
+        return self.out / "samples.jsonl"
+
+    def describe(self, workshop: Any, command: str, inputs: Mapping[str, Any] | None = None) -> None:
+        """Write run.json at the start; ``inputs`` are what ``fingerprint.of_run`` gives."""
+        config, method = workshop.config, workshop.method
+        policies = workshop.policies
+        teacher = policies.get("teacher")
+        write_json(
+            self.run,
+            {
+                "method": method.name or "custom",
+                "title": method.title,
+                "paper": method.paper or None,
+                "formula": explain(method),
+                "command": command,
+                "config": config.model_dump(mode="json"),
+                "seed": config.seed,
+                "versions": versions(),
+                "machine": machine(),
+                "student": config.student,
+                "teacher": config.teacher,
+                "task": workshop.desk.tasks["task"].name,
+                "started": now(),
+                "finished": None,
+                "parameters": {
+                    "student": policies["student"].parameters(),
+                    "teacher": teacher.parameters() if teacher else None,
+                },
+                "git": commit(),
+                "inputs": dict(inputs or {}),
+                "terms": term_names(method),
+            },
+        )
+
+    def update(self, **fields: Any) -> None:
+        """Change fields of run.json."""
+        write_json(self.run, {**read_run(self.out), **fields})
+
+    def resumed(self, config: Mapping[str, Any], command: str, step: int, **accepted: Any) -> None:
+        """The run goes on from a step, with settings that may differ in the number of steps.
+
+        Args:
+            config: now in force.
+            command: as typed.
+            step: to go on from.
+            **accepted: ``changes`` that the user accepted, as clauses, and the ``inputs`` now in force.
+        """
+        earlier = read_run(self.out).get("resumed")
+        row = {"command": command, "step": step, "at": now()}
+        if accepted.get("changes"):
+            row["accepted"] = accepted["changes"]
+        history = [*(earlier if isinstance(earlier, list) else []), row]
+        inputs = {"inputs": accepted["inputs"]} if "inputs" in accepted else {}
+        self.update(config=config, finished=None, resumed=history, **inputs)
+
+    def sync(self) -> None:
+        """Put the lines so far on the disk: a checkpoint that covers them must not outlive them."""
+        for file in (self.metrics, self.evaluations):
+            if file.exists():
+                sync(file)
+        sync(self.out)
+
+    def lacks(self, step: int, evaluated: Collection[int]) -> list[str]:
+        """What a run's lines lack of its first ``step`` steps, as clauses; ``evaluated`` after how many of them."""
+        out = []
+        for file, wanted in ((self.metrics, range(step)), (self.evaluations, evaluated)):
+            there = Counter(at for row in read_lines(file) if (at := whole(row, "step")) is not None)
+            lost = [at for at in wanted if not there[at]]
+            twice = [at for at in wanted if there[at] > 1]
+            if lost:
+                more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+                out.append(f"{file.name} lacks the line of step {lost[0]}{more}")
+            if twice:
+                out.append(f"{file.name} holds the line of step {twice[0]} more than once")
+        return out
+
+    def step(self, values: Mapping[str, Any]) -> None:
+        """One more line of metrics."""
+        append_line(self.metrics, values)
+
+    def evaluated(self, step: int, values: Mapping[str, Any]) -> None:
+        """One more evaluation."""
+        append_line(self.evaluations, {"step": step, **values})
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after a checkpoint, so that a resumed run reads as one that never stopped."""
+        for file, end in ((self.metrics, step), (self.evaluations, step + 1)):
+            rows = {at: r for r in read_lines(file) if (at := whole(r, "step")) is not None and at < end}
+            write_lines(file, rows.values())
+
+
+def term_names(method: Method) -> dict[str, str]:
+    """Each term in a few words, by the number that its metrics carry."""
+    texts = [f"{term.surrogate} of {term.signal}" for _, term in method.parts]
+    return {str(i): text if len(text) <= 70 else f"{text[:69]}…" for i, text in enumerate(texts, 1)}
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """run.json of a folder.
+
+    Raises:
+        LimbeckError: where the folder holds no run.
+    """
+    try:
+        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise LimbeckError(f"{out} holds no run (there is no run.json in it); name the --out folder of one.") from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise LimbeckError(f"{out}/run.json is damaged ({e}); restore it, or start a new run.") from None
+    if not isinstance(run, dict):
+        raise LimbeckError(f"{out}/run.json is damaged (it holds no table); restore it, or start a new run.")
+    return run
+
+
+class _Words(TextColumn):
+    """A text as it is."""
+
+    def render(self, task: Task) -> Text:
+        """The text, with control characters spelled out."""
+        return Text(printable(super().render(task).plain))
+
+
+def progress_bar(console: Console) -> Progress:
+    """The bar of a run."""
+    return Progress(
+        _Words("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Words("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(),
+        console=console,
+        transient=False,
+    )
+
+
+def note(values: Mapping[str, Any]) -> str:
+    """The newest numbers, short."""
+    shown = (("loss", "loss"), ("reward", "reward"), ("accuracy", "right"), ("kl_reverse", "KL"), ("entropy", "H"))
+    parts = [f"{label} {values[key]:.3f}" for key, label in shown if isinstance(values.get(key), float)]
+    seconds, tokens = values.get("seconds"), values.get("tokens_written")
+    if seconds and tokens:
+        parts = [*parts[:3], f"{tokens / seconds:,.0f} tokens/s"]
+    return " · ".join(parts[:4])
+
+
+class Log:
+    """Lines of a run where there is no terminal: each step of a slow run, at most one every few seconds of another.
+
+    The first step and the last always have a line. The pause between two grows with the run, from 5 seconds to a
+    minute.
+    """
+
+    def __init__(self, console: Console, name: str, first: int, steps: int):
+        self.console, self.name, self.first, self.steps = console, name, first, steps
+        self.start = self.told = time.monotonic()
+
+    def step(self, done: int, values: Mapping[str, Any], last: bool) -> None:
+        """After ``done`` steps."""
+        at = time.monotonic()
+        pause = min(60.0, max(5.0, (at - self.start) / 20))
+        if self.console.is_terminal or not (last or done == self.first + 1 or at - self.told >= pause):
+            return
+        self.told = at
+        left = (self.steps - done) * (at - self.start) / (done - self.first)
+        text = f"{self.name} {done}/{self.steps} {note(values)}"
+        say(self.console, text if last else f"{text} · {duration(left)} left")
+
+
+def duration(seconds: float) -> str:
+    """``0:42``, ``1:05:00``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """A line exactly as it is: no markup, and not broken."""
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+class Stage:
+    """What is done before training: the status of a terminal, a line for each stage of a log."""
+
+    def __init__(self, console: Console, text: str):
+        self.console, self.text, self.told = console, text, ""
+        self.status = console.status(text) if console.is_terminal else None
+
+    def __call__(self, text: str) -> None:
+        if self.status is not None:
+            self.status.update(text)
+            return
+        stage = text.partition(":")[0]  # behind it stands how far it is
+        if stage != self.told:
+            self.told = stage
+            say(self.console, stage)
+
+    def __enter__(self) -> Stage:
+        if self.status is not None:
+            self.status.start()
+        self(self.text)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.status is not None:
+            self.status.stop()

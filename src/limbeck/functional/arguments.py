@@ -1,0 +1,294 @@
+"""The arguments of ``lb.objective``: read, brought to one form, and refused by name where they mean nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..axes.derived_source import Recast
+from ..errors import LimbeckError, expect, nearest, shown
+from ..space.method import Method
+from ..types import AUTHORS, Carrier, Dense, Hidden, Sampled, width_of
+
+Given = Tensor | Any
+"""A tensor, or what becomes one: an array, nested lists of numbers."""
+
+
+def tensor(name: str, x: Given, device: torch.device | None = None, floats: bool = False) -> Tensor:
+    """Any argument as a tensor that holds numbers; ``floats`` refuses whole numbers, which are ids more often.
+
+    Raises:
+        LimbeckError: for anything else, and for tensors of a kind that no loss is computed on.
+    """
+    if not isinstance(x, Tensor):
+        try:
+            x = torch.as_tensor(x)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise LimbeckError(
+                f"{name} is {shown(x)}; give a tensor, an array, or lists of numbers that are equally long."
+            ) from None
+    _refuse_strange(name, x)
+    x = x.float() if x.is_floating_point() and x.element_size() == 1 else x  # eight bits lack most operations
+    if floats and not x.is_floating_point():
+        raise LimbeckError(f"{name} has dtype {x.dtype}; give floating-point numbers.")
+    return x if device is None else x.to(device)
+
+
+def _refuse_strange(name: str, x: Tensor) -> None:
+    """Raise for a tensor without numbers, or with numbers that are not held one beside the other."""
+    if x.is_meta:
+        raise LimbeckError(f"{name} is on the meta device and holds no numbers; load it, or give another tensor.")
+    if x.is_quantized:
+        raise LimbeckError(f"{name} is quantised ({x.dtype}); give {name}.dequantize().")
+    if x.is_nested or x.layout != torch.strided:
+        kind = "nested" if x.is_nested else f"of the layout {x.layout}"
+        raise LimbeckError(f"{name} is {kind}; give a dense tensor, such as {name}.to_dense() or a padded one.")
+    if x.is_complex():
+        raise LimbeckError(f"{name} has dtype {x.dtype}; give real numbers.")
+
+
+def whole_numbers(name: str, x: Tensor) -> Tensor:
+    """Ids as int64; 2.7 is no id, and truncating it would hide that."""
+    if x.is_floating_point() or x.dtype == torch.bool:
+        raise LimbeckError(f"{name} has dtype {x.dtype}; give whole numbers.")
+    return x.long()
+
+
+def refuse_vocabulary(carriers: Mapping[str, Carrier], token_N: Tensor) -> None:
+    """Raise where somebody's full rows have no entry for a token that counts."""
+    for who, carrier in carriers.items():
+        width = width_of(carrier)
+        if width is not None and bool(((token_N < 0) | (token_N >= width)).any()):
+            raise LimbeckError(f"tokens holds ids outside the {who}'s {width}; mask what must not count.")
+
+
+def read_sources(source: Sequence[str] | str | None, batch: int, method: Method) -> list[str]:
+    """The name of the source of each sequence; one name is everybody's."""
+    names, called = list(method.sources), method.name or "this method"
+    source = [source] * batch if isinstance(source, str) else source
+    if source is not None and not (isinstance(source, list | tuple) and all(isinstance(s, str) for s in source)):
+        raise LimbeckError(f"source is {shown(source)}; give a list with one of {sorted(names)} per sequence.")
+    if source is None:
+        if len(names) > 1:
+            raise LimbeckError(f"{called} has several sources; give source=, one of {sorted(names)} per sequence.")
+        return names * batch
+    if len(source) != batch:
+        raise LimbeckError(f"source names {len(source)} sequences, but there are {batch}; give one name each.")
+    for name in set(source) - set(names):
+        raise LimbeckError(f"source={name!r}: unknown{nearest(name, names)}; {called} has {sorted(names)}.")
+    return list(source)
+
+
+def _payload(live: Carrier) -> Tensor:
+    if isinstance(live, Hidden):
+        return live.hidden_NH
+    return live.logits_NV if isinstance(live, Dense) else live.logp_N if isinstance(live, Sampled) else live.logp_NK
+
+
+def device_of(live: Carrier) -> torch.device:
+    """Where the student is; everything else is brought there."""
+    return _payload(live).device
+
+
+def dtype_of(live: Carrier) -> torch.dtype:
+    """What constants, shares and totals are held in: float64 for a float64 student, else float32."""
+    return torch.float64 if _payload(live).dtype == torch.float64 else torch.float32
+
+
+def read_tokens(tokens: Given, shape: torch.Size, live: Carrier, readers: Mapping[str, Any], method: Method) -> Tensor:
+    """The ids that rows score; with ``student_logp`` alone nobody looks at them, unless a reader's rows are read."""
+    if tokens is None:
+        rows = [k for k, x in readers.items() if x is not None and k.rpartition("_")[0] in method.slots]
+        rows = [k for k in rows if k.endswith(("_logits", "_hidden"))]
+        if rows:
+            raise LimbeckError(f"tokens is missing: give the [B, T] ids that the rows of {rows[0]} score.")
+        if isinstance(live, Sampled):
+            return torch.zeros(shape, dtype=torch.int64, device=device_of(live))
+        raise LimbeckError("tokens is missing: give the [B, T] ids that the student's rows score.")
+    return whole_numbers("tokens", shaped(tensor("tokens", tokens, device_of(live)), shape, "tokens"))
+
+
+def shaped(x: Tensor, shape: torch.Size, name: str, dims: int = 2) -> Tensor:
+    if x.shape[:2] != shape or x.dim() != dims:
+        form = "[B, T]" if dims == 2 else "[B, T, ...]"
+        raise LimbeckError(
+            f"{name} has shape {tuple(x.shape)}, but the student's is {tuple(shape)}; give {form} with row t scoring "
+            "token t (shift before you call)."
+        )
+    return x
+
+
+def read_mask(mask: Given, shape: torch.Size, device: torch.device) -> Tensor:
+    """Which tokens count, ``[B, T]`` bool."""
+    if mask is None:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    mask = shaped(tensor("mask", mask, device), shape, "mask")
+    if bool(torch.isnan(mask).any()):
+        raise LimbeckError("mask holds NaN, which is neither kept nor left out; give 0 or 1 (or booleans).")
+    return mask.bool()
+
+
+def read_logp(name: str, logp: Given, shape: torch.Size, live: Carrier) -> Tensor | None:
+    """Log-probs ``[B, T]`` of the sampled tokens, detached."""
+    return None if logp is None else shaped(tensor(name, logp, device_of(live), floats=True), shape, name).detach()
+
+
+def read_fields(fields: Mapping[str, Given], batch: int, device: torch.device) -> dict[str, Tensor | None]:
+    """Numbers by sequence, ``[B]``."""
+    told: dict[str, Tensor | None] = {}
+    for name, x in fields.items():
+        told[name] = None if x is None else tensor(name, x, device).detach()
+        _sized(name, told[name], [(batch,)], batch)
+        if x is not None and name in ("correct", "truncated"):
+            y = told[name]
+            assert y is not None
+            odd = ~((y == 0) | (y == 1) | y.isnan())
+            if bool(odd.any()):
+                raise LimbeckError(f"{name} holds {float(y[odd][0]):g}; give 1 (true) or 0 (false) for each sequence.")
+    return told
+
+
+def read_columns(
+    columns: Mapping[str, Given] | None, shape: torch.Size, method: Method, device: torch.device
+) -> dict[str, Tensor]:
+    """Further numbers by name, ``[B]`` or ``[B, T]``."""
+    expect("columns", columns, (Mapping, type(None)), "give tensors by name, {'difficulty': ...}")
+    told = sorted(c.column for c in method.contexts)
+    for name in columns or {}:
+        # Left out it means everybody, so a slip would not show.
+        if str(name).lower().replace("_", " ").startswith("has ") and name not in told:
+            raise LimbeckError(
+                f"columns[{name!r}] is no context of {method.name or 'this method'}{nearest(str(name), told)}; "
+                f"it looks at {', '.join(map(repr, told)) or 'none'}."
+            )
+    read = {name: tensor(f"columns[{name!r}]", x, device).detach() for name, x in (columns or {}).items()}
+    read = {name: x if x.is_floating_point() else x.to(torch.get_default_dtype()) for name, x in read.items()}
+    for name, x in read.items():
+        _sized(f"columns[{name!r}]", x, [(shape[0],), tuple(shape)], shape[0])
+        if name in told and not bool(((x == 0) | (x == 1)).all()):
+            raise LimbeckError(f"columns[{name!r}] holds numbers other than 0 and 1; say who has it, and who has not.")
+    return read
+
+
+UNKNOWN = -128
+"""In place of an author that neither the method's source nor the caller tells."""
+
+
+def read_author(
+    author: Given | str | Sequence[str], source: Sequence[str], method: Method, shape: torch.Size, device: torch.device
+) -> Tensor:
+    """Who wrote each token, int8 ``[B, T]``: what the caller says, else whoever the method's source has write."""
+    if author is None:
+        known = {name: _author_of(name, method) for name in method.sources}
+        codes = [known[name] for name in source]
+        return torch.tensor(codes, dtype=torch.int8, device=device).reshape(-1, 1).expand(shape)
+    names = [author] * shape[0] if isinstance(author, str) else author
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        for name in names:
+            if name not in AUTHORS:
+                raise LimbeckError(
+                    f"author={name!r}: unknown{nearest(name, AUTHORS)}; use one of {', '.join(AUTHORS)}."
+                )
+        if len(names) != shape[0]:
+            raise LimbeckError(f"author names {len(names)} sequences, but there are {shape[0]}; give one name each.")
+        author = torch.tensor([AUTHORS[name] for name in names], dtype=torch.int8).reshape(-1, 1).expand(shape)
+    x = whole_numbers("author", shaped(tensor("author", author, device), shape, "author"))
+    if not bool(((x >= min(AUTHORS.values())) & (x <= max(AUTHORS.values()))).all()):
+        numbers = ", ".join(f"{code} ({name})" for name, code in AUTHORS.items())
+        raise LimbeckError(f"author holds {int(x.min())} to {int(x.max())}; give names, or the numbers {numbers}.")
+    return x.to(torch.int8)
+
+
+def _author_of(name: str, method: Method) -> int:
+    """Whose hand the sequences of a source are in; those that copy another's are in that one's."""
+    source = method.sources[name]
+    while isinstance(source, Recast) and source.copies:
+        source = method.sources[source.name]
+    return UNKNOWN if source.author is None else source.author
+
+
+def _sized(name: str, x: Tensor | None, shapes: Sequence[tuple[int, ...]], batch: int) -> None:
+    if x is not None and tuple(x.shape) not in shapes:
+        raise LimbeckError(f"{name} has shape {tuple(x.shape)}, but there are {batch} sequences; give [{batch}].")
+
+
+def read_groups(group: Given, batch: int, method: Method, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The order that puts groups together, and the group of each sequence in that order."""
+    if group is None:
+        paired = any(s.labelled for s in method.sources.values())
+        group = torch.arange(batch) // 2 if paired else torch.zeros(batch, dtype=torch.int64)
+    group = tensor("group", group, device)
+    if group.shape != (batch,):
+        raise LimbeckError(f"group has shape {tuple(group.shape)}, but there are {batch} sequences; give one each.")
+    if not bool(torch.isfinite(group).all()):
+        raise LimbeckError("group holds numbers that are not finite; give the number of the group of each sequence.")
+    numbers, order = group.sort(stable=True)
+    return order, torch.unique_consecutive(numbers, return_inverse=True)[1]
+
+
+def refuse_missing(method: Method, fields: Mapping[str, Tensor | None]) -> None:
+    """Raise where a field that the method reads was not given."""
+    reward, correct, label = fields["reward"], fields["correct"], fields["label"]
+    name = method.name or "this method"
+    if "reward" in method.fields and reward is None:
+        raise LimbeckError(f"{name} reads rewards; give reward=, one number per sequence.")
+    if "correct" in method.fields and correct is None and reward is None:
+        raise LimbeckError(f"{name} reads correctness; give correct=, one boolean per sequence.")
+    if "truncated" in method.fields and fields["truncated"] is None:
+        raise LimbeckError(
+            f"{name} reads which responses were cut at the token limit; give truncated=, one boolean per sequence."
+        )
+    if "label" in method.fields and label is None:
+        raise LimbeckError(f"{name} reads preference labels; give label=, 1 for the chosen and 0 for the rejected one.")
+
+
+def read_turns(turn: Given, shape: torch.Size, device: torch.device) -> Tensor | None:
+    """The turn of each token, ``[B, T]``, or None for one turn a sequence."""
+    if turn is None:
+        return None
+    return whole_numbers("turn", shaped(tensor("turn", turn, device), shape, "turn"))
+
+
+def read_turn_rewards(rewards: Given, reward: Given, batch: int, device: torch.device) -> Tensor | None:
+    """Rewards per turn, ``[B, K]``."""
+    if rewards is None:
+        return None
+    if reward is not None:
+        raise LimbeckError("reward and turn_reward were both given; give one of them.")
+    x = tensor("turn_reward", rewards, device)
+    if x.dim() != 2 or x.shape[0] != batch:
+        raise LimbeckError(
+            f"turn_reward has shape {tuple(x.shape)}, but there are {batch} sequences; give [{batch}, K]."
+        )
+    return x
+
+
+def read_all_sum(all_sum: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
+    """The function that adds over processes, whose answers are looked at; the identity where there is none.
+
+    Raises:
+        LimbeckError: where it is no function; once it is called, where it answers with anything but such a tensor.
+    """
+    if all_sum is None:
+        return lambda x: x
+    if not callable(all_sum):
+        raise LimbeckError(f"all_sum is {shown(all_sum)}; give a function that adds a tensor over processes.")
+
+    def summed(x: Tensor) -> Tensor:
+        total: Any = all_sum(x)
+        if not isinstance(total, Tensor):
+            raise LimbeckError(
+                f"all_sum returned {shown(total)}; return the sum over processes, a tensor (torch.distributed's "
+                "all_reduce adds in place and returns nothing: return its argument)."
+            )
+        if total.shape != x.shape or total.dtype != x.dtype or total.is_meta:
+            raise LimbeckError(
+                f"all_sum returned a tensor of shape {tuple(total.shape)} and {total.dtype} on {total.device} for one "
+                f"of shape {tuple(x.shape)} and {x.dtype}; return the sum over processes, of the same shape and dtype."
+            )
+        return total.to(x.device)
+
+    return summed

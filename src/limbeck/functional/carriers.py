@@ -1,0 +1,152 @@
+"""The carriers that ``lb.objective`` is given, the student's and its readers': read, and refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..axes.reader import Reader, init, ref, teacher
+from ..errors import LimbeckError, nearest, shown
+from ..space.abilities import CARRIERS, CLOCKS, refuse_lacking
+from ..space.method import Method
+from ..types import Carrier, Dense, Head, Hidden, Sampled, TopK, width_of
+from .arguments import Given, device_of, shaped, tensor, whole_numbers
+
+
+def read_student(logits: Given, hidden: Given, head: Any, logp: Given) -> tuple[Carrier, torch.Size]:
+    """The live student's carrier on ``[B, T, ...]`` and ``(B, T)``."""
+    forms = {"student_logits": logits, "student_hidden": hidden, "student_logp": logp}
+    given = {name: tensor(name, x, floats=True) for name, x in forms.items() if x is not None}
+    if len(given) != 1:
+        raise LimbeckError(f"{len(given)} of {', '.join(forms)} were given; give exactly one.")
+    ((name, x),) = given.items()
+    if x.dim() != (2 if logp is not None else 3):
+        name = "student_logp [B, T]" if logp is not None else "student_logits [B, T, V] or student_hidden [B, T, H]"
+        raise LimbeckError(f"{name} was expected, but its shape is {tuple(x.shape)}.")
+    if not all(x.shape[2:]):
+        raise LimbeckError(
+            f"{name} has shape {tuple(x.shape)}, whose last dimension is empty; give at least one entry."
+        )
+    if logits is not None:
+        return Dense(x), x.shape[:2]
+    return Sampled(x) if logp is not None else Hidden(x, _head("student", head, x)), x.shape[:2]
+
+
+def _head(role: str, head: Any, hidden: Tensor) -> Head:
+    """A head from a ``Head``, a linear layer or a weight."""
+    if head is None:
+        raise LimbeckError(
+            f"{role}_hidden needs {role}_head, the [V, H] weight of the last linear map (or a Head, or an nn.Linear)."
+        )
+    if isinstance(head, torch.nn.Linear):
+        head = Head(head.weight, head.bias)
+    if isinstance(head, torch.nn.Module):
+        raise LimbeckError(f"{role}_head is a {type(head).__name__}; give its [V, H] weight, a Head or an nn.Linear.")
+    head = head if isinstance(head, Head) else Head(tensor(f"{role}_head", head))
+    weight = tensor(f"{role}_head", head.weight_VH, hidden.device, floats=True)
+    bias = None if head.bias_V is None else tensor(f"{role}_head: bias", head.bias_V, hidden.device, floats=True)
+    head = replace(head, weight_VH=weight, bias_V=bias)
+    if head.bias_V is not None and head.bias_V.shape != head.weight_VH.shape[:1]:
+        raise LimbeckError(
+            f"{role}_head has a bias of shape {tuple(head.bias_V.shape)}, but its weight is "
+            f"{tuple(head.weight_VH.shape)}; give one bias per entry of the vocabulary."
+        )
+    return _fitting(hidden, head, role)
+
+
+def _fitting(hidden: Tensor, head: Head, role: str) -> Head:
+    if not head.weight_VH.numel() or head.weight_VH.dim() != 2 or head.weight_VH.shape[1] != hidden.shape[-1]:
+        shape = tuple(head.weight_VH.shape)
+        raise LimbeckError(
+            f"{role}_head has shape {shape}, but {role}_hidden has width {hidden.shape[-1]}; give [V, H]."
+        )
+    return head
+
+
+_CARRIER_NAMES = ("logits", "hidden", "head", "topk", "logp")
+_KNOWN_ROLES = frozenset({teacher.role, ref.role, init.role})
+"""Roles that a trainer may hand to every method; one that reads them not leaves them alone."""
+
+
+def read_carriers(given: Mapping[str, Any], shape: torch.Size, method: Method, live: Carrier) -> dict[str, Carrier]:
+    """Carriers by the key of their view, from ``NAME_logits=...`` and its like; what is not read is left out."""
+    slots = method.slots
+    carriers: dict[str, Carrier] = {}
+    names: dict[str, str] = {}
+    for key, value in given.items():
+        slot = _slot(key, method, slots)
+        if value is None or key.endswith("_head") or slot not in slots:
+            continue
+        if slot in names:
+            raise LimbeckError(f"{names[slot]} and {key} were both given; give one, logits or hidden serve everything.")
+        names[slot] = key
+        carriers[slots[slot].key] = _carrier(key, value, given.get(f"{slot}_head"), shape, live)
+    _check_served(method, carriers)
+    return carriers
+
+
+def _slot(key: str, method: Method, slots: Mapping[str, Reader]) -> str:
+    """The view that ``NAME_logits`` is of; refused where neither the method nor anybody else knows it."""
+    slot, _, kind = key.rpartition("_")
+    names = [f"{s}_{c}" for s in slots for c in _CARRIER_NAMES]
+    if kind in _CARRIER_NAMES and slot in CLOCKS and slot not in slots:
+        raise LimbeckError(f"{key}: the student's other clocks are log-probs; give {slot}_logp=, [B, T].")
+    if kind not in _CARRIER_NAMES or slot not in _KNOWN_ROLES | set(slots) | set(method.roles):
+        raise LimbeckError(f"unknown argument {key!r}{nearest(key, names)}; this method reads {sorted(slots)}.")
+    return slot
+
+
+def _carrier(key: str, value: Given, head: Any, shape: torch.Size, live: Carrier) -> Carrier:
+    role, _, kind = key.rpartition("_")
+    device = device_of(live)
+    if kind == "topk":
+        return _topk(key, value, shape, device)
+    x = shaped(tensor(key, value, device, floats=True), shape, key, 2 if kind == "logp" else 3)
+    if kind == "logp":
+        return Sampled(x)
+    carrier = Dense(x) if kind == "logits" else Hidden(x, _head(role, head, x))
+    _same_vocabulary(key if kind == "logits" else f"{role}_head", width_of(carrier), width_of(live))
+    return carrier
+
+
+def _topk(key: str, value: Any, shape: torch.Size, device: torch.device) -> TopK:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise LimbeckError(f"{key} is {shown(value)}; give (ids, log-probs), each [B, T, K].")
+    ids = whole_numbers(f"{key}: ids", tensor(f"{key}: ids", value[0], device))
+    logp = tensor(f"{key}: log-probs", value[1], device, floats=True)
+    shaped(ids, shape, key, 3)
+    if not ids.shape[-1]:
+        raise LimbeckError(f"{key} has lists of no entry; give (ids, log-probs), each [B, T, K], with K at least 1.")
+    if ids.shape != logp.shape:
+        raise LimbeckError(
+            f"{key}: ids are {tuple(ids.shape)} and log-probs of shape {tuple(logp.shape)}; give both [B, T, K]."
+        )
+    return TopK(ids, logp)
+
+
+def _same_vocabulary(name: str, theirs: int | None, ours: int | None) -> None:
+    if ours is not None and theirs != ours:
+        raise LimbeckError(
+            f"{name} has a vocabulary of {theirs}, but the student's has {ours}; cut or pad one of them (with -inf)."
+        )
+
+
+def _check_served(method: Method, carriers: Mapping[str, Carrier]) -> None:
+    kinds = {Dense: "dense", Hidden: "dense", TopK: "topk", Sampled: "sampled"}
+    for slot, reader in method.slots.items():
+        asked = method.views[reader]
+        if slot == "old" and reader.key not in carriers:
+            continue  # without it the batch is on-policy
+        if reader.key not in carriers:
+            enough = "_logits (or _hidden with _head)" if "dense" in asked else "_logp"
+            enough = "_topk" if asked & {"topk", "at"} and "dense" not in asked else enough
+            raise LimbeckError(
+                f"{method.name or 'this method'} reads {', '.join(sorted(asked))} from {reader}; give {slot}{enough}."
+            )
+        kind = kinds[type(carriers[reader.key])]
+        able = CARRIERS[kind] | ({"at"} if kind == "topk" else set())  # whoever chose the ids, here they are
+        refuse_lacking(method, str(reader), asked, able, kind)

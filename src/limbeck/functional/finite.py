@@ -1,0 +1,242 @@
+"""Numbers that cannot be meant, refused where a method reads them and nowhere else.
+
+A reward of a sequence that no term looks at, and a teacher's log-prob of a token that a term's own mask drops, may be
+anything. So each value that is not finite is a *doubt* first; the expressions are walked, with the units that count,
+only if there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..axes.expression import Expr, Op, Over, ToGo
+from ..axes.leaves import Field, Read, laws
+from ..axes.levels import Level, Levels
+from ..axes.reader import student
+from ..errors import LimbeckError
+from ..loss.terms import Batch, Prepared
+from ..math.statistic import LogProb
+from ..space.term import Term
+from ..types import Carrier, Dense, Hidden, Sampled, TopK
+
+Key = tuple[str, str]
+"""What is read, and its name.
+
+``role``: a reader; ``sampled``: its log-prob of the token; ``field``: a number of each sequence, ``token``: of each
+token; ``preference``: the numbers of a group, as what is preferred."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """An argument with values that nothing may read.
+
+    Attributes:
+        name: of the argument.
+        bad: bool, per scored token for a role, per sequence of the record for a field.
+        what: what is wrong, where no value says it.
+        values: of the same shape as ``bad``, or None.
+        remedy: what to do, where it is not the usual.
+    """
+
+    name: str
+    bad: Tensor
+    what: str = ""
+    values: Tensor | None = None
+    remedy: str = ""
+
+
+def doubts_of_field(name: str, values: Tensor | None) -> Iterator[Doubt]:
+    """One number a sequence."""
+    if values is not None and values.is_floating_point():
+        bad = ~torch.isfinite(values)
+        if bool(bad.any()):
+            yield Doubt(name, bad, values=values)
+
+
+def doubts_of_labels(labels: Tensor | None, group_B: Tensor) -> Iterator[Doubt]:
+    """Groups whose labels are no preference: a member alone, labels that do not share out 1, or equal ones.
+
+    Lists with soft targets are preferences as well, and so are smoothed pairs, whose labels may lie outside [0, 1].
+    """
+    if labels is None or not labels.numel():
+        return
+    x = labels.to(torch.float64)
+    G = int(group_B[-1]) + 1
+    zero_G = x.new_zeros(G)
+    total_G = zero_G.index_add(0, group_B, x)
+    count_G = zero_G.index_add(0, group_B, torch.ones_like(x))
+    high_G, low_G = (zero_G.scatter_reduce(0, group_B, x, how, include_self=False) for how in ("amax", "amin"))
+    remedy = "give 1 for the chosen and 0 for the rejected one of each pair, and one number of group= to both"
+    yield Doubt("label", (count_G == 1)[group_B], "belongs to a group of one", remedy=remedy)
+    yield Doubt("label", (high_G == low_G)[group_B], "is the same for its whole group", remedy=remedy)
+    other = torch.isfinite(total_G) & ((total_G - 1).abs() > 1e-3)
+    yield Doubt("label", other[group_B], "does not sum to 1 over its group", remedy=remedy)
+
+
+def doubts_of_author(author_N: Tensor, unknown: int) -> Iterator[Doubt]:
+    """Tokens of which neither the method nor the caller says who wrote them."""
+    remedy = "give author=, 'student', 'teacher' or 'data', for all or for each sequence"
+    yield Doubt("author", author_N == unknown, "is not known from the method's source", remedy=remedy)
+
+
+def doubts_of_carrier(name: str, carrier: Carrier, vocabulary: int | None) -> Iterator[Doubt]:
+    """Log-probs of the scored tokens, top-k lists of them, or full rows."""
+    if isinstance(carrier, Sampled):
+        yield from doubts_of_field(name, carrier.logp_N)
+    if isinstance(carrier, Dense):
+        # The largest entry tells all three, without a copy of the logits.
+        broken = ~torch.isfinite(carrier.logits_NV.amax(-1))
+        yield Doubt(name, broken, "has logits that are NaN, +inf, or all -inf")
+    if isinstance(carrier, Hidden):
+        yield Doubt(name, _broken_hidden(carrier), "gives logits that are NaN or infinite")
+    if isinstance(carrier, TopK):
+        top = carrier.logp_NK.detach()
+        # An entry of -inf is one that the law excludes, as in dense logits; a list of nothing else is padding.
+        absent = torch.isnan(top).any(-1) | (top == torch.inf).any(-1) | (top == -torch.inf).all(-1)
+        yield Doubt(name, absent, "has log-probs that are NaN, +inf, or all -inf")
+        ids = carrier.ids_NK.sort(-1).values
+        yield Doubt(name, (ids.diff(dim=-1) == 0).any(-1), "has an id twice")
+        outside = ids < 0 if vocabulary is None else (ids < 0) | (ids >= vocabulary)
+        yield Doubt(name, outside.any(-1), f"has an id outside the student's {vocabulary}")
+
+
+def doubts_of_sampled(name: str, carrier: Carrier, token_N: Tensor) -> Iterator[Doubt]:
+    """Full rows that exclude the very token whose log-prob is read of them."""
+    if isinstance(carrier, Dense):
+        said = carrier.logits_NV.gather(-1, token_N.unsqueeze(-1)).squeeze(-1)
+        yield Doubt(name, torch.isneginf(said), "is -inf for the token")
+
+
+def _broken_hidden(carrier: Hidden) -> Tensor:
+    """Rows whose logits are not finite; they are computed only where their size could overflow."""
+    hidden, head = carrier.hidden_NH.detach(), carrier.head
+    weight = head.weight_VH.detach()
+    if not bool(torch.isfinite(weight.abs().amax())) or (
+        head.bias_V is not None and not bool(torch.isfinite(head.bias_V.detach().abs().amax()))
+    ):
+        return torch.ones(hidden.shape[0], dtype=torch.bool, device=hidden.device)
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    size = hidden.to(wide).abs().sum(-1)
+    bound = size.log() + weight.to(wide).abs().amax().log() + math.log(abs(head.scale) or 1.0)
+    broken = ~torch.isfinite(size)
+    risky = (bound > math.log(torch.finfo(wide).max) - 1) & ~broken
+    if bool(risky.any()):
+        z = hidden[risky].to(wide) @ weight.to(wide).T
+        z = (z if head.bias_V is None else z + head.bias_V.detach()) * head.scale
+        broken[risky] = ~torch.isfinite(z).all(-1)
+    return broken
+
+
+class Places:
+    """Where the scored tokens and the sequences of a record stand in the ``[B, T]`` batch that was given."""
+
+    def __init__(self, b_N: Tensor, t_N: Tensor, order: Tensor):
+        self.b_N, self.t_N, self.order = b_N, t_N, order
+
+    def refuse(self, doubt: Doubt, read: Tensor, token: bool) -> None:
+        """Raise at the first unit that is read and doubtful."""
+        bad = doubt.bad & read
+        if not bool(bad.any()):
+            return
+        n = int(bad.nonzero()[0])
+        what = doubt.what if doubt.values is None else f"is {float(doubt.values[n])}"
+        where = f"sequence {int(self.b_N[n])}, token {int(self.t_N[n])}" if token else f"sequence {int(self.order[n])}"
+        usual = "mask the token, or give what the reader reports" if token else "give finite numbers"
+        remedy = doubt.remedy or usual
+        raise LimbeckError(f"{doubt.name} {what} at {where}, which the method reads; {remedy}.")
+
+
+def refuse_doubts(prepared: Prepared, batch: Batch, doubts: Mapping[Key, list[Doubt]], places: Places) -> None:
+    """Raise where a term reads what is doubtful.
+
+    Raises:
+        LimbeckError: naming the argument, the value and its place.
+    """
+    real = {key: [d for d in some if bool(d.bad.any())] for key, some in doubts.items()}
+    real = {key: some for key, some in real.items() if some}
+    if real:
+        # Without all_sum: processes that have no doubt do not come here, and a sum over processes would wait for them.
+        walk = _Walk(Batch(batch.record, batch.scores, batch.step), real, places)
+        for part in prepared.parts:
+            walk.term(part.term, part.kept_N)
+
+
+class _Walk:
+    """Follows an expression down to its leaves with the units whose values count."""
+
+    def __init__(self, batch: Batch, doubts: Mapping[Key, list[Doubt]], places: Places):
+        self.batch, self.levels = batch, Levels(batch.record)
+        self.doubts, self.places = doubts, places
+
+    def term(self, term: Term, kept_N: Tensor) -> None:
+        """Everything that a term reads."""
+        self.visit(term.where, torch.ones_like(kept_N), Level.TOKEN)
+        self.leaf("role", student.role, kept_N)
+        for v in (term.weight, term.surrogate.base):
+            if v is not None:
+                self.visit(v, kept_N, Level.TOKEN)
+        if not isinstance(term.signal, Expr):
+            for reader in laws(term.signal):
+                self.leaf("role", reader.key, kept_N)
+            return
+        if term.surrogate.scope >= Level.GROUP and "label" in term.signal.fields:
+            group = self._move(kept_N, Level.TOKEN, Level.GROUP)
+            self.leaf("preference", "label", self._move(group, Level.GROUP, Level.SEQUENCE))
+        signal_level = (
+            term.surrogate.signal_level
+        )  # a member of a kept group is told its signal, also where its own text is empty
+        units = kept_N if signal_level == Level.TOKEN else self._move(kept_N, Level.TOKEN, term.surrogate.scope)
+        self.visit(term.signal, units, Level.TOKEN if signal_level == Level.TOKEN else term.surrogate.scope)
+
+    def leaf(self, kind: str, name: str, read: Tensor) -> None:
+        """Raise where what is read is doubtful."""
+        for doubt in self.doubts.get((kind, name), []):
+            self.places.refuse(doubt, read, token=kind in ("role", "sampled", "token"))
+
+    def visit(self, v: Expr, counts: Tensor, level: Level) -> None:
+        """Follow one expression; ``counts`` says of which units of ``level`` its value counts."""
+        mine = self._move(counts, level, v.level)
+        if isinstance(v, Read):
+            for reader in (v.reader, *laws(v.target)):
+                self.leaf("role", reader.key, mine)
+            if isinstance(v.statistic, LogProb):
+                self.leaf("sampled", v.reader.key, mine)
+        elif isinstance(v, Field) and v.level == Level.TOKEN:
+            self.leaf("token", v.name, mine)
+        elif isinstance(v, Field):
+            self.leaf("field", v.name, self._move(mine, v.level, Level.SEQUENCE))  # given for each sequence
+        elif isinstance(v, Over):
+            self._over(v, mine)
+        elif isinstance(v, ToGo):
+            whole = self._move(mine, v.level, Level.SEQUENCE)
+            self.visit(v.of, whole, Level.SEQUENCE)
+        elif isinstance(v, Op) and v.name == "where" and not v.args[0].live:
+            mask, a, b = v.args
+            holds = self._holds(mask, v.level)
+            self.visit(mask, mine, v.level)
+            self.visit(a, mine & holds, v.level)
+            self.visit(b, mine & ~holds, v.level)
+        else:
+            for child in v.children:
+                self.visit(child, mine, v.level)
+
+    def _over(self, v: Over, mine: Tensor) -> None:
+        units = torch.ones_like(mine) if v.to == Level.BATCH else mine  # other processes read a batch's statistic too
+        units = self.levels.down(units, v.to, v.of.level)
+        if v.mask is not None:
+            self.visit(v.mask, units, v.of.level)
+            units = units if v.mask.live else units & self._holds(v.mask, v.of.level)
+        self.visit(v.of, units, v.of.level)
+
+    def _holds(self, mask: Expr, level: Level) -> Tensor:
+        return self._move(mask.evaluate(self.batch).bool(), mask.level, level)
+
+    def _move(self, x: Tensor, level: Level, to: Level) -> Tensor:
+        if to <= level:
+            return self.levels.down(x, level, to)
+        return self.levels.up(x, level, to, "any")

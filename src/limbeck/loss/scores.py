@@ -1,0 +1,149 @@
+"""A batch: what was written and what its readers reported, without gradient; and the laws that losses pull towards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..axes.levels import Levels
+from ..axes.reader import Blend, Reader, TargetReader, writer
+from ..errors import LimbeckError
+from ..kernels.tiles import StatisticRequest, drawn_rows, statistics, top_k_rows
+from ..math.statistic import LogProb, Statistic, Support
+from ..types import Carrier, Dense, Hidden, Mixture, Rollout, Sampled, TopK, View
+
+Scores = Mapping[str, View]
+"""One detached View per reader's key (``teacher``, ``old``, ``init given solution`` ...)."""
+
+
+def _local(x: Tensor) -> Tensor:
+    return x
+
+
+@dataclass
+class Batch:
+    """A record and what its readers reported; where whole-batch expressions are evaluated.
+
+    Attributes:
+        record: what was written.
+        scores: views by the reader's key.
+        step: for schedules.
+        all_sum: adds a tensor over processes.
+        memory: numbers that outlive the batch (moving averages, controllers), by name; updated once a batch.
+    """
+
+    record: Rollout
+    scores: Scores
+    step: int = 0
+    all_sum: Callable[[Tensor], Tensor] = _local
+    memory: dict[str, float] = field(default_factory=dict)
+    levels: Levels = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.levels = Levels(self.record, self.all_sum)
+        self._memo: dict[tuple[Reader, Statistic, TargetReader | None, Support | None], Tensor] = {}
+        self._remembered: set[str] = set()
+
+    def remember(self, name: str, update: Callable[[float | None], float | None]) -> float | None:
+        """A number of the memory, updated once a batch however often it is asked for; None stays unknown."""
+        if name not in self._remembered:
+            self._remembered.add(name)
+            value = update(self.memory.get(name))
+            if value is not None:
+                self.memory[name] = value
+        return self.memory.get(name)
+
+    def read(
+        self, reader: Reader, statistic: Statistic, target: TargetReader | None, support: Support | None = None
+    ) -> Tensor:
+        """What a reader reports of every scored token, ``[N]``, without gradient."""
+        key = (reader, statistic, target, support)
+        if key not in self._memo:
+            self._memo[key] = self._read(*key)
+        return self._memo[key]
+
+    def _read(
+        self, reader: Reader, statistic: Statistic, target: TargetReader | None, support: Support | None
+    ) -> Tensor:
+        if reader.key == writer.key:
+            return self.record.writer_logp_N
+        carrier = view_of(self.scores, reader.key).carrier
+        if isinstance(statistic, LogProb) and isinstance(carrier, Sampled) and reader.tau == 1.0:
+            return carrier.logp_N
+        if not isinstance(carrier, Dense | Hidden):
+            raise LimbeckError(
+                f"{reader} serves only {type(carrier).__name__.lower()} scores, but {statistic} needs full rows; give "
+                "its logits or hidden states."
+            )
+        law = None if target is None else target_of(self.scores, target, support, statistic)
+        with torch.no_grad():
+            return statistics(
+                carrier,
+                self.record.token_N,
+                [StatisticRequest(statistic, None, law, reader.tau, entries_of(support), 1.0)],
+            )[0]
+
+
+def view_of(scores: Scores, key: str) -> View:
+    """The view of a reader, by its key.
+
+    Raises:
+        LimbeckError: where nobody read it.
+    """
+    if key not in scores:
+        raise LimbeckError(f"the method reads {key}, but nothing of {key} was given; pass its logits or log-probs.")
+    return scores[key]
+
+
+def target_of(scores: Scores, target: TargetReader, support: Support | None, statistic: Statistic) -> Carrier | Mixture:
+    """The payload that a target law is taken from, at its readers' own temperatures.
+
+    Raises:
+        LimbeckError: where what was read of it does not serve the statistic.
+    """
+    if isinstance(target, Blend):
+        parts = [(target_of(scores, r.at(1.0), None, statistic), w, r.tau) for r, w in target.parts if w != 0]
+        return Mixture(target.space, tuple((c, w, tau) for c, w, tau in parts if isinstance(c, Dense | Hidden)))
+    carrier = view_of(scores, target.key).carrier
+    if isinstance(carrier, Sampled) or (support is None and isinstance(carrier, TopK)):
+        held = "the sampled token's log-prob" if isinstance(carrier, Sampled) else "its top-k"
+        raise LimbeckError(
+            f"{target} serves only {held}, but {statistic} needs its whole law; use a method that reads sampled "
+            "log-probs (opd), pass top_k=..., or give logits or hidden states."
+        )
+    if isinstance(carrier, TopK) and target.tau != 1.0:
+        raise LimbeckError(
+            f"{target} serves only its top-k, which says nothing of its law at another temperature; give its logits or "
+            f"hidden states, or read {target.at(1.0)}."
+        )
+    if support is None or support.by == "student":
+        if isinstance(carrier, Dense | Hidden) and target.tau != 1.0:
+            return Mixture("prob", ((carrier, 1.0, target.tau),))
+        return carrier
+    if isinstance(carrier, Dense | Hidden):
+        return drawn(carrier, target.tau) if support.by == "draw" else top_k(carrier, support.k, target.tau)
+    if carrier.ids_NK.shape[-1] < support.k:
+        raise LimbeckError(
+            f"top_k={support.k} asked, but {target} gave {carrier.ids_NK.shape[-1]} entries; give {support.k} or ask "
+            "for fewer."
+        )
+    return TopK(carrier.ids_NK[:, : support.k], carrier.logp_NK[:, : support.k])
+
+
+def entries_of(support: Support | None) -> Support | None:
+    """A support as the tile sees it: entries of a target come with the payload, unless no bucket is to be added."""
+    return None if support is None or (support.by != "student" and support.tail) else support
+
+
+def drawn(carrier: Dense | Hidden, tau: float = 1.0) -> TopK:
+    """One entry of each row, drawn from its law (torch's global generator), as a law of its own."""
+    ids_N1 = drawn_rows(carrier, tau=tau)
+    return TopK(ids_N1, torch.zeros(ids_N1.shape, device=ids_N1.device))
+
+
+def top_k(carrier: Dense | Hidden, k: int, tau: float = 1.0) -> TopK:
+    """A law's own k likeliest ids with log-probs over the full vocabulary, tile by tile."""
+    return TopK(*top_k_rows(carrier, k, tau=tau))
