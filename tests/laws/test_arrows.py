@@ -1,7 +1,7 @@
-"""The direction of imports (DESIGN section 3), read from the source, and the size of files.
+"""The direction of imports, read from the source, and the size of files.
 
 ``types, math <- axes <- method <- registry <- methods``; ``registry <- engine <- cli``; ``kernels -> math`` and types
-only; ``methods`` and ``engine`` never import each other. ``errors`` is everybody's.
+only; ``methods`` and ``engine`` never import each other. Every part may import ``errors``.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ CORE_FILES = [f for f in FILES if part(f) in MAY]
 
 @pytest.mark.parametrize("path", CORE_FILES, ids=[str(f.relative_to(ROOT)) for f in CORE_FILES])
 def test_the_core_imports_along_the_arrows(path: Path) -> None:
-    """DESIGN section 3."""
+    """``MAY`` lists which parts each part may import."""
     own = part(path)
     assert imports(path, lazy=False) <= MAY[own] | {own, "errors"}
     extra = {(own, name) for name in imports(path, lazy=True) - MAY[own] - {own, "errors"}}
@@ -109,14 +109,14 @@ def test_the_core_imports_along_the_arrows(path: Path) -> None:
 
 
 def test_the_core_knows_nothing_of_what_runs_it() -> None:
-    """DESIGN section 3: engine, tasks, evaluation, report and the command line build on it."""
+    """Engine, tasks, evaluation, report and the command line build on it."""
     assert set(MAY) >= CORE
     outer = {part(f) for f in FILES} - set(MAY) - {"__init__"}
     assert {(part(f), name) for f in CORE_FILES for name in imports(f) & outer} == set()
 
 
 def test_engine_and_methods_never_meet() -> None:
-    """DESIGN section 3: an engine that knew a method would be one trainer a method."""
+    """Otherwise the engine would become one trainer per method."""
     engine = [f for f in FILES if part(f) == "engine"]
     methods = [f for f in FILES if part(f) == "methods"]
     assert engine
@@ -127,7 +127,7 @@ def test_engine_and_methods_never_meet() -> None:
 
 
 def test_axes_vanish_in_two_files_only() -> None:
-    """DESIGN section 3: ``levels`` and ``reduction`` are the only files of ``axes`` that scatter over units."""
+    """``levels`` and ``reduction`` are the only files of ``axes`` that scatter over units."""
     scattering = ("index_add", "scatter_reduce", "bincount")
     found = {f.name for f in FILES if part(f) == "axes" and any(word in f.read_text() for word in scattering)}
     assert found == {"levels.py"}
@@ -141,7 +141,7 @@ LONG = {
 
 
 def test_files_stay_short() -> None:
-    """400 lines is the habit."""
+    """At most 400 lines, except for those listed."""
     lines = {str(f.relative_to(ROOT)): len(f.read_text().splitlines()) for f in FILES}
     assert {name: n for name, n in lines.items() if n > LONG.get(name, 400)} == {}
     assert {name for name in LONG if lines.get(name, 0) <= 400} == set()
