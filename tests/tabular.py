@@ -113,7 +113,7 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "renyi(0.5)": lambda q, p: (q**0.5 * p**0.5).sum(-1).log() / -0.5,
     "renyi(2)": lambda q, p: (q**2 / p).sum(-1).log(),
 }
-"""Rows of part D by label: value of each row of q against p."""
+"""Divergences by label: value of each row of q against p."""
 
 
 def per_state(name: str, states: Tensor | None = None, teacher: Tensor = TEACHER) -> Callable[[Tensor], Tensor]:

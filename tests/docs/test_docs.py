@@ -199,6 +199,7 @@ def test_the_command_of_a_page_can_start(name: str, generated: Any, monkeypatch:
     """The task serves what the method reads, and every model has a name."""
     from limbeck.cli.settings import check, run_config
     from limbeck.engine.build import build_method, check_models, prepare_tasks
+    from limbeck.engine.checks import data_names
 
     monkeypatch.chdir(ROOT)
     words = shlex.split(generated.module.command(REGISTRY[name]))
@@ -207,9 +208,14 @@ def test_the_command_of_a_page_can_start(name: str, generated: Any, monkeypatch:
     bring = [w for w in (config.task, *config.datasets.values()) if w in ("pairs.jsonl", "pretrain.jsonl")]
     if bring or config.others:
         return  # the reader brings files or models
+    method = build_method(config)
     check(config)
-    check_models(config, build_method(config), {})
-    prepare_tasks(config, build_method(config))
+    check_models(config, method, {})
+    assert (config.method, method.name) == (name, name)
+    assert config.teacher or "teacher" not in method.roles
+    tasks = prepare_tasks(config, method)
+    assert {"task"} | data_names(method) <= set(tasks)
+    assert all(task.train for task in tasks.values())
 
 
 def test_every_pipeline_has_its_place(generated: Any) -> None:

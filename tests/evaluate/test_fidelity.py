@@ -57,7 +57,7 @@ def test_half_precision_is_raised_first(pair: tuple[Tensor, Tensor]) -> None:
     assert entropy(pair[0]).dtype == torch.float64
 
 
-def test_excluded_entries() -> None:
+def test_excluded_entries_give_zero_or_infinite_terms() -> None:
     both = torch.tensor([[0.0, 0.0, -INF]])
     student = torch.tensor([[0.0, -INF, -INF]])
     assert entropy(both).item() == pytest.approx(math.log(2))
@@ -83,14 +83,14 @@ def test_different_vocabularies_are_refused() -> None:
         kl_forward(torch.zeros(2, 3), torch.zeros(2, 4))
 
 
-def test_perplexity() -> None:
+def test_perplexity_is_the_exponential_of_the_mean_nll() -> None:
     assert perplexity(torch.full((5,), math.log(7))) == pytest.approx(7)
     assert perplexity(torch.tensor([0.0, 2.0])) == pytest.approx(math.e)
     assert math.isnan(perplexity(torch.zeros(0)))
     assert perplexity(torch.tensor([1e6])) == INF
 
 
-def test_no_rows() -> None:
+def test_no_rows_give_empty_results() -> None:
     none = torch.zeros(0, 4)
     assert kl_forward(none, none).shape == (0,)
     assert agreement(none, none).shape == (0,)

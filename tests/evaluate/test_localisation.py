@@ -1,4 +1,4 @@
-"""The localisation metric of Feedback Alignment (opd.md card 24)."""
+"""The localisation metric of Feedback Alignment."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_equals_counting_all_draws() -> None:
             assert pass_at_k(n, c, k) == pytest.approx(hits / len(draws), abs=1e-15)
 
 
-def test_identities() -> None:
+def test_pass_at_k_satisfies_its_identities() -> None:
     n = 40
     c, k = np.arange(n + 1)[:, None], np.arange(1, n + 1)[None, :]
     table = pass_at_k(n, c, k)

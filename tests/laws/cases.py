@@ -165,7 +165,7 @@ def _self_taught_family() -> Iterator[tuple[str, Method]]:
 
 
 def _compositions() -> Iterator[tuple[str, Method]]:
-    """Points of the space that no paper of the registry uses, but a user may."""
+    """Methods that no paper of the registry describes, but that a user may build."""
     A, S = group_advantage(), sample(student, 4)
     k2 = Term(logp(teacher), sampled("k2"))
     yield "cispo", Method(S, Term(A, cispo(0.2, 0.2)), token_mean)

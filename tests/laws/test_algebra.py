@@ -1,4 +1,4 @@
-"""The algebra of terms (SPACE section 4): what adds inside a surrogate, what adds outside, and what a route shares."""
+"""The algebra of terms: what adds inside a surrogate, what adds outside, and what a route shares."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ TERMS = {
 @pytest.mark.parametrize("name", TERMS)
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 def test_routing_a_term_to_itself_is_the_term(name: str, reduction: Reduction) -> None:
-    """SPACE section 4.1: ``routed(z, t, t) == t``; both halves share one denominator, that of all tokens."""
+    """``routed(z, t, t) == t``; both halves share one denominator, that of all tokens."""
     t = TERMS[name]
     whole = Term(t.signal, t.surrogate, t.where, t.weight, per="all")
     equal(of(routed(correct, t, t), reduction), of(whole, reduction))
@@ -89,14 +89,14 @@ def test_routing_a_term_to_itself_is_the_term(name: str, reduction: Reduction) -
 
 @pytest.mark.parametrize("reduction", [token_mean, sequence_mean], ids=str)
 def test_two_gates_with_their_own_denominators_are_no_route(reduction: Reduction) -> None:
-    """SPACE section 4.1: false for two ``kept`` gates."""
+    """False for two ``kept`` gates."""
     t = Term(logp(teacher), sampled("k2"))
     halves = Term(t.signal, t.surrogate, correct) + Term(t.signal, t.surrogate, ~correct)
     differ(of(halves, reduction), of(t, reduction))
 
 
 def test_a_gate_removes_rows_and_a_weight_does_not() -> None:
-    """SPACE section 4.1: ``where`` leaves the denominator of a kept term, ``weight`` stays in it."""
+    """``where`` leaves the denominator of a kept term, ``weight`` stays in it."""
     gate = where(correct, 1.0, 0.0)
     k2 = logp(teacher), sampled("k2")
     differ(of(Term(*k2, where=correct)), of(Term(*k2, weight=gate)))
@@ -105,7 +105,7 @@ def test_a_gate_removes_rows_and_a_weight_does_not() -> None:
 
 
 def test_a_scaled_weight_that_counts_cancels() -> None:
-    """SPACE section 4.1: ``per="weight"`` divides by the sum of weights."""
+    """``per="weight"`` divides by the sum of weights."""
     k2 = logp(teacher), sampled("k2")
     equal(
         of(Term(*k2, weight=7.0 * entropy(teacher), per="weight")), of(Term(*k2, weight=entropy(teacher), per="weight"))
@@ -113,7 +113,7 @@ def test_a_scaled_weight_that_counts_cancels() -> None:
 
 
 def test_coefficients_scale_after_division_and_distribute() -> None:
-    """SPACE section 4.1: ``c * (Term + Term)`` distributes; a scaled sum is the sum of the scaled."""
+    """``c * (Term + Term)`` distributes; a scaled sum is the sum of the scaled."""
     a, b = TERMS["policy"], TERMS["sampled"]
     equal(of(0.3 * (a + b)), of(0.3 * a + 0.3 * b))
     assert Method(S, 0.5 * (a + 2 * b)) == Method(S, 0.5 * a + 1.0 * b)
@@ -123,7 +123,7 @@ def test_coefficients_scale_after_division_and_distribute() -> None:
 
 
 def test_schedules_scale_a_term_at_their_step() -> None:
-    """SPACE section 4.1: a time gate changes c only, never Z."""
+    """A time gate changes c only, never Z."""
     t = TERMS["sampled"]
     for schedule in (anneal(5e-3, 1e-3, 5e-5), linear(1.0, 0.0, 10), 0.5 * 1.0):
         for step in (0, 7, 80):
@@ -148,7 +148,7 @@ SURROGATES: dict[str, Surrogate] = {
 @pytest.mark.parametrize("name", SURROGATES)
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 def test_inside_equals_outside_where_a_surrogate_says_it_is_linear(name: str, reduction: Reduction) -> None:
-    """SPACE section 4.2, off-policy: signals add before a linear surrogate as losses add after; not so for a clip."""
+    """Signals add before a linear surrogate as losses add after; not so for a clip."""
     s, beta = SURROGATES[name], 0.7
     inside = of(Term(A + beta * log_ratio(teacher), s), reduction)
     outside = of(Term(A, s) + beta * Term(log_ratio(teacher), s), reduction)
@@ -157,7 +157,7 @@ def test_inside_equals_outside_where_a_surrogate_says_it_is_linear(name: str, re
 
 @pytest.mark.parametrize("name", ["clip", "gspo"])
 def test_clip_is_positively_homogeneous(name: str) -> None:
-    """SPACE section 4.2: ``c * Term(A, clip) = Term(c * A, clip)`` for c > 0, not for c < 0."""
+    """``c * Term(A, clip) = Term(c * A, clip)`` for c > 0, not for c < 0."""
     s = SURROGATES[name]
     equal(of(2.5 * Term(A, s)), of(Term(2.5 * A, s)))
     differ(of(-1.0 * Term(A, s)), of(Term(-1.0 * A, s)))
@@ -165,7 +165,7 @@ def test_clip_is_positively_homogeneous(name: str) -> None:
 
 @pytest.mark.parametrize("margin", [0.0, 0.3])
 def test_contrast_is_linear_in_its_distribution(margin: float) -> None:
-    """SPACE section 1.4: linear in q unless a margin moves with it."""
+    """Linear in q unless a margin moves with it."""
     s = contrast(2.0, ref, margin)
     inside = of(Term(label + column("told"), s), group_mean, pairs())
     outside = of(Term(label, s) + Term(column("told"), s), group_mean, pairs())
@@ -174,14 +174,16 @@ def test_contrast_is_linear_in_its_distribution(margin: float) -> None:
 
 
 def test_sampled_losses_are_not_linear() -> None:
-    """SPACE section 1.4."""
+    """Neither is a signal times a log-prob, so signals inside do not add like losses outside."""
     assert not sampled("k2").linear
     assert not divergence_loss(rkl).linear
 
 
 def test_every_policy_kind_has_the_gradient_of_a_detached_coefficient() -> None:
-    """SPACE section 1.4: in gradient each kind is ``reinforce`` told rho A [not clipped]. rl.md part C: PPO drops a
-    clipped token, CISPO keeps it with the capped weight."""
+    """In gradient each kind is ``reinforce`` told rho A [not clipped].
+
+    PPO drops a clipped token, CISPO keeps it with the capped weight.
+    """
     now = CASE.logits.log_softmax(-1).gather(-1, CASE.tokens[..., None])[..., 0]
     case = changed(CASE, old_logp=now + 3 * (CASE.given["old_logp"] - now))
     rho = (now - case.given["old_logp"]).exp()
@@ -207,7 +209,7 @@ def test_every_policy_kind_has_the_gradient_of_a_detached_coefficient() -> None:
 
 
 def test_gspo_is_a_detached_coefficient_too() -> None:
-    """SPACE section 1.4 and rl.md part C: s_i A_i times the mean of the sequence's grad log pi, while s_i is inside."""
+    """s_i A_i times the mean of the sequence's grad log pi, while s_i is inside."""
     now = CASE.logits.log_softmax(-1).gather(-1, CASE.tokens[..., None])[..., 0]
     gap = torch.where(CASE.mask, now - CASE.given["old_logp"], torch.zeros_like(now))
     s = (gap.sum(-1) / CASE.mask.sum(-1)).exp()
@@ -225,7 +227,7 @@ def test_gspo_is_a_detached_coefficient_too() -> None:
 
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 def test_reductions_are_what_they_say(reduction: Reduction) -> None:
-    """rl.md section 0, aggregation modes, against a loop over sequences."""
+    """Compared with a loop over sequences."""
     nll = -CASE.logits.log_softmax(-1).gather(-1, CASE.tokens[..., None])[..., 0]
     losses = [row[keep] for row, keep in zip(nll, CASE.mask, strict=True)]
     want = {

@@ -95,13 +95,13 @@ def test_a_linear_layer_is_a_head(bias: bool) -> None:
     assert layer.weight.grad.abs().sum() > 0
 
 
-def test_one_source_name_is_everybodys() -> None:
+def test_one_source_name_holds_for_all_sequences() -> None:
     """``source="lm"`` for a batch of one source."""
     given = {"teacher_logits": TEACHER}
     torch.testing.assert_close(loss("minillm", source="lm", **given), loss("minillm", source=["lm"] * BATCH, **given))
 
 
-def test_roles_that_nobody_reads_are_left_alone() -> None:
+def test_roles_that_the_method_does_not_read_are_ignored() -> None:
     """A trainer may hand its reference to every method; a misspelt role is refused."""
     want = loss("opd", teacher_logits=TEACHER)
     for extra in (
@@ -178,7 +178,7 @@ def topk(value: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_refused_by_name(name: str) -> None:
+def test_wrong_arguments_are_refused_by_name(name: str) -> None:
     """One sentence, whatever was given."""
     attempt, says = CALLS[name]
     with pytest.raises(lb.LimbeckError, match=f"(?s){says}") as told:
@@ -260,7 +260,7 @@ TWO = {"roll": sample(n=2), "lm": data()}
 
 
 def test_what_a_source_does_not_read_may_be_anything() -> None:
-    """A8: rewards of demonstrations, writers of data."""
+    """Rewards of demonstrations, writers of data."""
     method = Method(TWO, Term(A, clip(0.2), on("roll")) + LM_TERM)
     given = {"source": NAMES, "group": GROUP}
     want = loss(method, reward=R, **given)
@@ -297,7 +297,7 @@ def test_correctness_truncation_and_labels_are_finite_where_read() -> None:
     assert torch.isfinite(loss("opd", teacher_logp=SAID, reward=right * nan))
 
 
-def test_a_student_that_overflowed_is_the_trainers_business() -> None:
+def test_a_student_that_overflowed_is_not_refused() -> None:
     """A loss scaler skips a step whose logits are not finite; only what somebody reported is looked at."""
     broken = put(C.logits, nan, 2, 1, 0)
     assert torch.isnan(loss("opd", student_logits=broken, teacher_logp=SAID))

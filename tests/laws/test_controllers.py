@@ -159,7 +159,7 @@ def batch() -> dict[str, Any]:
     }
 
 
-def test_objective_moves_a_controller_between_calls_and_a_vec_hears_it() -> None:
+def test_objective_moves_a_controller_between_calls_and_expressions_see_it() -> None:
     method = Method(sample(n=2), Term(C * (reward * 0.0 + 1.0), reinforce), token_sum)
     call, given = lb.objective(method), batch()
     losses = [float(call(**given).loss) for _ in range(3)]

@@ -56,7 +56,7 @@ SAME: dict[str, tuple[Expr, Expr]] = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_a_mask_is_one_or_nought_in_arithmetic(name: str) -> None:
+def test_a_mask_is_one_or_zero_in_arithmetic(name: str) -> None:
     mask, number = SAME[name]
     assert loss(mask) == pytest.approx(loss(number), rel=1e-6)
 

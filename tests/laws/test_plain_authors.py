@@ -1,4 +1,4 @@
-"""``by(...)`` and ``truncated`` in ``lb.objective``: who wrote a token is known from the source, told, or refused."""
+"""``by(...)`` and ``truncated`` in ``lb.objective``: a token's author is known from the source, given, or refused."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ WROTE: dict[str, tuple[Source, str]] = {
 
 @pytest.mark.parametrize("clock", [{}, {"old_logp": C.given["old_logp"]}], ids=["on-policy", "off-policy"])
 @pytest.mark.parametrize("name", WROTE)
-def test_the_source_tells_who_wrote(name: str, clock: dict[str, Tensor]) -> None:
+def test_the_source_decides_the_author(name: str, clock: dict[str, Tensor]) -> None:
     """Whatever else is given: without ``old_logp`` ``by("student")`` was false everywhere, and its loss was 0."""
     source, author = WROTE[name]
     for who in AUTHORS:
@@ -84,7 +84,7 @@ def test_on_policy_tokens_are_the_students() -> None:
 
 
 def test_several_sources_have_their_own_authors() -> None:
-    """A copy of another source's tokens is in that one's hand."""
+    """A copy of another source's tokens has that source's author."""
     sources = {
         "roll": sample(n=2),
         "lm": data(),
@@ -99,7 +99,7 @@ def test_several_sources_have_their_own_authors() -> None:
     assert touched.tolist() == [name in ("roll", "again") for name in names]
 
 
-def test_an_author_may_be_told() -> None:
+def test_an_author_may_be_given() -> None:
     """By one name, by a name for each sequence, or token by token; it wins over the source."""
     assert kept("teacher", sample(n=2), author="teacher") == ALL
     assert kept("teacher", sample(n=2), author=HALF) == {1, 3, 5, 7}
@@ -112,7 +112,7 @@ def test_an_author_may_be_told() -> None:
 COIN = either(0.5, sample(), data())
 
 
-def test_an_author_that_nobody_knows_is_refused_where_it_is_read() -> None:
+def test_an_unknown_author_is_refused_where_it_is_read() -> None:
     """A coin decides who writes a batch, and plain tensors do not say how it fell."""
     gated = Method(COIN, Term(everywhere, reinforce, by("student")))
     with pytest.raises(lb.LimbeckError, match=r"author is not known .* at sequence 0, token 0.*give author="):
@@ -145,7 +145,7 @@ def test_a_wrong_author_is_refused(name: str) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_what_was_cut_is_told_or_refused() -> None:
+def test_truncation_must_be_given_where_it_is_read() -> None:
     """``truncated`` was False everywhere where nobody gave it."""
     method = Method(sample(n=2), Term(everywhere, reinforce, ~truncated))
     with pytest.raises(lb.LimbeckError, match="reads which responses were cut at the token limit; give truncated="):

@@ -100,7 +100,7 @@ def test_who_has_a_context_is_yes_or_no() -> None:
             lb.objective("sdpo")(LOGITS, TOKENS, columns={"has sibling_or_feedback": odd}, **given)
 
 
-def test_a_misspelt_context_does_not_pass_for_everybody() -> None:
+def test_a_misspelt_context_is_refused() -> None:
     sdpo, told = lb.objective("sdpo"), torch.tensor([True, False])
     given = {"ema_given_logits": LOGITS, "reward": torch.ones(B)}
     sdpo(LOGITS, TOKENS, columns={"has sibling_or_feedback": told, "level": told}, **given)
@@ -120,6 +120,6 @@ def test_a_misspelt_context_does_not_pass_for_everybody() -> None:
         ({"turn_reward": REWARDS[:, :2]}, "turn holds 2, but turn_reward has a reward for turns 0 to 1"),
     ],
 )
-def test_numbers_that_cannot_be_meant(given: dict[str, torch.Tensor], sentence: str) -> None:
+def test_impossible_numbers_are_refused(given: dict[str, torch.Tensor], sentence: str) -> None:
     with pytest.raises(LimbeckError, match=sentence):
         told(reward, torch.ones(B, T), **{"turn_reward": REWARDS, **given})

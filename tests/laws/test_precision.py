@@ -1,4 +1,4 @@
-"""Gradients of half-precision students: a loss scaler reaches them before they are rounded (DESIGN section 5)."""
+"""Gradients of half-precision students: a loss scaler reaches them before they are rounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Illegal points are refused when they are built, with the reason and the remedy (SPACE section 3)."""
+"""Invalid methods are refused when they are built, with the reason and the remedy."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_refused_when_built(name: str) -> None:
-    """SPACE section 3: built alone."""
+def test_invalid_methods_are_refused_when_built(name: str) -> None:
+    """Built alone."""
     build, says = BUILT[name]
     with pytest.raises(lb.LimbeckError, match=f"(?s){says}"):
         build()
@@ -209,14 +209,14 @@ MEETS: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", MEETS)
-def test_refused_when_it_meets_its_models(name: str) -> None:
-    """SPACE section 3: built against models."""
+def test_methods_are_refused_if_their_models_lack_something(name: str) -> None:
+    """Built against models."""
     build, says = MEETS[name]
     with pytest.raises(lb.LimbeckError, match=f"(?s){says}"):
         build()
 
 
-def test_accepted_where_the_models_serve() -> None:
+def test_methods_are_accepted_if_their_models_serve() -> None:
     """``dense`` serves all that can be read; abilities are sets, not a chain."""
     for method in (m.gkd(), m.opd(), m.opd_full(top_k=8), m.kdrl()):
         assert method.validate(teacher="dense") is method
@@ -311,14 +311,14 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_refused_by_objective(name: str) -> None:
+def test_objective_refuses_what_it_cannot_compute(name: str) -> None:
     """``lb.objective`` names what is missing or misshapen, and the remedy."""
     attempt, says = CALLS[name]
     with pytest.raises(lb.LimbeckError, match=f"(?s){says}"):
         attempt()
 
 
-def test_one_of_two_names_for_one_source() -> None:
+def test_a_method_with_one_source_needs_no_source_argument() -> None:
     """A method with one named source needs no ``source=``: MiniLLM without its language-modelling term."""
     method = m.minillm(lm_coef=0)
     named = lb.objective(method)(C.logits, C.tokens, teacher_logits=TEACHER, source=["roll"] * B).loss
@@ -329,8 +329,8 @@ def test_one_of_two_names_for_one_source() -> None:
 # ---------------------------------------------------------------- records
 
 
-def test_a_broken_record_is_told_which_promise_it_breaks() -> None:
-    """SPACE section 2: the invariants of a Rollout."""
+def test_a_broken_record_is_refused_with_the_invariant_it_breaks() -> None:
+    """The invariants of a Rollout."""
     record: Rollout = C.prepared(m.grpo(ref_coef=0))[1].record
     for field, value, says in (
         ("start_B1", record.start_B1 + 1, "start_B1 must rise"),

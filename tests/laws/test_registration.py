@@ -1,4 +1,4 @@
-"""A name belongs to whoever registered it first, and what cannot be registered is one sentence."""
+"""A name cannot be registered twice, and what cannot be registered gives one sentence."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def test_an_argument_without_annotation_or_default_is_no_traceback() -> None:
         get("mine_bare")(coef=1.0, n="x")
 
 
-def test_a_decorator_without_its_arguments_is_told() -> None:
+def test_a_decorator_without_its_arguments_is_refused() -> None:
     with pytest.raises(LimbeckError, match="without its arguments"):
         method(_value)  # type: ignore[arg-type]
 
 
-def test_what_is_no_method_is_told_when_it_is_built() -> None:
+def test_a_recipe_that_builds_no_method_is_refused() -> None:
     @method(paper="", title="Mine")
     def mine_nothing() -> lb.Method:
         return None  # type: ignore[return-value]

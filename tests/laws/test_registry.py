@@ -1,4 +1,4 @@
-"""Laws that hold for every method of the registry and its variants (DESIGN section 6, SPACE sections 3 and 4).
+"""Laws that hold for every method of the registry and its variants.
 
 A method added to the registry inherits all of them.
 """
@@ -52,7 +52,7 @@ def through(m: Method, prepared: Prepared, logits: Tensor, **how: int) -> tuple[
 @EVERY
 @CLOCKS
 def test_micro_batches_add_up_to_the_whole(m: Method, off_policy: bool) -> None:
-    """DESIGN section 6: also with batch-wide weights and gates. A group is never cut: ``tokens=1`` gives one each."""
+    """Also with batch-wide weights and gates. A group is never cut: ``tokens=1`` gives one each."""
     m, prepared, live = make(off_policy=off_policy).prepared(m)
     whole, whole_grad = through(m, prepared, live.logits_NV)
     for tokens, count in ((1, 4), (14, 3)):
@@ -67,7 +67,7 @@ def test_micro_batches_add_up_to_the_whole(m: Method, off_policy: bool) -> None:
 @EVERY
 @CLOCKS
 def test_plain_tensors_and_records_agree(m: Method, off_policy: bool) -> None:
-    """DESIGN section 5: ``lb.objective`` gives the same numbers as the records of the engine."""
+    """``lb.objective`` gives the same numbers as the records of the engine."""
     case = make(off_policy=off_policy)
     value, grad = case.value_and_grad(m)
     aliased, prepared, live = case.prepared(m)
@@ -79,7 +79,7 @@ def test_plain_tensors_and_records_agree(m: Method, off_policy: bool) -> None:
 @EVERY
 @CLOCKS
 def test_separable_way_equals_general_way(m: Method, off_policy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPACE section 4.3: which way is derived from the value; both give the same numbers."""
+    """Which way is derived from the value; both give the same numbers."""
     case = make(off_policy=off_policy)
     value, grad = case.value_and_grad(m)
     monkeypatch.setattr(Method, "separable", property(lambda self: False))
@@ -91,7 +91,7 @@ def test_separable_way_equals_general_way(m: Method, off_policy: bool, monkeypat
 
 @EVERY
 def test_tile_size_changes_nothing(m: Method) -> None:
-    """DESIGN section 5."""
+    """Tiles bound the memory only: loss and gradient are the same for every tile size."""
     m, prepared, live = make().prepared(m)
     value, grad = through(m, prepared, live.logits_NV, tile=1000)
     for tile in (1, 3):
@@ -109,7 +109,7 @@ HEADS = {
 
 @EVERY
 def test_hidden_states_with_a_head_equal_dense_logits(m: Method, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DESIGN section 5: one loss core for every carrier, gradient through the head too, in tiles of three rows."""
+    """One loss core for every carrier, gradient through the head too, in tiles of three rows."""
     monkeypatch.setattr(tiles, "TILE_ELEMENTS", 3 * VOCABULARY)
     for head in HEADS:
         _hidden_equals_dense(m, head)
@@ -137,7 +137,7 @@ def _hidden_equals_dense(m: Method, head: str) -> None:
 
 @EVERY
 def test_readers_may_come_as_hidden_states(m: Method) -> None:
-    """DESIGN section 5: teacher targets as dense logits or as hidden states with a head."""
+    """Teacher targets as dense logits or as hidden states with a head."""
     case = make()
     gen = torch.Generator().manual_seed(6)
     args = case.arguments(m)
@@ -207,7 +207,7 @@ WITHOUT_LUCK = pytest.mark.parametrize("m", ORDERLESS.values(), ids=ORDERLESS)
 
 @pytest.mark.parametrize("m", GLOBAL.values(), ids=GLOBAL)
 def test_processes_add_up_to_the_whole(m: Method) -> None:
-    """SPACE section 4.1: Z and batch-wide statistics are global, summed over ranks."""
+    """Z and batch-wide statistics are global, summed over ranks."""
     case = make()
     same(sharded(m, case), case.loss(m))
 
@@ -246,7 +246,7 @@ def test_each_process_chooses_among_its_own_tokens(m: Method) -> None:
 
 
 @WITHOUT_LUCK
-def test_order_of_sequences_and_groups_is_nobodys_business(m: Method) -> None:
+def test_order_of_sequences_and_groups_changes_nothing(m: Method) -> None:
     """Groups move as wholes and members inside them; the loss stays."""
     case = make()
     order = torch.tensor([5, 4, 2, 3, 7, 6, 1, 0])
@@ -266,7 +266,7 @@ def test_order_of_sequences_and_groups_is_nobodys_business(m: Method) -> None:
 @EVERY
 @CLOCKS
 def test_masked_tokens_touch_nothing(m: Method, off_policy: bool) -> None:
-    """DESIGN section 5: masks select rows before any arithmetic, so a NaN there reaches neither loss nor gradient."""
+    """Masks select rows before any arithmetic, so a NaN there reaches neither loss nor gradient."""
     case = make(off_policy=off_policy)
     value, grad = case.value_and_grad(m)
     hidden = ~case.mask
@@ -284,8 +284,8 @@ def test_masked_tokens_touch_nothing(m: Method, off_policy: bool) -> None:
 
 @EVERY
 @CLOCKS
-def test_gradient_enters_nobody_but_the_student(m: Method, off_policy: bool) -> None:
-    """rl.md shared test 6: teacher, reference, old, writer, rewards, labels and columns are detached."""
+def test_only_the_student_gets_gradient(m: Method, off_policy: bool) -> None:
+    """Teacher, reference, old, writer, rewards, labels and columns are detached."""
     case = make(off_policy=off_policy)
     leaves = {k: v.clone().requires_grad_() for k, v in case.given.items() if v.is_floating_point()}
     changed(case, logits=case.logits.requires_grad_(), **leaves).loss(m).backward()
@@ -352,7 +352,7 @@ EDGES = {
 @EVERY
 @pytest.mark.parametrize("edge", EDGES)
 def test_finite_at_the_edges(m: Method, edge: str) -> None:
-    """rl.md shared test 5; SPACE bend 23: 0/0 on all-correct, all-wrong, empty. An empty mask gives exactly 0."""
+    """0/0 on all-correct, all-wrong, empty. An empty mask gives exactly 0."""
     for off_policy in (False, True):
         if edge == "group of one" and "label" in m.fields:  # a preference needs two
             with pytest.raises(lb.LimbeckError, match="label belongs to a group of one at sequence 0"):
@@ -368,7 +368,7 @@ def test_finite_at_the_edges(m: Method, edge: str) -> None:
 
 @WITHOUT_LUCK
 def test_empty_sequences_leave_the_means_alone(m: Method) -> None:
-    """rl.md part F: Limbeck's sequence mean is over sequences with a kept token. Losing a whole group of empty
+    """Limbeck's sequence mean is over sequences with a kept token. Losing a whole group of empty
     sequences is then the same as never having had it."""
     case = make()
     kept = torch.arange(BATCH) >= 2
@@ -413,8 +413,8 @@ def test_doubles_stay_double_without_a_reward() -> None:
 
 
 @CLOCKS
-def test_what_nobody_wrote_has_no_writer(off_policy: bool) -> None:
-    """SPACE section 2: ``writer_logp`` is NaN for data. MiniLLM's language-modelling rows leave it alone."""
+def test_data_needs_no_sampling_log_probs(off_policy: bool) -> None:
+    """``writer_logp`` is NaN for data. MiniLLM's language-modelling rows leave it alone."""
     case, m = make(off_policy=off_policy), lb.methods.minillm()
     data = torch.tensor([s == "lm" for s in case.arguments(m)["source"]])
     unknown = case.given["writer_logp"].masked_fill(data[:, None], torch.nan)
@@ -440,7 +440,7 @@ def test_what_is_observed_is_what_was_asked(m: Method) -> None:
 
 @EVERY
 def test_values_compare_and_hash_by_structure(m: Method) -> None:
-    """SPACE section 1.1: values are frozen and compared by structure."""
+    """Values are frozen and compared by structure."""
     twin = copy.deepcopy(m)
     assert m == twin
     assert hash(m) == hash(twin)
@@ -448,7 +448,7 @@ def test_values_compare_and_hash_by_structure(m: Method) -> None:
 
 
 def test_different_variants_are_different_values() -> None:
-    """No argument of a method is swallowed: every variant is another point of the space."""
+    """No argument of a method is ignored: every variant is a different value."""
     assert len(set(VARIANTS.values())) == len(VARIANTS)
 
 
@@ -493,7 +493,7 @@ COEFFICIENTS = {
 
 @pytest.mark.parametrize("name", COEFFICIENTS)
 def test_a_zero_coefficient_removes_the_needs(name: str) -> None:
-    """SPACE section 4.1: a constant 0 removes the term and its needs."""
+    """A constant 0 removes the term and its needs."""
     argument, role, zeros = COEFFICIENTS[name]
     assert role in REGISTRY[name]().roles
     for zero in zeros:
@@ -501,13 +501,13 @@ def test_a_zero_coefficient_removes_the_needs(name: str) -> None:
 
 
 def test_minillm_without_lm_needs_no_second_data_set() -> None:
-    """opd.md card 2, term 3."""
+    """The third term is language modelling on a second data set."""
     assert set(lb.methods.minillm().sources) == {"roll", "lm"}
     assert set(lb.methods.minillm(lm_coef=0).sources) == {"roll"}
 
 
 def test_minillm_without_mixing_needs_no_text_from_the_teacher() -> None:
-    """opd.md card 2, alpha = 0: a reader of weight 0 in a blend writes nothing."""
+    """With alpha = 0 the teacher has weight 0 in the mixture, so it samples nothing."""
     assert lb.methods.minillm(mix=0).roles["teacher"] == {"dense", "sampled"}
 
 
@@ -516,7 +516,7 @@ def test_minillm_without_mixing_needs_no_text_from_the_teacher() -> None:
 
 @EVERY
 def test_explain_names_every_reader_and_denominator(m: Method) -> None:
-    """SPACE section 4.1: ``explain`` prints Z_1, Z_2 ..., what is read from whom, and how it is evaluated."""
+    """``explain`` prints Z_1, Z_2 ..., what is read from whom, and how it is evaluated."""
     text = lb.explain(m)
     assert all(f"Z{i + 1}" in text for i in range(len(m.parts)))
     reads = lb.explain(m).partition("reads")[2]
@@ -534,7 +534,7 @@ def test_explain_names_every_reader_and_denominator(m: Method) -> None:
 
 @EVERY
 def test_denominators_coincide_where_explain_says_so(m: Method) -> None:
-    """SPACE section 4.1: two terms share a denominator iff (reduction, per, what per looks at) are equal."""
+    """Two terms share a denominator iff (reduction, per, what per looks at) are equal."""
     case = make()
     fewer = changed(case, mask=case.mask & (_rows(case) != 5))  # what agrees by chance agrees on one batch only
     totals = [[part.total for part in c.prepared(m)[1].parts] for c in (case, fewer)]

@@ -70,8 +70,8 @@ STRANGE: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 
 @pytest.mark.parametrize("argument", GIVEN)
 @pytest.mark.parametrize("name", STRANGE)
-def test_no_argument_takes_a_strange_tensor(name: str, argument: str) -> None:
-    """Named, in one sentence; not one traceback."""
+def test_odd_tensors_are_refused_by_every_argument(name: str, argument: str) -> None:
+    """The sentence names the argument; there is no traceback."""
     if (name, argument) == ("empty", "student_logits"):
         argument = "tokens"  # it decides how many there are
         with pytest.raises(lb.LimbeckError, match="tokens has shape"):
@@ -84,7 +84,7 @@ def test_no_argument_takes_a_strange_tensor(name: str, argument: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["meta", "sparse", "complex", "quantised"])
-def test_nor_does_a_head_a_column_or_a_turns_reward(name: str) -> None:
+def test_odd_tensors_are_refused_in_heads_columns_and_rewards_of_turns(name: str) -> None:
     """Heads may come inside of a ``Head`` or a layer."""
     make_strange, says = STRANGE[name]
     for head in (make_strange(HEAD), Head(make_strange(HEAD)), Head(HEAD, make_strange(HEAD[:, 0]))):
@@ -98,7 +98,7 @@ def test_nor_does_a_head_a_column_or_a_turns_reward(name: str) -> None:
         loss("grpo", ref_logits=G["ref_logits"], turn_reward=make_strange(G["reward"][:, None]))
 
 
-def test_a_layer_without_weights_is_told() -> None:
+def test_a_layer_without_weights_is_refused() -> None:
     """As a loader leaves it whose weights lie elsewhere."""
     layer = torch.nn.Linear(5, VOCABULARY, device="meta")
     with pytest.raises(lb.LimbeckError, match="student_head is on the meta device"):
@@ -106,7 +106,7 @@ def test_a_layer_without_weights_is_told() -> None:
 
 
 @pytest.mark.parametrize("argument", ["reward", "correct", "label", "truncated", "mask"])
-def test_truths_and_whole_numbers_are_numbers(argument: str) -> None:
+def test_booleans_and_integers_are_numbers(argument: str) -> None:
     """1 and True are the same reward."""
     x = torch.tensor([True, False] * (BATCH // 2))
     x = C.mask if argument == "mask" else x
@@ -115,8 +115,8 @@ def test_truths_and_whole_numbers_are_numbers(argument: str) -> None:
         torch.testing.assert_close(grpo(**{argument: form}), want, check_dtype=False, rtol=1e-6, atol=1e-6)
 
 
-def test_columns_of_truths_are_numbers() -> None:
-    """``-True`` is none."""
+def test_columns_of_booleans_are_numbers() -> None:
+    """PyTorch cannot negate booleans, so they are converted first."""
     method = Method(data(), Term(column("told"), reinforce))
     told = G["correct"]
     torch.testing.assert_close(loss(method, columns={"told": told}), loss(method, columns={"told": told.double()}))
@@ -154,7 +154,7 @@ EMPTY: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", EMPTY)
-def test_an_empty_dimension_is_told(name: str) -> None:
+def test_an_empty_last_dimension_is_refused(name: str) -> None:
     """Of the last axis; a batch of nothing has a loss of 0."""
     attempt, says = EMPTY[name]
     with pytest.raises(lb.LimbeckError, match=says):
@@ -178,7 +178,7 @@ SUMS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", SUMS)
-def test_what_all_sum_returns_is_looked_at(name: str) -> None:
+def test_an_all_sum_that_returns_no_sum_is_refused(name: str) -> None:
     """``torch.distributed.all_reduce`` returns nothing, and that is the usual slip."""
     all_sum, says = SUMS[name]
     with pytest.raises(lb.LimbeckError, match=says) as told:
@@ -205,7 +205,7 @@ FULL: dict[str, Any] = {
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
 @pytest.mark.parametrize("name", FULL)
-def test_a_row_that_is_no_law_is_refused_where_it_is_read(name: str, value: float) -> None:
+def test_a_row_that_is_no_distribution_is_refused_where_it_is_read(name: str, value: float) -> None:
     """A NaN anywhere in it, or nothing but -inf; under the mask it may be anything."""
     method, rows = FULL[name], G["teacher_logits"]
     say = {"teacher_logits is|teacher_logits has logits that are NaN, .inf, or all -inf at sequence 2, token 1, which"}

@@ -1,4 +1,4 @@
-"""A reader's temperature divides its logits wherever it stands, and nobody else's; references are in float64."""
+"""A reader's temperature divides its logits wherever it stands, and no other reader's; references are in float64."""
 
 from __future__ import annotations
 
@@ -189,13 +189,13 @@ def test_a_heated_base_of_contrast_is_heated() -> None:
     assert float(got) == pytest.approx(float(-(s[0] - s[1]).sigmoid().log()), abs=1e-9)
 
 
-def test_a_law_of_ones_own_at_another_temperature_is_a_target_that_can_be_learnt_from() -> None:
+def test_the_student_at_another_temperature_is_a_valid_target() -> None:
     Method(sample(), Term(synced(1).at(0.5), divergence_loss("fkl")), token_mean)
     with pytest.raises(LimbeckError, match="gradient is zero"):
         Method(sample(), Term(synced(1), divergence_loss("fkl")), token_mean)
 
 
-def test_a_temperature_without_a_meaning_is_refused_in_one_sentence() -> None:
+def test_an_impossible_temperature_is_refused_in_one_sentence() -> None:
     with pytest.raises(LimbeckError, match=r"writer\.at\(2\.0\).*read old\.at"):
         writer.at(2.0)
     method = Method(sample(), Term(teacher.at(HOT), divergence_loss("fkl", top_k=2)), token_mean)
@@ -204,7 +204,7 @@ def test_a_temperature_without_a_meaning_is_refused_in_one_sentence() -> None:
         lb.objective(method)(Z[None], Y[None], teacher_topk=(top.indices[None], top.values[None]))
 
 
-def test_a_heated_reader_asks_for_full_rows_wherever_a_cold_one_is_content_with_less() -> None:
+def test_a_reader_with_a_temperature_needs_full_rows() -> None:
     assert once(sample(), score=teacher.at(2.0)).needs >= {(teacher.at(2.0), "dense")}
     assert once(sample(), score=teacher).needs >= {(teacher, "sampled")}
     heated = Method(sample(), Term(teacher.at(2.0), divergence_loss("fkl", top_k=2)), token_mean)

@@ -230,7 +230,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_in_one_sentence(name: str) -> None:
+def test_wrong_values_are_refused_in_one_sentence(name: str) -> None:
     """A user's mistake gives a sentence, never a traceback from inside."""
     build, says = REFUSED[name]
     with pytest.raises(lb.LimbeckError, match=f"(?s){says}") as told:

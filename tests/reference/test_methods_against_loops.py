@@ -78,7 +78,7 @@ DISTIL: dict[str, tuple[Method, Loop]] = {
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", DISTIL)
-def test_distillation(name: str, seed: int) -> None:
+def test_distillation_methods_equal_their_loops(name: str, seed: int) -> None:
     method, loop = DISTIL[name]
     b = batch(seed, GROUPS)
     check(method, loop(as_lists(b)), b, writer_logp=b["writer"])
@@ -92,7 +92,7 @@ def test_every_row_of_the_divergence_table(row: str) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("lm_coef", [1.0, 0.4])
-def test_minillm_on_two_sources(lm_coef: float, seed: int) -> None:
+def test_minillm_on_two_sources_equals_its_loop(lm_coef: float, seed: int) -> None:
     b = batch(seed, list(range(B)), SOURCES)
     method = methods.minillm(gamma=0.9, clip_range=0.1, reward_scale=0.3, reward_clip=4.0, lm_coef=lm_coef)
     expected = loops.minillm(as_lists(b, source=SOURCES), 0.9, 0.1, 0.3, 4.0, lm_coef)
@@ -113,7 +113,7 @@ REWARD: dict[str, tuple[Method, Loop]] = {
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", REWARD)
-def test_rewards(name: str, seed: int) -> None:
+def test_reward_methods_equal_their_loops(name: str, seed: int) -> None:
     method, loop = REWARD[name]
     b = batch(seed, GROUPS)
     check(method, loop(as_lists(b)), b, reward=b["reward"], correct=b["correct"])
@@ -123,7 +123,7 @@ def test_rewards(name: str, seed: int) -> None:
 @pytest.mark.parametrize("denominator", ["kept", "all"])
 @pytest.mark.parametrize("gate", ["none", "response", "group"])
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
-def test_kdrl(estimator: str, gate: str, denominator: str, seed: int) -> None:
+def test_kdrl_equals_its_loop(estimator: str, gate: str, denominator: str, seed: int) -> None:
     b = batch(seed, GROUPS)
     method = methods.kdrl(coef=0.3, estimator=estimator, gate=gate, denominator=denominator)
     expected = loops.kdrl(as_lists(b), 0.3, estimator, gate, denominator, 0.2)
@@ -131,7 +131,7 @@ def test_kdrl(estimator: str, gate: str, denominator: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("gate", ["none", "response", "group"])
-def test_kdrl_with_nobody_wrong_distils_only_where_ungated(gate: str) -> None:
+def test_kdrl_with_all_correct_distils_only_without_a_gate(gate: str) -> None:
     b = batch(0, GROUPS) | {"correct": torch.ones(B).bool()}
     expected = loops.kdrl(as_lists(b), 0.3, "k2", gate, "kept", 0.2)
     check(methods.kdrl(coef=0.3, gate=gate), expected, b, reward=b["reward"], correct=b["correct"])
@@ -139,14 +139,14 @@ def test_kdrl_with_nobody_wrong_distils_only_where_ungated(gate: str) -> None:
 
 @pytest.mark.parametrize("gate", ["none", "response", "group"])
 @pytest.mark.parametrize("seed", range(2))
-def test_kdrl_shaping(gate: str, seed: int) -> None:
+def test_kdrl_shaping_equals_its_loop(gate: str, seed: int) -> None:
     b = batch(seed, GROUPS)
     expected = loops.kdrl_shaping(as_lists(b), 0.3, gate, 0.2)
     check(methods.kdrl_shaping(coef=0.3, gate=gate), expected, b, reward=b["reward"], correct=b["correct"])
 
 
 @pytest.mark.parametrize(("step", "beta"), [(0, 5e-3), (40, 3e-3), (80, 1e-3), (280, 1e-3)])
-def test_kdrl_anneals_as_in_section_3_3(step: int, beta: float) -> None:
+def test_kdrl_anneals_as_in_the_paper(step: int, beta: float) -> None:
     b = batch(1, GROUPS)
     given = {"reward": b["reward"], "correct": b["correct"], "step": step}
     check(methods.kdrl(), loops.kdrl(as_lists(b), beta, "k2", "none", "kept", 0.2), b, **given)
@@ -155,7 +155,7 @@ def test_kdrl_anneals_as_in_section_3_3(step: int, beta: float) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("beta", [0.1, 0.7])
-def test_dpo(beta: float, seed: int) -> None:
+def test_dpo_equals_its_loop(beta: float, seed: int) -> None:
     b = batch(seed, PAIRS)
     expected = loops.dpo(as_lists(b, label=LABELS), beta)
     check(methods.dpo(beta=beta), expected, b, label=torch.tensor(LABELS))

@@ -1,4 +1,4 @@
-"""TRL's own losses, run on stand-in models, agree with ours; where TRL is another loss, the difference is pinned.
+"""TRL's own losses, run on stand-in models, agree with ours; where TRL is another loss, the difference is asserted.
 
 Differences: an empty row counts as a sequence in TRL's means; what a mask hides reaches TRL's loss (GRPO) or gradient
 (GKD) if it is NaN; the end points of GKD's beta jump; DPO normalised by length is another method.
@@ -86,7 +86,7 @@ def our_gkd(student: Tensor, teacher: Tensor, mask: Tensor, **arguments: Any) ->
 
 @pytest.mark.parametrize("tau", [1.0, 0.9])
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_gkd(beta: float, tau: float) -> None:
+def test_gkd_equals_trls_trainer(beta: float, tau: float) -> None:
     student, teacher = numbers(0, B, T, V, scale=2).requires_grad_(), numbers(1, B, T, V, scale=2)
     named = {0.0: {"divergence": "fkl"}, 1.0: {"divergence": "rkl"}}.get(beta, {"beta": beta})
     mask = ragged(empty=True)
@@ -154,7 +154,7 @@ ADVANTAGES = numbers(5, B)
 
 
 def our_grpo(method: Method, logps: Tensor, mask: Tensor) -> Tensor:
-    """A registered method told TRL's advantages instead of its own."""
+    """A registered method with TRL's advantages in place of its own."""
     (c, term), *rest = method.parts
     advantage: Expr = column("advantage")
     method = replace(method, terms=Sum(((c, replace(term, signal=advantage)), *rest)))
@@ -178,7 +178,7 @@ FAMILY = {
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_grpo_family(name: str) -> None:
+def test_grpo_and_relatives_equal_trls_trainer(name: str) -> None:
     method, settings = FAMILY[name]
     logps, mask = LOGPS.clone().requires_grad_(), ragged()
     same(our_grpo(method, logps, mask), trl_grpo(logps, mask, **settings), logps)
@@ -243,13 +243,13 @@ def our_dpo(method: Method, logps: Tensor, reference: Tensor, mask: Tensor) -> T
 
 @pytest.mark.parametrize("empty", [False, True])
 @pytest.mark.parametrize("beta", [0.1, 0.5])
-def test_dpo(beta: float, empty: bool) -> None:
+def test_dpo_equals_trls_trainer(beta: float, empty: bool) -> None:
     logps, mask = LOGPS.clone().requires_grad_(), ragged(empty)  # a pair with an empty row counts in both
     same(our_dpo(lb.methods.dpo(beta=beta), logps, REF, mask), trl_dpo(logps, REF, mask, beta=beta), logps)
 
 
 @pytest.mark.parametrize("name", ["forward_kl", "js_divergence", "alpha_divergence"])
-def test_f_dpo(name: str) -> None:
+def test_f_dpo_equals_trls_trainer(name: str) -> None:
     # TRL's alpha divergence takes single precision at most; its JS score is twice the slope of ours.
     row, factor = {"forward_kl": (fkl, 1), "js_divergence": (jsd(0.5), 2), "alpha_divergence": (alpha(0.3), 1)}[name]
     method = Method(pairs(), Term(label, contrast(1 / (0.3 * factor), ref, score=row)), group_mean)

@@ -45,3 +45,9 @@ def cutter() -> ModuleType:
 def fetcher() -> ModuleType:
     """``scripts/fetch_smollm2.py``."""
     return load("fetch_smollm2")
+
+
+@pytest.fixture(scope="session")
+def mutate() -> ModuleType:
+    """``scripts/mutate.py``."""
+    return load("mutate")

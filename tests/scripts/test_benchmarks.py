@@ -1,4 +1,4 @@
-"""The benchmarks are too long to run here; that each of their runs would begin is cheap to see."""
+"""The benchmarks take too long to run here; the tests check that each of their runs would start."""
 
 from __future__ import annotations
 

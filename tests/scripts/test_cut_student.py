@@ -127,7 +127,7 @@ def test_a_mistake_is_one_sentence(cutter, folder, capsys, options, words):
     assert not (folder.parent / "student").exists()
 
 
-def test_no_model_there(cutter, tmp_path, capsys):
+def test_a_folder_without_a_model_is_refused(cutter, tmp_path, capsys):
     assert cutter.main([str(tmp_path / "none"), str(tmp_path / "student")]) == 2
     assert "make smollm2" in capsys.readouterr().err
 

@@ -30,7 +30,7 @@ from limbeck.tasks.arithmetic import Mistake, calculate
         ("10 ** 999", "1" + 999 * "0"),
     ],
 )
-def test_values(expression: str, value: str) -> None:
+def test_expressions_have_their_values(expression: str, value: str) -> None:
     assert calculate(expression) == value
 
 
@@ -68,7 +68,7 @@ def test_values(expression: str, value: str) -> None:
         ("x", "'x' is not allowed"),
     ],
 )
-def test_mistakes(expression: str, mistake: str) -> None:
+def test_wrong_expressions_give_a_message(expression: str, mistake: str) -> None:
     start = time.monotonic()
     with pytest.raises(Mistake) as raised:
         calculate(expression)
@@ -155,12 +155,12 @@ def test_a_calculator_that_dies_is_an_error_and_the_next_one_works() -> None:
         ({"min_terms": -1}, "min_terms must be positive"),
     ],
 )
-def test_refusals(options: dict[str, Any], sentence: str) -> None:
+def test_wrong_options_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LimbeckError) as refusal:
         load_task("calculator", **options)
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_it_is_listed() -> None:
+def test_the_calculator_is_listed_as_a_task() -> None:
     assert "calculator" in available_tasks()

@@ -1,4 +1,4 @@
-"""Guarded environments: whatever goes wrong in one episode ends that episode and nothing else."""
+"""Guarded environments: an error in one episode ends that episode only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import broken_environments
 import pytest
-import strange_worlds
 
 from limbeck.errors import LimbeckError
 from limbeck.tasks import EpisodeDied
@@ -25,7 +25,7 @@ LIMITS = Limits(step_s=1.5, start_s=60, memory_mb=1024, output_chars=1000, episo
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    pool = Pool(strange_worlds.World, LIMITS)
+    pool = Pool(broken_environments.World, LIMITS)
     yield pool
     pool.close()
 
@@ -139,20 +139,20 @@ def test_a_worn_out_worker_is_replaced(pool: Pool, monkeypatch: pytest.MonkeyPat
     assert kept.step("walk").text.startswith("1 ")
 
 
-def test_too_long_an_observation() -> None:
-    pool = Pool(strange_worlds.Chatter, LIMITS)
+def test_too_long_an_observation_ends_the_episode() -> None:
+    pool = Pool(broken_environments.Chatter, LIMITS)
     assert len(pool.open().step("1000").text) == 1000
     with pytest.raises(EpisodeDied, match="longer than 1000 characters"):
         pool.open().step("1001")
     pool.close()
 
 
-def test_an_environment_that_does_not_open() -> None:
-    pool = Pool(strange_worlds.slow_start, Limits(start_s=10, memory_mb=None))
+def test_an_environment_that_does_not_open_gives_an_error() -> None:
+    pool = Pool(broken_environments.slow_start, Limits(start_s=10, memory_mb=None))
     pool.limits = Limits(start_s=1)
     with pytest.raises(EpisodeDied, match="took longer than 1 s"):
         pool.open()
-    broken = Pool(strange_worlds.World, LIMITS)
+    broken = Pool(broken_environments.World, LIMITS)
     with pytest.raises(EpisodeDied, match="raised TypeError"):
         broken.open(second=1)
     broken.close()
@@ -169,7 +169,7 @@ def test_what_the_environment_started_ends_with_it(pool: Pool, tmp_path: Path) -
 
 
 def test_workers_end_with_their_pool() -> None:
-    pool = Pool(strange_worlds.World, LIMITS)
+    pool = Pool(broken_environments.World, LIMITS)
     pool.open()
     (pid,) = pool.pids()
     del pool
@@ -247,14 +247,14 @@ def test_a_file_is_loaded_without_its_package(tmp_path: Path) -> None:
     ("factory", "sentence"),
     [
         (lambda: None, "cannot be found by another process"),
-        ("strange_worlds:World.nothing", "raised AttributeError"),
+        ("broken_environments:World.nothing", "raised AttributeError"),
         ("nomodule", "names no function"),
         ("no_such_module:make", "'make' of no_such_module raised ModuleNotFoundError"),
-        ("strange_worlds:Word", "raised AttributeError"),
+        ("broken_environments:Word", "raised AttributeError"),
         ("/nowhere/x.py:make", "raised FileNotFoundError"),
     ],
 )
-def test_refusals_of_factories(factory: Any, sentence: str) -> None:
+def test_factories_that_cannot_be_used_are_refused(factory: Any, sentence: str) -> None:
     with pytest.raises(LimbeckError) as refusal:
         Pool(factory, LIMITS).open()
     assert sentence in str(refusal.value)
@@ -270,17 +270,17 @@ def test_refusals_of_factories(factory: Any, sentence: str) -> None:
         ({"episodes": True}, "limit episodes is True"),
     ],
 )
-def test_refusals_of_limits(limits: dict[str, Any], sentence: str) -> None:
+def test_impossible_limits_are_refused(limits: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LimbeckError) as refusal:
         Limits(**limits)
     assert sentence in str(refusal.value)
 
 
-def test_a_worker_gets_no_token_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_gets_no_access_token(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "SSH_AUTH_SOCK", "HTTPS_PROXY", "MY_OWN_SECRET")
     for name in secrets:
         monkeypatch.setenv(name, "secret")
-    pool = Pool(f"{Path(__file__).with_name('strange_worlds.py')}:Environ")
+    pool = Pool(f"{Path(__file__).with_name('broken_environments.py')}:Environ")
     given = pool.open().step("").text.split()
     pool.close()
     assert {"PATH", "PYTHONHASHSEED"} <= set(given)

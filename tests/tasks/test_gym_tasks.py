@@ -61,7 +61,7 @@ def test_right_answers_are_right_and_wrong_ones_wrong(name: str) -> None:
         assert not task.verify(prompt, "").correct
 
 
-def test_prompt_fields() -> None:
+def test_prompts_have_their_fields() -> None:
     prompt = load_task("chain_sum", train_size=1, test_size=1, **SMALL).test[0]
     assert prompt.id == "test/0"
     assert prompt.columns == {"num_terms": 2.0, "num_digits": 1.0}
@@ -113,7 +113,7 @@ def test_a_reward_that_is_not_finite_is_refused_and_a_failing_verifier_means_wro
         ("two_digit_sums", {"min_terms": 2}, "it knows train_size, test_size, reveal"),
     ],
 )
-def test_refusals(name: str, options: dict[str, Any], sentence: str) -> None:
+def test_wrong_options_are_refused(name: str, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LimbeckError) as refusal:
         load_task(name, **options)
     assert sentence in str(refusal.value)
@@ -141,7 +141,7 @@ def test_a_ready_task_is_passed_through() -> None:
         load_task(task, test_size=3)
 
 
-def test_available_tasks() -> None:
+def test_all_tasks_are_listed() -> None:
     names = available_tasks()
     assert names[0] == "two_digit_sums"
     assert "chain_sum" in names

@@ -195,7 +195,7 @@ def test_refusals_name_file_and_line(tmp_path: Path, line: Any, sentence: str) -
     assert "\n" not in str(refusal.value)
 
 
-def test_refusals_of_whole_files_and_options(tmp_path: Path) -> None:
+def test_wrong_files_and_options_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", problems(3))
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "\xff"}')
     for spec, options, sentence in [
@@ -240,7 +240,7 @@ def test_a_folder_with_and_without_a_test_split(tmp_path: Path) -> None:
     assert [p.id for p in plain.test] == [p.id for p in lines.test]
 
 
-def test_refusals_of_folders(tmp_path: Path) -> None:
+def test_wrong_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LimbeckError, match="split train, row 1: 'prompt' is ' '"):
         load_task(folder(tmp_path / "a", train=[{"prompt": "x"}, {"prompt": " "}]))
     with pytest.raises(LimbeckError, match="'x', 'y': name the one to train on 'train'"):
@@ -269,7 +269,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_odd_json_is_told_with_its_line(tmp_path: Path, case: str) -> None:
+def test_odd_json_is_refused_with_its_line(tmp_path: Path, case: str) -> None:
     line, words = ODD[case]
     file = write(tmp_path / "a.jsonl", [*problems(3), line])
     with pytest.raises(LimbeckError) as e:
@@ -379,7 +379,9 @@ def test_trajectories_of_one_opening_stay_on_one_side(tmp_path: Path) -> None:
         ({"prompt": "a", "response": "b"}, 1, "is 1, give true or false"),
     ],
 )
-def test_what_cannot_be_cut(tmp_path: Path, row: dict[str, Any], per_turn: Any, words: str) -> None:
+def test_trajectories_that_cannot_be_cut_are_refused(
+    tmp_path: Path, row: dict[str, Any], per_turn: Any, words: str
+) -> None:
     with pytest.raises(LimbeckError, match=words):
         load_task(write(tmp_path / "a.jsonl", [row]), per_turn=per_turn)
 
@@ -434,7 +436,7 @@ def test_a_folder_keeps_them_too(tmp_path: Path) -> None:
     assert task.responses(task.train[0])[0].message == said
 
 
-def test_prompts_that_differ_in_what_the_template_gets_are_told_apart(tmp_path: Path) -> None:
+def test_prompts_that_differ_for_the_template_have_different_ids(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "response": "a", "tools": [{"n": n}]} for n in (1, 2)]
     task = load_task(write(tmp_path / "a.jsonl", rows), test_fraction=0)
     first, second = task.train

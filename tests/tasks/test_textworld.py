@@ -68,14 +68,14 @@ def test_a_game_is_on_one_side() -> None:
         ({"nb_object": 3}, "option 'nb_object' is not one of task 'textworld' (did you mean 'nb_objects'?)"),
     ],
 )
-def test_refusals(options: dict[str, Any], sentence: str) -> None:
+def test_wrong_options_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LimbeckError) as refusal:
         load_task("textworld", **options)
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "textworld" in available_tasks()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(LimbeckError, match=r"pip install limbeck\[textworld\]"):
@@ -207,7 +207,7 @@ def test_a_game_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
 
 
 @needs_textworld
-def test_a_game_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_game_that_cannot_be_made_gives_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     task = TextWorldTask(**GAMES, folder=str(tmp_path / "file"))
     with pytest.raises(LimbeckError) as refusal:

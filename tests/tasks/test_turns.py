@@ -142,7 +142,7 @@ def test_retry_pays_once_and_has_words_of_its_own() -> None:
         ("retry", {"task": "chain_sum", "trns": 3}, "option 'trns' is not one of task 'chain_sum'"),
     ],
 )
-def test_refusals(name: str, options: dict[str, Any], sentence: str) -> None:
+def test_wrong_options_are_refused(name: str, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LimbeckError) as refusal:
         load_task(name, **options)
     assert sentence in str(refusal.value)
