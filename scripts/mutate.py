@@ -5,9 +5,9 @@
 ``.venv/bin/python scripts/mutate.py --list``            print names and tests, and run nothing
 
 The bugs are listed in ``mutations.toml``: a segment of source text, what takes its place, and the tests of which one
-must fail. No file is named: the text must occur exactly once in ``src/limbeck``, so that moving a module changes nothing
-here, and text that is gone is reported. ``src`` itself is never written to. To add a bug, append it to that file and
-run it with ``--only``.
+must fail. No file is named: the text must occur exactly once in ``src/limbeck``, so that moving a module changes
+nothing here, and text that is gone is reported. ``src`` itself is never written to. To add a bug, append it to that
+file and run it with ``--only``.
 """
 
 from __future__ import annotations

@@ -6,18 +6,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from . import methods
 from .axes.scalar import anneal, linear
 from .errors import LimbeckError
-from .functional.objective import Objective, objective
 from .methods import pipelines
 from .space.explain import cite, diff, explain
 from .space.method import Method
 from .space.pipeline import Pipeline, stage
 from .space.registry import get, method
 from .space.term import Term
+
+if TYPE_CHECKING:
+    from .engine import distill, run_pipeline
+    from .functional.objective import Objective, objective
 
 __version__ = "0.1.0"
 
@@ -42,11 +46,21 @@ __all__ = [
     "stage",
 ]
 
+_LATER = {
+    "Objective": "functional.objective",
+    "objective": "functional.objective",
+    "distill": "engine",
+    "run_pipeline": "engine",
+}
+"""Names whose modules import PyTorch, and the engine Transformers too: each is imported when its name is first used."""
+
 
 def __getattr__(name: str) -> Any:
-    """The engine, and with it transformers, is imported only when it is asked for."""
-    if name in ("distill", "run_pipeline"):
-        from . import engine
+    if name not in _LATER:
+        raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    return value
 
-        return getattr(engine, name)
-    raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

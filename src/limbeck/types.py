@@ -17,8 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+from .lazy_torch import Tensor, torch
 
 DATA, STUDENT, TEACHER = -1, 0, 1
 """Values of ``Rollout.author_N``: who wrote a token."""
@@ -142,7 +141,7 @@ class Rollout:
         moved: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, Tensor):
+            if isinstance(value, torch.Tensor):
                 moved[f.name] = value.to(device)
             elif isinstance(value, Mapping):
                 moved[f.name] = {k: v.to(device) for k, v in value.items()}
@@ -247,7 +246,7 @@ def concatenate(records: Sequence[Rollout]) -> Rollout:
         }
         for f in fields(Rollout):
             value = shifted.get(f.name, getattr(r, f.name))
-            if isinstance(value, Tensor):
+            if isinstance(value, torch.Tensor):
                 parts.setdefault(f.name, []).append(value)
         tokens, turns = tokens + r.ids_L.numel(), turns + r.n_turns
         sequences, groups = sequences + r.n_sequences, groups + r.n_groups

@@ -18,7 +18,8 @@ ROOT = Path(limbeck.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 FLOORS: tuple[set[str], ...] = (
-    {"errors", "types"},
+    {"errors", "lazy_torch"},
+    {"types"},
     {"limits", "terminal", "embedded"},
     {"math"},
     {"kernels"},
@@ -33,7 +34,7 @@ FLOORS: tuple[set[str], ...] = (
 )
 """The rooms at the top of the package, from the ground up. A room never imports one of its own floor."""
 
-CORE = {"errors", "types", "math", "kernels", "axes", "space", "loss", "functional", "methods"}
+CORE = {"errors", "lazy_torch", "types", "math", "kernels", "axes", "space", "loss", "functional", "methods"}
 """What a method is and how its loss is computed. It uses nothing of what runs it."""
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ..errors import LimbeckError
+from ..lazy_torch import Tensor, torch
 from .expression import EvalContext, Expr
 from .levels import Level, segment
 

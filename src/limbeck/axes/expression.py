@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
 from ..errors import LimbeckError, expect, number, shown
+from ..lazy_torch import Tensor, torch
 from ..math.divergence import Divergence
 from ..math.statistic import Statistic, Support
 from .context import Context
@@ -292,10 +290,10 @@ _OPS: dict[str, Callable[..., Tensor]] = {
     "∧": lambda a, b: a.bool() & b.bool(),
     "∨": lambda a, b: a.bool() | b.bool(),
     "¬": lambda a: ~a.bool(),
-    "exp": torch.exp,
-    "log": torch.log,
-    "σ": torch.sigmoid,
-    "abs": torch.abs,
+    "exp": lambda a: a.exp(),
+    "log": lambda a: a.log(),
+    "σ": lambda a: a.sigmoid(),
+    "abs": lambda a: a.abs(),
     "where": _where,
 }
 _PREFIX = {"neg": "−", "¬": "¬", "exp": "exp", "log": "log", "σ": "σ", "abs": "abs"}

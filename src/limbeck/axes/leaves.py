@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ..errors import LimbeckError, expect
+from ..lazy_torch import Tensor, torch
 from ..math.statistic import Distance, InTop, LogProb, Statistic, Support
 from .context import Context
 from .expression import EvalContext, Expr, Need

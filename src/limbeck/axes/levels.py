@@ -10,10 +10,8 @@ import struct
 from collections.abc import Callable
 from enum import IntEnum
 
-import torch
-from torch import Tensor
-
 from ..errors import LimbeckError, nearest, shown
+from ..lazy_torch import Tensor, torch
 from ..types import Rollout
 
 

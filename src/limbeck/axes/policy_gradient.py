@@ -6,10 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
 from ..errors import LimbeckError, expect, nearest, number
+from ..lazy_torch import Tensor, torch
 from ..math.divergence import Divergence, fkl, rkl
 from ..math.statistic import LogProb
 from .expression import Expr, replace_reader
@@ -200,7 +198,8 @@ def sampled(estimator: str | Divergence, ratio: bool = False) -> SampledLoss:
             "'k2', or k1 as a detached signal: Term(log_ratio(teacher), reinforce)."
         )
     if isinstance(estimator, Divergence):
-        estimator.potential(torch.zeros(1))
+        if type(estimator).potential is Divergence.potential:
+            estimator.potential(torch.zeros(1))  # raises: this divergence has no loss form
         return SampledLoss(f"h of {estimator.label}", estimator, ratio)
     if estimator not in _ESTIMATORS:
         raise LimbeckError(

@@ -6,10 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
 from ..errors import LimbeckError, number
+from ..lazy_torch import Tensor, torch
 from ..math.divergence import Divergence, as_divergence, rkl
 from .expression import Expr, expr, replace_reader
 from .levels import Level, segment
@@ -36,9 +34,12 @@ class Contrast(Surrogate):
     def __post_init__(self) -> None:
         number("tau of contrast (DPO's is 1 / beta)", self.tau, 0)
         number("margin of contrast", self.margin)
-        slope = self.score.slope(torch.tensor([0.5, 1.0]))  # refuses what has no slope at a sampled token
-        if slope[0] == slope[1]:
-            raise LimbeckError(f"contrast(score={self.score}): its slope is flat, so nothing would be learnt; use rkl.")
+        if self.score != rkl:  # the default's slope is known to be log u + 1: no need to import PyTorch for it
+            slope = self.score.slope(torch.tensor([0.5, 1.0]))  # raises where a sampled token has no slope
+            if slope[0] == slope[1]:
+                raise LimbeckError(
+                    f"contrast(score={self.score}): its slope is flat, so nothing would be learnt; use rkl."
+                )
 
     @property
     def signal_level(self) -> Level:

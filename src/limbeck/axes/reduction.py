@@ -13,10 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ..errors import LimbeckError, expect, nearest, number
+from ..lazy_torch import Tensor, torch
 from .levels import Level, Levels
 
 PERS = ("kept", "all", "weight")

@@ -21,9 +21,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from ..errors import LimbeckError, number
+from ..lazy_torch import Tensor
 from ..math.divergence import Divergence, as_divergence
 from ..math.statistic import Distance, LogProb, Statistic, Support
 from .expression import Expr, Need

@@ -1,6 +1,9 @@
 """The command ``limbeck``: every command's arguments and help. What they do is in the modules beside this one.
 
-Nothing here imports transformers: help, ``methods``, ``explain`` and ``diff`` do without, and a run is checked before.
+Help, ``methods``, ``explain``, ``diff`` and a mistyped command answer in a fraction of a second, because the modules of
+this folder import neither PyTorch nor Transformers. Whatever does (the engine, tasks, reports) is imported inside the
+function that needs it, after everything that can be refused without it has been refused. Describing a method needs no
+PyTorch either: see ``limbeck/lazy_torch.py``.
 """
 
 from __future__ import annotations

@@ -9,10 +9,8 @@ logits are raised to float32 before the softmax, float64 stays float64. All valu
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from limbeck.errors import LimbeckError
+from limbeck.lazy_torch import Tensor, torch
 
 
 def kl_forward(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:

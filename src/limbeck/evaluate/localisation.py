@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
 from limbeck.errors import LimbeckError
+from limbeck.lazy_torch import Tensor, torch
 
 
 def objection(told_N: Tensor, plain_N: Tensor) -> Tensor:

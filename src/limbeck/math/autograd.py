@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
+from ..lazy_torch import Tensor, torch
 
 
 def flow_by_autograd(value: Callable[[Tensor], Tensor], logq: Tensor) -> Tensor:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ..errors import LimbeckError
+from ..lazy_torch import Tensor, torch
 from .divergence import Divergence, fkl, rkl
 
 

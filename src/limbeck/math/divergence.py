@@ -22,10 +22,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ..errors import LimbeckError, nearest, number, shown
+from ..lazy_torch import Tensor, torch
 from .autograd import flow_by_autograd
 
 _LOG_U_LIMIT = 60.0  # exp(60) is finite in float32 and its square is not needed anywhere

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ..errors import LimbeckError, whole
+from ..lazy_torch import Tensor, torch
 from .autograd import flow_by_autograd
 from .divergence import Divergence
 
