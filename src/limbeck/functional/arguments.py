@@ -1,4 +1,4 @@
-"""The arguments of ``lb.objective``: read, brought to one form, and refused by name where they mean nothing."""
+"""Read the arguments of ``lb.objective``, convert them to tensors, and refuse by name those that mean nothing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from ..axes.derived_source import Recast
-from ..errors import LimbeckError, expect, nearest, shown
+from ..axes.levels import Level
+from ..axes.signal import everywhere
+from ..errors import LimbeckError, expect, nearest, number, shown
 from ..space.method import Method
 from ..types import AUTHORS, Carrier, Dense, Hidden, Sampled, width_of
 
 Given = Tensor | Any
-"""A tensor, or what becomes one: an array, nested lists of numbers."""
+"""A tensor, or an array or nested lists of numbers, from which a tensor is made."""
 
 
 def tensor(name: str, x: Given, device: torch.device | None = None, floats: bool = False) -> Tensor:
-    """Any argument as a tensor that holds numbers; ``floats`` refuses whole numbers, which are ids more often.
+    """Any argument as a tensor of numbers; ``floats`` refuses whole numbers, which are more often token ids.
 
     Raises:
         LimbeckError: for anything else, and for tensors of a kind that no loss is computed on.
@@ -38,7 +40,7 @@ def tensor(name: str, x: Given, device: torch.device | None = None, floats: bool
 
 
 def _refuse_strange(name: str, x: Tensor) -> None:
-    """Raise for a tensor without numbers, or with numbers that are not held one beside the other."""
+    """Raise for a tensor without numbers, or whose numbers are not stored in a dense, real layout."""
     if x.is_meta:
         raise LimbeckError(f"{name} is on the meta device and holds no numbers; load it, or give another tensor.")
     if x.is_quantized:
@@ -51,22 +53,28 @@ def _refuse_strange(name: str, x: Tensor) -> None:
 
 
 def whole_numbers(name: str, x: Tensor) -> Tensor:
-    """Ids as int64; 2.7 is no id, and truncating it would hide that."""
+    """Ids as int64. Floating-point numbers are refused: 2.7 is no id, and truncating it would hide the mistake."""
     if x.is_floating_point() or x.dtype == torch.bool:
         raise LimbeckError(f"{name} has dtype {x.dtype}; give whole numbers.")
     return x.long()
 
 
-def refuse_vocabulary(carriers: Mapping[str, Carrier], token_N: Tensor) -> None:
-    """Raise where somebody's full rows have no entry for a token that counts."""
+def refuse_vocabulary(carriers: Mapping[str, Carrier], token_N: Tensor, name: str = "tokens") -> None:
+    """Raise where full rows have no entry for a token that counts; ``name`` is the argument that holds the tokens."""
     for who, carrier in carriers.items():
         width = width_of(carrier)
-        if width is not None and bool(((token_N < 0) | (token_N >= width)).any()):
+        odd_N = (token_N < 0) | (token_N >= width) if width is not None else torch.zeros_like(token_N, dtype=torch.bool)
+        if bool(odd_N.any()):
+            if name == "labels":
+                raise LimbeckError(
+                    f"labels holds {int(token_N[odd_N][0])}, which is outside the {who}'s {width} entries; write -100 "
+                    "where nothing is scored."
+                )
             raise LimbeckError(f"tokens holds ids outside the {who}'s {width}; mask what must not count.")
 
 
 def read_sources(source: Sequence[str] | str | None, batch: int, method: Method) -> list[str]:
-    """The name of the source of each sequence; one name is everybody's."""
+    """The name of the source of each sequence; one name holds for all of them."""
     names, called = list(method.sources), method.name or "this method"
     source = [source] * batch if isinstance(source, str) else source
     if source is not None and not (isinstance(source, list | tuple) and all(isinstance(s, str) for s in source)):
@@ -89,17 +97,17 @@ def _payload(live: Carrier) -> Tensor:
 
 
 def device_of(live: Carrier) -> torch.device:
-    """Where the student is; everything else is brought there."""
+    """The device of the student; every other argument is moved there."""
     return _payload(live).device
 
 
 def dtype_of(live: Carrier) -> torch.dtype:
-    """What constants, shares and totals are held in: float64 for a float64 student, else float32."""
+    """The dtype of constants, shares and totals: float64 for a float64 student, else float32."""
     return torch.float64 if _payload(live).dtype == torch.float64 else torch.float32
 
 
 def read_tokens(tokens: Given, shape: torch.Size, live: Carrier, readers: Mapping[str, Any], method: Method) -> Tensor:
-    """The ids that rows score; with ``student_logp`` alone nobody looks at them, unless a reader's rows are read."""
+    """The ids that rows score. With ``student_logp`` they are needed only where full rows of a reader are read."""
     if tokens is None:
         rows = [k for k, x in readers.items() if x is not None and k.rpartition("_")[0] in method.slots]
         rows = [k for k in rows if k.endswith(("_logits", "_hidden"))]
@@ -107,7 +115,10 @@ def read_tokens(tokens: Given, shape: torch.Size, live: Carrier, readers: Mappin
             raise LimbeckError(f"tokens is missing: give the [B, T] ids that the rows of {rows[0]} score.")
         if isinstance(live, Sampled):
             return torch.zeros(shape, dtype=torch.int64, device=device_of(live))
-        raise LimbeckError("tokens is missing: give the [B, T] ids that the student's rows score.")
+        raise LimbeckError(
+            "tokens is missing: give the [B, T] ids that the student's rows score, or labels= with the logits as the "
+            "model returned them."
+        )
     return whole_numbers("tokens", shaped(tensor("tokens", tokens, device_of(live)), shape, "tokens"))
 
 
@@ -158,7 +169,7 @@ def read_columns(
     expect("columns", columns, (Mapping, type(None)), "give tensors by name, {'difficulty': ...}")
     told = sorted(c.column for c in method.contexts)
     for name in columns or {}:
-        # Left out it means everybody, so a slip would not show.
+        # A missing column means "all sequences", so a typo would pass unnoticed.
         if str(name).lower().replace("_", " ").startswith("has ") and name not in told:
             raise LimbeckError(
                 f"columns[{name!r}] is no context of {method.name or 'this method'}{nearest(str(name), told)}; "
@@ -169,18 +180,20 @@ def read_columns(
     for name, x in read.items():
         _sized(f"columns[{name!r}]", x, [(shape[0],), tuple(shape)], shape[0])
         if name in told and not bool(((x == 0) | (x == 1)).all()):
-            raise LimbeckError(f"columns[{name!r}] holds numbers other than 0 and 1; say who has it, and who has not.")
+            raise LimbeckError(
+                f"columns[{name!r}] holds numbers other than 0 and 1; give 1 for each sequence that has it, else 0."
+            )
     return read
 
 
 UNKNOWN = -128
-"""In place of an author that neither the method's source nor the caller tells."""
+"""The code of an author that is known neither from the method's source nor from the caller."""
 
 
 def read_author(
     author: Given | str | Sequence[str], source: Sequence[str], method: Method, shape: torch.Size, device: torch.device
 ) -> Tensor:
-    """Who wrote each token, int8 ``[B, T]``: what the caller says, else whoever the method's source has write."""
+    """The author of each token, int8 ``[B, T]``: as the caller says, else the author of the method's source."""
     if author is None:
         known = {name: _author_of(name, method) for name in method.sources}
         codes = [known[name] for name in source]
@@ -203,7 +216,7 @@ def read_author(
 
 
 def _author_of(name: str, method: Method) -> int:
-    """Whose hand the sequences of a source are in; those that copy another's are in that one's."""
+    """The author of the sequences of a source; a source that copies another one's tokens has that one's author."""
     source = method.sources[name]
     while isinstance(source, Recast) and source.copies:
         source = method.sources[source.name]
@@ -266,11 +279,45 @@ def read_turn_rewards(rewards: Given, reward: Given, batch: int, device: torch.d
     return x
 
 
+def read_items(items: Any) -> float | None:
+    """``num_items_in_batch`` as a number; a Transformers ``Trainer`` passes a tensor of one."""
+    if items is None:
+        return None
+    if isinstance(items, Tensor):
+        if items.numel() != 1:
+            raise LimbeckError(
+                f"num_items_in_batch has shape {tuple(items.shape)}; give one number (and one process a GPU, where "
+                "DataParallel passes one number for each)."
+            )
+        items = items.item()
+    number("num_items_in_batch", items, 0, ends=True)
+    number("num_items_in_batch", items)
+    return float(items)
+
+
+def refuse_other_denominators(method: Method) -> None:
+    """Raise where a term is divided by a count that ``num_items_in_batch`` does not give."""
+    for i, (_, term) in enumerate(method.parts, 1):
+        reduction = term.reduction or method.reduction
+        if not reduction.per_unit:
+            continue  # a constant
+        by = reduction.formula()
+        if reduction.unit == term.surrogate.loss_level == Level.TOKEN and reduction.total is None:
+            if term.per == "all" or (term.per == "kept" and term.where == everywhere):
+                continue
+            by = "the sum of its weights" if term.per == "weight" else "the tokens that its condition keeps"
+        raise LimbeckError(
+            f"num_items_in_batch counts scored tokens, but term {i} of {method.name or 'this method'} is divided by "
+            f"{by}; use reduction=token_mean (and per='all' for a term with a condition), or leave "
+            "num_items_in_batch out."
+        )
+
+
 def read_all_sum(all_sum: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
-    """The function that adds over processes, whose answers are looked at; the identity where there is none.
+    """The function that adds over processes, with a check of what it returns; the identity by default.
 
     Raises:
-        LimbeckError: where it is no function; once it is called, where it answers with anything but such a tensor.
+        LimbeckError: if it is no function, or, when called, if it returns anything but the summed tensor.
     """
     if all_sum is None:
         return lambda x: x

@@ -1,12 +1,13 @@
-"""``lb.objective``: a method's loss on plain ``[B, T, V]`` tensors, inside anybody's trainer.
+"""``lb.objective``: a method's loss on plain tensors, inside a trainer of your own.
 
-Nothing here needs the engine. Row t of the logits *scores* token t: shift before you call,
-``objective(m)(logits[:, :-1], tokens[:, 1:], mask[:, 1:], ...)``.
+Nothing here needs the engine. The objective shifts unshifted Hugging Face labels itself,
+``objective(m)(model(input_ids).logits, labels=labels, ...)``. With ``tokens`` and ``mask`` the caller shifts, so that
+row t of the logits scores token t: ``objective(m)(logits[:, :-1], tokens[:, 1:], mask[:, 1:], ...)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,14 +16,13 @@ from torch import Tensor
 
 from ..axes.levels import Level
 from ..axes.reader import old, student, writer
-from ..axes.scalar import move
 from ..axes.surrogate import Question
-from ..errors import whole
+from ..errors import LimbeckError, expect, whole
 from ..loss.terms import Batch, Loss, Prepared, loss, prepare
 from ..math.statistic import Entropy, LogProb
 from ..space.method import Method
 from ..space.registry import Recipe, as_method
-from ..types import Carrier, Head, Rollout, Sampled, View
+from ..types import Carrier, Dense, Head, Hidden, Rollout, Sampled, View
 from .arguments import (
     dtype_of,
     read_all_sum,
@@ -30,6 +30,7 @@ from .arguments import (
     read_columns,
     read_fields,
     read_groups,
+    read_items,
     read_logp,
     read_mask,
     read_sources,
@@ -37,16 +38,19 @@ from .arguments import (
     read_turn_rewards,
     read_turns,
     refuse_missing,
+    refuse_other_denominators,
     refuse_vocabulary,
 )
 from .carriers import read_carriers, read_student
 from .finite import Places, refuse_doubts
+from .labels import read_form
+from .memory import StepSoFar, read_memory
 from .rows import WROTE, PlainRows, detached
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an objective returns.
+    """The result of a call of an objective.
 
     Attributes:
         loss: scalar with gradient.
@@ -61,14 +65,42 @@ class Objective:
     """A method as a function of tensors. Built by ``lb.objective``.
 
     Attributes:
-        method: the value that it computes.
-        memory: what outlives a call: moving averages (``running``) and the states of controllers (``entropy_gate``), by
-            name. Every call is one batch and moves them, so save this with a checkpoint, and empty it to start anew.
+        method: the method whose loss it computes.
+        memory: numbers that outlive a call, by name: moving averages (``running``) and the states of controllers
+            (``entropy_gate``). Empty for methods without either. Every call moves them, unless it says
+            ``accumulate=True`` or ``update=False``. Save them with a checkpoint (``state_dict``); clear them to start
+            anew.
     """
 
-    def __init__(self, method: Method):
+    def __init__(self, method: Method, memory: MutableMapping[str, float] | None = None):
         self.method = method
-        self.memory: dict[str, float] = {}
+        if memory is not None:
+            read_memory("memory", memory)
+        self.memory: MutableMapping[str, float] = {} if memory is None else memory
+        self._step = StepSoFar()
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the memory, ``{"memory": {name: number}}``: plain numbers that JSON and ``torch.save`` can hold.
+
+        Micro-batches of a step that is not finished are not part of it; save between optimiser steps.
+        """
+        return {"memory": dict(self.memory)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put what ``state_dict`` returned in the place of the memory.
+
+        Raises:
+            LimbeckError: for anything else.
+        """
+        expect("the state of an objective", state, Mapping, "give what its state_dict() returned")
+        if set(state) != {"memory"}:
+            names = ", ".join(map(repr, state)) or "no name"
+            raise LimbeckError(f"the state of an objective holds {names}; give what its state_dict() returned.")
+        read_memory("memory", state["memory"])
+        saved = dict(state["memory"])
+        self.memory.clear()
+        self.memory.update(saved)
+        self._step.clear()
 
     def __call__(
         self,
@@ -76,6 +108,7 @@ class Objective:
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
         *,
+        labels: Tensor | None = None,
         student_hidden: Tensor | None = None,
         student_head: Tensor | Head | None = None,
         student_logp: Tensor | None = None,
@@ -92,58 +125,92 @@ class Objective:
         author: str | Sequence[str] | Tensor | None = None,
         columns: Mapping[str, Tensor] | None = None,
         step: int = 0,
+        accumulate: bool = False,
+        update: bool = True,
+        num_items_in_batch: Tensor | int | float | None = None,
         all_sum: Callable[[Tensor], Tensor] | None = None,
         **readers: Any,
     ) -> Outcome:
         """The loss of one batch.
 
-        Arrays and nested lists are as good as tensors; everything is brought to the student's device. Log-probs,
-        rewards, labels and correctness must be finite where a term reads them, and may be anything elsewhere: under
-        the mask, where a term's own ``where`` drops a token, on sequences of a source that no term looks at. An entry
-        of -inf in a top-k list has no mass; a list of nothing else is refused.
+        Arrays and nested lists are accepted like tensors; everything is brought to the student's device. Log-probs,
+        rewards, preference labels and correctness must be finite where a term reads them, and may be anything
+        elsewhere: under the mask, where a term's own ``where`` drops a token, on sequences of a source that no term
+        reads. An entry of -inf in a top-k list has no mass; a list of nothing else is refused.
+
+        The caller says in one of three ways which token a row of the logits scores:
+
+        * ``labels`` ``[B, T]`` with logits ``[B, T, V]``, both unshifted, as a Hugging Face model and its collator give
+          them. Row t scores the label at t + 1; -100 marks what is not scored. Everything with positions is unshifted
+          too: logits, hidden states and top-k lists of readers at the positions of the input, like the student's;
+          ``ROLE_logp``, ``student_logp``, ``old_logp``, ``writer_logp``, ``turn``, ``author`` and columns ``[B, T]``
+          at the positions of the labels, where entry t is about the token at t and the first entry is ignored.
+        * ``tokens`` and ``mask``, ``[B, T]``, with rows that are shifted already: row t scores token t.
+        * ``labels`` ``[B]`` with logits ``[B, C]`` of a classifier, which are not shifted: each row is a sequence of
+          one token. Readers' logits are ``[B, C]``, log-probs ``[B]``.
 
         Args:
-            student_logits: ``[B, T, V]``; row t scores token t (shift before you call).
-            student_hidden: ``[B, T, H]``, in place of the logits, with ``student_head``.
+            student_logits: ``[B, T, V]``, or ``[B, C]`` of a classifier.
+            student_hidden: ``[B, T, H]`` (or ``[B, H]``), in place of the logits, with ``student_head``.
             student_head: the ``[V, H]`` weight of the last linear map, an ``nn.Linear`` or a ``Head``.
             student_logp: ``[B, T]`` nats, in place of the logits: enough for methods that read only sampled log-probs.
             tokens: ``[B, T]`` int64; may be left out with ``student_logp``.
             mask: ``[B, T]``, non-zero where a token counts; default everywhere. What it hides is never touched.
+            labels: ``[B, T]`` or ``[B]`` int64 in place of ``tokens`` and ``mask``, -100 where nothing is scored.
             old_logp: ``[B, T]`` the student at the start of the batch; left out, the batch is on-policy and it is the
                 student itself, detached.
-            writer_logp: ``[B, T]`` as reported when written; left out, ``old_logp``, else the student itself.
-            reward, correct, truncated, label: ``[B]``; ``correct`` defaults to ``reward > 0``. The labels of a group
-                say what is preferred in it, 1 and 0 for a pair: they sum to 1 and are not all equal.
+            writer_logp: ``[B, T]`` as reported when sampled; left out, ``old_logp``, else the student itself.
+            reward, correct, truncated, label: ``[B]``; ``correct`` defaults to ``reward > 0``. ``label`` says what is
+                preferred in a group, 1 and 0 for a pair: the entries of a group sum to 1 and are not all equal.
             group: ``[B]`` group of each sequence, equal numbers together; default one group (pairs: consecutive twos).
             turn: ``[B, T]`` whole numbers that rise along a sequence, the turn of each token; default one turn each.
             turn_reward: ``[B, K]`` in place of ``reward``: of turn 0, 1 ... of each sequence; NaN or 0 for turns that
                 it does not have.
-            source: name of the source of each sequence, for methods with several; one name is everybody's.
-            author: who wrote the text, ``"student"``, ``"teacher"`` or ``"data"``: one name for all, one for each
-                sequence, or ``[B, T]`` numbers (0 student, 1 teacher, -1 data); default: whoever writes the method's
-                source. Refused where a term reads it and the source does not tell.
+            source: name of the source of each sequence, for methods with several; one name holds for all.
+            author: the author of the text, ``"student"``, ``"teacher"`` or ``"data"``: one name for all, one for each
+                sequence, or ``[B, T]`` numbers (0 student, 1 teacher, -1 data); default: the author of the method's
+                source. Refused where a term reads it and the source does not say.
             columns: further numbers by name, ``[B]`` or ``[B, T]``.
-            step: for schedules and controllers, from 0; after the call every controller moves by what it measured, see
-                ``memory``.
+            step: the number of the optimiser step, from 0, for schedules and controllers.
+            accumulate: True for every micro-batch of a step but its last. Moving averages and controllers then move
+                once, at the last one, by what all micro-batches measured: sums and means over all of them; a moving
+                average by the mean of the micro-batches weighted by their tokens.
+            update: False leaves ``memory`` as it is, for evaluation.
+            num_items_in_batch: the number of scored tokens of the whole batch, over all micro-batches and processes;
+                it divides each term that would divide by the scored tokens of this call (``token_mean``), so that the
+                losses of micro-batches add up to that of the batch. Terms over a constant (``budget``, ``token_sum``)
+                keep it; other denominators are refused. None: the tokens of this call (and of ``all_sum``).
             all_sum: adds a tensor over processes, so that denominators are global.
             **readers: for each role the method reads, one of ``ROLE_logits`` ``[B, T, V]``, ``ROLE_hidden`` with
                 ``ROLE_head``, ``ROLE_topk`` (ids, log-probs) ``[B, T, K]`` each, or ``ROLE_logp`` ``[B, T]``; for
-                instance ``teacher_logits``. Whatever they are, no gradient enters them. ``teacher_*``, ``ref_*`` and
-                ``init_*`` may be given to any method and are ignored where it does not read them; other names are
-                refused.
+                instance ``teacher_logits``. No gradient enters them. ``teacher_*``, ``ref_*`` and ``init_*`` may be
+                given to any method and are ignored where it does not read them; other names are refused.
 
         Raises:
             LimbeckError: naming what is missing or misshapen, and the remedy.
         """
         whole("step", step, 0)
+        if update:
+            self._step.refuse_unfinished(step)
         add = read_all_sum(all_sum)
-        live, shape = read_student(student_logits, student_hidden, student_head, student_logp)
-        tokens = read_tokens(tokens, shape, live, readers, self.method)
+        items = read_items(num_items_in_batch)
+        if items is not None:
+            refuse_other_denominators(self.method)
+        given = {"student_logits": student_logits, "student_hidden": student_hidden, "student_logp": student_logp}
+        form = read_form(labels, tokens, mask, given)
+        live, shape = read_student(
+            form.row("student_logits", student_logits),
+            form.row("student_hidden", student_hidden),
+            student_head,
+            form.token("student_logp", student_logp),
+        )
+        readers = form.views(readers, self.method.slots)
+        ids = read_tokens(form.ids, shape, live, readers, self.method)
         source = read_sources(source, shape[0], self.method)
-        keep = read_mask(mask, shape, tokens.device)
+        keep = read_mask(form.mask, shape, ids.device)
         rows = PlainRows(keep, read_groups(group, shape[0], self.method, keep.device))
         per_turn = read_turn_rewards(turn_reward, reward, shape[0], keep.device)
-        turn = read_turns(turn, shape, keep.device)
+        turn = read_turns(form.token("turn", turn), shape, keep.device)
         turns = rows.turns(turn)
         reward_U = None if per_turn is None else rows.rewards(per_turn, turn, turns)
         if reward_U is not None:  # NaN stays NaN: it is refused where a term reads it
@@ -152,80 +219,140 @@ class Objective:
         fields = read_fields(told, shape[0], keep.device)
         refuse_missing(self.method, fields)
         carriers = read_carriers(readers, shape, self.method, live)
-        refuse_vocabulary({student.key: live, **carriers}, rows.pick(tokens))
-        clocks = {name: read_logp(name, x, shape, live) for name, x in (("old_logp", old_logp), (WROTE, writer_logp))}
+        refuse_vocabulary({student.key: live, **carriers}, rows.pick(ids), form.name)
+        clocks = {
+            name: read_logp(name, form.token(name, x), shape, live)
+            for name, x in (("old_logp", old_logp), (WROTE, writer_logp))
+        }
         wrote = clocks[WROTE] if writer_logp is not None else clocks["old_logp"]
         record = rows.record(
-            tokens,
+            ids,
             fields,
             turns,
             reward_U,
-            read_columns(columns, shape, self.method, keep.device),
+            read_columns(form.columns(columns), shape, self.method, keep.device),
             source,
-            read_author(author, source, self.method, shape, keep.device),
+            read_author(form.author(author), source, self.method, shape, keep.device),
             wrote,
             dtype_of(live),
         )
-        scores = {key: rows.view(c) for key, c in carriers.items()}
-        if clocks["old_logp"] is not None:
-            scores.setdefault(old.key, rows.view(Sampled(clocks["old_logp"])))
-        method = self.method if old.key in scores else self.method.on_policy()
-        carrier = rows.carrier(live)
-        record, scores = _own_clocks(record, scores, method, carrier, wrote is not None)
-        batch = Batch(record, scores, step, add, dict(self.memory))
+        call = _Given(rows, record, carriers, live, clocks, fields, form.first)
+        method, carrier, batch = call.batch(self.method, step, add, self.memory)
         prepared = prepare(method, batch)
-        given = {name for name, x in clocks.items() if x is not None}
-        given |= {"old_logits"} if old.key in carriers else set()
-        doubts = rows.doubts(fields, batch, carrier, given, method.slots)
-        refuse_doubts(prepared, batch, doubts, Places(rows.b_N, rows.t_N, rows.order))
+        call.refuse_doubts(method, prepared, batch, carrier)
+        if items is not None:
+            prepared = _divided_by(items, method, prepared)
         moved = self.method.controllers
         seen = (Question(Entropy()),) if moved and not isinstance(carrier, Sampled) else ()
         result: Loss = loss(method, prepared, carrier, seen)
-        self.memory.update(batch.memory)  # only now: a batch that was refused leaves no trace
-        if moved:
-            move(moved, self.memory, step, _measured(prepared, result, batch, fields))
+        if update:  # only now: a batch that was refused leaves no trace
+            self._remember(batch, _measured(prepared, result, batch, fields) if moved else {}, accumulate)
         metrics = {f"term/{name}": value for name, value in result.terms.items()}
         return Outcome(result.loss, {"loss": float(result.loss.detach()), **metrics})
 
+    def _remember(self, batch: Batch, measured: Mapping[str, float], accumulate: bool) -> None:
+        """Add a micro-batch to its optimiser step, and move the memory where it is the last one."""
+        # By identity: a batch that moves an average to the number it had has been counted, too.
+        changed = {name: x for name, x in batch.memory.items() if x is not self.memory.get(name)}
+        if changed or measured:
+            self._step.add(batch.step, _total(batch, batch.record.n_tokens), changed, measured)
+        if not accumulate:
+            self._step.finish(batch.step, self.memory, self.method.controllers)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The arguments of a call, read and brought to the aligned form.
+
+    Attributes:
+        first: the position in the caller's tensors that is position 0 here.
+    """
+
+    rows: PlainRows
+    record: Rollout
+    carriers: Mapping[str, Carrier]
+    live: Carrier
+    clocks: Mapping[str, Tensor | None]
+    fields: Mapping[str, Tensor | None]
+    first: int
+
+    def batch(
+        self, method: Method, step: int, all_sum: Callable[[Tensor], Tensor], memory: Mapping[str, float]
+    ) -> tuple[Method, Sampled | Dense | Hidden, Batch]:
+        """The method with ``old`` as it was given, the student's rows, and the batch that the loss is computed on."""
+        scores = {key: self.rows.view(c) for key, c in self.carriers.items()}
+        old_logp, wrote = self.clocks["old_logp"], any(x is not None for x in self.clocks.values())
+        if old_logp is not None:
+            scores.setdefault(old.key, self.rows.view(Sampled(old_logp)))
+        method = method if old.key in scores else method.on_policy()
+        carrier = self.rows.carrier(self.live)
+        record, scores = _own_clocks(self.record, scores, method, carrier, wrote)
+        return method, carrier, Batch(record, scores, step, all_sum, dict(memory))
+
+    def refuse_doubts(self, method: Method, prepared: Prepared, batch: Batch, carrier: Carrier) -> None:
+        """Raise for numbers that are not finite where a term reads them, with their place in the caller's tensors."""
+        given = {name for name, x in self.clocks.items() if x is not None}
+        given |= {"old_logits"} if old.key in self.carriers else set()
+        doubts = self.rows.doubts(self.fields, batch, carrier, given, method.slots)
+        refuse_doubts(prepared, batch, doubts, Places(self.rows.b_N, self.rows.t_N + self.first, self.rows.order))
+
+
+def _divided_by(items: float, method: Method, prepared: Prepared) -> Prepared:
+    """The same batch with the number of scored tokens of a larger one as the denominator of terms that count tokens."""
+    if items == 0 and prepared.record.n_tokens:
+        raise LimbeckError(
+            f"num_items_in_batch is 0, but {prepared.record.n_tokens} tokens of this call are scored; give the number of "
+            "scored tokens over all micro-batches and processes."
+        )
+    parts = [
+        replace(part, total=items or 1.0) if (part.term.reduction or method.reduction).per_unit else part
+        for part in prepared.parts
+    ]
+    return replace(prepared, parts=parts)
+
+
+def _total(batch: Batch, x: Tensor | float) -> float:
+    """A number added up over the processes."""
+    return float(batch.all_sum(torch.as_tensor(x, dtype=torch.float64, device=batch.record.pos_N.device)))
+
 
 def _measured(prepared: Prepared, result: Loss, batch: Batch, fields: Mapping[str, Tensor | None]) -> dict[str, float]:
-    """What controllers read of a call, under the names of a run's metrics, over all processes."""
-    record, all_sum = batch.record, batch.all_sum
-
-    def total(x: Tensor | float) -> float:
-        return float(all_sum(torch.as_tensor(x, dtype=torch.float64, device=record.pos_N.device)))
-
-    out = {"loss": total(result.loss.detach())}
+    """Sums over all processes of what controllers read; ``plain_memory.RATIOS`` names those that become means."""
+    record = batch.record
+    out = {"loss": _total(batch, result.loss.detach())}
     for part in prepared.parts:
         out[f"coef/{part.name}"] = part.coefficient
-        out[f"term/{part.name}/loss"] = total(result.terms[part.name])
-    tokens, there_B = total(record.n_tokens), record.length_B > 0
-    sequences = max(total(there_B.sum()), 1.0)
+        out[f"term/{part.name}/loss"] = _total(batch, result.terms[part.name])
+    there_B = record.length_B > 0
+    out["tokens"] = out["length"] = _total(batch, record.n_tokens)
+    out["sequences"] = _total(batch, there_B.sum())
     if result.observed:
-        out["entropy"] = total(result.observed[0].double().sum()) / max(tokens, 1.0)
-    out["length"] = tokens / sequences
+        out["entropy"] = _total(batch, result.observed[0].double().sum())
     if fields["truncated"] is not None:
-        out["truncated"] = total((record.truncated_B & there_B).sum()) / sequences
+        out["truncated"] = _total(batch, (record.truncated_B & there_B).sum())
     if fields["reward"] is not None:
         reward_B = batch.levels.up(record.reward_U, Level.TURN, Level.SEQUENCE, "sum")
-        out["reward"] = total(reward_B[there_B].sum()) / sequences
+        out["reward"] = _total(batch, reward_B[there_B].sum())
     if fields["reward"] is not None or fields["correct"] is not None:
-        out["accuracy"] = total((record.correct_B & there_B).sum()) / sequences
+        out["accuracy"] = _total(batch, (record.correct_B & there_B).sum())
     return out
 
 
-def objective(method: Method | Recipe | str) -> Objective:
+def objective(method: Method | Recipe | str, memory: MutableMapping[str, float] | None = None) -> Objective:
     """The method's loss as a function of plain tensors; see ``Objective.__call__`` for its arguments.
 
-    A registered name or its recipe stands for the method with its defaults.
+    Args:
+        method: a method, or a registered name or its recipe, which stand for the method with its defaults.
+        memory: a dictionary of numbers that the objective starts from, looks at and changes in place, such as the
+            ``memory`` of another objective; default: an empty one.
     """
-    return Objective(as_method(method))
+    return Objective(as_method(method), memory)
 
 
 def _own_clocks(
     record: Rollout, scores: dict[str, View], method: Method, live: Carrier, written: bool
 ) -> tuple[Rollout, dict[str, View]]:
-    """Where the student's other clocks were not given, they are the student itself, detached."""
+    """Log-probs of the student at the start of the batch or when sampled, where not given: the student, detached."""
     now = {old.role: View(detached(live))}
     if method.reads(old.role) and old.role not in scores:
         scores = {**scores, **now}

@@ -1,4 +1,4 @@
-"""A ``[B, T]`` batch of plain tensors as a record: which tokens are kept, in which order, what is said of them."""
+"""Turn a ``[B, T]`` batch of plain tensors into a record of its kept tokens, group by group."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORMS = {Dense: "logits", Hidden: "hidden", TopK: "topk", Sampled: "logp"}
 
 @dataclass
 class PlainRows:
-    """Where the kept tokens of a ``[B, T]`` batch lie, in the order of the record."""
+    """The positions of the kept tokens of a ``[B, T]`` batch, in the order of the record."""
 
     keep_BT: Tensor
     grouping: tuple[Tensor, Tensor]
@@ -91,7 +91,7 @@ class PlainRows:
         return x.sum(1)[seq_U].index_put_((turn_N,), raw[self.seq_N, number_N])
 
     def carrier(self, c: Any) -> Any:
-        """A carrier on the scored tokens from one on ``[B, T]``."""
+        """The rows of the kept tokens, from logits, hidden states, top-k lists or log-probs on ``[B, T]``."""
         if isinstance(c, Dense):
             return Dense(self.pick(c.logits_NV))
         if isinstance(c, Hidden):
@@ -112,7 +112,7 @@ class PlainRows:
         given: set[str],
         slots: Mapping[str, Reader],
     ) -> dict[Key, list[Doubt]]:
-        """What nothing may read, by what might: under the names of the arguments that hold it."""
+        """Non-finite values in the arguments, keyed by the reader or field they stream."""
         slot_of = {reader.key: slot for slot, reader in slots.items()}
         width = width_of(live)
         found: dict[Key, list[Doubt]] = {}
@@ -151,7 +151,7 @@ class PlainRows:
         writer_logp: Tensor | None,
         dtype: torch.dtype,
     ) -> Rollout:
-        """The record of the batch; each sequence opens with one token that nobody scores."""
+        """The record of the batch; each sequence starts with one token that is not scored."""
         B, device = self.keep_BT.shape[0], self.keep_BT.device
         count_B = self.keep_BT[self.order].sum(-1)
         start_B1 = torch.cat([count_B.new_zeros(1), (count_B + 1).cumsum(0)])
@@ -188,7 +188,7 @@ class PlainRows:
 
 
 def _at_the_end(reward_B: Tensor, seq_U: Tensor) -> Tensor:
-    """A whole sequence's reward falls to its last turn, and the others get 0."""
+    """The reward of each turn: that of the sequence for its last turn, and 0 for the others."""
     last_U = torch.ones_like(seq_U, dtype=torch.bool)
     last_U[:-1] = seq_U.diff() != 0
     return torch.where(last_U, reward_B[seq_U], torch.zeros_like(reward_B[seq_U]))
