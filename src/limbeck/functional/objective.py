@@ -301,8 +301,8 @@ def _divided_by(items: float, method: Method, prepared: Prepared) -> Prepared:
     """The same batch with the number of scored tokens of a larger one as the denominator of terms that count tokens."""
     if items == 0 and prepared.record.n_tokens:
         raise LimbeckError(
-            f"num_items_in_batch is 0, but {prepared.record.n_tokens} tokens of this call are scored; give the number of "
-            "scored tokens over all micro-batches and processes."
+            f"num_items_in_batch is 0, but {prepared.record.n_tokens} tokens of this call are scored; give the number "
+            "of scored tokens over all micro-batches and processes."
         )
     parts = [
         replace(part, total=items or 1.0) if (part.term.reduction or method.reduction).per_unit else part
