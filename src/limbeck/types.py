@@ -53,6 +53,14 @@ class Prompt:
         return f"{self.where}: " if self.where else ""
 
 
+def text_of(message: Mapping[str, Any]) -> str:
+    """The text of a chat message: its content, or its text parts one behind the other; empty for null content."""
+    content = message.get("content")
+    if isinstance(content, list | tuple):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    return str(content or "")
+
+
 @dataclass(frozen=True)
 class Rollout:
     """What was written, by whom, and how it was judged. Frozen and storable.

@@ -128,3 +128,83 @@ def asked(shelf: Shelf, folder: Path, line: dict[str, Any], **own: Any) -> str:
     """What stands in front of it."""
     run, made = record(shelf, folder, line, **own)
     return str(run.session.student.tokenizer.decode(made.ids_L[: int(made.root_B[0])].tolist()))
+
+
+def call(arguments: Any = None, **more: Any) -> dict[str, Any]:
+    """A call of the tool ``add``."""
+    arguments = {"a": 2, "b": 3} if arguments is None else arguments
+    return {"type": "function", "id": "abcdefghi", "function": {"name": "add", "arguments": arguments}, **more}
+
+
+TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}
+
+QWEN = (
+    "{%- set asked = namespace(last=0) %}"
+    "{%- for m in messages %}{%- if m.role == 'user' %}{%- set asked.last = loop.index0 %}{%- endif %}{%- endfor %}"
+    "{%- if tools %}<|im_start|>system\n"
+    "{%- if messages[0].role == 'system' %}{{- messages[0].content + '\n\n' }}{%- endif %}"
+    "<tools>{%- for t in tools %}\n{{ t | tojson }}{%- endfor %}\n</tools><|im_end|>\n"
+    "{%- elif messages[0].role == 'system' %}<|im_start|>system\n{{- messages[0].content }}<|im_end|>\n{%- endif %}"
+    "{%- for m in messages %}{%- if m.content is string %}{%- set content = m.content %}{%- else %}"
+    "{%- set content = '' %}{%- endif %}"
+    "{%- if m.role == 'user' or (m.role == 'system' and not loop.first) %}"
+    "{{- '<|im_start|>' + m.role + '\n' + content + '<|im_end|>\n' }}"
+    "{%- elif m.role == 'assistant' %}"
+    "{%- set thought = m.reasoning_content or '' %}{%- if '</think>' in content %}"
+    "{%- set thought = content.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+    "{%- set content = content.split('</think>')[-1].lstrip('\n') %}{%- endif %}"
+    "{{- '<|im_start|>assistant\n' }}{% generation %}"
+    "{%- if loop.index0 > asked.last and (loop.last or thought) %}"
+    "{{- '<think>\n' + thought.strip('\n') + '\n</think>\n\n' }}{%- endif %}{{- content }}"
+    "{%- for c in m.tool_calls or [] %}{%- if content or not loop.first %}{{- '\n' }}{%- endif %}"
+    '{{- \'<tool_call>\n{"name": "\' + c.function.name + \'", "arguments": \' }}'
+    "{%- if c.function.arguments is string %}{{- c.function.arguments }}{%- else %}"
+    "{{- c.function.arguments | tojson }}{%- endif %}{{- '}\n</tool_call>' }}{%- endfor %}"
+    "{{- '<|im_end|>' }}{% endgeneration %}{{- '\n' }}"
+    "{%- elif m.role == 'tool' %}"
+    "{{- '<|im_start|>user\n<tool_response>\n' + content + '\n</tool_response><|im_end|>\n' }}"
+    "{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}"
+    "{%- endif %}"
+)
+"""In the style of Qwen 3: tools, calls and results, reasoning of the last turn, a switch, and a generation block."""
+
+LLAMA = (
+    "{%- if not date_string is defined %}{%- set date_string = '26 Jul 2024' %}{%- endif %}"
+    "{%- if messages[0].role == 'system' %}{%- set about = messages[0].content | trim %}"
+    "{%- set messages = messages[1:] %}{%- else %}{%- set about = '' %}{%- endif %}"
+    "{{- '<|im_start|>system\nToday Date: ' + date_string + '\n\n' + about + '<|im_end|>' }}"
+    "{%- if tools %}{{- '<|im_start|>user\n' }}{%- for t in tools %}{{- t | tojson }}{%- endfor %}"
+    "{{- '\n' + messages[0].content | trim + '<|im_end|>' }}{%- set messages = messages[1:] %}{%- endif %}"
+    "{%- for m in messages %}{%- if m.role == 'tool' %}"
+    "{{- '<|im_start|>ipython\n' + m.content | tojson + '<|im_end|>' }}"
+    "{%- elif 'tool_calls' in m %}"
+    "{%- if m.tool_calls | length != 1 %}{{- raise_exception('This model only supports single tool-calls at once!') }}"
+    "{%- endif %}{%- set c = m.tool_calls[0].function %}"
+    '{{- \'<|im_start|>assistant\n{"name": "\' + c.name + \'", "parameters": \' }}{{- c.arguments | tojson }}'
+    "{{- '}<|im_end|>' }}"
+    "{%- else %}{{- '<|im_start|>' + m.role + '\n' + m.content | trim + '<|im_end|>' }}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+"""In the style of Llama 3.1: one call a turn, nothing beside it, results as JSON."""
+
+MISTRAL = (
+    "{%- if messages[0].role == 'system' %}{%- set about = messages[0].content %}{%- set rest = messages[1:] %}"
+    "{%- else %}{%- set rest = messages %}{%- endif %}{{- bos_token }}"
+    "{%- for m in rest %}{%- if m.role == 'user' %}"
+    "{%- if tools and loop.first %}{{- '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{%- endif %}"
+    "{{- '[INST]' }}{%- if loop.last and about is defined %}{{- about + '\n\n' }}{%- endif %}"
+    "{{- m.content + '[/INST]' }}"
+    "{%- elif m.tool_calls is defined and m.tool_calls is not none %}{{- '[TOOL_CALLS][' }}"
+    "{%- for c in m.tool_calls %}{%- if c.id | length != 9 %}"
+    "{{- raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}{%- endif %}"
+    "{{- (c.function | tojson)[:-1] + ', \"id\": \"' + c.id + '\"}' }}{%- endfor %}{{- ']' + eos_token }}"
+    "{%- elif m.role == 'assistant' %}{{- m.content + eos_token }}"
+    "{%- elif m.role == 'tool' %}"
+    "{{- '[TOOL_RESULTS]{\"content\": ' + m.content | string + ', \"call_id\": \"' + m.tool_call_id + '\"}' }}"
+    "{{- '[/TOOL_RESULTS]' }}"
+    "{%- else %}{{- raise_exception('Only user, assistant and tool roles are supported here.') }}{%- endif %}"
+    "{%- endfor %}"
+)
+"""In the style of Mistral: the system's text stands in the last message of the user, calls have identifiers."""

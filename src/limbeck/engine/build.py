@@ -32,6 +32,7 @@ from .models.checks import checkpointing, hold_in_full, losses_left_out, refuse_
 from .models.following import FollowingModel
 from .models.generate import check_writing
 from .models.policy import Policy, add_lora, freeze, load_policy, own_end, share_vocabulary, speaking
+from .models.written import refuse_unread, refuse_unusable
 from .prompt_checks import check_prompts
 from .prompt_stream import PromptStream
 from .scoring.templates import read_template
@@ -221,9 +222,20 @@ def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy
         text = getattr(config, setting)
         if text is not None and text != "own":
             template_file(text, setting)  # before a model is loaded
+    keywords = config.chat_template_kwargs
+    refuse_unusable(keywords)
     models = {role: _own(model, role, models) for role, model in models.items()}
-    policies = {"student": load_policy(models.get("student", config.student), "student", **shared)}
+    policies = {
+        "student": load_policy(
+            models.get("student", config.student),
+            "student",
+            # A teacher's own template may be the one that reads a keyword, and is known once the teacher is loaded.
+            keywords={} if config.teacher_template else keywords,
+            **shared,
+        )
+    }
     student = policies["student"]
+    student.chat.keywords = keywords
     tokenizer = student.tokenizer
     refuse_quantised(student.model, f"student={student.name!r}", config.lora_rank)
     if not config.lora_rank:  # before the reference copies it
@@ -232,6 +244,8 @@ def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy
         policies["teacher"] = load_policy(models.get("teacher", config.teacher or ""), "teacher", **shared)
         if config.teacher_template:
             policies["teacher"] = speaking(policies["teacher"], config.teacher_template)
+            policies["teacher"].chat.keywords = keywords
+            refuse_unread(keywords, {p.name: (p.tokenizer, p.chat.sources) for p in policies.values()})
     for role in sorted(set(method.roles) - {"teacher", "ref", "init", "student"}):
         if role in models or role in config.others:
             policies[role] = load_policy(models.get(role, config.others.get(role, "")), role, **shared)

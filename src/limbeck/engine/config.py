@@ -81,6 +81,9 @@ class RunConfig(BaseModel):
     teacher_template: str | None = Field(
         None, description="chat template the teacher reads: 'own', a Jinja file or 'plain'; default: the student's"
     )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="keywords for the chat template, such as enable_thinking; a record's own win"
+    )
     remote_code: bool = Field(False, description="allow code from the model's repository to run")
     cpu: bool = Field(False, description="use the CPU even where there is a GPU")
 

@@ -142,6 +142,8 @@ def _numbers(out: Path) -> str:
 
 
 def _loading(session: Session, adapter: bool) -> str:
+    given = session.config.chat_template_kwargs
+    keywords = f", **{given!r}" if given else ""
     if adapter:
         first = shown(session.config.student)
         lines = [
@@ -159,7 +161,7 @@ def _loading(session: Session, adapter: bool) -> str:
             'tokenizer = AutoTokenizer.from_pretrained("student")',
             'messages = [{"role": "user", "content": "..."}]',
             "ids = tokenizer.apply_chat_template(",
-            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+            f'    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True{keywords}',
             ")",
             f"text = tokenizer.decode(model.generate(**ids, max_new_tokens={session.config.max_tokens})[0])",
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from ..errors import LimbeckError
 from ..tasks import Response, Task
 from ..types import Prompt
 from .config import RunConfig
+from .models.written import forged, special_text
 from .session import Desk
 
 PATIENCE = 10.0
@@ -45,6 +47,8 @@ def check_prompts(
             held_out = [task.test[i] for i in range(min(config.eval_size, len(task.test)))]
             # Without a teacher, the evaluation's perplexity is that of the data's own responses.
             notes += _read(desk, task, held_out, "held-out", "responses" in task.serves and _alone(desk), tell)
+    for role in ("student", *sorted(desk.formats)):
+        notes += desk.policy(role).chat.notes()
     return notes
 
 
@@ -64,6 +68,9 @@ class _Count:
     cut: int = 0
     longest: int = 0
     alike: int = 0
+    special: re.Pattern[str] | None = None
+    forged: int = 0
+    forgery: str = ""
     given: dict[str, None] = field(default_factory=dict)
 
 
@@ -71,6 +78,8 @@ def _read(
     desk: Desk, task: Task, prompts: Sequence[Prompt], kind: str, demonstrated: bool, tell: Callable[[str], None]
 ) -> list[str]:
     made, start, n, count = not isinstance(prompts, tuple | list), time.monotonic(), len(prompts), _Count()
+    chat = desk.policy("student").chat
+    count.special = None if chat.plain else special_text(chat.tokenizer)  # plain text may be a whole rendered chat
     for first in range(0, n, AT_ONCE):
         if made and first and time.monotonic() - start > PATIENCE:
             break
@@ -89,6 +98,9 @@ def _look(desk: Desk, task: Task, prompts: Sequence[Prompt], demonstrated: bool,
     count.prompts += len(prompts)
     written: list[tuple[Prompt, Response]] = []
     for prompt, long in zip(prompts, desk.too_long(prompts), strict=True):
+        token = forged(prompt, count.special)
+        count.forged += token is not None
+        count.forgery = count.forgery or (f"{token!r} in {prompt.at}prompt {prompt.id!r}" if token else "")
         count.given |= dict.fromkeys([*prompt.chat_template_kwargs, *(k for m in prompt.messages for k in m)])
         if long is None:
             written += [(prompt, r) for r in task.responses(prompt)] if demonstrated else []
@@ -107,13 +119,20 @@ def _look(desk: Desk, task: Task, prompts: Sequence[Prompt], demonstrated: bool,
 
 def _said(desk: Desk, task: Task, kind: str, n: int, count: _Count) -> list[str]:
     notes = []
-    given = [key for key in count.given if key not in ("role", "content")]
+    unwritten = {"role", "content", *desk.policy("student").chat.checks.left_out}
+    given = [key for key in count.given if key not in unwritten]
     if given and kind == "training":
         notes.append(f"note: {task.name!r} also gives the chat template {', '.join(given)}, which it writes.")
     if count.prompts < n:
         notes.append(
             f"note: {count.prompts:,} of {n:,} {kind} prompts of {task.name!r} were measured before the first step, "
             "because the task makes each when it is read; the others are measured as they come."
+        )
+    if count.forged:
+        notes.append(
+            f"note: {count.forged:,} of {count.prompts:,} {kind} prompts of {task.name!r} hold a special token in a "
+            f"message that the assistant did not write (the first: {count.forgery}); the model reads it as the chat "
+            "template's own, and not as text, so take it out unless that is meant."
         )
     if count.long:
         notes.append(

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import LimbeckError, shown
 from ..limits import VERIFY_SECONDS, OutOfTime, within
-from ..types import Prompt
+from ..types import Prompt, text_of
 
 
 def found(path: str | Path, kind: Literal["file", "folder"]) -> Path | None:
@@ -128,7 +128,7 @@ class Response:
         text: the assistant's text.
         label: NaN for a plain demonstration; 1 and 0 for the chosen and the rejected one of a pair.
         further: what else the assistant's message holds (``tool_calls``, ``reasoning_content``), and ``content`` where
-            that is null.
+            that is null or a list of parts.
     """
 
     text: str
@@ -143,9 +143,9 @@ class Response:
     @classmethod
     def of(cls, message: Mapping[str, Any]) -> Response:
         """The demonstration that an assistant's message is."""
-        text = message.get("content")
+        content = message.get("content")
         further = {k: v for k, v in message.items() if k not in ("role", "content")}
-        return cls(text or "", further=further if text is not None else {"content": None, **further})
+        return cls(text_of(message), further=further if isinstance(content, str) else {"content": content, **further})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import LimbeckError, nearest
-from ..types import Prompt
+from ..types import Prompt, text_of
 from .answers import describe, extract_answer, same_answer
 from .base import Response, Verdict, half_character, yes_or_no
 
@@ -179,17 +179,33 @@ def _messages(fields: Mapping[str, Any], where: str) -> tuple[list[dict[str, Any
 
 
 def _message(message: Any, where: str) -> dict[str, Any]:
-    """One message with all of its keys that hold something; content may be null beside what says more."""
+    """One message with all keys that hold something. Its content is text, text parts, or null beside what says more."""
     told = dict(message) if isinstance(message, Mapping) else {}
     role, content = told.get("role"), told.get("content")
     further = {k: v for k, v in told.items() if k not in ("role", "content") and v is not None}
+    if isinstance(content, list):
+        content = [_part(part, where) for part in content]
     silent = content is None and role == "assistant" and any(further.values())
-    if not isinstance(role, str) or not (isinstance(content, str) or silent):
-        raise LimbeckError(f"{where}: 'messages' holds {_short(message)}, give strings 'role' and 'content'.")
-    if role in ("user", "assistant") and not (content or "").strip() and not any(further.values()):
+    if not isinstance(role, str) or not (isinstance(content, str | list) or silent):
+        raise LimbeckError(
+            f"{where}: 'messages' holds {_short(message)}, give strings 'role' and 'content', or text parts as content."
+        )
+    made = {"role": role, "content": content, **further}
+    if role in ("user", "assistant") and not text_of(made).strip() and not any(further.values()):
         raise LimbeckError(f"{where}: 'messages' holds {_short(message)}, whose content is empty; give it text.")
     _refuse_strange({"messages": further}, where)
-    return {"role": role, "content": content, **further}
+    return made
+
+
+def _part(part: Any, where: str) -> dict[str, Any]:
+    """One text part of a message's content, without the null keys that a data set's folder adds."""
+    held = {k: v for k, v in part.items() if v is not None} if isinstance(part, Mapping) else {}
+    if held.get("type") != "text" or not isinstance(held.get("text"), str):
+        raise LimbeckError(
+            f"{where}: a message's content holds the part {_short(part)}, and models here read text alone; give parts "
+            'such as {"type": "text", "text": "..."}, or leave the record out.'
+        )
+    return {"type": "text", "text": held["text"]}
 
 
 def _variables(fields: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -6,20 +6,25 @@ behind the prompt, and ends as the template ends it.
 
 from __future__ import annotations
 
-import inspect
-import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from ...errors import LimbeckError
 from ...limits import Unrenderable, rendered
 from ...tasks.base import found
-from ...types import Prompt
+from ...types import Prompt, text_of
+from .written import (
+    Written,
+    form_of,
+    holds,
+    in_parts,
+    refuse_unread,
+    sources,
+    texts_of,
+    unread_parts,
+)
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
@@ -28,7 +33,10 @@ LONGEST = 10_000_000
 
 _MARK = "\u241f"  # a symbol that no template writes
 _ASKED: tuple[Mapping[str, Any], ...] = ({"role": "user", "content": "-"}, {"role": "assistant", "content": _MARK})
-_RESERVED = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"tools", "documents"}
+
+
+class _Endless(LimbeckError):
+    """A template that comes to no end; rendering is not tried again."""
 
 
 @dataclass
@@ -41,6 +49,7 @@ class Chat:
         name: of the model, for messages.
         stops: ids at which the model stops by its own settings.
         setting: that gives the template, for messages.
+        keywords: of the run for the template; those of a prompt's record win over them.
     """
 
     tokenizer: Any
@@ -48,7 +57,8 @@ class Chat:
     name: str
     stops: tuple[int, ...] = ()
     setting: str = "template"
-    _written: set[tuple[str, str]] = field(default_factory=set, repr=False)
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    _joins: dict[tuple[Any, ...], set[int]] = field(default_factory=dict, init=False, repr=False)
 
     # ---------------------------------------------------------------- messages become text and tokens
 
@@ -56,6 +66,7 @@ class Chat:
         """A conversation as the template writes it.
 
         Null content is given as null, and as an empty text where the template would fail on null or write ``None``.
+        Text parts are given as parts, and as one text where the template would fail on them or write a list.
 
         Args:
             prompt: its messages, and what else its record gives the template.
@@ -66,6 +77,8 @@ class Chat:
             LimbeckError: with the template's own words, where it fails.
         """
         messages = [*prompt.messages, *([] if reply is None else [reply])]
+        if any(map(in_parts, messages)):
+            messages = self._parts(prompt, messages, opening)
         if any(m.get("content") is None for m in messages):
             printed = self._attempt(prompt, _said(messages, "None"), opening)
             null = self._attempt(prompt, messages, opening)
@@ -90,12 +103,12 @@ class Chat:
             chat_template=self.template,
             add_generation_prompt=opening,
             tokenize=False,
-            **prompt.chat_template_kwargs,
+            **{**self.keywords, **prompt.chat_template_kwargs},
         )
         try:
             return rendered(lambda: str(write()), LONGEST)
         except Unrenderable as e:
-            raise LimbeckError(
+            raise _Endless(
                 f"{prompt.at}the chat template of {self.name!r} comes to no end ({e}); give another with --set "
                 f"{self.setting}=FILE.jinja or {self.setting}=plain."
             ) from None
@@ -109,6 +122,33 @@ class Chat:
         except Exception:
             return None
 
+    def _parts(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], opening: bool) -> list[Mapping[str, Any]]:
+        """Messages with their text parts as they are, or each message's parts as one text."""
+        form = form_of(messages, prompt.chat_template_kwargs)
+        if form not in self._joins:
+            self._joins[form] = unread_parts(messages, lambda marked: self._attempt(prompt, _said(marked, ""), opening))
+        joins = self._joins[form]
+        return [{**m, "content": text_of(m)} if i in joins else m for i, m in enumerate(messages)]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The texts of the template; several where the tokenizer has them by name."""
+        return sources(self.tokenizer, self.template)
+
+    @cached_property
+    def checks(self) -> Written:
+        """Whether the template writes what records give it."""
+        return Written(self._tried, self.sources, self.name, self.setting)
+
+    def _tried(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """Messages as the template writes them, without an opening; None where it fails."""
+        try:
+            return self.text(replace(prompt, messages=tuple(messages)), opening=False)
+        except _Endless:
+            raise
+        except LimbeckError:
+            return None
+
     def ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, ready for the assistant's reply.
 
@@ -119,9 +159,12 @@ class Chat:
 
     def all_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """The same of several prompts, tokenised at once."""
+        texts = []
         for prompt in prompts:
-            self.refuse_unwritten(prompt)
-        return self._tokens([self.text(prompt) for prompt in prompts])
+            self._refuse_unwritten(prompt)
+            texts.append(self.text(prompt))
+            self.checks.refuse_lost(prompt, texts[-1])
+        return self._tokens(texts)
 
     @property
     def plain(self) -> bool:
@@ -185,12 +228,14 @@ class Chat:
         Raises:
             LimbeckError: the template fails on the message, or drops what the assistant said before.
         """
-        text = self.text(replace(prompt, messages=(*_ASKED, said)))
+        asked = replace(prompt, messages=(*_ASKED, said))
+        text = self.text(asked)
         if _MARK not in text:
             raise LimbeckError(
                 f"the chat template of {self.name!r} drops what the assistant said before, so a second turn cannot "
                 f"follow it; give another with --set {self.setting}=FILE.jinja."
             )
+        self.checks.refuse_lost(asked, text)
         return next(self._continued(text.partition(_MARK)[2]))
 
     # ---------------------------------------------------------------- demonstrations
@@ -219,7 +264,7 @@ class Chat:
 
     def _texts(self, prompt: Prompt, reply: Mapping[str, Any]) -> tuple[str, str]:
         """A prompt, and the prompt with its reply."""
-        self.refuse_unwritten(prompt, reply)
+        self._refuse_unwritten(prompt, reply)
         before, whole = self.text(prompt), self.text(prompt, reply, opening=False)
         if not whole.startswith(before):
             k = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(whole))
@@ -245,16 +290,35 @@ class Chat:
 
     def _refuse_lost(self, prompt: Prompt, reply: Mapping[str, Any], whole: str) -> None:
         """Refuse a template that leaves out text of the reply; white space may change, and letters may be escaped."""
-        text = reply.get("content") or ""
-        if not isinstance(text, str) or "".join(text.split()) in "".join(whole.split()):
-            return
-        if any(json.dumps(text, ensure_ascii=ascii)[1:-1] in whole for ascii in (True, False)):
+        self.checks.look_at_calls(prompt, reply, whole)
+        text = next((text for text in texts_of(reply) if not holds(whole, text)), None)
+        if text is None:
             return
         raise LimbeckError(
             f"{_which(prompt)} is not written whole by the chat template of {self.name!r} ({text[:40]!r}): it leaves "
             "text out, such as reasoning or what stands beside a tool call; take that out of the data, or give another "
             f"template (--set {self.setting}=FILE.jinja)."
         )
+
+    def _refuse_unwritten(self, prompt: Prompt, reply: Mapping[str, Any] | None = None) -> None:
+        """Refuse what the template would drop, and an earlier reply that holds the end that is written behind it."""
+        said = [m for m in prompt.messages if m.get("role") == "assistant"]
+        if self.end is not None and any(self._end_text in text_of(m) for m in said):
+            raise LimbeckError(
+                f"{prompt.at}a message of the assistant in prompt {prompt.id!r} holds {self._end_text!r}, which ends a "
+                "response, so it would end twice; take it out of the text, behind which it is written anyway."
+            )
+        self.checks.refuse_unwritten(prompt, reply)
+
+    @cached_property
+    def _end_text(self) -> str:
+        return str(self.tokenizer.decode([self.end]))
+
+    def notes(self) -> list[str]:
+        """What reading prompts and demonstrations has shown of the template."""
+        if _MARK in self._tails[0]:
+            self.checks.twice("assistant")
+        return self.checks.said()
 
     def _over(self, prompt: Prompt, text: tuple[str, str], before: list[int], whole: list[int]) -> list[int]:
         """A reply's tokens where some of the whole reach over the border between prompt and reply.
@@ -281,74 +345,6 @@ class Chat:
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    # ---------------------------------------------------------------- what a template does not write
-
-    def refuse_unwritten(self, prompt: Prompt, reply: Mapping[str, Any] | None = None) -> None:
-        """Refuse what a record gives and the template would drop, keys of messages and variables such as ``tools``,
-        and an end that it would write a second time.
-
-        Raises:
-            LimbeckError: with the key and the remedy.
-        """
-        messages = [*prompt.messages, *([] if reply is None else [reply])]
-        for message in prompt.messages:
-            if message.get("role") == "assistant":
-                self._refuse_ended(prompt, message.get("content") or "")
-        for i, message in enumerate(messages):
-            for key, value in message.items():
-                known = (str(message.get("role")), key)
-                if key in ("role", "content") or _empty(value) or known in self._written:
-                    continue
-                if not self._writes_key(prompt, messages, i, key):
-                    raise self._unwritten(prompt, f"{key!r} of a message of the {message.get('role')}")
-                self._written.add(known)
-        for key, value in prompt.chat_template_kwargs.items():
-            if key in _RESERVED:
-                raise LimbeckError(f"{prompt.at}chat_template_kwargs names {key!r}, which Limbeck sets; take it out.")
-            if _empty(value) or ("", key) in self._written:
-                continue
-            if not self._writes_variable(prompt, messages, key):
-                raise self._unwritten(prompt, repr(key))
-            self._written.add(("", key))
-
-    def _refuse_ended(self, prompt: Prompt, text: str) -> None:
-        """Refuse an earlier reply that holds the token that ends it: the template writes it behind the reply."""
-        if self.end is not None and self._end_text in text:
-            raise LimbeckError(
-                f"{prompt.at}a message of the assistant in prompt {prompt.id!r} holds {self._end_text!r}, which ends a "
-                "response, so it would end twice; take it out of the text, behind which it is written anyway."
-            )
-
-    @cached_property
-    def _end_text(self) -> str:
-        return str(self.tokenizer.decode([self.end]))
-
-    def _unwritten(self, prompt: Prompt, what: str) -> LimbeckError:
-        return LimbeckError(
-            f"{prompt.at}the chat template of {self.name!r} does not use {what}, so it would be dropped; take it out "
-            f"of the data, or give a template that writes it (--set {self.setting}=FILE.jinja)."
-        )
-
-    def _writes_key(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], i: int, key: str) -> bool:
-        """Whether a key of a message changes the text, where it stands or with its message as the last one.
-
-        Templates leave the reasoning of earlier turns out on purpose.
-        """
-        without = [{k: v for k, v in m.items() if n != i or k != key} for n, m in enumerate(messages)]
-        for last in (len(messages), i + 1):
-            text = self._attempt(prompt, messages[:last], False)
-            if text is not None and text != self._attempt(prompt, without[:last], False):
-                return True
-        return False
-
-    def _writes_variable(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], key: str) -> bool:
-        """Whether the template names a variable (its value may be the default), or writes another text with it."""
-        source = str(self.template or getattr(self.tokenizer, "chat_template", ""))
-        if re.search(rf"\b{re.escape(key)}\b", source):
-            return True
-        bare = replace(prompt, chat_template_kwargs={k: v for k, v in prompt.chat_template_kwargs.items() if k != key})
-        return self._attempt(prompt, messages, False) != self._attempt(bare, messages, False)
-
 
 def _which(prompt: Prompt) -> str:
     return f"{prompt.at}the response of prompt {prompt.id!r}"
@@ -359,24 +355,26 @@ def _said(messages: Iterable[Mapping[str, Any]], text: str) -> list[Mapping[str,
     return [m if m.get("content") is not None else {**m, "content": text} for m in messages]
 
 
-def _empty(value: object) -> bool:
-    return value is None or (isinstance(value, str | list | dict | tuple) and not value)
-
-
-def template_text(tokenizer: Any, template: str | None, name: str, setting: str = "template") -> str | None:
+def template_text(
+    tokenizer: Any,
+    template: str | None,
+    name: str,
+    setting: str = "template",
+    keywords: Mapping[str, Any] | None = None,
+) -> str | None:
     """The chat template to use: the text of a Jinja file, ``plain``, or None for the tokenizer's own.
 
     Raises:
-        LimbeckError: a file that cannot be read, or a tokenizer without a template.
+        LimbeckError: a file that cannot be read, a tokenizer without a template, or keywords that it never reads.
     """
-    if template is not None:
-        return template_file(template, setting)
-    if not getattr(tokenizer, "chat_template", None):
+    text = None if template is None else template_file(template, setting)
+    if text is None and not getattr(tokenizer, "chat_template", None):
         raise LimbeckError(
             f"the tokenizer of {name!r} has no chat template; give one with --set {setting}=FILE.jinja, or "
             f"--set {setting}=plain to use the message text as it is."
         )
-    return None
+    refuse_unread(keywords or {}, {name: (tokenizer, sources(tokenizer, text))})
+    return text
 
 
 def template_file(template: str, setting: str) -> str:

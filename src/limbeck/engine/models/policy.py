@@ -202,6 +202,7 @@ def load_policy(
     tokenizer: PreTrainedTokenizerBase | None = None,
     remote_code: bool = False,
     dtype: torch.dtype | str = torch.float32,
+    keywords: Mapping[str, Any] | None = None,
 ) -> Policy:
     """A model from a folder, a hub name, ``"embedded"``, or an object.
 
@@ -214,7 +215,7 @@ def load_policy(
         name = getattr(spec, "name_or_path", "") or type(spec).__name__
         spec.eval()  # a constructor leaves dropout on
         tokenizer = tokenizer or _tokenizer_of(spec, role, remote_code)
-        chat = template_text(tokenizer, template, name) if role == "student" else None
+        chat = template_text(tokenizer, template, name, keywords=keywords) if role == "student" else None
         return Policy(_scorer(spec, len(tokenizer), f"{role}={name!r}"), tokenizer, name, chat)
     path = str(embedded.path(role if role in ("student", "teacher") else "student")) if spec == "embedded" else spec
     here = found(path, "folder")
@@ -226,7 +227,8 @@ def load_policy(
     if not is_adapter(path):
         check_config(path, told, remote_code)
     tokenizer = tokenizer or _tokenizer(_spoken(path, told), role, remote_code)
-    chat = template_text(tokenizer, template, spec) if role == "student" else None  # only its prompts are rendered
+    # Prompts are rendered by the student's template alone.
+    chat = template_text(tokenizer, template, spec, keywords=keywords) if role == "student" else None
     model = load_weights(path, told, remote_code, dtype).eval()
     return Policy(_scorer(model, len(tokenizer), told), tokenizer, spec, chat, adapter=is_adapter(path))
 

@@ -16,7 +16,7 @@ import torch
 
 from ...axes.context import Context, ContextQuestion
 from ...axes.reader import Reader
-from ...types import Prompt, Rollout
+from ...types import Prompt, Rollout, text_of
 from ..models.generate import SamplingPolicy, generate
 from ..session import Desk
 from ..storage.memory import Skill
@@ -34,7 +34,7 @@ def of_prompt(prompt: Prompt) -> Evidence:
 
 def last_text(prompt: Prompt) -> str:
     """What the last message says; nothing where it has no text."""
-    return str(prompt.messages[-1].get("content") or "") if prompt.messages else ""
+    return text_of(prompt.messages[-1]) if prompt.messages else ""
 
 
 def of_record(record: Rollout, desk: Desk) -> list[Evidence]:
@@ -186,8 +186,12 @@ def with_blocks(prompt: Prompt, blocks: Sequence[str | None]) -> Prompt:
 def behind(prompt: Prompt, blocks: Sequence[str | None]) -> tuple[Mapping[str, Any], ...]:
     """The prompt's messages with blocks behind the last one."""
     *before, last = prompt.messages
-    text = "\n\n".join([last["content"] or "", *(b for b in blocks if b)])
-    return (*before, {**last, "content": text})
+    shown = [b for b in blocks if b]
+    content = last["content"] or ""
+    if isinstance(content, str):
+        return (*before, {**last, "content": "\n\n".join([content, *shown])})
+    *parts, end = content  # text parts, as some data has them
+    return (*before, {**last, "content": [*parts, {**end, "text": "\n\n".join([end["text"], *shown])}]})
 
 
 def reframed(record: Rollout, prompt_ids_B: Sequence[list[int]]) -> Rollout:
