@@ -17,7 +17,7 @@ from limbeck.cli import app
 from limbeck.errors import LimbeckError
 from limbeck.space.registry import REGISTRY
 
-COMMANDS = ("demo", "train", "eval", "methods", "explain", "diff")
+COMMANDS = ("demo", "train", "eval", "methods", "explain", "diff", "sample", "compare")
 
 
 def test_version_is_printed(limbeck_: Run) -> None:

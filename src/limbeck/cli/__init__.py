@@ -14,12 +14,14 @@ from typing import Annotated
 import typer
 
 from .app import Commands, version
+from .compare import compare
 from .listing import methods
 from .look import diff, explain
 from .measure import evaluate
 from .pipe import pipeline
 from .report import report
 from .run import demo, train
+from .sample import sample
 
 __all__ = ["app", "main"]
 
@@ -67,6 +69,11 @@ def limbeck(
     [cyan]limbeck pipeline[/]          recipes of several methods in a row
     [cyan]limbeck report runs/mine[/]  a run's report, also while it is going
 
+    [bold]Look at what came of it[/]
+
+    [cyan]limbeck sample runs/mine --before[/]    what the student writes, beside what it wrote
+    [cyan]limbeck compare runs/a runs/b[/]        runs side by side, with paired differences
+
     Every command explains itself: [cyan]limbeck train --help[/].
     """
     del show_version, files  # a callback has answered the one, and `Commands` the other
@@ -82,6 +89,8 @@ app.command("train", rich_help_panel="Use it")(train)
 app.command("pipeline", rich_help_panel="Use it")(pipeline)
 app.command("eval", rich_help_panel="Use it")(evaluate)
 app.command("report", rich_help_panel="Use it")(report)
+app.command("sample", rich_help_panel="Look at what came of it")(sample)
+app.command("compare", rich_help_panel="Look at what came of it")(compare)
 
 
 def main() -> None:

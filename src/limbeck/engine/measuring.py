@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, whole
 from ..tasks import load_task
 from ..terminal import screen
 from .build import accelerator_for, build_method, few_problems, open_session
-from .config import checked
+from .config import MOST, checked
 from .evaluation import Evaluator
 
 
@@ -54,6 +54,7 @@ def evaluate(
         "cpu": cpu,
     }
     config = checked(settings)
+    refuse_too_many(samples, size)
     tasks = {"task": load_task(task, seed=seed, **config.task_options)}
     if samples > 1 and "reward" not in tasks["task"].serves:
         raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {task!r} has none; give answers.")
@@ -70,3 +71,17 @@ def evaluate(
             torch.manual_seed(seed)
             out["pass_at"] = evaluator.pass_at(samples, [2**i for i in range(12)])
     return out
+
+
+def refuse_too_many(samples: int, problems: int) -> None:
+    """Refuse more responses than are held in memory at once.
+
+    Raises:
+        LimbeckError: where ``samples`` is no whole number of at least 1, or times ``problems`` is more than ``MOST``.
+    """
+    whole("--samples", samples, 1)
+    if samples * max(problems, 1) > MOST:
+        raise LimbeckError(
+            f"--samples {samples} for each of {problems:,} problems is more responses than can be held at once "
+            f"({MOST:,}); ask for fewer samples or fewer problems."
+        )

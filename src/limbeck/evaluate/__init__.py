@@ -14,10 +14,12 @@ from limbeck.evaluate.intervals import (
     wilson_difference,
 )
 from limbeck.evaluate.localisation import localisation, objection
+from limbeck.evaluate.paired import PairCounts, pair_counts, paired_difference
 from limbeck.evaluate.passk import pass_at_k, pass_curve
 
 __all__ = [
     "Interval",
+    "PairCounts",
     "agreement",
     "entropy",
     "kl_forward",
@@ -25,6 +27,8 @@ __all__ = [
     "localisation",
     "mean_interval",
     "objection",
+    "pair_counts",
+    "paired_difference",
     "paired_interval",
     "pass_at_k",
     "pass_curve",

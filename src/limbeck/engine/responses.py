@@ -1,0 +1,300 @@
+"""Responses to look at: models write to prompts, and the task's verifier judges where there is one.
+
+Prompts are rendered, and responses sampled and judged, by the functions that training uses. Nothing is trained here
+and no number is reported: measuring is in ``measure``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..axes.source import Sample
+from ..errors import LimbeckError, number
+from ..tasks import Response, Task, Verdict
+from ..tasks.base import found
+from ..types import Prompt
+from .build import accelerator_for
+from .config import RunConfig
+from .measuring import refuse_too_many
+from .models import hub
+from .models.chat import template_file, template_text
+from .models.generate import SamplingPolicy, Written, generate
+from .models.policy import Policy, add_lora, freeze, load_policy, share_vocabulary
+from .rollout.episodes import played
+from .rollout.trajectory import Trajectory
+from .rollout.writer import UNJUDGED, RolloutWriter, judge
+from .session import Desk
+from .storage import checkpoint
+from .storage.fingerprint import of_file
+
+COLDEST, HOTTEST = 0.01, 100.0
+"""Temperatures above 0 lie between these (ours): beyond them, logits overflow or every token is equally likely."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that writes.
+
+    Attributes:
+        label: what it is called in the output.
+        spec: folder, hub name or ``"embedded"``.
+        checkpoint: a run's checkpoint, whose weights replace those of ``spec``; None takes ``spec`` as it is.
+        lora: rank and alpha of the adapters in the checkpoint; a rank of 0 means none.
+        chat: text of the chat template that the run recorded; None takes the tokenizer's own.
+    """
+
+    label: str
+    spec: str
+    checkpoint: Path | None = None
+    lora: tuple[int, int] = (0, 32)
+    chat: str | None = None
+
+
+class Asked:
+    """Prompts that the user typed: a task without a verifier and without prompts for training.
+
+    Args:
+        prompts: as typed.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt]):
+        self.name = "prompts"
+        self.serves: frozenset[str] = frozenset()
+        self.train: Sequence[Prompt] = ()
+        self.test: Sequence[Prompt] = tuple(prompts)
+
+    def verify(self, prompt: Prompt, text: str) -> Verdict:  # noqa: ARG002
+        """Refuse, because nobody knows the right answer.
+
+        Raises:
+            LimbeckError: always.
+        """
+        raise LimbeckError("a prompt that was typed has no verifier; give --task.")
+
+    def responses(self, prompt: Prompt) -> tuple[Response, ...]:  # noqa: ARG002
+        """Nothing."""
+        return ()
+
+
+def write_responses(
+    subjects: Sequence[Subject],
+    task: Task,
+    prompts: Sequence[Prompt],
+    config: RunConfig,
+    *,
+    samples: int = 1,
+    temperature: float = 1.0,
+    device: str | None = None,
+    console: Console,
+) -> list[list[dict[str, Any]]]:
+    """Let models write to prompts, one model after the other, each from the same seed.
+
+    Args:
+        subjects: the models.
+        task: judges responses where it has a verifier.
+        prompts: of the task.
+        config: ``max_tokens``, ``seed``, ``template``, ``remote_code``, ``skip_overlong``, ``verify_seconds``,
+            ``episode_turns`` and ``generate_batch`` are read.
+        samples: responses a prompt.
+        temperature: 0 takes the most likely token each time.
+        device: as PyTorch names it; None takes a GPU where there is one.
+        console: where progress goes.
+
+    Returns:
+        For each model its responses, in the order of the prompts: ``model``, ``prompt`` (its id), ``sample`` (from 0),
+        ``response``, ``length`` (tokens), ``ended`` (False: cut at the limit), ``reward`` and ``correct`` (None: not
+        judged), ``feedback``, and in episodes ``turns``.
+
+    Raises:
+        LimbeckError: before a model is loaded where that is possible.
+    """
+    refuse_too_many(samples, len(prompts))
+    refuse_temperature(temperature, samples)
+    for subject in subjects:
+        _refuse_absent(subject.spec)
+    if config.template is not None:
+        template_file(config.template, "template")
+    where = device_of(device)
+    out = []
+    for subject in subjects:
+        with console.status(f"{subject.label} is writing"):
+            policy = _loaded(subject, config, where)
+            desk = Desk(
+                {"student": policy},
+                {"task": task},
+                {},
+                config.max_tokens,
+                config.generate_batch,
+                turns=config.episode_turns,
+                verify_seconds=config.verify_seconds,
+                judged_only=False,
+            )
+            read = [p for p in prompts if not config.skip_overlong or desk.fits(p)]
+            if len(read) < len(prompts):
+                n = len(prompts) - len(read)
+                console.print(f"note: {subject.label}: {n} prompts are too long and are left out.", style="yellow")
+            torch.manual_seed(config.seed)
+            out.append(_written(subject.label, desk, read, samples, temperature, console))
+            del policy, desk  # the next model needs the memory
+    return out
+
+
+def refuse_temperature(temperature: float, samples: int) -> None:
+    """Refuse a temperature at which a model cannot write, or several samples that would all be the same.
+
+    Raises:
+        LimbeckError: naming the temperature and the remedy.
+    """
+    number("--temperature", temperature, 0, HOTTEST, ends=True)
+    if 0 < temperature < COLDEST:
+        raise LimbeckError(
+            f"--temperature {temperature:g} is too close to 0 to compute with; give 0 (the most likely token each "
+            f"time), or at least {COLDEST:g}."
+        )
+    if temperature == 0 and samples > 1:
+        raise LimbeckError(
+            f"--samples {samples} at --temperature 0 would write the same response {samples} times; give --samples 1, "
+            "or a temperature above 0."
+        )
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of a name; without one, what a run would take.
+
+    Raises:
+        LimbeckError: where this machine has no such device.
+    """
+    if name is None:
+        return accelerator_for("no", False).device
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise LimbeckError(
+            f"--device {name}: PyTorch finds no such device on this machine; give cpu, cuda, cuda:1 or mps, or leave "
+            "it out."
+        ) from None
+    return device
+
+
+def _refuse_absent(spec: str) -> None:
+    """Refuse a model that is neither on this machine nor on a hub that can be reached."""
+    if found(spec, "folder") is None:
+        hub.refuse_unreachable("model", spec)
+
+
+def _loaded(subject: Subject, config: RunConfig, device: torch.device) -> Policy:
+    """The model on its device, with the chat template in which it is to write."""
+    policy = load_policy(subject.spec, "model", remote_code=config.remote_code)
+    given = config.template is not None or subject.chat is None
+    policy.template = template_text(policy.tokenizer, config.template, subject.spec) if given else subject.chat
+    share_vocabulary(policy)
+    if subject.checkpoint is not None:
+        if subject.lora[0]:
+            add_lora(policy, *subject.lora)
+        put_weights(subject.checkpoint, policy)
+    policy.scorer.to(device)
+    return freeze(policy)
+
+
+def put_weights(path: Path, policy: Policy) -> None:
+    """Replace a model's trainable weights by those of a run's checkpoint.
+
+    Raises:
+        LimbeckError: where the checkpoint is damaged, or of another model.
+    """
+    state, file = checkpoint.peek(path), path / "weights.safetensors"
+    try:
+        whole = of_file(file) == state["files"].get(file.name)
+        saved = load_file(file) if whole else {}
+    except (OSError, SafetensorError):
+        whole = False
+    if not whole:
+        raise LimbeckError(f"{file} is not what the run wrote; remove {path} to take the checkpoint before it.")
+    own = {n: p for n, p in policy.scorer.named_parameters() if p.requires_grad}
+    odd = sorted(set(own) ^ set(saved)) or [n for n in own if own[n].shape != saved[n].shape]
+    if odd:
+        raise LimbeckError(
+            f"{path} holds weights of another model than {policy.name!r} ({odd[0]} does not fit); put back the model "
+            "that the run began with."
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(saved[name])
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _written(
+    label: str, desk: Desk, prompts: Sequence[Prompt], samples: int, temperature: float, console: Console
+) -> list[dict[str, Any]]:
+    policy = desk.policies["student"]
+    law = SamplingPolicy(((policy, 1.0),), tau=temperature)
+    if "episodes" in desk.tasks["task"].serves:
+        writer = RolloutWriter(desk, len(prompts), 0)
+        groups = played(Sample(n=samples), writer, prompts, law)
+        for reason in dict.fromkeys(writer.died):
+            console.print(f"note: {label}: an episode was broken off by its environment ({reason}).", style="yellow")
+        return [_of_episode(label, policy, row, i) for group in groups for i, row in enumerate(group)]
+    repeated = [p for p in prompts for _ in range(samples)]
+    texts = generate(law, [desk.prompt_ids(p) for p in repeated], desk.max_tokens, desk.batch)
+    return [
+        _of_text(label, desk, prompt, text, i % samples)
+        for i, (prompt, text) in enumerate(zip(repeated, texts, strict=True))
+    ]
+
+
+def _of_text(label: str, desk: Desk, prompt: Prompt, text: Written, sample: int) -> dict[str, Any]:
+    said = judge(desk, prompt, text)
+    if said is UNJUDGED:
+        said = Verdict(math.nan, False, f"not judged: {desk.unjudged[-1]}")
+    judged = said is not None and math.isfinite(said.reward)
+    return {
+        "model": label,
+        "prompt": prompt.id,
+        "sample": sample,
+        "response": as_written(desk.policies["student"], text.ids),
+        "length": len(text.ids),
+        "ended": not text.truncated,
+        "reward": said.reward if said and judged else None,
+        "correct": said.correct if said and judged else None,
+        "feedback": said.feedback if said else None,
+    }
+
+
+def _of_episode(label: str, policy: Policy, row: Trajectory, sample: int) -> dict[str, Any]:
+    """One episode; ``turns`` holds what the model and the environment said, in order."""
+    turns = [
+        {"role": "assistant", "content": as_written(policy, p.ids)} if p.scored else {"role": "user", "content": p.said}
+        for p in row.segments
+    ]
+    return {
+        "model": label,
+        "prompt": row.prompt.id,
+        "sample": sample,
+        "response": "\n".join(t["content"] for t in turns if t["role"] == "assistant"),
+        "length": sum(len(p.ids) for p in row.turns),
+        "ended": not row.truncated,
+        "reward": float(sum(p.reward for p in row.turns)),
+        "correct": row.correct,
+        "feedback": row.feedback,
+        "turns": turns,
+    }
+
+
+def as_written(policy: Policy, ids: Sequence[int]) -> str:
+    """The text of tokens with every tag and special token in it, but without the token that ended the response."""
+    kept = ids[:-1] if ids and ids[-1] in policy.eos else ids
+    return str(policy.tokenizer.decode(list(kept), skip_special_tokens=False))
