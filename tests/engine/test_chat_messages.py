@@ -26,13 +26,14 @@ from chat_models import (
 from tiny_runs import Shelf, go, jsonl, open_run
 
 from limbeck.axes import recast, sample, student
-from limbeck.engine import models, resume
+from limbeck.engine import resume
 from limbeck.engine.build import notices
 from limbeck.engine.config import configure, load_toml, parse_settings
+from limbeck.engine.models import policy as policy_module
 from limbeck.engine.models.chat import Chat
+from limbeck.engine.models.template_variables import variables_of
 from limbeck.engine.rollout import sources as writing
 from limbeck.engine.scoring.contexts import ContextViews
-from limbeck.engine.scoring.templates import variables_of
 from limbeck.errors import LimbeckError
 from limbeck.types import Prompt
 
@@ -159,7 +160,7 @@ def test_keywords_reach_every_prompt_and_a_records_own_win(shelf: Shelf, folder:
     desk, tok, switch = run.session.desk, run.session.student.tokenizer, "assistant\n<think>\n\n</think>\n\n"
     texts = [tok.decode(desk.prompt_ids(p)) for p in desk.tasks["task"].train]
     assert [t.endswith(switch) for t in texts] == [True, True, True, False]
-    writer = writing.RolloutWriter(desk, 1, 0)
+    writer = writing.writer_for(desk, 1, 0)
     writer.done["main"] = writing.written(sample(student, 1), writer, None)
     ((row,),) = writing.written(recast("main", question="again?"), writer, None)
     assert tok.decode(row.prompt_ids).endswith("again?<|im_end|>\n" + "<|im_start|>" + switch)
@@ -199,7 +200,7 @@ def test_keywords_are_settings_of_a_run_and_stay_with_it(shelf: Shelf, folder: P
 def test_keywords_that_no_template_reads_are_refused(
     given: Any, words: str, shelf: Shelf, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "load_weights", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(policy_module, "load_weights", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(LimbeckError, match=words) as e:
         go(shelf, "grpo", out, student=str(saved(folder, tokenizer(QWEN))), teacher=None, chat_template_kwargs=given)
     assert "\n" not in str(e.value)

@@ -30,8 +30,9 @@ from .models.chat import template_file, template_text
 from .models.generate import SamplingPolicy, Written, generate
 from .models.policy import Policy, add_lora, freeze, load_policy, share_vocabulary
 from .rollout.episodes import played
+from .rollout.sources import writer_for
 from .rollout.trajectory import Trajectory
-from .rollout.writer import UNJUDGED, RolloutWriter, judge
+from .rollout.writer import UNJUDGED, judge
 from .session import Desk
 from .storage import checkpoint
 from .storage.fingerprint import of_file
@@ -243,7 +244,7 @@ def _written(
     policy = desk.policies["student"]
     law = SamplingPolicy(((policy, 1.0),), tau=temperature)
     if "episodes" in desk.tasks["task"].serves:
-        writer = RolloutWriter(desk, len(prompts), 0)
+        writer = writer_for(desk, len(prompts), 0)
         groups = played(Sample(n=samples), writer, prompts, law)
         for reason in dict.fromkeys(writer.died):
             console.print(f"note: {label}: an episode was broken off by its environment ({reason}).", style="yellow")

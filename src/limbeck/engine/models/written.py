@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...errors import LimbeckError, nearest, shown
 from ...types import Prompt, text_of
-from ..scoring.templates import variables_of
+from .template_variables import variables_of
 
 RESERVED = {"messages", *inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters} - {
     "tools",

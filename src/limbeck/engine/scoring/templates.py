@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import ChainableUndefined, TemplateError, meta, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ...axes.context import WRITTEN, Context
 from ...errors import LimbeckError, nearest
 from ...limits import rendered
+from ..models.template_variables import asked_for
 
 Evidence = dict[str, Any]
 """What is known of one sequence, by the names that ``axes.context`` lists."""
@@ -25,33 +23,6 @@ LONGEST = 1_000_000
 _SUFFIXES = (".jinja", ".jinja2", ".j2", ".txt", ".md", ".tmpl")
 
 _JINJA = ImmutableSandboxedEnvironment(undefined=ChainableUndefined, keep_trailing_newline=True)
-
-
-class _Generation(Extension):
-    """The block of chat templates that marks what the assistant wrote; only read here."""
-
-    tags = {"generation"}  # noqa: RUF012 as Jinja declares it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-_CHAT = ImmutableSandboxedEnvironment(extensions=[_Generation, loopcontrols])
-
-
-@lru_cache(maxsize=64)
-def variables_of(chat_template: str) -> frozenset[str]:
-    """Names that a chat template reads from outside; empty where it is no template, which rendering refuses.
-
-    A name that the template gives a value itself counts where the template also asks whether it was given.
-    """
-    try:
-        tree = _CHAT.parse(chat_template)
-    except (TemplateError, RecursionError):
-        return frozenset()
-    own = {n.name for n in tree.find_all(nodes.Name) if n.ctx in ("store", "param")}
-    return frozenset(meta.find_undeclared_variables(tree) - (own - _asked_for(tree)))
 
 
 def fill(template: str, evidence: Mapping[str, Any], name: str) -> str:
@@ -183,14 +154,7 @@ def _named(template: str, name: str) -> set[str]:
 def _guarded(tree: nodes.Template) -> set[str]:
     """Names that a template reckons may be absent (``default``, ``is defined``), or gives a value itself."""
     own = {n.name for n in tree.find_all(nodes.Name) if n.ctx in ("store", "param")}
-    return own | _asked_for(tree)
-
-
-def _asked_for(tree: nodes.Template) -> set[str]:
-    """Names that a template reckons may be absent."""
-    tests = [t.node for t in tree.find_all(nodes.Test) if t.name in ("defined", "undefined")]
-    tests += [f.node for f in tree.find_all(nodes.Filter) if f.name in ("default", "d") and f.node is not None]
-    return {n.name for n in tests if isinstance(n, nodes.Name)}
+    return own | asked_for(tree)
 
 
 def _unrenderable(name: str, e: Exception) -> LimbeckError:
