@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
+VOID = {"meta", "br", "hr", "img", "input", "link"}
 EVIL = "<script>alert(\"x\")</script><img src=x onerror='y'> $\\frac$"
 
 

@@ -13,8 +13,6 @@ from page_tags import EVIL, Tags
 from limbeck.errors import LimbeckError
 from limbeck.report import RunData, load_run, page, render, write_report
 
-VOID = {"meta", "br", "hr", "img", "input", "link"}
-
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
