@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from . import methods, pipelines
@@ -39,6 +40,7 @@ __all__ = [
     "pipelines",
     "run",
     "run_pipeline",
+    "task",
 ]
 
 
@@ -48,4 +50,6 @@ def __getattr__(name: str) -> Any:
         from . import engine
 
         return getattr(engine, name)
+    if name == "task":
+        return importlib.import_module(".tasks", __name__).task
     raise AttributeError(f"module 'limbeck' has no attribute {name!r}")

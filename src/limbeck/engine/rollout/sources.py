@@ -18,7 +18,7 @@ from ...axes.source import Data, Either, Resample, Sample, Source, hand
 from ...errors import LimbeckError, number, shown
 from ...space.refusals import walk
 from ...tasks import Verdict
-from ...tasks.base import Unjudged, judged
+from ...tasks.base import Unjudged, judged_all
 from ...types import DATA, Prompt, Rollout, concatenate
 from ..models.generate import SamplingPolicy, Written, generate
 from ..scoring.contexts import of_prompt, with_blocks
@@ -156,12 +156,12 @@ def sampled(source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt]) ->
     texts = generate(
         sampling_policy_of(source, desk), seen(source, desk, repeated), limit_of(source, writer), desk.batch
     )
+    # Judged where there is a verifier, also for methods that do not read it: training accuracy is worth seeing.
+    said = judge_all(desk, repeated, texts)
     rows: list[Trajectory | None] = []
-    for p, w in zip(repeated, texts, strict=True):
-        # Judged where there is a verifier, also for methods that do not read it: training accuracy is worth seeing.
-        said = judge(desk, p, w)
-        row = single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, said)
-        rows.append(row if kept(desk, said) else None)
+    for p, w, verdict in zip(repeated, texts, said, strict=True):
+        row = single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, verdict)
+        rows.append(row if kept(desk, verdict) else None)
     return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
 
 
@@ -207,14 +207,18 @@ def judge(desk: Desk, prompt: Prompt, text: Written) -> Verdict | None:
     Raises:
         LimbeckError: where it gave something that is no verdict.
     """
+    return judge_all(desk, [prompt], [text])[0]
+
+
+def judge_all(desk: Desk, prompts: Sequence[Prompt], texts: Sequence[Written]) -> list[Verdict | None]:
+    """The same of several responses, which a task may judge together."""
     task = desk.tasks["task"]
     if "reward" not in task.serves or "episodes" in task.serves:
-        return None
-    try:
-        return judged(task, prompt, desk.policies["student"].text(text.ids), desk.verify_seconds)
-    except Unjudged as e:
-        desk.unjudged.append(e.reason)
-        return UNJUDGED
+        return [None for _ in texts]
+    written = [desk.policies["student"].text(w.ids) for w in texts]
+    said = judged_all(task, prompts, written, desk.verify_seconds)
+    desk.unjudged += [v.reason for v in said if isinstance(v, Unjudged)]
+    return [UNJUDGED if isinstance(v, Unjudged) else v for v in said]
 
 
 def kept(desk: Desk, verdict: Verdict | None) -> bool:
