@@ -44,6 +44,7 @@ __all__ = [
     "pipelines",
     "run_pipeline",
     "stage",
+    "task",
 ]
 
 _LATER = {
@@ -51,6 +52,7 @@ _LATER = {
     "objective": "functional.objective",
     "distill": "engine",
     "run_pipeline": "engine",
+    "task": "tasks",
 }
 """Names whose modules import PyTorch, and the engine Transformers too: each is imported when its name is first used."""
 

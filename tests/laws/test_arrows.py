@@ -20,7 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS: tuple[set[str], ...] = (
     {"errors", "lazy_torch"},
     {"types"},
-    {"limits", "terminal", "embedded"},
+    {"limits", "terminal", "embedded", "online"},
     {"math"},
     {"kernels"},
     {"axes"},

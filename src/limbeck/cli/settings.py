@@ -127,7 +127,7 @@ def check_task(task: str) -> None:
     """Refuse a task file that is not there; names are left to the tasks."""
     from ..tasks.base import found
 
-    if task.endswith(".jsonl") and found(task, "file") is None:
+    if task.endswith((".jsonl", ".parquet", ".csv")) and found(task, "file") is None:
         raise LimbeckError(f"--task {task}: there is no such file; check the path.")
 
 

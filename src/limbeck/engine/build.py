@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ..errors import LimbeckError
 from ..loss.terms import refuse_shared
 from ..space.method import Method
-from ..tasks import Task, load_task
+from ..tasks import DatasetTask, Task, load_task
 from .checks import (
     arguments_of,
     check_models,
@@ -208,12 +208,15 @@ def few_problems(task: Task, size: int) -> list[str]:
     n = len(task.test)
     if n >= min(FEW_PROBLEMS, size):  # size 0 asks for none
         return []
-    if not n:
-        return [f"note: {task.name!r} holds out no problem, so nothing will be evaluated; give more data."]
-    return [
-        f"note: {task.name!r} holds out {n} problem{'' if n == 1 else 's'}, and an accuracy of so few is mostly "
-        "chance; give more data, or a file of test problems (--set task_options.test_path=FILE)."
-    ]
+    few = "no problem" if not n else "1 problem" if n == 1 else f"{n} problems"
+    why = "so nothing will be evaluated" if not n else "and an accuracy of so few is mostly chance"
+    remedy = (
+        "give held-out problems of their own (test=..., or --set task_options.test=FILE or SPLIT), or hold out a "
+        "larger share (test_size=0.3, or --set task_options.test_size=0.3)"
+        if isinstance(task, DatasetTask)
+        else "give it more problems to hold out (test_size, where it has that option)"
+    )
+    return [f"note: {task.name!r} holds out {few}, {why}; {remedy}."]
 
 
 def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy]:

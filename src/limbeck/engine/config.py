@@ -33,7 +33,10 @@ class RunConfig(BaseModel):
     teacher: str | None = Field(None, min_length=1, description="model folder, hub name, or 'embedded'")
     ref: str | None = Field(None, min_length=1, description="reference model; default: the student before training")
     task: str = Field(
-        "two_digit_sums", min_length=1, description="reasoning-gym data set, JSONL file, dataset folder, or a preset"
+        "two_digit_sums",
+        min_length=1,
+        description="file of problems (JSONL, Parquet, CSV), dataset folder, hub data set, reasoning-gym name, preset, "
+        "or a task in a file of imports",
     )
     task_options: dict[str, Any] = Field(default_factory=dict, description="options of the task")
     datasets: dict[str, str] = Field(default_factory=dict, description="further data sets by the name a method reads")

@@ -28,7 +28,7 @@ from .models.policy import Policy
 from .rollout.episodes import played
 from .rollout.sources import sampled, writer_for
 from .rollout.trajectory import assemble, single
-from .rollout.writer import judge, refuse_all_dead
+from .rollout.writer import judge_all, refuse_all_dead
 from .scoring.contexts import last_text
 from .scoring.forward import detached, run_model
 from .session import Desk
@@ -130,8 +130,10 @@ class Evaluator:
         ids = [self.desk.prompt_ids(p) for p in self.prompts]
         texts = generate(law, ids, self.desk.max_tokens, self.desk.batch)
         rows = [
-            single(p, i, w.ids, w.logp, author, w.truncated, judge(self.desk, p, w))
-            for p, i, w in zip(self.prompts, ids, texts, strict=True)
+            single(p, i, w.ids, w.logp, author, w.truncated, verdict)
+            for p, i, w, verdict in zip(
+                self.prompts, ids, texts, judge_all(self.desk, self.prompts, texts), strict=True
+            )
         ]
         return assemble([[row] for row in rows], "main")
 

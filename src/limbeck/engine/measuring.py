@@ -63,7 +63,7 @@ def evaluate(
         session = open_session(config, build_method(config), tasks, {}, accelerator_for("no", cpu), learns=False)
         evaluator = Evaluator(session.desk, size, config.micro_tokens)
         if not evaluator.prompts:
-            raise LimbeckError(f"{task!r} holds out no problem (size is {size}); give more of them, or test_path=FILE.")
+            raise LimbeckError(f"{task!r} holds out no problem (size is {size}); give more of them, or test=FILE.")
         for sentence in (*session.read, *few_problems(tasks["task"], size)):
             quiet.print(sentence, style="yellow", highlight=False)
         out = evaluator.measure()

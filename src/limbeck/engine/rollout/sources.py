@@ -20,7 +20,7 @@ from ..session import Desk
 from . import derived
 from .episodes import played
 from .trajectory import Trajectory, assemble, single
-from .writer import Groups, RolloutWriter, author_of, judge, kept, limit_of, refuse_all_dead, sampling_policy_of, seen
+from .writer import Groups, RolloutWriter, author_of, kept, limit_of, refuse_all_dead, sampling_policy_of, seen
 
 
 def writer_for(desk: Desk, n: int, step: int) -> RolloutWriter:
@@ -100,12 +100,12 @@ def sampled(source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt]) ->
     texts = generate(
         sampling_policy_of(source, desk), seen(source, desk, repeated), limit_of(source, writer), desk.batch
     )
+    # Judged where there is a verifier, also for methods that do not read it: training accuracy is worth seeing.
+    said = judge_all(desk, repeated, texts)
     rows: list[Trajectory | None] = []
-    for p, w in zip(repeated, texts, strict=True):
-        # Judged where there is a verifier, also for methods that do not read it: training accuracy is worth seeing.
-        said = judge(desk, p, w)
-        row = single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, said)
-        rows.append(row if kept(desk, said) else None)
+    for p, w, verdict in zip(repeated, texts, said, strict=True):
+        row = single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, verdict)
+        rows.append(row if kept(desk, verdict) else None)
     return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
 
 

@@ -10,7 +10,7 @@ from ...axes.reader import Blend
 from ...axes.source import Sample, Source, hand
 from ...errors import LimbeckError, shown
 from ...tasks import Verdict
-from ...tasks.base import Unjudged, judged
+from ...tasks.base import Unjudged, judged_all
 from ...types import Prompt
 from ..models.generate import SamplingPolicy, Written
 from ..scoring.contexts import of_prompt, with_blocks
@@ -122,14 +122,18 @@ def judge(desk: Desk, prompt: Prompt, text: Written) -> Verdict | None:
     Raises:
         LimbeckError: where it gave something that is no verdict.
     """
+    return judge_all(desk, [prompt], [text])[0]
+
+
+def judge_all(desk: Desk, prompts: Sequence[Prompt], texts: Sequence[Written]) -> list[Verdict | None]:
+    """The same of several responses, which a task may judge together."""
     task = desk.tasks["task"]
     if "reward" not in task.serves or "episodes" in task.serves:
-        return None
-    try:
-        return judged(task, prompt, desk.policies["student"].text(text.ids), desk.verify_seconds)
-    except Unjudged as e:
-        desk.unjudged.append(e.reason)
-        return UNJUDGED
+        return [None for _ in texts]
+    written = [desk.policies["student"].text(w.ids) for w in texts]
+    said = judged_all(task, prompts, written, desk.verify_seconds)
+    desk.unjudged += [v.reason for v in said if isinstance(v, Unjudged)]
+    return [UNJUDGED if isinstance(v, Unjudged) else v for v in said]
 
 
 def kept(desk: Desk, verdict: Verdict | None) -> bool:
