@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import methods, pipelines
 from .axes.scalar import anneal, linear
@@ -18,6 +18,9 @@ from .space.pipeline import Pipeline, run
 from .space.registry import get, method
 from .space.term import Term
 
+if TYPE_CHECKING:  # so that editors complete their arguments; they are imported when they are first used
+    from .engine import RunConfig, distill, run_pipeline
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "Method",
     "Objective",
     "Pipeline",
+    "RunConfig",
     "Term",
     "anneal",
     "cite",
@@ -44,7 +48,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The engine, and with it transformers, is imported only when it is asked for."""
-    if name in ("distill", "run_pipeline"):
+    if name in ("RunConfig", "distill", "run_pipeline"):
         from . import engine
 
         return getattr(engine, name)
