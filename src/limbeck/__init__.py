@@ -19,8 +19,8 @@ from .space.pipeline import Pipeline, stage
 from .space.registry import get, method
 from .space.term import Term
 
-if TYPE_CHECKING:
-    from .engine import distill, run_pipeline
+if TYPE_CHECKING:  # so that editors complete their arguments; they are imported when they are first used
+    from .engine import RunConfig, distill, run_pipeline
     from .functional.objective import Objective, objective
 
 __version__ = "0.1.0"
@@ -30,6 +30,7 @@ __all__ = [
     "Method",
     "Objective",
     "Pipeline",
+    "RunConfig",
     "Term",
     "anneal",
     "cite",
@@ -51,6 +52,7 @@ _LATER = {
     "Objective": "functional.objective",
     "objective": "functional.objective",
     "distill": "engine",
+    "RunConfig": "engine",
     "run_pipeline": "engine",
     "task": "tasks",
 }

@@ -17,6 +17,9 @@ from .scalar import Scalar, scalar
 
 ONE = scalar(1.0)
 
+MOST_SAMPLES = 2**20
+"""Responses to one prompt; no step holds as many."""
+
 OWN = ("student", "init", "ref")
 """Roles that write in the student's hand: its weights, now or before."""
 
@@ -158,7 +161,7 @@ class Sample(Source):
 
     def __post_init__(self) -> None:
         expect("the writer of sample", self.reader, (Reader, Blend), "give a reader such as student, or blend(...)")
-        whole("n of sample", self.n, 1)
+        whole("n of sample", self.n, 1, MOST_SAMPLES)
         number("tau of sample", self.tau, 0)
         for name, limit in (("max_tokens", self.max_tokens), ("turns", self.turns)):
             if limit is not None:

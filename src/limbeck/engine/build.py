@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import LimbeckError
 from ..loss.terms import refuse_shared
@@ -88,6 +89,7 @@ def open_session(
     accelerator: Accelerator,
     tell: Callable[[str], None] = lambda _: None,
     learns: bool = True,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Session:
     """Load the models, check that they belong together, and lay everything ready.
 
@@ -95,10 +97,11 @@ def open_session(
         config, method, tasks, models, accelerator: of the run.
         tell: hears what is being done.
         learns: whether training prompts are read too.
+        tokenizer: of a student that is an object, and of other objects that were not loaded from anywhere.
     """
     refuse_shared(method, accelerator.num_processes)
     check_models(config, method, models)
-    policies = _load(config, method, models)
+    policies = _load(config, method, models, functools.partial(_load_one, models=models, tokenizer=tokenizer))
     share_vocabulary(policies["student"], *(p for role, p in policies.items() if role != "student"))
     for role, policy in policies.items():
         policy.scorer.to(accelerator.device)
@@ -115,6 +118,26 @@ def open_session(
     desk = _desk(config, method, tasks, policies, accelerator)
     read = check_prompts(desk, config, data_names(method) if learns else (), tell, learns)
     return Session(config, method, accelerator, policies, desk, followers, tuple(read))
+
+
+def without_weights(
+    config: RunConfig, method: Method, tasks: dict[str, Task], accelerator: Accelerator, most: int
+) -> Session:
+    """The same with models that have a structure and no weights, for a dry run; nothing can be run with it.
+
+    Args:
+        config, method, tasks, accelerator: of the run.
+        most: prompts of each split that are read.
+    """
+    refuse_shared(method, accelerator.num_processes)
+    check_models(config, method, {})
+    policies = _load(config, method, {}, functools.partial(load_policy, weights=False))
+    share_vocabulary(policies["student"], *(p for role, p in policies.items() if role != "student"))
+    if config.lora_rank:
+        add_lora(policies["student"], config.lora_rank, config.lora_alpha)
+    desk = _desk(config, method, tasks, policies, accelerator)
+    read = check_prompts(desk, config, data_names(method), lambda _: None, most=most)
+    return Session(config, method, accelerator, policies, desk, {}, tuple(read))
 
 
 def _followers(method: Method, policies: dict[str, Policy]) -> dict[str, FollowingModel]:
@@ -219,7 +242,20 @@ def few_problems(task: Task, size: int) -> list[str]:
     return [f"note: {task.name!r} holds out {few}, {why}; {remedy}."]
 
 
-def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy]:
+Load = Callable[..., Policy]
+"""``load(spec, role, template=..., remote_code=...)``: a model by its name or as an object."""
+
+
+def _load_one(
+    spec: str | PreTrainedModel, role: str, models: Models, tokenizer: PreTrainedTokenizerBase | None, **shared: Any
+) -> Policy:
+    """A model; one that is an object may need the tokenizer that came with the call."""
+    placeless = role in models and not getattr(spec, "name_or_path", "")
+    own = tokenizer if role in models and (role == "student" or placeless) else None
+    return load_policy(spec, role, tokenizer=own, **shared)
+
+
+def _load(config: RunConfig, method: Method, models: Models, load: Load) -> dict[str, Policy]:
     shared: dict[str, Any] = {"template": config.template, "remote_code": config.remote_code}
     for setting in ("template", "teacher_template"):
         text = getattr(config, setting)
@@ -229,7 +265,7 @@ def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy
     refuse_unusable(keywords)
     models = {role: _own(model, role, models) for role, model in models.items()}
     policies = {
-        "student": load_policy(
+        "student": load(
             models.get("student", config.student),
             "student",
             # A teacher's own template may be the one that reads a keyword, and is known once the teacher is loaded.
@@ -244,19 +280,19 @@ def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy
     if not config.lora_rank:  # before the reference copies it
         student.was = hold_in_full(student.model)
     if config.teacher or "teacher" in models:
-        policies["teacher"] = load_policy(models.get("teacher", config.teacher or ""), "teacher", **shared)
+        policies["teacher"] = load(models.get("teacher", config.teacher or ""), "teacher", **shared)
         if config.teacher_template:
             policies["teacher"] = speaking(policies["teacher"], config.teacher_template)
             policies["teacher"].chat.keywords = keywords
             refuse_unread(keywords, {p.name: (p.tokenizer, p.chat.sources) for p in policies.values()})
     for role in sorted(set(method.roles) - {"teacher", "ref", "init", "student"}):
         if role in models or role in config.others:
-            policies[role] = load_policy(models.get(role, config.others.get(role, "")), role, **shared)
+            policies[role] = load(models.get(role, config.others.get(role, "")), role, **shared)
     for role in ("ref", "init"):
         if role not in method.roles:
             continue
         if role in models or (role == "ref" and config.ref):
-            policies[role] = load_policy(models.get(role, config.ref or ""), role, **shared)
+            policies[role] = load(models.get(role, config.ref or ""), role, **shared)
         else:  # the student before training
             before = copy.deepcopy(policies["student"].scorer)
             policies[role] = Policy(before, tokenizer, f"{config.student} before training")

@@ -13,8 +13,9 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
 from rich.progress import Progress
+from transformers import PreTrainedTokenizerBase
 
-from ..errors import LimbeckError, nearest
+from ..errors import LimbeckError
 from ..report import load_run, summary_table, write_report
 from ..space.explain import explain
 from ..space.method import Method
@@ -43,8 +44,6 @@ from .storage.run_folder import claimed, clear, held, recorded
 from .storage.run_log import Log, RunLog, Stage, note, now, progress_bar, say
 from .watch import Watch, compares_rewards
 
-TRACKERS = ("tensorboard", "trackio", "wandb")
-
 
 def train(
     config: RunConfig,
@@ -56,6 +55,7 @@ def train(
     method: Method | None = None,
     models: Models | None = None,
     task: Task | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Result:
     """Run a method from its start.
 
@@ -68,16 +68,17 @@ def train(
         method: a value that is not in the registry.
         models: model objects by role, instead of the paths in ``config``.
         task: a task object, instead of the name in ``config``.
+        tokenizer: of model objects, see ``distill``.
 
     Raises:
         LimbeckError: before any model is loaded where that is possible.
     """
     value = method or build_method(config)
-    _check_trackers(config)
+    check_trackers(config)
     check_models(config, value, models or {})
     tasks = prepare_tasks(config, value, task)
     with claimed(out, overwrite, console):
-        run = _Run(config, value, tasks, models or {}, out, console)
+        run = _Run(config, value, tasks, models or {}, out, console, tokenizer=tokenizer)
         if overwrite and run.accelerator.is_main_process:
             clear(out)  # only now: models that cannot be loaded cost nobody a run
         return run.start(command)
@@ -109,7 +110,7 @@ def resume(
     with held(out, console):
         described = recorded(out)  # another process may have gone on until now
         config, method = rebuilt(out, described, steps)
-        _check_trackers(config)
+        check_trackers(config)
         tasks = prepare_tasks(config, method)
         tensors = [r for r, m in inputs_of.models(described["inputs"]).items() if m.get("by") == "tensors"]
         known = inputs_of.before_loading(config, tasks, tensors)
@@ -123,10 +124,9 @@ def resume(
         return run.restart(command or typed, changes, lost, inputs)
 
 
-def _check_trackers(config: RunConfig) -> None:
+def check_trackers(config: RunConfig) -> None:
+    """Refuse a tracker that is not installed, which Accelerate alone would leave out without a word."""
     for name in config.trackers:
-        if name not in TRACKERS:
-            raise LimbeckError(f"trackers={name!r}: unknown{nearest(name, TRACKERS)}; use {', '.join(TRACKERS)}.")
         if importlib.util.find_spec(name) is None:
             raise LimbeckError(f"trackers={name!r}: it is not installed; run `pip install {name}`, or leave it out.")
 
@@ -143,6 +143,7 @@ class _Run:
         out: Path,
         console: Console | None,
         tensors: Collection[str] = (),
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ):
         self.config, self.out = config, out
         self.accelerator = accelerator_for(
@@ -154,7 +155,9 @@ class _Run:
         torch.manual_seed(config.seed)  # adapters are initialised at random
         self.console = screen(console, stderr=True, quiet=not self.accelerator.is_main_process)
         with Stage(self.console, "loading models") as tell:
-            self.session: Session = open_session(config, method, tasks, models, self.accelerator, tell)
+            self.session: Session = open_session(
+                config, method, tasks, models, self.accelerator, tell, tokenizer=tokenizer
+            )
         self.notices = notices(self.session)
         for sentence in self.notices:
             say(self.console, sentence, "yellow")

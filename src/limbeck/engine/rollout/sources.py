@@ -20,7 +20,17 @@ from ..session import Desk
 from . import derived
 from .episodes import played
 from .trajectory import Trajectory, assemble, single
-from .writer import Groups, RolloutWriter, author_of, kept, limit_of, refuse_all_dead, sampling_policy_of, seen
+from .writer import (
+    Groups,
+    RolloutWriter,
+    author_of,
+    judge_all,
+    kept,
+    limit_of,
+    refuse_all_dead,
+    sampling_policy_of,
+    seen,
+)
 
 
 def writer_for(desk: Desk, n: int, step: int) -> RolloutWriter:
