@@ -12,8 +12,9 @@ from stub_engine import Notes, Run
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from limbeck import embedded
-from limbeck.engine import configure, models
+from limbeck.engine import configure
 from limbeck.engine import dry_run as engine_dry_run
+from limbeck.engine.models import policy
 from limbeck.engine.models.policy import load_policy
 from limbeck.engine.prompt_stream import PromptStream
 from limbeck.engine.unloaded import stored
@@ -29,7 +30,7 @@ def weightless(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*a: Any, **k: Any) -> Any:
         raise AssertionError("a dry run loads no weights and runs no model")
 
-    monkeypatch.setattr(models, "load_weights", refuse)
+    monkeypatch.setattr(policy, "load_weights", refuse)
     monkeypatch.setattr(LlamaForCausalLM, "forward", refuse)
 
 

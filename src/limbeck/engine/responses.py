@@ -22,9 +22,9 @@ from ..errors import LimbeckError, number
 from ..tasks import Response, Task, Verdict
 from ..tasks.base import found
 from ..types import Prompt
+from .api import refuse_too_many
 from .build import accelerator_for
 from .config import RunConfig
-from .measuring import refuse_too_many
 from .models import hub
 from .models.chat import template_file, template_text
 from .models.generate import SamplingPolicy, Written, generate
