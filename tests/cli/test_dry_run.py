@@ -16,8 +16,8 @@ from limbeck.engine import configure
 from limbeck.engine import dry_run as engine_dry_run
 from limbeck.engine.models import policy
 from limbeck.engine.models.policy import load_policy
+from limbeck.engine.models.unloaded import stored
 from limbeck.engine.prompt_stream import PromptStream
-from limbeck.engine.unloaded import stored
 from limbeck.tasks import load_task
 
 KDRL = ("train", "kdrl", "--teacher", "embedded", "--dry-run")

@@ -246,7 +246,7 @@ def test_pipelines_read_the_spellings_too(shelf: Shelf, tmp_path: Path, monkeypa
     assert value.stages[-1].settings["max_tokens"] == 3
     configs: list[RunConfig] = []
     monkeypatch.setattr("limbeck.engine.pipeline.train", lambda config, *a, **own: configs.append(config))
-    stages = lb.Pipeline((lb.run("sft", learning_rate=1e-3), lb.run("grpo", num_generations=3)))
+    stages = lb.Pipeline((lb.stage("sft", learning_rate=1e-3), lb.stage("grpo", num_generations=3)))
     task = {"student": str(shelf.student), "task": str(shelf.verified)}
     run_pipeline(stages, tmp_path / "p", quiet=True, lr=0.5, max_new_tokens=7, **task)
     assert [(c.lr, c.max_tokens) for c in configs] == [(1e-3, 7), (0.5, 7)]

@@ -11,9 +11,9 @@ from .build import accelerator_for, build_method, notices, prepare_tasks, withou
 from .config import RunConfig
 from .estimate import Estimate, estimate, lengths, size_of, sources_in_words
 from .models.policy import causal_model
+from .models.unloaded import stored
 from .run import check_trackers
 from .session import Session
-from .unloaded import stored
 
 READ = 1000
 """Prompts of each split that are rendered and measured; a run reads all of them."""

@@ -45,6 +45,7 @@ class OwnSettings(TypedDict, total=False):
     episode_turns: int
     template: str | None
     teacher_template: str | None
+    chat_template_kwargs: dict[str, Any]
     remote_code: bool
     cpu: bool
 

@@ -15,10 +15,10 @@ from ... import embedded
 from ...errors import LimbeckError
 from ...tasks.base import found
 from ...types import Dense, Head, Hidden, Prompt
-from ..unloaded import Unloaded, structure
 from . import hub
 from .chat import Chat, template_text
 from .checks import check_behaviour, check_weights
+from .unloaded import Unloaded, structure
 from .weights import FULL, base_of, check_config, is_adapter, load_weights, reason
 
 disable_progress_bar()  # the run has a bar of its own

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from ..errors import LimbeckError
-from ..tasks.base import found
-from .models import hub
-from .models.weights import base_of, is_adapter, reason
+from ...errors import LimbeckError
+from ...tasks.base import found
+from . import hub
+from .weights import base_of, is_adapter, reason
 
 
 class Unloaded(nn.Module):
