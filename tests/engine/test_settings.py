@@ -32,7 +32,7 @@ PARAMETERS = {"method", "student", "teacher", "ref", "task"}
 def told(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """Configurations of runs that were asked for and are not begun."""
     configs: list[RunConfig] = []
-    monkeypatch.setattr("limbeck.engine.train", lambda config, folder, **own: configs.append(config))
+    monkeypatch.setattr("limbeck.engine.api.train", lambda config, folder, **own: configs.append(config))
     return configs
 
 

@@ -36,7 +36,7 @@ from .config import RunConfig
 from .evaluation import Evaluator
 from .export import Result, Swapped, export
 from .loop import Loop
-from .resume import lost_lines, rebuilt, refuse_changes
+from .resumption import lost_lines, rebuilt, refuse_changes
 from .storage import checkpoint, fingerprint
 from .storage.atomic import read_lines, sync, whole, write_lines
 from .storage.memory import Memory
