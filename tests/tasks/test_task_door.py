@@ -574,7 +574,7 @@ def test_distil_with_data_and_reward_in_memory(tmp_path: Path, capsys: pytest.Ca
     single = lb.task(rows, reward=tidy, prompt="question", test_size=2, name="tidy")
     settings: dict[str, Any] = {"steps": 2, "prompts": 4, "group": 4, "max_tokens": 6, "cpu": True, "eval_size": 4}
     for number, one in enumerate((task, single)):
-        result = lb.distill("grpo", task=one, out=tmp_path / str(number), warmup=0, **settings)
+        result = lb.distill("grpo", "embedded", task=one, out=tmp_path / str(number), warmup=0, **settings)
         assert result.steps == 2
     assert threads == {"limbeck-rewards"}
     metrics = [json.loads(line) for line in (tmp_path / "1" / "metrics.jsonl").read_text().splitlines()]
