@@ -127,7 +127,9 @@ class SampledLoss(Surrogate):
         super().check(signal)
         if not (isinstance(signal, Read) and isinstance(signal.statistic, LogProb)):
             raise LimbeckError(f"{self} compares log-probs at the sampled token: tell it logp(reader), not {signal}.")
-        if signal.reader.key in ("student", "synced(1)") and signal.reader.tau == 1.0:
+        reader = signal.reader
+        itself = reader.weights.in_student and not reader.context and reader.tau == 1.0
+        if itself and reader.kind in ("student", "synced"):  # old and writer differ from the second update on
             raise LimbeckError(
                 f"{self} was given {signal}, the student itself, so there is nothing to learn; name another reader, or "
                 "give it a context that the student does not see: student.given(feedback)."

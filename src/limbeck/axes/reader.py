@@ -1,29 +1,76 @@
-"""Readers: policies in a context, seen at a temperature. A reader can write text, be read, and *be* a target.
+"""Readers: policies in a context and at a temperature. A reader can write text, score it, and be a target.
 
-``weights x context x temperature``. Three clocks of the same weights: ``student`` now · ``old`` at the start of the
-batch, recomputed by the trainer · ``writer`` as reported when the text was written. Frozen roles: ``teacher``, ``ref``,
-``init``, ``other(name)``. Weights that follow the student by rule: ``ema(rate)``, ``synced(every)``; they are state.
+A reader is ``weights x context x temperature``. Its ``kind`` says which policy it is, and its ``weights`` whose
+parameters that policy has:
 
-Only the bare ``student`` is live. A student that sees a context is a detached view, read at the start of the batch.
+* ``student`` is the policy in training as it is now, ``old`` the same policy at the start of the batch, recomputed by
+  the trainer, and ``writer`` the policy that sampled the text, whose log-probs are taken as they were reported;
+* ``teacher``, ``ref``, ``init`` and ``other(name)`` are frozen;
+* ``ema(rate)`` and ``synced(every)`` are copies of the student that move with it; a checkpoint stores them.
+
+Only the bare ``student`` carries gradient. A student that sees a context is a detached view, read at the start of the
+batch.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from enum import Enum
 
-from ..errors import LimbeckError, expect, number, shown
+from ..errors import LimbeckError, expect, nearest, number, shown
 from .context import Context
+
+
+class Weights(Enum):
+    """Whose weights a reader has."""
+
+    STUDENT_NOW = "the student as it is now"
+    STUDENT_BEFORE = "the student at the start of the batch"
+    STUDENT_FOLLOWING = "a copy of the student that moves with it"
+    INITIAL = "the student before training (for ref, unless another model is named)"
+    GIVEN = "a model that the user names"
+
+    @property
+    def of_student(self) -> bool:
+        """Whether they are the student's own, now or earlier; the others are somebody else's."""
+        return self is not Weights.GIVEN
+
+    @property
+    def from_run(self) -> bool:
+        """Whether the run itself has them at every step, so that no model is loaded for them."""
+        return self in (Weights.STUDENT_NOW, Weights.STUDENT_BEFORE, Weights.STUDENT_FOLLOWING)
+
+    @property
+    def in_student(self) -> bool:
+        """Whether the student's own module holds them when a batch begins."""
+        return self in (Weights.STUDENT_NOW, Weights.STUDENT_BEFORE)
+
+
+_WEIGHTS = {
+    "student": Weights.STUDENT_NOW,
+    "old": Weights.STUDENT_BEFORE,
+    "writer": Weights.STUDENT_BEFORE,
+    "synced": Weights.STUDENT_FOLLOWING,
+    "ema": Weights.STUDENT_FOLLOWING,
+    "init": Weights.INITIAL,
+    "ref": Weights.INITIAL,
+    "teacher": Weights.GIVEN,
+    "other": Weights.GIVEN,
+}
+
+KINDS = tuple(_WEIGHTS)
+"""The kinds of readers."""
 
 
 @dataclass(frozen=True)
 class Follow:
-    """How derived weights follow the student's.
+    """The rule by which a copy of the student moves.
 
     Attributes:
         rate: u of ``theta <- (1 - u) theta + u student``; 1 copies.
         every: batches between updates.
-        reset: batches between hard copies; 0: none.
+        reset: batches between hard copies; 0 for none.
     """
 
     rate: float
@@ -36,28 +83,52 @@ class Reader:
     """A policy.
 
     Attributes:
-        role: whose weights.
+        kind: one of ``KINDS``.
         tau: temperature that divides its logits, > 0.
-        context: blocks that only it sees; empty reads the record's own prompt.
-        follow: for weights derived from the student's.
+        context: blocks of text that only it sees; empty reads the record's own prompt.
+        follow: how its weights move, for ``ema`` and ``synced``.
+        name: of the model, for ``other``.
     """
 
-    role: str
+    kind: str
     tau: float = 1.0
     context: tuple[Context, ...] = ()
     follow: Follow | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
-        expect("the name of a reader", self.role, str, "give a text, for instance other('critic')")
+        if self.kind not in KINDS:
+            near = nearest(self.kind, KINDS)
+            raise LimbeckError(f"{shown(self.kind)} is no kind of reader{near}; use other(name) for further models.")
         number(f"the temperature of {self.role}", self.tau, 0)
 
+    @property
+    def weights(self) -> Weights:
+        """Whose weights it has."""
+        if self.kind == "synced" and self.follow == Follow(1.0):
+            return Weights.STUDENT_BEFORE
+        return _WEIGHTS[self.kind]
+
+    @property
+    def role(self) -> str:
+        """The name of its weights: ``teacher``, ``ema(0.05, every 5)``, or the name of an ``other``."""
+        if self.kind == "other":
+            return self.name
+        if self.follow is None:
+            return self.kind
+        if self.kind == "synced":
+            return f"synced({self.follow.every})"
+        every = f", every {self.follow.every}" if self.follow.every > 1 else ""
+        reset = f", reset {self.follow.reset}" if self.follow.reset else ""
+        return f"{self.kind}({self.follow.rate:g}{every}{reset})"
+
     def at(self, tau: float) -> Reader:
-        """The same policy at another temperature: its law is ``softmax(logits / tau)`` wherever it stands.
+        """The same policy at another temperature: its distribution is ``softmax(logits / tau)`` wherever it is used.
 
         If something else has a temperature too (``divergence_loss(row, tau)``, ``sample(reader, tau=...)``), the logits
         are divided by both.
         """
-        if self.role == "writer" and tau != 1.0:
+        if self.kind == "writer" and tau != 1.0:
             raise LimbeckError(
                 f"writer.at({shown(tau)}): the writer's log-probs are taken as they were reported, so they have no "
                 f"other temperature; read old.at({shown(tau)}), which the trainer computes."
@@ -65,11 +136,11 @@ class Reader:
         return replace(self, tau=tau)
 
     def given(self, *context: Context) -> Reader:
-        """The same policy, seeing these contexts behind the student's own prompt."""
+        """The same policy, which sees these contexts behind the student's own prompt."""
         for c in context:
             if not isinstance(c, Context):
                 raise LimbeckError(f"{self.role}.given({c!r}): give contexts such as solution, feedback or hint.")
-        if self.role in ("old", "writer"):
+        if self.kind in ("old", "writer"):
             raise LimbeckError(f"{self.role}.given(...): a context is read with weights; use student.given(...).")
         return replace(self, context=context)
 
@@ -80,18 +151,26 @@ class Reader:
 
     @property
     def key(self) -> str:
-        """One view each: the role and what it sees."""
+        """The name of its view: its role and what it sees."""
         return f"{self.role} given {', '.join(map(str, self.context))}" if self.context else self.role
 
     @property
     def slot(self) -> str:
-        """What ``lb.objective`` calls its carriers: ``teacher``, ``ema``, ``student_given``."""
-        return self.role.partition("(")[0] + ("_given" if self.context else "")
+        """The prefix of its arguments in ``lb.objective``: ``teacher``, ``ema``, ``student_given``."""
+        return (self.name or self.kind) + ("_given" if self.context else "")
 
     @property
     def live(self) -> bool:
         """Whether it is the student as it is now, in its own prompt."""
-        return self.role == "student" and not self.context
+        return self.kind == "student" and not self.context
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether it is the policy in training (student), at the start of the batch (old) or when it wrote (writer).
+
+        Only in its own prompt; it needs no model besides the student, and no pass besides the trainer's own.
+        """
+        return not self.context and any(self.kind == policy.kind for policy in POLICIES)
 
     def __str__(self) -> str:
         name = f"{self.role}({', '.join(map(str, self.context))})" if self.context else self.role
@@ -143,14 +222,24 @@ TargetReader = Reader | Blend
 student, old, writer = Reader("student"), Reader("old"), Reader("writer")
 teacher, ref, init = Reader("teacher"), Reader("ref"), Reader("init")
 
-BUILT_IN = ("student", "old", "writer", "teacher", "ref", "init", "ema", "synced")
+POLICIES = (student, old, writer)
+"""The policy in training: now, at the start of the batch, and when it wrote the text."""
+
+FROZEN = (teacher, ref, init)
+"""Models that do not change during a run and that have a name of their own."""
 
 
 def other(name: str) -> Reader:
     """A further frozen model that the user names."""
-    if name in BUILT_IN:
+    expect("the name of a reader", name, str, "give a text, for instance other('critic')")
+    if name in KINDS:
         raise LimbeckError(f"other({name!r}): that name is a role of its own; choose another.")
-    return Reader(name)
+    return Reader("other", name=name)
+
+
+def by_role(role: str) -> Reader:
+    """The student or a frozen model, by the name under which a run knows it."""
+    return next((r for r in (student, *FROZEN) if r.role == role), None) or other(role)
 
 
 def ema(rate: float, every: int = 1, reset: int = 0) -> Reader:
@@ -159,22 +248,25 @@ def ema(rate: float, every: int = 1, reset: int = 0) -> Reader:
     Args:
         rate: u, between 0 and 1 (SDPO 0.05; TT-OPD's alpha 0.995 is 0.005).
         every: batches between updates.
-        reset: batches between hard copies; 0: none.
+        reset: batches between hard copies; 0 for none.
     """
     if not 0 < rate <= 1 or every < 1 or reset < 0:
         raise LimbeckError(
             f"ema(rate={rate}, every={every}, reset={reset}): the rate lies in (0, 1], every is at least 1 and reset "
             "not negative; use init for weights that never move."
         )
-    tail = (f", every {every}" if every > 1 else "") + (f", reset {reset}" if reset else "")
-    return Reader(f"ema({rate:g}{tail})", follow=Follow(rate, every, reset))
+    return Reader("ema", follow=Follow(rate, every, reset))
 
 
 def synced(every: int = 1) -> Reader:
     """The student's weights as they were at the last multiple of ``every`` batches; 1: at the start of each batch."""
     if every < 1:
         raise LimbeckError(f"synced(every={every}): give at least 1; use init for weights that never move.")
-    return Reader(f"synced({every})", follow=Follow(1.0, every))
+    return Reader("synced", follow=Follow(1.0, every))
+
+
+HELD_BY_STUDENT = frozenset(r.role for r in (student, old, synced()))
+"""Roles whose weights are in the student's own module when a batch begins."""
 
 
 def blend(*parts: tuple[Reader, float], space: str = "prob") -> Blend:

@@ -17,13 +17,10 @@ from .scalar import Scalar, scalar
 
 ONE = scalar(1.0)
 
-OWN = ("student", "init", "ref")
-"""Roles that write in the student's hand: its weights, now or before."""
-
 
 def hand(readers: Sequence[Reader]) -> int:
-    """Who counts as the author of what these readers write together: the student, or a teacher."""
-    return STUDENT if any(r.follow is not None or r.role in OWN for r in readers) else TEACHER
+    """The author of text that these readers write together: the student where any of them has its weights."""
+    return STUDENT if any(r.weights.of_student for r in readers) else TEACHER
 
 
 @dataclass(frozen=True)

@@ -179,15 +179,14 @@ class DivergenceLoss(Surrogate):
                 f"{self} pulls towards a whole distribution and needs a reader such as teacher, not {signal}; for a "
                 "signal per token use policy(...) or sampled(...)."
             )
-        own = all(r.key in ("student", "old", "writer", "synced(1)") and r.tau == 1.0 for r in laws(signal))
-        if own:
+        if all(r.weights.in_student and not r.context and r.tau == 1.0 for r in laws(signal)):
             raise LimbeckError(
                 f"{self} was given {signal}, the student itself, so its gradient is zero; name another reader, such as "
                 "teacher, ref or init, or give it a context it does not see: student.given(feedback)."
             )
-        clocks = [r for r in laws(signal) if r.key in ("student", "old", "writer")]
-        if clocks or (isinstance(signal, Blend) and self.support is not None and self.support.by == "target"):
-            what = f"{clocks[0]}, which is live" if clocks else "a blend, which has no top-k of its own"
+        policies = [r for r in laws(signal) if r.is_policy]
+        if policies or (isinstance(signal, Blend) and self.support is not None and self.support.by == "target"):
+            what = f"{policies[0]}, which is live" if policies else "a blend, which has no top-k of its own"
             raise LimbeckError(f"{self} was given {what}; use readers with weights of their own, and their full rows.")
 
     def loss(self, live: Sequence[Tensor], signal: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:

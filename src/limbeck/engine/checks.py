@@ -11,7 +11,6 @@ from ..axes.leaves import Column, Tagged
 from ..axes.reader import Reader
 from ..axes.source import Data, Resample, Sample
 from ..errors import LimbeckError, nearest
-from ..space.abilities import CLOCKS, DERIVED
 from ..space.group_size import refuse_lone
 from ..space.method import Method
 from ..space.registry import REGISTRY
@@ -171,8 +170,8 @@ def _check_evidence(name: str, method: Method, task: Task) -> None:
 def _reader_of(context: Context, method: Method) -> str:
     """Who sees a context, in words: whom a loss compares the student with is its teacher, also the student itself."""
     trained = {c for part in method.sources_within if isinstance(part, Recast) for c in part.given}
-    writers = {r.role for source in method.sources.values() for r, _ in source.needs if context in r.context}
-    own = any(role.partition("(")[0] in (*DERIVED, "old", "init", "ref") for role in writers)
+    writers = {r for source in method.sources.values() for r, _ in source.needs if context in r.context}
+    own = any(reader.weights.of_student for reader in writers)
     return "its student" if context in trained or own else "its teacher"
 
 
@@ -329,7 +328,7 @@ def _targets(term: Term, method: Method) -> list[Reader]:
     columns = {node.name for v in term.exprs for node in v.walk() if isinstance(node, Column)}
     kept = [part.score for part in method.sources_within if isinstance(part, Once)]
     heard = [reader for reader in kept if reader is not None and stored(reader) in columns]
-    return [reader for reader, _ in term.needs if reader.key not in CLOCKS] + heard
+    return [reader for reader, _ in term.needs if not reader.is_policy] + heard
 
 
 def _silent(term: Term, same: set[str], method: Method) -> bool:
@@ -340,5 +339,5 @@ def _silent(term: Term, same: set[str], method: Method) -> bool:
 
 
 def _shows_nothing(reader: Reader, same: set[str]) -> bool:
-    own = reader.role in same or reader.role.partition("(")[0] in DERIVED
+    own = reader.role in same or reader.weights.from_run
     return own and reader.tau == 1 and not any(context.block for context in reader.context)

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from ..axes.reader import old, student, writer
 from ..errors import LimbeckError, expect
-
-CLOCKS = frozenset({student.role, old.role, writer.role})
-"""Views that are the student itself at some time, in its own prompt."""
-
-DERIVED = ("student", "ema", "synced")
-"""Roles whose weights come from the student, so nobody has to give them."""
 
 CARRIERS: dict[str, frozenset[str]] = {
     "text": frozenset({"text"}),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..axes.choice import Running
 from ..axes.context import Context
 from ..axes.derived_source import Once
-from ..axes.reader import Reader, old
+from ..axes.reader import Reader, Weights, old
 from ..axes.signal import everywhere
 from ..axes.source import Source
 from ..axes.surrogate import DivergenceLoss
@@ -85,8 +85,8 @@ def _weights(method: Method) -> list[str]:
 
 
 def _rule(reader: Reader) -> str:
-    if reader.role in ("init", "ref"):
-        return "a copy of the student before training" + (", unless another is named" if reader.role == "ref" else "")
+    if reader.weights is Weights.INITIAL:
+        return "a copy of the student before training" + (", unless another is named" if reader.kind == "ref" else "")
     follow = reader.follow
     if follow is None:
         return ""

@@ -14,12 +14,12 @@ from ..axes.context import Context
 from ..axes.curriculum import Curriculum, prompts
 from ..axes.expression import Need
 from ..axes.levels import Level
-from ..axes.reader import Reader, old, student, writer
+from ..axes.reader import Reader, by_role, old, student, writer
 from ..axes.reduction import Reduction, token_mean
 from ..axes.scalar import Controller, Scalar, within
 from ..axes.source import Sample, Source
 from ..errors import LimbeckError, expect, nearest
-from .abilities import CLOCKS, DERIVED, refuse_absent, refuse_unserved
+from .abilities import refuse_absent, refuse_unserved
 from .term import REDUCTION, Sum, Term, as_sum
 
 
@@ -71,25 +71,29 @@ class Method:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """(reader, ability) of everything but the student's own clocks."""
+        """(reader, ability) of every model but the policy in training (``student``, ``old``, ``writer``)."""
         read = frozenset(need for _, term in self.parts for need in term.needs)
         written = frozenset(need for source in self.sources.values() for need in source.needs)
-        asked = frozenset((Reader(ask.by), "text") for c in self.contexts for ask in c.questions)
-        return frozenset((r, a) for r, a in read | written | asked if r.key not in CLOCKS)
+        asked = frozenset((by_role(ask.by), "text") for c in self.contexts for ask in c.questions)
+        return frozenset((r, a) for r, a in read | written | asked if not r.is_policy)
 
     @property
     def roles(self) -> dict[str, frozenset[str]]:
-        """Abilities asked of each role besides the student's own clocks."""
+        """Abilities asked of each role but the policy in training."""
         roles: dict[str, set[str]] = {}
         for reader, ability in self.needs:
             roles.setdefault(reader.role, set()).add(ability)
         return {role: frozenset(abilities) for role, abilities in sorted(roles.items())}
 
     @property
+    def teachers(self) -> tuple[str, ...]:
+        """Roles whose weights are not the student's: ``teacher`` and the ``others``."""
+        return tuple(sorted({r.role for r, _ in self.needs if not r.weights.of_student}))
+
+    @property
     def others(self) -> tuple[str, ...]:
-        """Roles beyond the usual ones, whose models somebody has to name."""
-        usual = {"student", "teacher", "ref", "init", *DERIVED}
-        return tuple(role for role in self.roles if role.partition("(")[0] not in usual)
+        """Names of further models (``other(name)``), which the user has to give."""
+        return tuple(sorted({r.role for r, _ in self.needs if r.kind == "other"}))
 
     @property
     def views(self) -> dict[Reader, frozenset[str]]:
@@ -146,7 +150,7 @@ class Method:
 
         ``teacher``, ``ema``, ``student_given``; where two views would share a name, their contexts tell them apart.
         """
-        views = [r for r in self.views if r.key not in CLOCKS or (r == old and "dense" in self.views[r])]
+        views = [r for r in self.views if not r.is_policy or (r == old and "dense" in self.views[r])]
         short = [r.slot for r in views]
         return {r.slot if short.count(r.slot) == 1 else "_".join([r.slot, *map(str, r.context)]): r for r in views}
 
@@ -159,7 +163,8 @@ class Method:
         Raises:
             LimbeckError: naming the role, what the method reads from it and the remedy.
         """
-        needed = {r: asked for r, asked in self.roles.items() if r in served or r.partition("(")[0] not in DERIVED}
+        given = {r.role for r, _ in self.needs if not r.weights.from_run}
+        needed = {role: asked for role, asked in self.roles.items() if role in served or role in given}
         refuse_absent(self.name, self.roles, [role for role in needed if role not in served])
         for role, asked in needed.items():
             refuse_unserved(self.name, role, asked, served[role])
@@ -225,7 +230,7 @@ class Method:
                     f"{term} reads 'label', but its source ({'; '.join(map(str, read))}) has no preferences; "
                     "use pairs()."
                 )
-        if any(r.role == writer.role for r, _ in term.needs) and not any(s.sampled for s in read):
+        if any(r.kind == writer.kind for r, _ in term.needs) and not any(s.sampled for s in read):
             raise LimbeckError(
                 f"{term} takes a ratio to the writer, but its source ({'; '.join(map(str, read))}) has no writer "
                 "log-probs; use sample(...), or read old."

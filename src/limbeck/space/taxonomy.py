@@ -53,9 +53,6 @@ AXES: dict[str, tuple[str, ...]] = {
 }
 """The axes and their values, in the survey's order."""
 
-OWN = frozenset({"student", "old", "writer", "init", "ref", "ema", "synced"})
-"""Roles that are the student's own weights."""
-
 OUTCOMES = frozenset({"reward", "correct", "label"})
 """Record fields that judge."""
 
@@ -96,19 +93,24 @@ def feedback(method: Method) -> tuple[str, ...]:
         f for v in _choices(method) for f in v.fields
     }
     found = {
-        "logit-based": any(_outside(r) for r in read),
+        "logit-based": any(not r.weights.of_student for r in read),
         "outcome-based": bool(fields & OUTCOMES),
-        "self-play": any(not _outside(r) and r.context for r in read) or any(map(_own_text, _sources(method))),
+        "self-play": any(r.weights.of_student and r.context for r in read) or any(map(_own_text, _sources(method))),
     }
     return tuple(name for name, holds in found.items() if holds) or ("none",)
 
 
 def access(method: Method) -> str:
     """What a teacher has to serve."""
-    asked = {ability for reader, ability in method.needs if _outside(reader)}
+    asked = asked_of_teachers(method)
     if not asked:
         return "teacher-free"
     return "white-box" if asked & WHITE else "black-box"
+
+
+def asked_of_teachers(method: Method) -> set[str]:
+    """Abilities that the method asks of readers whose weights are not the student's."""
+    return {ability for reader, ability in method.needs if not reader.weights.of_student}
 
 
 def granularity(method: Method) -> str:
@@ -124,11 +126,6 @@ def judged(method: Method) -> bool:
     shown = {name for context in method.contexts for name in context.reads}
     chosen = {f for v in _choices(method) for f in v.fields}
     return bool((method.fields | chosen | shown) & {"reward", "correct", "sibling", "feedback"})
-
-
-def _outside(reader: Reader) -> bool:
-    """Whether the weights are somebody else's."""
-    return reader.role.partition("(")[0] not in OWN
 
 
 def _sources(method: Method) -> Iterable[Source]:
@@ -167,7 +164,7 @@ def _anchor(term: Term, method: Method) -> bool:
     """Whether it only holds the student to its own weights in its own prompt."""
     read = _readers(term, method)
     judged = any(v.fields & OUTCOMES for v in term.exprs)
-    return bool(read) and not judged and not any(_outside(r) or r.context for r in read)
+    return bool(read) and not judged and all(r.weights.of_student and not r.context for r in read)
 
 
 def _grains(term: Term) -> set[str]:

@@ -29,7 +29,7 @@ from .writer import Groups, RolloutWriter, judge, kept
 
 def evaluate(v: Expr, record: Rollout, desk: Desk, step: int, level: Level) -> Tensor:
     """An expression on a record that has just been written, one value a unit of ``level``; its readers are read now."""
-    keys = {(reader.at(1.0), ability) for reader, ability in v.needs if reader.key != "writer"}
+    keys = {(reader.at(1.0), ability) for reader, ability in v.needs if reader.kind != "writer"}
     lens, views = ContextViews(record, desk), dict[str, Any]()
     for reader, _ in sorted(keys, key=lambda need: need[0].key):
         abilities = frozenset(a for r, a in keys if r == reader)
