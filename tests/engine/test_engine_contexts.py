@@ -348,7 +348,7 @@ def test_a_heated_writer_writes_and_reports_at_its_temperature(shelf: Shelf, out
             def at(heat: float, rows: Tensor = rows, tokens: Tensor = tokens) -> Tensor:
                 return (rows[:, :VOCABULARY] / heat).log_softmax(-1).gather(1, tokens).squeeze(1)
 
-            torch.testing.assert_close(record.writer_logp_N[mine], at(tau), rtol=1e-3, atol=1e-3, msg=name)
+            torch.testing.assert_close(record.rollout_logp_N[mine], at(tau), rtol=1e-3, atol=1e-3, msg=name)
             if name == "once":
                 kept = record.columns_N[stored(teacher.at(3.0))][mine]
                 torch.testing.assert_close(kept, at(3.0), rtol=1e-3, atol=1e-3)

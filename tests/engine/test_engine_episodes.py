@@ -39,7 +39,7 @@ def test_an_episode_is_turns_of_scored_tokens_with_unscored_ones_between(shelf: 
     assert record.n_turns == 3 * record.n_sequences
     assert record.seq_U.tolist() == [b for b in range(4) for _ in range(3)]
     assert bool((record.author_N == STUDENT).all())
-    assert bool(torch.isfinite(record.writer_logp_N).all())
+    assert bool(torch.isfinite(record.rollout_logp_N).all())
     assert bool(torch.isfinite(record.reward_U).all())
     policy = p.desk.policies["student"]
     for b in range(record.n_sequences):

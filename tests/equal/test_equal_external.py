@@ -48,6 +48,7 @@ from limbeck.axes import (
     token_mean,
     top,
 )
+from limbeck.loss.scores import Batch
 from limbeck.math.divergence import rkl
 from limbeck.math.statistic import Support
 from limbeck.space.method import Method
@@ -259,7 +260,7 @@ def test_5_tokens_are_drawn_in_proportion_to_their_entropy() -> None:
     probe = Method(sample(student), Term(teacher, divergence_loss(rkl), one))
     _, told, _ = c.prepared(probe)
     count, draws = torch.zeros_like(h), 1500
-    batch = lb.batch.Batch(told.record, told.scores)
+    batch = Batch(told.record, told.scores)
     for step in range(draws):
         batch.step = step
         count += one.evaluate(batch)
@@ -417,9 +418,9 @@ def test_vi_07_at_the_start_lightning_is_online_opd() -> None:
 
 
 def test_8_lightning_never_looks_at_who_wrote() -> None:
-    """Card 8: importance weight 1; neither old nor writer is read, and no teacher either."""
+    """Card 8: importance weight 1; neither old nor behavior is read, and no teacher either."""
     c = stored_at(case(True))
-    other = changed(c, old_logp=c.given["old_logp"] - 1, writer_logp=c.given["writer_logp"] + 1)
+    other = changed(c, old_logp=c.given["old_logp"] - 1, rollout_logp=c.given["rollout_logp"] + 1)
     identical(c.value_and_grad(m.lightning_opd()), other.value_and_grad(m.lightning_opd()))
     assert m.lightning_opd().views.keys() == {student}
     assert m.lightning_opd().roles == {"init": {"text"}, "teacher": {"sampled"}}

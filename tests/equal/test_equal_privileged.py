@@ -263,10 +263,10 @@ def test_15_frozen_with_the_solution_it_is_opsds_script() -> None:
 
 
 def test_15_the_weight_is_capped_on_both_sides() -> None:
-    """Card 15: omega = min(pi / pi_old, 2) times the writer's, detached."""
+    """Card 15: omega = min(pi / pi_old, 2) times the behaviour policy's, detached."""
     c = told_everything(case(True))
     rho = c.rows((spoken(c, "student") - c.given["old_logp"]).exp().clamp(max=1.1))
-    rho = rho * c.rows((c.given["old_logp"] - c.given["writer_logp"]).exp().clamp(max=1.1))
+    rho = rho * c.rows((c.given["old_logp"] - c.given["rollout_logp"]).exp().clamp(max=1.1))
     q, p = laws(c, "student"), laws(c, "ema_given")
     equal(c.loss(m.sdpo(divergence="rkl", top_k=None, is_cap=1.1)).detach(), (rho * kl(q, p)).mean())
     assert (rho < 1.1).any()
@@ -348,7 +348,7 @@ def test_16_all_wrong_is_weighed_sdpo() -> None:
     w = (-2.0 * -(p * p.log()).sum(-1)).exp()
     method = m.srpo(beta=2)
     rho = c.rows((spoken(c, "student") - c.given["old_logp"]).exp().clamp(max=2.0))
-    rho = rho * c.rows((c.given["old_logp"] - c.given["writer_logp"]).exp().clamp(max=2.0))
+    rho = rho * c.rows((c.given["old_logp"] - c.given["rollout_logp"]).exp().clamp(max=2.0))
     q = laws(c, "student")
     mid = (p + q) / 2
     jsd = 0.5 * kl(p, mid) + 0.5 * kl(q, mid)

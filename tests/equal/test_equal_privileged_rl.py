@@ -86,7 +86,7 @@ def test_19_the_ratio_is_of_the_whole_sequence() -> None:
     """Card 19: pi^S(o|s) / sg pi^T(o|s, I), the formula's trajectory level; the writer saw I."""
     c = case(True)
     method = m.pi_distill(alpha=0, beta=0)
-    gap = (c.given["old_logp"] - c.given["writer_logp"]) * c.mask
+    gap = (c.given["old_logp"] - c.given["rollout_logp"]) * c.mask
     ratio = gap.sum(-1).exp()
     adv = prepared(c, Method(sample(student, 8), GRPO), A)
     got = c.loss(method, **sources(c, method, "plain")).detach()
@@ -98,7 +98,7 @@ def test_19_the_kl_of_the_hinted_to_the_plain_is_u_minus_log_u_minus_one() -> No
     """Card 19: KL(sg T || S) on text that T wrote; half the loss form of chi-square."""
     c = judged(case(True))
     method = m.pi_distill(alpha=0, beta=0.5)
-    log_u = c.rows(spoken(c, "student") - c.given["writer_logp"])
+    log_u = c.rows(spoken(c, "student") - c.given["rollout_logp"])
     got = c.loss(method, **sources(c, method, "plain")).detach()
     equal(got, 0.5 * (log_u.exp() - log_u - 1).mean())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import limbeck
-from limbeck.axes import ema, init, old, other, ref, sample, solution, student, synced, teacher, writer
+from limbeck.axes import behavior, ema, init, old, other, ref, sample, solution, student, synced, teacher
 from limbeck.axes.reader import FROZEN, HELD_BY_STUDENT, KINDS, POLICIES, Follow, Reader, Weights, by_role
 from limbeck.axes.source import hand
 from limbeck.errors import LimbeckError
@@ -21,7 +21,7 @@ READERS: dict[str, tuple[Reader, str, Weights]] = {
     "student": (student, "student", Weights.STUDENT_NOW),
     "student in a context": (student.given(solution), "student_given", Weights.STUDENT_NOW),
     "old": (old, "old", Weights.STUDENT_BEFORE),
-    "writer": (writer, "writer", Weights.STUDENT_BEFORE),
+    "behavior": (behavior, "behavior", Weights.STUDENT_BEFORE),
     "synced at every batch": (synced(), "synced", Weights.STUDENT_BEFORE),
     "synced at every other": (synced(2), "synced", Weights.STUDENT_FOLLOWING),
     "ema": (ema(0.05), "ema", Weights.STUDENT_FOLLOWING),
@@ -59,7 +59,7 @@ def test_sets_of_weights_follow_from_the_enum() -> None:
     """Whose they are, who holds them, and whether a model has to be loaded for them."""
     assert [w for w in Weights if not w.of_student] == [Weights.GIVEN]
     assert [w for w in Weights if not w.from_run] == [Weights.INITIAL, Weights.GIVEN]
-    assert {reader.role for reader, _, w in READERS.values() if w.in_student} - {"writer"} == HELD_BY_STUDENT
+    assert {reader.role for reader, _, w in READERS.values() if w.in_student} - {"behavior"} == HELD_BY_STUDENT
 
 
 def test_the_student_in_a_context_is_another_policy() -> None:

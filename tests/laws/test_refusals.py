@@ -14,6 +14,7 @@ from limbeck.axes import (
     all_right,
     all_wrong,
     anneal,
+    behavior,
     blend,
     clip,
     contrast,
@@ -46,7 +47,6 @@ from limbeck.axes import (
     teacher,
     to_go,
     token_mean,
-    writer,
 )
 from limbeck.axes.reduction import as_reduction
 from limbeck.axes.scalar import scalar
@@ -92,12 +92,12 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
         r"reads 'label'.*no preferences.*pairs\(\)",
     ),
     "ratio to nobody": (
-        lambda: Method(data(), Term(log_ratio(teacher, writer), reinforce)),
-        "ratio to the writer.*no writer.*sample.*old",
+        lambda: Method(data(), Term(log_ratio(teacher, behavior), reinforce)),
+        "reads behavior, but its source.*no log-probs.*sample.*old",
     ),
     "weight by nobody": (
-        lambda: Method(data(), Term(teacher, divergence_loss(rkl), weight=importance(student, writer))),
-        "ratio to the writer",
+        lambda: Method(data(), Term(teacher, divergence_loss(rkl), weight=importance(student, behavior))),
+        "reads behavior",
     ),
     "unknown source": (
         lambda: Method({"roll": S, "lm": data()}, Term(everywhere, reinforce, on("rol"))),
@@ -269,7 +269,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "reward NaN": (grpo(reward=R.clone().fill_(torch.nan)), "reward is nan at sequence 0.*finite"),
     "old logits for old_logp": (grpo(old_logp=C.logits), "old_logp has shape"),
     "old_logp of others": (grpo(old_logp=OLD[:, 1:]), "old_logp has shape"),
-    "writer_logp of others": (call(m.opd(), teacher_logits=TEACHER, writer_logp=OLD[1:]), "writer_logp has shape"),
+    "rollout_logp of others": (call(m.opd(), teacher_logits=TEACHER, rollout_logp=OLD[1:]), "rollout_logp has shape"),
     "group of others": (grpo(group=torch.zeros(3)), "group has shape.*8 sequences"),
     "no correctness": (
         call(Method(S, Term(logp(teacher), sampled("k2"), where=~correct)), teacher_logits=TEACHER),

@@ -285,7 +285,7 @@ def test_masked_tokens_touch_nothing(m: Method, off_policy: bool) -> None:
 @EVERY
 @CLOCKS
 def test_gradient_enters_nobody_but_the_student(m: Method, off_policy: bool) -> None:
-    """rl.md shared test 6: teacher, reference, old, writer, rewards, labels and columns are detached."""
+    """rl.md shared test 6: teacher, reference, old, behavior, rewards, labels and columns are detached."""
     case = make(off_policy=off_policy)
     leaves = {k: v.clone().requires_grad_() for k, v in case.given.items() if v.is_floating_point()}
     changed(case, logits=case.logits.requires_grad_(), **leaves).loss(m).backward()
@@ -414,11 +414,11 @@ def test_doubles_stay_double_without_a_reward() -> None:
 
 @CLOCKS
 def test_what_nobody_wrote_has_no_writer(off_policy: bool) -> None:
-    """SPACE section 2: ``writer_logp`` is NaN for data. MiniLLM's language-modelling rows leave it alone."""
+    """SPACE section 2: ``rollout_logp`` is NaN for data. MiniLLM's language-modelling rows leave it alone."""
     case, m = make(off_policy=off_policy), lb.methods.minillm()
     data = torch.tensor([s == "lm" for s in case.arguments(m)["source"]])
-    unknown = case.given["writer_logp"].masked_fill(data[:, None], torch.nan)
-    value, grad = changed(case, writer_logp=unknown).value_and_grad(m)
+    unknown = case.given["rollout_logp"].masked_fill(data[:, None], torch.nan)
+    value, grad = changed(case, rollout_logp=unknown).value_and_grad(m)
     want, want_grad = case.value_and_grad(m)
     same(value, want)
     same(grad, want_grad)

@@ -11,6 +11,7 @@ from torch import Tensor
 import limbeck as lb
 from limbeck.axes import (
     Support,
+    behavior,
     blend,
     contrast,
     divergence,
@@ -33,7 +34,6 @@ from limbeck.axes import (
     teacher,
     token_mean,
     token_sum,
-    writer,
 )
 from limbeck.axes.derived_source import refine
 from limbeck.axes.reader import Blend, Reader, TargetReader, synced
@@ -196,8 +196,8 @@ def test_a_law_of_ones_own_at_another_temperature_is_a_target_that_can_be_learnt
 
 
 def test_a_temperature_without_a_meaning_is_refused_in_one_sentence() -> None:
-    with pytest.raises(LimbeckError, match=r"writer\.at\(2\.0\).*read old\.at"):
-        writer.at(2.0)
+    with pytest.raises(LimbeckError, match=r"behavior\.at\(2\.0\).*read old\.at"):
+        behavior.at(2.0)
     method = Method(sample(), Term(teacher.at(HOT), divergence_loss("fkl", top_k=2)), token_mean)
     top = P.log_softmax(-1).topk(2)
     with pytest.raises(LimbeckError, match="teacher"):

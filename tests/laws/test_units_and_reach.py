@@ -14,6 +14,7 @@ from torch import Tensor
 import limbeck as lb
 import limbeck.functional.objective
 from limbeck.axes import (
+    behavior,
     column,
     correct,
     divergence_advantage,
@@ -32,7 +33,6 @@ from limbeck.axes import (
     teacher,
     token_mean,
     token_sum,
-    writer,
 )
 from limbeck.axes.choice import Cohort
 from limbeck.axes.expression import Expr
@@ -191,9 +191,9 @@ def test_exp_and_log_undo_each_other_far_beyond_twenty() -> None:
 
 
 def test_ratios_of_laws_keep_their_bound() -> None:
-    for v in (importance(writer, old), ratio_of(logp(writer) - logp(old))):
+    for v in (importance(behavior, old), ratio_of(logp(behavior) - logp(old))):
         method = Method(sample(n=3), Term(v, reinforce), token_sum)
-        out = lb.objective(method)(student_logp=LOGP, old_logp=LOGP - 50, writer_logp=LOGP, reward=REWARD)
+        out = lb.objective(method)(student_logp=LOGP, old_logp=LOGP - 50, rollout_logp=LOGP, reward=REWARD)
         assert float(out.loss) == pytest.approx(float(-(math.exp(20) * LOGP).sum()))
 
 

@@ -13,6 +13,7 @@ import limbeck as lb
 from limbeck.axes import (
     Expr,
     anneal,
+    behavior,
     blend,
     budget,
     cispo,
@@ -48,7 +49,6 @@ from limbeck.axes import (
     to_go,
     token_mean,
     where,
-    writer,
 )
 from limbeck.axes.reduction import as_reduction
 from limbeck.axes.scalar import Constant, scalar
@@ -97,7 +97,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "dual nan": (lambda: clip(0.2, dual=nan), "dual of clip is nan"),
     "cap": (lambda: clip(0.2, cap=0.5), "cap of clip is 0.5; give a finite number above 1"),
     "grpo clip": (lambda: m.grpo(clip_range=nan), "grpo: clip_range is nan"),
-    "base of clip": (lambda: clip(0.2, base=wrong(writer)), r"base of policy is .*give log-probs"),
+    "base of clip": (lambda: clip(0.2, base=wrong(behavior)), r"base of policy is .*give log-probs"),
     "jsd nan": (lambda: as_divergence("jsd(nan)"), "beta of jsd is nan"),
     "jsd text": (lambda: jsd(wrong("x")), "beta of jsd is 'x'"),
     "alpha nan": (lambda: as_divergence("alpha(nan)"), r"alpha of alpha\(...\) is nan"),
@@ -124,9 +124,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "role": (lambda: other(wrong(3)), "name of a reader is 3"),
     "blend weight": (lambda: blend((student, nan), (teacher, 0.2)), "weight of student is nan"),
     "blend reader": (lambda: blend((wrong("student"), 1.0)), "a reader of blend is 'student'"),
-    "blend bare": (lambda: blend(wrong(student)), "a part of blend is Reader"),
+    "blend bare": (lambda: blend(wrong(student)), "a part of blend is a Reader; give"),
     "discount text": (lambda: to_go(log_ratio(teacher), wrong("1")), r"to_go\(gamma='1'\)"),
-    "to go of a reader": (lambda: to_go(wrong(teacher), 1.0), "what to_go sums is Reader"),
+    "to go of a reader": (lambda: to_go(wrong(teacher), 1.0), "what to_go sums is a Reader; give"),
     "sample n": (lambda: sample(n=wrong(1.5)), "n of sample is 1.5; give a whole number"),
     "sample tau": (lambda: sample(tau=math.inf), "tau of sample is inf"),
     "sample tokens": (lambda: sample(max_tokens=0), "max_tokens of sample is 0"),

@@ -39,7 +39,7 @@ from .derived_source import once, patch, recast, refine, select, stored
 from .expression import Expr, expr
 from .policy_gradient import cispo, clip, policy, ratio, reinforce, sampled
 from .preference import contrast, logistic
-from .reader import blend, ema, init, old, other, ref, student, synced, teacher, writer
+from .reader import behavior, blend, ema, init, old, other, ref, student, synced, teacher
 from .reduction import (
     budget,
     fixed,
@@ -102,6 +102,7 @@ __all__ = [
     "all_right",
     "all_wrong",
     "anneal",
+    "behavior",
     "blend",
     "budget",
     "by",
@@ -194,5 +195,4 @@ __all__ = [
     "turn_mean",
     "verdict_phrase",
     "where",
-    "writer",
 ]

@@ -52,7 +52,7 @@ class Policy(Surrogate):
             raise LimbeckError(f"policy({self.kind!r}): unknown kind{nearest(self.kind, _KINDS)}; use one of {known}.")
         if self.pool not in ("token", "sequence"):
             raise LimbeckError(f"policy(pool={self.pool!r}): a ratio is pooled per token or per sequence.")
-        expect("base of policy", self.against, Expr, "give log-probs, for instance logp(writer)")
+        expect("base of policy", self.against, Expr, "give log-probs, for instance logp(behavior)")
         for name in ("lo", "hi"):  # infinite: no bound on that side
             number(f"{name} of {self.kind} (the range is 1 - lo to 1 + hi)", getattr(self, name), 0, ends=True)
         for name in ("dual", "cap"):
@@ -129,7 +129,7 @@ class SampledLoss(Surrogate):
             raise LimbeckError(f"{self} compares log-probs at the sampled token: tell it logp(reader), not {signal}.")
         reader = signal.reader
         itself = reader.weights.in_student and not reader.context and reader.tau == 1.0
-        if itself and reader.kind in ("student", "synced"):  # old and writer differ from the second update on
+        if itself and reader.kind in ("student", "synced"):  # old and behavior differ from the second update on
             raise LimbeckError(
                 f"{self} was given {signal}, the student itself, so there is nothing to learn; name another reader, or "
                 "give it a context that the student does not see: student.given(feedback)."

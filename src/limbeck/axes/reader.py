@@ -4,7 +4,7 @@ A reader is ``weights x context x temperature``. Its ``kind`` says which policy 
 parameters that policy has:
 
 * ``student`` is the policy in training as it is now, ``old`` the same policy at the start of the batch, recomputed by
-  the trainer, and ``writer`` the policy that sampled the text, whose log-probs are taken as they were reported;
+  the trainer, and ``behavior`` the policy that wrote the text, whose log-probs are taken as they were reported;
 * ``teacher``, ``ref``, ``init`` and ``other(name)`` are frozen;
 * ``ema(rate)`` and ``synced(every)`` are copies of the student that move with it; a checkpoint stores them.
 
@@ -50,7 +50,7 @@ class Weights(Enum):
 _WEIGHTS = {
     "student": Weights.STUDENT_NOW,
     "old": Weights.STUDENT_BEFORE,
-    "writer": Weights.STUDENT_BEFORE,
+    "behavior": Weights.STUDENT_BEFORE,
     "synced": Weights.STUDENT_FOLLOWING,
     "ema": Weights.STUDENT_FOLLOWING,
     "init": Weights.INITIAL,
@@ -128,9 +128,9 @@ class Reader:
         If something else has a temperature too (``divergence_loss(row, tau)``, ``sample(reader, tau=...)``), the logits
         are divided by both.
         """
-        if self.kind == "writer" and tau != 1.0:
+        if self.kind == "behavior" and tau != 1.0:
             raise LimbeckError(
-                f"writer.at({shown(tau)}): the writer's log-probs are taken as they were reported, so they have no "
+                f"behavior.at({shown(tau)}): its log-probs are taken as they were reported, so they have no "
                 f"other temperature; read old.at({shown(tau)}), which the trainer computes."
             )
         return replace(self, tau=tau)
@@ -140,7 +140,7 @@ class Reader:
         for c in context:
             if not isinstance(c, Context):
                 raise LimbeckError(f"{self.role}.given({c!r}): give contexts such as solution, feedback or hint.")
-        if self.kind in ("old", "writer"):
+        if self.kind in ("old", "behavior"):
             raise LimbeckError(f"{self.role}.given(...): a context is read with weights; use student.given(...).")
         return replace(self, context=context)
 
@@ -166,7 +166,7 @@ class Reader:
 
     @property
     def is_policy(self) -> bool:
-        """Whether it is the policy in training (student), at the start of the batch (old) or when it wrote (writer).
+        """Whether it is the policy in training (student), at the start of the batch (old) or when it wrote (behavior).
 
         Only in its own prompt; it needs no model besides the student, and no pass besides the trainer's own.
         """
@@ -219,10 +219,10 @@ class Blend:
 TargetReader = Reader | Blend
 """What a full-vocabulary loss can pull towards."""
 
-student, old, writer = Reader("student"), Reader("old"), Reader("writer")
+student, old, behavior = Reader("student"), Reader("old"), Reader("behavior")
 teacher, ref, init = Reader("teacher"), Reader("ref"), Reader("init")
 
-POLICIES = (student, old, writer)
+POLICIES = (student, old, behavior)
 """The policy in training: now, at the start of the batch, and when it wrote the text."""
 
 FROZEN = (teacher, ref, init)

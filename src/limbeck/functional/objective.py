@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..axes.levels import Level
-from ..axes.reader import old, student, writer
+from ..axes.reader import behavior, old, student
 from ..axes.scalar import move
 from ..axes.surrogate import Question
 from ..errors import whole
@@ -80,7 +80,7 @@ class Objective:
         student_head: Tensor | Head | None = None,
         student_logp: Tensor | None = None,
         old_logp: Tensor | None = None,
-        writer_logp: Tensor | None = None,
+        rollout_logp: Tensor | None = None,
         reward: Tensor | None = None,
         correct: Tensor | None = None,
         truncated: Tensor | None = None,
@@ -111,7 +111,7 @@ class Objective:
             mask: ``[B, T]``, non-zero where a token counts; default everywhere. What it hides is never touched.
             old_logp: ``[B, T]`` the student at the start of the batch; left out, the batch is on-policy and it is the
                 student itself, detached.
-            writer_logp: ``[B, T]`` as reported when written; left out, ``old_logp``, else the student itself.
+            rollout_logp: ``[B, T]`` as reported when written; left out, ``old_logp``, else the student itself.
             reward, correct, truncated, label: ``[B]``; ``correct`` defaults to ``reward > 0``. The labels of a group
                 say what is preferred in it, 1 and 0 for a pair: they sum to 1 and are not all equal.
             group: ``[B]`` group of each sequence, equal numbers together; default one group (pairs: consecutive twos).
@@ -153,8 +153,8 @@ class Objective:
         refuse_missing(self.method, fields)
         carriers = read_carriers(readers, shape, self.method, live)
         refuse_vocabulary({student.key: live, **carriers}, rows.pick(tokens))
-        clocks = {name: read_logp(name, x, shape, live) for name, x in (("old_logp", old_logp), (WROTE, writer_logp))}
-        wrote = clocks[WROTE] if writer_logp is not None else clocks["old_logp"]
+        clocks = {name: read_logp(name, x, shape, live) for name, x in (("old_logp", old_logp), (WROTE, rollout_logp))}
+        wrote = clocks[WROTE] if rollout_logp is not None else clocks["old_logp"]
         record = rows.record(
             tokens,
             fields,
@@ -229,6 +229,6 @@ def _own_clocks(
     now = {old.role: View(detached(live))}
     if method.reads(old.role) and old.role not in scores:
         scores = {**scores, **now}
-    if method.reads(writer.role) and not written:
-        record = replace(record, writer_logp_N=Batch(record, now).read(old, LogProb(), None))
+    if method.reads(behavior.role) and not written:
+        record = replace(record, rollout_logp_N=Batch(record, now).read(old, LogProb(), None))
     return record, scores

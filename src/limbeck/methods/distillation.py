@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..axes import (
     Scalar,
+    behavior,
     blend,
     clip,
     data,
@@ -23,7 +24,6 @@ from ..axes import (
     to_go,
     token_mean,
     token_sum,
-    writer,
 )
 from ..errors import number
 from ..math.divergence import Divergence, as_divergence, fkl, jsd, rkl, soft_ce
@@ -137,8 +137,8 @@ def minillm(
     number("minillm: reward_clip", reward_clip, 0)
     r = (log_ratio(teacher) / reward_scale).clip(-reward_clip, reward_clip)
     returns = standardise(to_go(r, gamma, mean=True), "batch", where=on("roll"))
-    weight = importance(student, writer)
-    roll = Term(returns, clip(clip_range, base=logp(writer)), on("roll"))
+    weight = importance(student, behavior)
+    roll = Term(returns, clip(clip_range, base=logp(behavior)), on("roll"))
     single = Term(teacher, divergence_loss(rkl), on("roll"), weight)
     lm = 0.5 * Term(everywhere, reinforce, on("lm")) + 0.5 * Term(teacher, divergence_loss(soft_ce), on("lm"))
     sources = {"roll": sample(blend((student, 1 - mix), (teacher, mix)), check=False)}
@@ -154,18 +154,18 @@ def opd(coef: float = 1.0, gamma: float = 0.0, group: int = 4) -> Method:
     .. math:: L = -\sum_t \frac{\pi_\theta}{\mu}(y_t)\,A_t, \qquad
               A_t = c\sum_{s\ge t}\gamma^{s-t}\,\mathrm{sg}[\log\pi_T(y_s) - \log\mu(y_s)]
 
-    token sum, no clip; mu is the writer. With gamma = 0 the expected gradient on-policy is that of the per-state
-    reverse KL; with gamma = 1 it is the gradient of the whole sequence's KL.
+    token sum, no clip; mu is the behaviour policy, which wrote the text. With gamma = 0 the expected gradient on-policy
+    is that of the per-state reverse KL; with gamma = 1 it is the gradient of the whole sequence's KL.
 
     Args:
         coef: c; 1 (tinker-cookbook).
         gamma: discount; 0 (tinker-cookbook).
         group: rollouts a prompt; 4 (tinker-cookbook).
     """
-    signal = log_ratio(teacher, writer)
+    signal = log_ratio(teacher, behavior)
     signal = signal if gamma == 0 else to_go(signal, gamma)
     advantage = signal if coef == 1 else coef * signal
-    return Method(sample(student, group, check=False), Term(advantage, policy("ratio", base=logp(writer))), token_sum)
+    return Method(sample(student, group, check=False), Term(advantage, policy("ratio", base=logp(behavior))), token_sum)
 
 
 @method(paper="arXiv:2306.13649", title="On-policy distillation (full vocabulary)")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ..axes import (
     Expr,
     Support,
+    behavior,
     blend,
     clip,
     column,
@@ -36,7 +37,6 @@ from ..axes import (
     teacher,
     token_mean,
     top,
-    writer,
 )
 from ..errors import number
 from ..math.divergence import fkl, rkl
@@ -163,11 +163,11 @@ def exopd(
     Args:
         lam: lambda; 1.25 (ExOPD). 1 is on-policy distillation whatever the reference; below 1 interpolates.
         clip_range, dual: PPO clip and dual clip; 0.2 and 3 (code).
-        is_cap: cap of the importance weight to the writer; 5 (code).
+        is_cap: cap of the importance weight to the behaviour policy; 5 (code).
         group: 1 (code).
         domains: word in the prompt's column ``domain`` -> name of the teacher for it; None: one teacher.
     """
-    weight = importance(old, writer, is_cap)
+    weight = importance(old, behavior, is_cap)
     terms: Term | Sum | None = None
     for domain, name in (domains or {"": "teacher"}).items():
         guide = other(name) if domain else teacher

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..axes import (
     Context,
+    behavior,
     blend,
     clip,
     confidence,
@@ -42,7 +43,6 @@ from ..axes import (
     turn,
     verdict_phrase,
     where,
-    writer,
 )
 from ..axes.context import named
 from ..errors import LimbeckError, number
@@ -106,7 +106,7 @@ def _distilled(divergence: Divergence | str, rate: float, top_k: int | None, cap
     """SDPO's term: the averaged student with feedback in view, on the student's top entries and a tail."""
     view = ema(rate).given(sibling_or_feedback)
     surrogate = divergence_loss(as_divergence(divergence), top_k=top_k, by="student")
-    weight = importance(student, old, cap) * importance(old, writer, cap)
+    weight = importance(student, old, cap) * importance(old, behavior, cap)
     return Term(view, surrogate, has(sibling_or_feedback), weight), sibling_or_feedback
 
 
@@ -123,8 +123,8 @@ def sdpo(
     .. math:: L = \frac{\sum_i z_i\sum_t \omega_t D(p_{i,t}, q_{i,t})}{\sum_i z_i |y_i|}
 
     :math:`z_i`: there is a correct sibling or feedback; other samples are in neither sum. :math:`\omega` holds the
-    importance weights to the old student and to the writer, each capped. D is over the student's top entries and
-    a tail.
+    importance weights to the old student and to the behaviour policy, each capped. D is over the student's top entries
+    and a tail.
 
     Args:
         divergence: ``jsd(0.5)`` (code); ``fkl`` and ``rkl`` are its alpha = 0 and 1.

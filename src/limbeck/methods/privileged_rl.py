@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..axes import (
     Context,
     Scalar,
+    behavior,
     clip,
     cohort,
     column,
@@ -36,7 +37,6 @@ from ..axes import (
     token_mean,
     token_sum,
     where,
-    writer,
 )
 from ..axes.context import named, tried_again
 from ..axes.scalar import scalar
@@ -76,8 +76,8 @@ def pi_distill(
     hinted = Term(A, clip(clip_range), on("hinted")) + beta * Term(
         logp(student.given(plain)), sampled("k3", ratio=True), on("hinted")
     )
-    moved = ratio_of((logp(old) - logp(writer)).total)
-    bare = Term(A * moved, reinforce, on("plain")) + 0.5 * beta * Term(logp(writer), sampled(chi2), on("plain"))
+    moved = ratio_of((logp(old) - logp(behavior)).total)
+    bare = Term(A * moved, reinforce, on("plain")) + 0.5 * beta * Term(logp(behavior), sampled(chi2), on("plain"))
     sources = {"plain": sample(student.given(c), group), "hinted": recast("plain", c)}
     return Method(sources, alpha * hinted + (1.0 - alpha) * bare, token_mean)
 

@@ -14,7 +14,7 @@ from ..axes.context import Context
 from ..axes.curriculum import Curriculum, prompts
 from ..axes.expression import Need
 from ..axes.levels import Level
-from ..axes.reader import Reader, by_role, old, student, writer
+from ..axes.reader import Reader, behavior, by_role, old, student
 from ..axes.reduction import Reduction, token_mean
 from ..axes.scalar import Controller, Scalar, within
 from ..axes.source import Sample, Source
@@ -71,7 +71,7 @@ class Method:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """(reader, ability) of every model but the policy in training (``student``, ``old``, ``writer``)."""
+        """(reader, ability) of every model but the policy in training (``student``, ``old``, ``behavior``)."""
         read = frozenset(need for _, term in self.parts for need in term.needs)
         written = frozenset(need for source in self.sources.values() for need in source.needs)
         asked = frozenset((by_role(ask.by), "text") for c in self.contexts for ask in c.questions)
@@ -230,10 +230,10 @@ class Method:
                     f"{term} reads 'label', but its source ({'; '.join(map(str, read))}) has no preferences; "
                     "use pairs()."
                 )
-        if any(r.kind == writer.kind for r, _ in term.needs) and not any(s.sampled for s in read):
+        if any(r.kind == behavior.kind for r, _ in term.needs) and not any(s.sampled for s in read):
             raise LimbeckError(
-                f"{term} takes a ratio to the writer, but its source ({'; '.join(map(str, read))}) has no writer "
-                "log-probs; use sample(...), or read old."
+                f"{term} reads behavior, but its source ({'; '.join(map(str, read))}) has no log-probs of the policy "
+                "that wrote it; use sample(...), or read old."
             )
 
     def _check_names(self) -> None:

@@ -5,7 +5,7 @@ value alone, so a new method, or an old one with other arguments, finds its plac
 of ``feedback`` has both.
 
 A **teacher** is a reader whose weights are somebody else's: neither the student now or before (``student``, ``old``,
-``writer``, ``init``, ``ref``) nor weights that follow it (``ema``, ``synced``).
+``behavior``, ``init``, ``ref``) nor weights that follow it (``ema``, ``synced``).
 
 ``feedback``, what the student is told:
 
