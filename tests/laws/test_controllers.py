@@ -39,7 +39,6 @@ from limbeck.axes.derived_source import recast, select
 from limbeck.axes.expression import Expr, Scheduled
 from limbeck.axes.scalar import Controller, Scalar, Times, scalar
 from limbeck.axes.signal import all_wrong, score
-from limbeck.axes.source import Sample
 from limbeck.engine.rollout import sources as engine_write
 from limbeck.errors import LimbeckError
 from limbeck.space.method import Method
@@ -76,9 +75,9 @@ POSITIONS: dict[str, Method] = {
     "Times.a": of(Sum(((Times(C, scalar(2.0)), PLAIN),))),
     "Times.b": of(Sum(((Times(scalar(2.0), C), PLAIN),))),
     "Scheduled.scalar": of(Term(A + C * log_ratio(teacher), reinforce)),
-    "Sample.max_tokens": of(source=Sample(n=2, max_tokens=Times(scalar(8.0), C))),
-    "Sample.turns": of(source=Sample(n=2, turns=Times(scalar(8.0), C))),
-    "Sample.back": of(source=Sample(n=2, start=sample(), back=C)),
+    "Sample.max_tokens": of(source=sample(n=2, max_tokens=Times(scalar(8.0), C))),
+    "Sample.turns": of(source=sample(n=2, turns=Times(scalar(8.0), C))),
+    "Sample.back": of(source=sample(n=2, start=sample(), back=C)),
     "Either.chance": of(source=either(C, sample(n=2), sample(teacher, n=2))),
 }
 """Every field of every axis that holds a scalar, by class and field."""

@@ -34,7 +34,7 @@ from limbeck.axes import (
     to_go,
     token_sum,
 )
-from limbeck.axes.policy_gradient import SampledLoss
+from limbeck.axes.policy_gradient import OLD, SampledLoss
 from limbeck.axes.surrogate import Surrogate
 from limbeck.math.divergence import Divergence, as_divergence
 from limbeck.space.method import Method
@@ -113,7 +113,7 @@ class _LogU(Divergence):
 
 def test_k1_as_a_loss_teaches_nothing() -> None:
     """rl.md section 0: the teacher cancels out of the expected gradient."""
-    k1 = one(logp(teacher), SampledLoss("k1", _LogU()))
+    k1 = one(logp(teacher), SampledLoss("k1", _LogU(), False, OLD))
     close(expected_gradient(k1, **TEACHER_LOGP), torch.zeros_like(THETA))
     with pytest.raises(lb.LimbeckError, match=r"zero expected gradient.*'k2'"):
         sampled("k1")

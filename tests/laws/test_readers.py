@@ -85,7 +85,7 @@ def test_an_unknown_kind_is_refused() -> None:
         Reader("critic")
     with pytest.raises(LimbeckError, match="the name of a reader is 3"):
         other(3)  # type: ignore[arg-type]
-    assert Reader("synced", follow=Follow(1.0)) == synced()
+    assert Reader("synced", follow=Follow(1.0, 1, 0)) == synced()
 
 
 def test_nothing_parses_a_role() -> None:

@@ -10,6 +10,10 @@
 ``reduction``   how a batch is summed, and divided by what
 ``comparisons`` what an expression compares among the responses of one prompt
 
+A method is written with the lower-case functions. They alone state the defaults, and convert their arguments (a number
+into a ``Scalar``, a name into a divergence). The class behind a function (``Sample`` behind ``sample``) is the value
+that ``loss`` and ``engine`` look at; it checks its fields and has no defaults.
+
 Declarations only: ``loss`` evaluates them and ``engine`` executes the sources.
 """
 

@@ -26,7 +26,7 @@ class Chosen(Expr):
 
     of: Expr
     fraction: float
-    among: Expr | None = None
+    among: Expr | None
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
@@ -133,7 +133,7 @@ class Running(Expr):
 
     of: Expr
     rate: float
-    among: Expr | None = None
+    among: Expr | None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:

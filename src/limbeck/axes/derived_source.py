@@ -24,7 +24,7 @@ class Select(Derived):
     """
 
     by: tuple[Expr, ...]
-    keep: int = 1
+    keep: int
 
     def __post_init__(self) -> None:
         refuse_unjudged("select", self.by, self.source)
@@ -85,7 +85,7 @@ class Once(Derived):
             temperature.
     """
 
-    score: Reader | None = None
+    score: Reader | None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -111,8 +111,8 @@ class Refine(Derived):
     """
 
     reader: Reader
-    check: bool = False
-    tau: float = 1.0
+    check: bool
+    tau: float
 
     @property
     def author(self) -> int:
@@ -162,13 +162,16 @@ class Recast(Source):
     """
 
     name: str
-    given: tuple[Context, ...] = ()
-    response: str = SAME
-    question: str = ""
-    keep: Expr | None = None
-    carry: tuple[tuple[str, Expr], ...] = ()
-    verdicts: bool = True
-    copies: bool = True
+    given: tuple[Context, ...]
+    response: str
+    question: str
+    keep: Expr | None
+    carry: tuple[tuple[str, Expr], ...]
+
+    @property
+    def copies(self) -> bool:
+        """Whether the response is tokens of the sequence; text made of it has neither verdicts nor log-probs."""
+        return self.response == SAME or self.response.removeprefix("turn ").isdigit()
 
     @property
     def of(self) -> str:
@@ -180,7 +183,7 @@ class Recast(Source):
 
     @property
     def verified(self) -> bool:
-        return self.verdicts
+        return self.copies
 
     @property
     def sampled(self) -> bool:
@@ -236,13 +239,12 @@ def recast(
     carry: Mapping[str, Expr] | None = None,
 ) -> Recast:
     """The named source's sequences under another prompt."""
-    copies = response == SAME or response.removeprefix("turn ").isdigit()
     columns = tuple(sorted((carry or {}).items()))
     for key, v in [*columns, ("keep", keep)]:
         if v is not None and v.needs:
             asked = ", ".join(sorted(str(reader) for reader, _ in v.needs))
             raise LimbeckError(f"recast({key}={v}): it reads {asked}, but a recast looks only at what was written.")
-    return Recast(name, given, response, question, keep, columns, copies, copies)
+    return Recast(name, given, response, question, keep, columns)
 
 
 def stored(reader: Reader) -> str:

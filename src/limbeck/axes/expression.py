@@ -419,8 +419,8 @@ class Over(Expr):
     of: Expr
     to: Level
     how: str
-    mask: Expr | None = None
-    empty: bool = False
+    mask: Expr | None
+    empty: bool
 
     def __post_init__(self) -> None:
         if self.how not in HOWS:
@@ -466,8 +466,8 @@ class ToGo(Expr):
 
     of: Expr
     gamma: float
-    strict: bool = False
-    average: bool = False
+    strict: bool
+    average: bool
 
     def __post_init__(self) -> None:
         expect("what to_go sums", self.of, Expr, "give an expression such as log_ratio(teacher)")

@@ -22,8 +22,8 @@ class Read(Expr):
 
     reader: Reader
     statistic: Statistic
-    target: TargetReader | None = None
-    support: Support | None = None
+    target: TargetReader | None
+    support: Support | None
 
     def __post_init__(self) -> None:
         for reader in (self.reader, self.target):
@@ -112,7 +112,7 @@ class Column(Expr):
     """A named number that came with the data."""
 
     name: str
-    at: Level = Level.SEQUENCE
+    at: Level
 
     @property
     def level(self) -> Level:

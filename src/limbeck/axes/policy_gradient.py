@@ -26,7 +26,7 @@ _KINDS = ("reinforce", "ratio", "clip", "cispo")
 
 
 @dataclass(frozen=True)
-class Policy(Surrogate):
+class PolicyLoss(Surrogate):
     r"""A policy gradient; A is the signal, rho = pi / base with its gradient.
 
     * ``reinforce``: :math:`-A \log\pi`
@@ -39,12 +39,12 @@ class Policy(Surrogate):
     """
 
     kind: str
-    lo: float = 0.0
-    hi: float = 0.0
-    against: Expr = OLD
-    pool: str = "token"
-    dual: float | None = None
-    cap: float | None = None
+    lo: float
+    hi: float
+    against: Expr
+    pool: str
+    dual: float | None
+    cap: float | None
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -71,7 +71,7 @@ class Policy(Surrogate):
     def base(self) -> Expr | None:
         return None if self.kind == "reinforce" else self.against
 
-    def with_reader(self, was: Reader, now: Reader) -> Policy:
+    def with_reader(self, was: Reader, now: Reader) -> PolicyLoss:
         return replace(self, against=replace_reader(self.against, was, now))
 
     def _ratio(self, logq: Tensor, base: Tensor, rows: Rows) -> Tensor:
@@ -113,8 +113,8 @@ class SampledLoss(Surrogate):
 
     estimator: str
     row: Divergence
-    ratio: bool = False
-    against: Expr = OLD
+    ratio: bool
+    against: Expr
 
     @property
     def base(self) -> Expr | None:
@@ -158,9 +158,9 @@ def policy(
     pool: str = "token",
     dual: float | None = None,
     cap: float | None = None,
-) -> Policy:
-    """A policy gradient; see ``Policy`` for the kinds. An infinite ``lo`` or ``hi`` is no bound on that side."""
-    return Policy(kind, lo, hi, base if base is not None else OLD, pool, dual, cap)
+) -> PolicyLoss:
+    """A policy gradient; see ``PolicyLoss`` for the kinds. An infinite ``lo`` or ``hi`` is no bound on that side."""
+    return PolicyLoss(kind, lo, hi, base if base is not None else OLD, pool, dual, cap)
 
 
 def clip(
@@ -170,19 +170,19 @@ def clip(
     pool: str = "token",
     dual: float | None = None,
     cap: float | None = None,
-) -> Policy:
+) -> PolicyLoss:
     """PPO's clipped ratio; one bound serves both sides."""
     return policy("clip", lo, lo if hi is None else hi, base, pool, dual, cap)
 
 
-def cispo(lo: float = math.inf, hi: float = 4.0) -> Policy:
+def cispo(lo: float = math.inf, hi: float = 4.0) -> PolicyLoss:
     """CISPO: detached clipped ratio times log-prob; ``lo = inf`` clips only above, at 1 + hi."""
     return policy("cispo", lo, hi)
 
 
-reinforce = Policy("reinforce")
+reinforce = policy("reinforce")
 """−A log π. RenderedContext 1 it is the negative log-likelihood."""
-ratio = Policy("ratio")
+ratio = policy("ratio")
 """−ρ A, unclipped."""
 
 _ESTIMATORS: dict[str, Divergence] = {"k2": rkl, "k3": fkl}
@@ -203,10 +203,10 @@ def sampled(estimator: str | Divergence, ratio: bool = False) -> SampledLoss:
         )
     if isinstance(estimator, Divergence):
         estimator.potential(torch.zeros(1))
-        return SampledLoss(f"h of {estimator.label}", estimator, ratio)
+        return SampledLoss(f"h of {estimator.label}", estimator, ratio, OLD)
     if estimator not in _ESTIMATORS:
         raise LimbeckError(
             f"sampled({estimator!r}): unknown estimator{nearest(estimator, _ESTIMATORS)}; use 'k2' or 'k3', or a "
             "divergence with a loss form."
         )
-    return SampledLoss(estimator, _ESTIMATORS[estimator], ratio)
+    return SampledLoss(estimator, _ESTIMATORS[estimator], ratio, OLD)

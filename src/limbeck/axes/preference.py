@@ -27,11 +27,11 @@ class Contrast(Surrogate):
     per token where ``length``.
     """
 
-    tau: float = 1.0
-    against: Expr | None = None
-    margin: float = 0.0
-    length: bool = False
-    score: Divergence = rkl
+    tau: float
+    against: Expr | None
+    margin: float
+    length: bool
+    score: Divergence
 
     def __post_init__(self) -> None:
         number("tau of contrast (DPO's is 1 / beta)", self.tau, 0)

@@ -74,8 +74,8 @@ class Follow:
     """
 
     rate: float
-    every: int = 1
-    reset: int = 0
+    every: int
+    reset: int
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Reader:
     @property
     def weights(self) -> Weights:
         """Whose weights it has."""
-        if self.kind == "synced" and self.follow == Follow(1.0):
+        if self.kind == "synced" and self.follow is not None and self.follow.every == 1:
             return Weights.STUDENT_BEFORE
         return _WEIGHTS[self.kind]
 
@@ -190,7 +190,7 @@ class Blend:
     """
 
     parts: tuple[tuple[Reader, float], ...]
-    space: str = "prob"
+    space: str
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:
@@ -262,7 +262,7 @@ def synced(every: int = 1) -> Reader:
     """The student's weights as they were at the last multiple of ``every`` batches; 1: at the start of each batch."""
     if every < 1:
         raise LimbeckError(f"synced(every={every}): give at least 1; use init for weights that never move.")
-    return Reader("synced", follow=Follow(1.0, every))
+    return Reader("synced", follow=Follow(1.0, every, 0))
 
 
 HELD_BY_STUDENT = frozenset(r.role for r in (student, old, synced()))

@@ -137,7 +137,7 @@ class Stairs(Scalar):
 
     start: float
     every: int
-    rise: float = 1.0
+    rise: float
 
     def at(self, step: int) -> float:
         return self.start + self.rise * (step // self.every)
@@ -151,7 +151,7 @@ class Every(Scalar):
     """1 at every ``every``-th step, from step 0 on, else 0; ``rest`` turns that around."""
 
     every: int
-    rest: bool = False
+    rest: bool
 
     def at(self, step: int) -> float:
         return float((step % self.every == 0) != self.rest)

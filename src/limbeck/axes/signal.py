@@ -60,12 +60,12 @@ everywhere: Expr = Const(1.0)
 
 def logp(reader: Reader) -> Expr:
     """Log-prob of the scored token, nats, per token."""
-    return Read(reader, LogProb())
+    return Read(reader, LogProb(), None, None)
 
 
 def entropy(reader: Reader) -> Expr:
     """Entropy of the next-token law, nats, per token."""
-    return Read(reader, Entropy())
+    return Read(reader, Entropy(), None, None)
 
 
 def divergence(
@@ -77,7 +77,7 @@ def divergence(
 
 def in_top(k: int, reader: Reader) -> Expr:
     """1 where the scored token is among the reader's k likeliest, else 0, per token."""
-    return Read(reader, InTop(k))
+    return Read(reader, InTop(k), None, None)
 
 
 def to_go(of: Expr, gamma: float, strict: bool = False, mean: bool = False) -> Expr:

@@ -87,8 +87,8 @@ class Source:
 class Data(Source):
     """Responses that the task's data holds: one demonstration, or a pair (chosen, rejected) where ``pairs``."""
 
-    name: str = "task"
-    pairs: bool = False
+    name: str
+    pairs: bool
 
     @property
     def group(self) -> int:
@@ -143,15 +143,15 @@ class Sample(Source):
         back: see ``start``.
     """
 
-    reader: Reader | Blend = student
-    n: int = 1
-    check: bool = True
-    tau: float = 1.0
-    max_tokens: Scalar | None = None
-    turns: Scalar = ONE
-    retry: Context | None = None
-    start: Source | None = None
-    back: Scalar = ONE
+    reader: Reader | Blend
+    n: int
+    check: bool
+    tau: float
+    max_tokens: Scalar | None
+    turns: Scalar
+    retry: Context | None
+    start: Source | None
+    back: Scalar
 
     def __post_init__(self) -> None:
         expect("the writer of sample", self.reader, (Reader, Blend), "give a reader such as student, or blend(...)")
@@ -287,11 +287,11 @@ class Resample(Derived):
     Attributes:
         source: who writes.
         until: an Expr per group; groups where it is false are dropped.
-        rounds: at most so many tries to fill a batch; then it trains on what there is (ours: 4).
+        rounds: at most so many tries to fill a batch; then it trains on what there is.
     """
 
     until: Expr
-    rounds: int = 4
+    rounds: int
 
     def __post_init__(self) -> None:
         expect("the source of resample", self.source, Source, "give one such as sample(n=8)")
@@ -305,7 +305,7 @@ class Resample(Derived):
 
 def data(name: str = "task") -> Data:
     """One demonstration a prompt from the named data set."""
-    return Data(name)
+    return Data(name, pairs=False)
 
 
 def pairs(name: str = "task") -> Data:
@@ -342,6 +342,6 @@ def either(chance: Scalar | float | str, a: Source, b: Source) -> Source:
     return a if coin == scalar(1.0) else Either(coin, a, b)
 
 
-def resample(source: Source, until: Expr) -> Resample:
-    """Dynamic sampling: keep writing until the groups satisfy a condition."""
-    return Resample(source, until)
+def resample(source: Source, until: Expr, rounds: int = 4) -> Resample:
+    """Dynamic sampling: keep writing until the groups satisfy a condition, in at most ``rounds`` tries (4 is ours)."""
+    return Resample(source, until, rounds)

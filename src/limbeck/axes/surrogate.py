@@ -149,9 +149,9 @@ class DivergenceLoss(Surrogate):
     """
 
     row: Divergence
-    tau: float = 1.0
-    support: Support | None = None
-    cap: float | None = None
+    tau: float
+    support: Support | None
+    cap: float | None
 
     def __post_init__(self) -> None:
         number("tau of divergence_loss", self.tau, 0)
