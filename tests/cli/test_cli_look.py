@@ -127,7 +127,7 @@ def test_diff_shows_only_what_differs(limbeck_: Run) -> None:
     shown = limbeck_("diff", "grpo", "dr_grpo").stdout
     assert shown.split()[0] == "axis"
     assert "sequence_mean" in shown
-    assert "curriculum" not in shown
+    assert "updates" not in shown
     found = json.loads(limbeck_("diff", "grpo", "dr_grpo", "--json").stdout)
     expected = lb.diff(lb.methods.grpo(), lb.methods.dr_grpo())
     assert (found["a"], found["b"]) == ("grpo", "dr_grpo")

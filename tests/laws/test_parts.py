@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 import limbeck.axes
+from limbeck.axes import data, everywhere, reinforce
+from limbeck.space.method import Method
+from limbeck.space.term import Term
 
 FILES = sorted(Path(limbeck.axes.__file__).parent.glob("*.py"))
 MODULES = [importlib.import_module(f"limbeck.axes.{f.stem}") for f in FILES if f.stem != "__init__"]
@@ -62,3 +65,11 @@ def test_a_class_that_is_called_like_a_function_has_no_defaults() -> None:
     twins = [name for name in CLASSES if name.lower() in names]
     assert len(twins) > 20
     assert {name: with_default(CLASSES[name]) for name in twins} == {name: set() for name in twins}
+
+
+def test_a_method_has_no_axis_that_nothing_reads() -> None:
+    """The fields of its value are read by the loss or the engine; the others are its name and paper."""
+    value = [f.name for f in dataclasses.fields(Method) if f.compare]
+    assert value == ["source", "terms", "reduction", "updates"]
+    with pytest.raises(TypeError, match="curriculum"):
+        Method(data(), Term(everywhere, reinforce), curriculum="prompts")  # type: ignore[call-arg]

@@ -180,7 +180,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "sources of no pairs": (lambda: Method(wrong((S,)), T), "are no pairs"),
     "terms": (lambda: Method(S, wrong([T])), "terms of a method is .*give Term"),
     "reduction of a method": (lambda: Method(S, T, wrong("token_mean")), "reduction of a method is 'token_mean'"),
-    "curriculum": (lambda: Method(S, T, token_mean, wrong("prompts")), "curriculum of a method is 'prompts'"),
+    "updates as a text": (lambda: Method(S, T, token_mean, wrong("4")), "updates is '4'"),
     "updates": (lambda: Method(S, T, updates=wrong(1.5)), "updates is 1.5"),
     "live weight that counts": (
         lambda: Method(S, Term(logp(teacher), sampled("k2"), weight=entropy(student), per="weight")),

@@ -38,7 +38,6 @@ from .context import (
     summarised_by,
     verdict_phrase,
 )
-from .curriculum import prompts
 from .derived_source import once, patch, recast, refine, select, stored
 from .expression import Expr, expr
 from .policy_gradient import cispo, clip, policy, ratio, reinforce, sampled
@@ -161,7 +160,6 @@ __all__ = [
     "plain",
     "policy",
     "position",
-    "prompts",
     "ratio",
     "recast",
     "ref",

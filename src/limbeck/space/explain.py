@@ -42,7 +42,6 @@ def axes(method: Method) -> dict[str, str]:
         out[f"term {i}"] = f"{coefficient} · {term}"
         out[f"  ÷ Z{i}"] = totals[i - 1]
     out["reduction"] = str(method.reduction)
-    out["curriculum"] = str(method.curriculum)
     out["updates"] = f"{method.updates} a batch"
     reads = [f"{role}: {', '.join(sorted(abilities))}" for role, abilities in method.roles.items()]
     if (method if method.updates > 1 else method.on_policy()).reads(old.role):

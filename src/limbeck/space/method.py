@@ -1,6 +1,6 @@
-"""A method is a value: sources, a curriculum, a sum of terms, a reduction.
+"""A method is a value: sources, a sum of terms, a reduction.
 
-``Method = {name: source} + curriculum + Σ coef · Term(signal, surrogate, where, weight, per) + reduction``
+``Method = {name: source} + Σ coef · Term(signal, surrogate, where, weight, per) + reduction``
 
 Illegal points are refused when the value is built, or when it meets its models, each with the reason and the remedy.
 """
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ..axes.context import Context
-from ..axes.curriculum import Curriculum, prompts
 from ..axes.expression import Need
 from ..axes.levels import Level
 from ..axes.reader import Reader, behavior, by_role, old, student
@@ -31,7 +30,6 @@ class Method:
         source: one source, or several by name.
         terms: a Term, or a sum of them.
         reduction: how units are summed, unless a term says otherwise.
-        curriculum: what is asked.
         updates: optimiser steps on each written batch; more than 1 makes ``old`` a pass of its own.
         name, title, paper, confidence: from the registry; not part of the value.
     """
@@ -39,7 +37,6 @@ class Method:
     source: Source | Mapping[str, Source] | tuple[tuple[str, Source], ...]
     terms: Term | Sum
     reduction: Reduction = token_mean
-    curriculum: Curriculum = prompts
     updates: int = 1
     name: str = field(default="", compare=False)
     title: str = field(default="", compare=False)
@@ -196,7 +193,6 @@ class Method:
             expect("the name of a source", name, str, "give a text")
             expect(f"source {name!r}", source, Source, "give one such as sample(n=8) or data()")
         expect("the reduction of a method", self.reduction, Reduction, REDUCTION)
-        expect("the curriculum of a method", self.curriculum, Curriculum, "give prompts")
         expect("updates", self.updates, int, "give a whole number of optimiser steps a batch")
 
     def _check_order(self) -> None:
