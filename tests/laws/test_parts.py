@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+import limbeck as lb
 import limbeck.axes
-from limbeck.axes import data, everywhere, reinforce
+from limbeck.axes import data, divergence_loss, everywhere, length, on, reinforce, teacher
+from limbeck.errors import LimbeckError
 from limbeck.space.method import Method
-from limbeck.space.term import Term
+from limbeck.space.term import Sum, Term, nll
 
 FILES = sorted(Path(limbeck.axes.__file__).parent.glob("*.py"))
 MODULES = [importlib.import_module(f"limbeck.axes.{f.stem}") for f in FILES if f.stem != "__init__"]
@@ -73,3 +75,20 @@ def test_a_method_has_no_axis_that_nothing_reads() -> None:
     assert value == ["source", "terms", "reduction", "updates"]
     with pytest.raises(TypeError, match="curriculum"):
         Method(data(), Term(everywhere, reinforce), curriculum="prompts")  # type: ignore[call-arg]
+
+
+def test_terms_are_summed_like_numbers() -> None:
+    """``sum`` starts from 0, which is no term; any other number is refused."""
+    a, b = nll(on("a")), Term(teacher, divergence_loss("fkl"), on("b"))
+    assert sum([a, b]) == sum([a, b], Sum(())) == a + b
+    assert sum([2.0 * a, b]) == 2.0 * a + b
+    with pytest.raises(LimbeckError, match=r"1 \+ nll.*multiply"):
+        1 + nll()  # type: ignore[operator]
+
+
+def test_likelihood_is_called_by_its_name() -> None:
+    """However it was written."""
+    assert str(nll()) == str(Term(everywhere, reinforce)) == "nll"
+    assert str(nll(on("lm"), length)) == "nll[where on[lm], weight length]"
+    assert str(Term(length, reinforce)) == "reinforce[length]"
+    assert "  L = nll\n" in lb.explain("sft")

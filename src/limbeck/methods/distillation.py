@@ -10,13 +10,11 @@ from ..axes import (
     data,
     divergence_loss,
     either,
-    everywhere,
     importance,
     log_ratio,
     logp,
     on,
     policy,
-    reinforce,
     sample,
     standardise,
     student,
@@ -29,7 +27,7 @@ from ..errors import number
 from ..math.divergence import Divergence, as_divergence, fkl, jsd, rkl, soft_ce
 from ..space.method import Method
 from ..space.registry import method
-from ..space.term import Term
+from ..space.term import Term, nll
 
 
 @method(paper="", title="Supervised fine-tuning")
@@ -40,7 +38,7 @@ def sft() -> Method:
 
     With responses that a teacher wrote this is sequence-level distillation (Kim & Rush 2016).
     """
-    return Method(data(), Term(everywhere, reinforce), token_mean)
+    return Method(data(), nll(), token_mean)
 
 
 @method(paper="arXiv:1503.02531", title="Knowledge distillation (Hinton, word level)")
@@ -60,7 +58,7 @@ def kd(weight: float = 0.9, tau: float = 4.0, top_k: int | None = None) -> Metho
     number("tau of kd", tau, 0)
     return Method(
         data(),
-        (1 - weight) * Term(everywhere, reinforce) + weight * tau**2 * Term(teacher, divergence_loss(fkl, tau, top_k)),
+        (1 - weight) * nll() + weight * tau**2 * Term(teacher, divergence_loss(fkl, tau, top_k)),
         token_mean,
     )
 
@@ -140,7 +138,7 @@ def minillm(
     weight = importance(student, behavior)
     roll = Term(returns, clip(clip_range, base=logp(behavior)), on("roll"))
     single = Term(teacher, divergence_loss(rkl), on("roll"), weight)
-    lm = 0.5 * Term(everywhere, reinforce, on("lm")) + 0.5 * Term(teacher, divergence_loss(soft_ce), on("lm"))
+    lm = 0.5 * nll(on("lm")) + 0.5 * Term(teacher, divergence_loss(soft_ce), on("lm"))
     sources = {"roll": sample(blend((student, 1 - mix), (teacher, mix)), check=False)}
     if lm_coef == 0:
         return Method(sources, roll + single, token_mean, updates=updates)

@@ -168,20 +168,18 @@ def exopd(
         domains: word in the prompt's column ``domain`` -> name of the teacher for it; None: one teacher.
     """
     weight = importance(old, behavior, is_cap)
-    terms: Term | Sum | None = None
+    terms: list[Term] = []
     for domain, name in (domains or {"": "teacher"}).items():
         guide = other(name) if domain else teacher
         signal = log_ratio(guide)
         signal = signal if lam == 1 else signal + (lam - 1.0) * (logp(guide) - logp(ref))
         surrogate = clip(clip_range, dual=dual)
-        term = (
+        terms.append(
             Term(signal, surrogate, tagged("domain", domain), weight, per="all")
             if domain
             else Term(signal, surrogate, weight=weight)
         )
-        terms = term if terms is None else terms + term
-    assert terms is not None
-    return Method(sample(student, group, check=False), terms, token_mean)
+    return Method(sample(student, group, check=False), sum(terms, Sum(())), token_mean)
 
 
 @method(paper="arXiv:2602.12125", title="G-OPD, full vocabulary", confidence="medium")

@@ -12,7 +12,6 @@ from ..axes import (
     divergence,
     divergence_loss,
     ema,
-    everywhere,
     feedback,
     group_advantage,
     has,
@@ -50,7 +49,7 @@ from ..math.composed import EntryClip
 from ..math.divergence import Divergence, as_divergence, rkl, soft_ce
 from ..space.method import Method
 from ..space.registry import method
-from ..space.term import Sum, Term, routed
+from ..space.term import Term, nll, routed
 
 
 @method(paper="arXiv:2601.18734", title="OPSD", confidence="medium")
@@ -232,8 +231,8 @@ def sd_zero_srt(group: int = 1) -> Method:
     whole = recast("talk", response="{{ turn_0 }}\n{{ said_0 }}\n{{ turn_1 }}", keep=revised)
     question = "{{ prompt }}\n\n{{ turn_0 }}\n\n{{ said_0 }}"
     second = recast("talk", question=question, response="turn 1", keep=revised)
-    nll: Sum = Term(everywhere, reinforce, on("whole")) + Term(everywhere, reinforce, on("second"))
-    return Method({"talk": talk, "whole": whole, "second": second}, nll, sequence_sum)
+    terms = nll(on("whole")) + nll(on("second"))
+    return Method({"talk": talk, "whole": whole, "second": second}, terms, sequence_sum)
 
 
 @method(paper="arXiv:2606.05152", title="DistIL", confidence="low")

@@ -12,7 +12,6 @@ from ..axes import (
     correct,
     divergence_loss,
     every,
-    everywhere,
     feedback,
     group_advantage,
     has,
@@ -41,11 +40,12 @@ from ..axes import (
 from ..axes.context import named, tried_again
 from ..axes.scalar import scalar
 from ..axes.signal import ratio_of
+from ..axes.source import Source
 from ..errors import number, whole
 from ..math.divergence import chi2, rkl
 from ..space.method import Method
 from ..space.registry import method
-from ..space.term import Sum, Term
+from ..space.term import Sum, Term, nll
 
 
 @method(paper="arXiv:2602.04942", title="π-Distill", confidence="medium")
@@ -140,7 +140,7 @@ def vpd(e_every: int | None = 5, beta: float = 0.1, rate: float = 0.99, group: i
     return Method({"roll": roll, "read": recast("roll", feedback)}, terms, token_mean)
 
 
-def _talk(group: int, gamma: float) -> tuple[dict[str, object], Term]:
+def _talk(group: int, gamma: float) -> tuple[dict[str, Source], Term]:
     """RLTF's two-turn reinforcement: returns over turns, centred among the group's attempts at the same turn."""
     returns = to_go(reward, gamma)
     rl = Term(returns - cohort(returns), ratio, on("talk"))
@@ -176,7 +176,7 @@ def rltf_sd(
     advantage = score - (column("first reward") if first_turn_baseline else score.mean)
     taught = Term(advantage, reinforce, on("first") & (logp(old) >= threshold))
     terms: Sum = rl + scalar(coef) * taught
-    return Method(sources, terms, token_sum)  # type: ignore[arg-type]
+    return Method(sources, terms, token_sum)
 
 
 @method(paper="arXiv:2602.02482", title="RLTF-FM")
@@ -193,5 +193,5 @@ def rltf_fm(coef: Scalar | float | str = 0.1, gamma: float = 0.1, group: int = 8
     sources, rl = _talk(group, gamma)
     ask = "{{ prompt }}\n\nPrevious attempt:\n{{ turn_0 }}\n\nWrite a critique of the attempt."
     sources["critic"] = recast("talk", question=ask, response="{{ feedback }}")
-    terms: Sum = rl + scalar(coef) * Term(everywhere, reinforce, on("critic"))
-    return Method(sources, terms, token_sum)  # type: ignore[arg-type]
+    terms: Sum = rl + scalar(coef) * nll(on("critic"))
+    return Method(sources, terms, token_sum)

@@ -219,12 +219,9 @@ def mad_opd(
     transcript = debate(tuple(teachers), rounds) if rounds else None
     views = [other(name).given(transcript) if transcript else other(name) for name in teachers]
     weights = _by_confidence(tuple(teachers), rounds, tau)
-    terms: Term | Sum | None = None
-    for view, weight in zip(views, weights, strict=True):
-        term = Term(view, divergence_loss(as_divergence(divergence)), weight=weight)
-        terms = term if terms is None else terms + term
-    assert terms is not None
-    return Method(sample(student, group, check=False), terms, token_mean)
+    pull = divergence_loss(as_divergence(divergence))
+    terms = (Term(view, pull, weight=weight) for view, weight in zip(views, weights, strict=True))
+    return Method(sample(student, group, check=False), sum(terms, Sum(())), token_mean)
 
 
 def _by_confidence(teachers: tuple[str, ...], rounds: int, tau: float) -> list[Expr]:

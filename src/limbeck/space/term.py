@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..axes.expression import Expr, Need, replace_reader
 from ..axes.leaves import On
 from ..axes.levels import Level
+from ..axes.policy_gradient import reinforce
 from ..axes.reader import Blend, Reader, TargetReader
 from ..axes.reduction import PERS, Reduction
 from ..axes.scalar import Constant, Scalar, product, scalar
 from ..axes.signal import everywhere
 from ..axes.surrogate import Surrogate
-from ..errors import LimbeckError, expect, nearest
+from ..errors import LimbeckError, expect, nearest, shown
 
 REDUCTION = "give one such as token_mean, or as_reduction('token_mean')"
 
@@ -52,6 +54,10 @@ class Term:
 
     def __add__(self, other: Term | Sum) -> Sum:
         return as_sum(self) + other
+
+    def __radd__(self, zero: Literal[0]) -> Sum:
+        """``sum`` of terms starts from 0."""
+        return _from_zero(zero, self)
 
     def __mul__(self, c: Scalar | float | str) -> Sum:
         return as_sum(self) * c
@@ -130,7 +136,14 @@ class Term:
         extra = [] if self.where == everywhere else [f"where {self.where}"]
         extra += [] if self.weight == everywhere else [f"weight {self.weight}"]
         extra += [] if self.per == "kept" else [f"per {self.per}"]
-        return f"{self.surrogate}[{self.signal}{''.join(', ' + e for e in extra)}]"
+        if self.signal == everywhere and self.surrogate == reinforce:
+            return f"nll[{', '.join(extra)}]" if extra else "nll"
+        return f"{self.surrogate}[{', '.join([str(self.signal), *extra])}]"
+
+
+def nll(where: Expr = everywhere, weight: Expr = everywhere, reduction: Reduction | None = None) -> Term:
+    """Negative log-likelihood of the kept tokens: ``reinforce`` with the signal 1."""
+    return Term(everywhere, reinforce, where, weight, reduction=reduction)
 
 
 @dataclass(frozen=True)
@@ -150,6 +163,9 @@ class Sum:
     def __add__(self, other: Term | Sum) -> Sum:
         return Sum(self.parts + as_sum(other).parts)
 
+    def __radd__(self, zero: Literal[0]) -> Sum:
+        return _from_zero(zero, self)
+
     def __mul__(self, c: Scalar | float | str) -> Sum:
         scaled = tuple((product(c, own), term) for own, term in self.parts)
         return Sum(tuple((s, term) for s, term in scaled if not s.is_zero))
@@ -160,7 +176,14 @@ class Sum:
         return " + ".join(f"{t}" if c == Constant(1.0) else f"{c} · {t}" for c, t in self.parts)
 
 
+def _from_zero(zero: object, x: Term | Sum) -> Sum:
+    if zero != 0:
+        raise LimbeckError(f"{shown(zero)} + {x}: terms are added to terms only; multiply one by a number instead.")
+    return as_sum(x)
+
+
 def as_sum(x: Term | Sum) -> Sum:
+    """A sum of one term, with coefficient 1; a sum stays as it is."""
     return x if isinstance(x, Sum) else Sum(((scalar(1.0), x),))
 
 
