@@ -144,19 +144,19 @@ class Expr:
     def __neg__(self) -> Expr:
         return op("neg", self)
 
-    def __gt__(self, x: Expr | float) -> Expr:
+    def __gt__(self, x: Expr | Scalar | float) -> Expr:
         return op(">", self, x)
 
-    def __ge__(self, x: Expr | float) -> Expr:
+    def __ge__(self, x: Expr | Scalar | float) -> Expr:
         return op("≥", self, x)
 
-    def __lt__(self, x: Expr | float) -> Expr:
+    def __lt__(self, x: Expr | Scalar | float) -> Expr:
         return op("<", self, x)
 
-    def __le__(self, x: Expr | float) -> Expr:
+    def __le__(self, x: Expr | Scalar | float) -> Expr:
         return op("≤", self, x)
 
-    def eq(self, x: Expr | float) -> Expr:
+    def eq(self, x: Expr | Scalar | float) -> Expr:
         """Where the values are equal."""
         return op("=", self, x)
 
@@ -207,10 +207,10 @@ class Expr:
         return self.over(Level.GROUP, "mean")
 
 
-VecLike = Expr | Scalar | float | bool
+ExprLike = Expr | Scalar | float | bool
 
 
-def expr(x: VecLike) -> Expr:
+def expr(x: ExprLike) -> Expr:
     """A number or schedule as an Expr.
 
     Raises:
@@ -346,7 +346,7 @@ class Op(Expr):
         return f"({self.args[0]} {self.name} {self.args[1]})"
 
 
-def op(name: str, *args: VecLike) -> Expr:
+def op(name: str, *args: ExprLike) -> Expr:
     return Op(name, tuple(expr(a) for a in args))
 
 

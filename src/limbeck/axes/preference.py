@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import LimbeckError, number
 from ..math.divergence import Divergence, as_divergence, rkl
-from .expression import Expr, expr, replace_reader
+from .expression import Expr, ExprLike, expr, replace_reader
 from .levels import Level, segment
 from .reader import Reader
 from .signal import length, logp
@@ -124,7 +124,7 @@ class Logistic(Surrogate):
         return f"logistic(β={self.beta:g}, base={self.against}, δ={self.shift})"
 
 
-def logistic(beta: float, base: Expr, shift: Expr | float = 0.0) -> Logistic:
+def logistic(beta: float, base: Expr, shift: ExprLike = 0.0) -> Logistic:
     """Classify sequences labelled +1 or -1 by beta times their log-ratio to a base, less a shift (a batch value)."""
     if not (beta > 0 and math.isfinite(beta)):
         raise LimbeckError(f"logistic(beta={beta}): the scale of the log-ratio must be positive.")

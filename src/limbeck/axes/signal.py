@@ -12,7 +12,7 @@ from ..math.statistic import Distance, Entropy, InTop, LogProb, Support
 from ..types import AUTHORS
 from .choice import Cohort, Draw, Running, Top
 from .context import Context
-from .expression import Const, Expr, Slope, ToGo, VecLike, op
+from .expression import Const, Expr, Slope, ToGo, ExprLike, op
 from .leaves import Column, Field, Has, On, Read, Tagged
 from .levels import Level, as_rung
 from .reader import Reader, TargetReader, old, student
@@ -49,7 +49,7 @@ def tagged(column: str, value: str) -> Expr:
     return Tagged(column, value)
 
 
-def where(mask: Expr, a: VecLike, b: VecLike) -> Expr:
+def where(mask: Expr, a: ExprLike, b: ExprLike) -> Expr:
     """``a`` where the mask holds, else ``b``."""
     return op("where", mask, a, b)
 

@@ -13,6 +13,7 @@ from ...axes.derived_source import SAME, Once, Patch, Recast, Refine, Select
 from ...axes.derived_source import stored as column_of
 from ...axes.expression import Expr
 from ...axes.levels import Level
+from ...axes.reader import behavior
 from ...axes.signal import logp as logp_of
 from ...axes.source import Resample, hand
 from ...loss.terms import Batch
@@ -29,7 +30,7 @@ from .writer import Groups, RolloutWriter, judge, kept
 
 def evaluate(v: Expr, record: Rollout, desk: Desk, step: int, level: Level) -> Tensor:
     """An expression on a record that has just been written, one value a unit of ``level``; its readers are read now."""
-    keys = {(reader.at(1.0), ability) for reader, ability in v.needs if reader.kind != "writer"}
+    keys = {(reader.at(1.0), ability) for reader, ability in v.needs if reader.kind != behavior.kind}
     lens, views = ContextViews(record, desk), dict[str, Any]()
     for reader, _ in sorted(keys, key=lambda need: need[0].key):
         abilities = frozenset(a for r, a in keys if r == reader)
