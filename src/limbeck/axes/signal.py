@@ -12,7 +12,7 @@ from ..math.statistic import Distance, Entropy, InTop, LogProb, Support
 from ..types import AUTHORS
 from .choice import Cohort, Draw, Running, Top
 from .context import Context
-from .expression import Const, Expr, Slope, ToGo, ExprLike, op
+from .expression import Const, Expr, ExprLike, Slope, ToGo, op
 from .leaves import Column, Field, Has, On, Read, Tagged
 from .levels import Level, as_rung
 from .reader import Reader, TargetReader, old, student
