@@ -190,7 +190,7 @@ def _needs(method: Method) -> str:
         f"* `{role}`: {'; '.join(ABILITIES[a] for a in sorted(able))}{_derived(role, method)}."
         for role, able in method.roles.items()
     ]
-    if taxonomy.judged(method):
+    if taxonomy.needs_verifier(method):
         needs.append("* a task with a verifier.")
     if _in_turns(method):
         needs.append("* a task that is played in turns ([several turns](../multi-turn.md)).")

@@ -127,7 +127,7 @@ def _on_policy_family() -> Iterator[tuple[str, Method]]:
     yield "exopd_full(lam 2)", m.exopd_full(lam=2)
     yield "vopd(top 3)", m.vopd(top_k=3)
     yield "vopd(floor, reward)", m.vopd(top_k=2, floor=0.1, reward=True)
-    yield "lightning_opd(tau)", m.lightning_opd(tau=0.5)
+    yield "lightning_opd(advantage_clip)", m.lightning_opd(advantage_clip=0.5)
     yield "tip(rho 0.2)", m.tip(rho=0.2)
     yield "decoupled_kl(0.2, teacher's prefix)", m.decoupled_kl(lam=0.2, student_prefix=False)
     yield "decoupled_kl(levels)", m.decoupled_kl(levels=(4, 8))

@@ -29,7 +29,7 @@ from limbeck.axes import (
     reinforce,
     sample,
     sampled,
-    stored,
+    score_column,
     student,
     teacher,
     token_mean,
@@ -218,4 +218,4 @@ def test_explain_says_each_temperature_where_it_is() -> None:
     assert "teacher@2's log-probs" in text
     assert "divergence_loss(fkl, τ=3)[teacher@4]" in text
     assert "refined by teacher@2, τ=0.5 on top" in str(refine(sample(), teacher.at(2.0), tau=0.5))
-    assert stored(teacher.at(2.0)) != stored(teacher)
+    assert score_column(teacher.at(2.0)) != score_column(teacher)

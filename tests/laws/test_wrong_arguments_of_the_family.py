@@ -18,7 +18,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no turns": (m.sod, {"turns": 0}, "at least 1"),
     "a ceiling below 0": (m.sod, {"ceiling": -2.0}, "ceiling of step_drift is -2"),
     "a floor above 1": (m.vopd, {"floor": 2.0}, "floor of vopd is 2"),
-    "a clip below 0": (m.lightning_opd, {"tau": -1.0}, "above 0"),
+    "a clip below 0": (m.lightning_opd, {"advantage_clip": -1.0}, "above 0"),
     "no steps a turn": (m.tcod, {"every": 0}, "at least 1"),
     "a branch of negative weight": (m.brts, {"lam": -1.0}, "lam of brts is -1"),
     "nobody to debate": (m.mad_opd, {"teachers": ()}, "number of teachers of mad_opd is 0"),

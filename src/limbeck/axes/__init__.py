@@ -38,7 +38,7 @@ from .context import (
     summarised_by,
     verdict_phrase,
 )
-from .derived_source import once, patch, recast, refine, select, stored
+from .derived_source import once, patch, recast, refine, score_column, select
 from .expression import Expr, expr
 from .policy_gradient import cispo, clip, policy, ratio, reinforce, sampled
 from .preference import contrast, logistic
@@ -171,6 +171,7 @@ __all__ = [
     "sample",
     "sampled",
     "score",
+    "score_column",
     "select",
     "sequence_mean",
     "sequence_sum",
@@ -182,7 +183,6 @@ __all__ = [
     "standardise",
     "step_drift",
     "step_feedback",
-    "stored",
     "student",
     "summarised_by",
     "synced",

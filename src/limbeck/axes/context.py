@@ -195,7 +195,7 @@ CONTEXTS = {
 """The contexts that a name stands for (and whose words ``contexts.NAME`` replaces, as it does for every other)."""
 
 
-def named(x: Context | str) -> Context:
+def as_context(x: Context | str) -> Context:
     """A context from its name.
 
     Raises:

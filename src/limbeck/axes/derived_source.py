@@ -247,6 +247,6 @@ def recast(
     return Recast(name, given, response, question, keep, columns)
 
 
-def stored(reader: Reader) -> str:
+def score_column(reader: Reader) -> str:
     """The column in which ``once(..., score=reader)`` keeps the log-probs."""
     return f"log π_{reader}"

@@ -18,7 +18,7 @@ from ..errors import LimbeckError, expect, number, shown
 from ..math.divergence import Divergence
 from ..math.statistic import Statistic, Support
 from .context import Context
-from .levels import HOWS, Level, Levels, as_rung
+from .levels import HOWS, Level, Levels, as_level
 from .reader import Blend, Reader, TargetReader
 from .scalar import Scalar
 
@@ -194,7 +194,7 @@ class Expr:
 
         Units without a kept token are left out, as in every denominator; ``empty`` counts them.
         """
-        return Over(self, as_rung(level), how, where, empty)
+        return Over(self, as_level(level), how, where, empty)
 
     @property
     def total(self) -> Expr:

@@ -30,7 +30,7 @@ class Level(IntEnum):
         return self.name.lower()
 
 
-def as_rung(x: Level | str) -> Level:
+def as_level(x: Level | str) -> Level:
     """A level from its name.
 
     Raises:

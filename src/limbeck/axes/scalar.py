@@ -9,7 +9,6 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TypeVar
 
 from ..errors import LimbeckError, number, whole
 
@@ -34,7 +33,7 @@ class Scalar:
     @property
     def controllers(self) -> tuple[Controller, ...]:
         """The controllers it is made of."""
-        return tuple(c for part in within(self, Scalar) if part is not self for c in part.controllers)
+        return tuple(c for part in scalars_within(self) if part is not self for c in part.controllers)
 
     @property
     def is_zero(self) -> bool:
@@ -241,21 +240,18 @@ def move(
         memory[controller.name] = float(state)
 
 
-Kind = TypeVar("Kind")
-
-
-def within(x: object, kind: type[Kind]) -> Iterator[Kind]:
-    """Everything of a kind that a value is made of, itself included, wherever in its fields it stands."""
-    if isinstance(x, kind):
+def scalars_within(x: object) -> Iterator[Scalar]:
+    """Every scalar that a value is made of, wherever in its fields it stands; a scalar itself is the first."""
+    if isinstance(x, Scalar):
         yield x
     if is_dataclass(x) and not isinstance(x, type):
         for f in fields(x):
-            yield from within(getattr(x, f.name), kind)
+            yield from scalars_within(getattr(x, f.name))
     elif isinstance(x, tuple | list | frozenset):
         for item in x:
-            yield from within(item, kind)
+            yield from scalars_within(item)
     elif isinstance(x, Mapping):
-        yield from within(tuple(x.values()), kind)
+        yield from scalars_within(tuple(x.values()))
 
 
 def scalar(x: Scalar | float | str) -> Scalar:

@@ -14,7 +14,7 @@ from .choice import Cohort, Draw, Running, Top
 from .context import Context
 from .expression import Const, Expr, ExprLike, Slope, ToGo, op
 from .leaves import Column, Field, Has, On, Read, Tagged
-from .levels import Level, as_rung
+from .levels import Level, as_level
 from .reader import Reader, TargetReader, old, student
 
 reward = Field("reward", Level.TURN)
@@ -24,7 +24,7 @@ position, turn = Field("position", Level.TOKEN), Field("turn", Level.TURN)
 
 def column(name: str, at: Level | str = Level.SEQUENCE) -> Expr:
     """A named number per sequence (or per token) of the data."""
-    return Column(name, as_rung(at))
+    return Column(name, as_level(at))
 
 
 def on(source: str) -> Expr:

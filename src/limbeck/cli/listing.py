@@ -98,7 +98,7 @@ def facts(recipe: Recipe) -> Facts:
         "paper": recipe.paper,
         "teacher": _teacher(value, place["feedback"]),
         "reads": {role: sorted(abilities) for role, abilities in value.roles.items()},
-        "reward": taxonomy.judged(value),
+        "reward": taxonomy.needs_verifier(value),
         "confidence": recipe.confidence,
         "family": family(recipe),
         "feedback": list(place["feedback"]),

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator, Mapping
 
 from ..axes.context import WRITTEN, Context
-from ..axes.derived_source import Once, Patch, Recast, Select, stored
+from ..axes.derived_source import Once, Patch, Recast, Select, score_column
 from ..axes.leaves import Column, Tagged
 from ..axes.reader import Reader
 from ..axes.source import Data, Resample, Sample
@@ -125,7 +125,7 @@ def _check_columns(config: RunConfig, method: Method, task: Task) -> None:
     parts = method.sources_within
     made = {name for part in parts if isinstance(part, Recast) for name, _ in part.carry}
     made |= {name for c in method.contexts for name in (c.column, *(ask.name for ask in c.asks))}
-    made |= {stored(part.score) for part in parts if isinstance(part, Once) and part.score is not None}
+    made |= {score_column(part.score) for part in parts if isinstance(part, Once) and part.score is not None}
     nodes = [node for _, term in method.parts for v in term.exprs for node in v.walk()]
     asked = {node.name for node in nodes if isinstance(node, Column)}
     for name in sorted(asked - made):
@@ -327,7 +327,7 @@ def _targets(term: Term, method: Method) -> list[Reader]:
     """Whom a term compares the student with: the views it reads, and those whose log-probs its source stores."""
     columns = {node.name for v in term.exprs for node in v.walk() if isinstance(node, Column)}
     kept = [part.score for part in method.sources_within if isinstance(part, Once)]
-    heard = [reader for reader in kept if reader is not None and stored(reader) in columns]
+    heard = [reader for reader in kept if reader is not None and score_column(reader) in columns]
     return [reader for reader, _ in term.needs if not reader.is_policy] + heard
 
 

@@ -47,7 +47,7 @@ class KLMix(Divergence):
 
 @dataclass(frozen=True)
 class EntryClip(Divergence):
-    """``sum_v min(cell_v, tau)``: each vocabulary entry's share of a divergence, cut from above before the sum.
+    """``sum_v min(cell_v, cap)``: each vocabulary entry's share of a divergence, cut from above before the sum.
 
     OPSD's pointwise clip (arXiv:2601.18734 v3). Entries at the cap give no gradient; for forward KL those are the
     entries that the teacher most wants raised, so **the step can increase the divergence** (a test pins a
@@ -56,11 +56,11 @@ class EntryClip(Divergence):
     """
 
     of: Divergence
-    tau: float
+    cap: float
 
     def __post_init__(self) -> None:
-        if not (self.tau > 0 and math.isfinite(self.tau)):
-            raise LimbeckError(f"entry_clip(tau={self.tau}): the cap of an entry must be positive and finite.")
+        if not (self.cap > 0 and math.isfinite(self.cap)):
+            raise LimbeckError(f"entry_clip(cap={self.cap}): the cap of an entry must be positive and finite.")
         if type(self.of).cells is Divergence.cells:
             raise LimbeckError(
                 f"entry_clip({self.of.label}): {self.of.label} is no sum over vocabulary entries, so none can be cut; "
@@ -69,17 +69,17 @@ class EntryClip(Divergence):
 
     @property
     def label(self) -> str:
-        return f"entry_clip({self.of.label}, {self.tau:g})"
+        return f"entry_clip({self.of.label}, {self.cap:g})"
 
     def cells(self, logq: Tensor, logp: Tensor) -> Tensor:
-        return self.of.cells(logq, logp).clamp(max=self.tau)
+        return self.of.cells(logq, logp).clamp(max=self.cap)
 
     def flow(self, logq: Tensor, logp: Tensor) -> Tensor:
         # A whole row's constants in f' cancel, and flow leaves them out; of the entries below the cap they do not.
         zero = logq.new_zeros(1)
         left_out = self.of.slope_at_one - float(self.of.flow(zero, zero))
         flow = self.of.flow(logq, logp) + left_out * logq.exp()
-        return torch.where(self.of.cells(logq, logp) > self.tau, torch.zeros_like(flow), flow)
+        return torch.where(self.of.cells(logq, logp) > self.cap, torch.zeros_like(flow), flow)
 
     def slope(self, log_u: Tensor) -> Tensor:
         del log_u

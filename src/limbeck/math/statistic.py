@@ -86,7 +86,7 @@ class Distance:
         logc = self._coarse(logq_nV, target)
         flow_c = self.divergence.flow(logc, target.logp)
         if self.tail or target.ids_nK is None:
-            return spread(flow_c, logc, logq_nV, target.ids_nK)
+            return spread_flow(flow_c, logc, logq_nV, target.ids_nK)
         within = flow_c - logc.exp() * flow_c.sum(-1, keepdim=True)  # the normalisation within the support has its own
         return torch.zeros_like(logq_nV).scatter_(-1, target.ids_nK, within)
 
@@ -182,7 +182,7 @@ def coarsen(logq_nV: Tensor, ids_nK: Tensor | None) -> Tensor:
     return with_tail(logq_nV.gather(-1, ids_nK), logq_nV.shape[-1])
 
 
-def spread(flow_c: Tensor, logc: Tensor, logq_nV: Tensor, ids_nK: Tensor | None) -> Tensor:
+def spread_flow(flow_c: Tensor, logc: Tensor, logq_nV: Tensor, ids_nK: Tensor | None) -> Tensor:
     """The flow of every vocabulary entry from the flow of its bucket: q_v g(bucket of v)."""
     if ids_nK is None:
         return flow_c

@@ -29,9 +29,9 @@ from ..axes import (
     ref,
     reinforce,
     sample,
+    score_column,
     soft_or,
     step_drift,
-    stored,
     student,
     tagged,
     teacher,
@@ -223,7 +223,7 @@ def vopd(top_k: int = 100, floor: float | None = None, reward: bool = False, gro
 
 
 @method(paper="arXiv:2604.13010", title="Lightning OPD", confidence="high")
-def lightning_opd(tau: float | None = None) -> Method:
+def lightning_opd(advantage_clip: float | None = None) -> Method:
     r"""Offline on-policy distillation: roll out and score once, then train without a teacher.
 
     .. math:: A_t = \mathrm{clip}\big(\log\pi_T(y_t)_{stored} - \log\pi_\theta(y_t), \pm\tau\big),\qquad
@@ -234,10 +234,10 @@ def lightning_opd(tau: float | None = None) -> Method:
     distillation's. The token mean is ours.
 
     Args:
-        tau: clip of the advantage; None (code; the paper clips, its value is not published).
+        advantage_clip: tau; None (code; the paper clips, its value is not published).
     """
-    signal = column(stored(teacher), "token") - logp(student)
-    if tau is not None:
-        number("tau of lightning_opd", tau, 0)
-    signal = signal if tau is None else signal.clip(-tau, tau)
+    signal = column(score_column(teacher), "token") - logp(student)
+    if advantage_clip is not None:
+        number("advantage_clip of lightning_opd", advantage_clip, 0)
+        signal = signal.clip(-advantage_clip, advantage_clip)
     return Method(once(sample(init, check=False), score=teacher), Term(signal, reinforce), token_mean)

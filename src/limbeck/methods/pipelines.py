@@ -25,7 +25,7 @@ def sd_zero(iterations: int = 1) -> Pipeline:
 
 
 @pipeline(paper="arXiv:2604.13010", title="Lightning OPD")
-def lightning(tau: float | None = None) -> Pipeline:
+def lightning(advantage_clip: float | None = None) -> Pipeline:
     """Train on the teacher's own text, then distil offline from log-probs that the same teacher stored.
 
     The first stage is ``gkd`` with a forward KL on text that the teacher writes: the expected gradient of supervised
@@ -33,9 +33,11 @@ def lightning(tau: float | None = None) -> Pipeline:
     The same teacher in both is what the paper calls teacher consistency, and the point of having them in one pipeline.
 
     Args:
-        tau: clip of the second stage's advantage; None (code; the paper's value is not published).
+        advantage_clip: of the second stage; None (code; the paper's value is not published).
     """
-    return Pipeline((stage("gkd", lam=0.0, divergence="fkl", seq_kd=True), stage("lightning_opd", tau=tau)))
+    return Pipeline(
+        (stage("gkd", lam=0.0, divergence="fkl", seq_kd=True), stage("lightning_opd", advantage_clip=advantage_clip))
+    )
 
 
 @pipeline(paper="arXiv:2605.16826", title="Distillation, then GRPO")

@@ -43,7 +43,7 @@ from ..axes import (
     verdict_phrase,
     where,
 )
-from ..axes.context import named
+from ..axes.context import as_context
 from ..errors import LimbeckError, number
 from ..math.composed import EntryClip
 from ..math.divergence import Divergence, as_divergence, rkl, soft_ce
@@ -81,7 +81,7 @@ def opsd(
     row = row if entry_clip is None else EntryClip(row, entry_clip)
     return Method(
         sample(student, group, check=False),
-        Term(init.given(named(context)), divergence_loss(row, cap=token_clip)),
+        Term(init.given(as_context(context)), divergence_loss(row, cap=token_clip)),
         sequence_mean,
     )
 
@@ -97,7 +97,7 @@ def opsd_sampled(context: Context | str = solution, group: int = 1) -> Method:
         context: the reference solution (paper).
         group: 1 (paper).
     """
-    signal = log_ratio(init.given(named(context)), student)
+    signal = log_ratio(init.given(as_context(context)), student)
     return Method(sample(student, group, check=False), Term(signal, reinforce), token_mean)
 
 

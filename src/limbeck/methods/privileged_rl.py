@@ -37,7 +37,7 @@ from ..axes import (
     token_sum,
     where,
 )
-from ..axes.context import named, tried_again
+from ..axes.context import as_context, tried_again
 from ..axes.scalar import scalar
 from ..axes.signal import ratio_of
 from ..axes.source import Source
@@ -71,7 +71,7 @@ def pi_distill(
         group: 8 (ours).
     """
     number("alpha of pi_distill", alpha, 0, 1, ends=True)
-    c = named(context)
+    c = as_context(context)
     A = group_advantage()
     hinted = Term(A, clip(clip_range), on("hinted")) + beta * Term(
         logp(student.given(plain)), sampled("k3", ratio=True), on("hinted")
@@ -97,7 +97,7 @@ def opsd_rl(beta: float = 0.25, context: Context | str = solution, clip_range: f
         clip_range: 0.2 (ours).
         group: 8 (ours).
     """
-    view = student.given(named(context))
+    view = student.given(as_context(context))
     rl = Term(group_advantage(), clip(clip_range))
     return Method(sample(student, group), rl + beta * Term(logp(view), sampled("k3", ratio=True)), token_mean)
 

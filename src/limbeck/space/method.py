@@ -15,7 +15,7 @@ from ..axes.expression import Need
 from ..axes.levels import Level
 from ..axes.reader import Reader, behavior, by_role, old, student
 from ..axes.reduction import Reduction, token_mean
-from ..axes.scalar import Controller, Scalar, within
+from ..axes.scalar import Controller, Scalar, scalars_within
 from ..axes.source import Sample, Source
 from ..errors import LimbeckError, expect, nearest
 from .abilities import refuse_absent, refuse_unserved
@@ -126,7 +126,7 @@ class Method:
     @property
     def controllers(self) -> tuple[Controller, ...]:
         """Scalars that are moved by what is measured, wherever in the method they stand."""
-        return tuple(dict.fromkeys(c for s in within(self, Scalar) for c in s.controllers))
+        return tuple(dict.fromkeys(c for s in scalars_within(self) for c in s.controllers))
 
     @property
     def separable(self) -> bool:

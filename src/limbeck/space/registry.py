@@ -26,7 +26,7 @@ class _Required:
 REQUIRED = _Required()
 
 
-def arguments_of(factory: Callable[..., object]) -> dict[str, object]:
+def parameters_of(factory: Callable[..., object]) -> dict[str, object]:
     """The arguments of a factory and their defaults; ``REQUIRED`` for one that has none."""
     parameters = inspect.signature(factory).parameters
     return {name: REQUIRED if p.default is p.empty else p.default for name, p in parameters.items()}
@@ -41,7 +41,7 @@ def call(name: str, factory: Callable[..., T], arguments: Mapping[str, object]) 
     Raises:
         LimbeckError: naming the argument, its value and the remedy.
     """
-    known = arguments_of(factory)
+    known = parameters_of(factory)
     takes = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
     for key in arguments:
         if key not in known:
@@ -68,7 +68,7 @@ def _refused(factory: Callable[..., T], arguments: Mapping[str, object]) -> T | 
 
 def _named(name: str, factory: Callable[..., object], arguments: Mapping[str, object], sentence: str) -> str:
     """The sentence about the argument that led to it, where it speaks of another."""
-    known = arguments_of(factory)
+    known = parameters_of(factory)
 
     def without(key: str) -> str:
         return str(_refused(factory, {k: v for k, v in arguments.items() if k != key}))
@@ -138,7 +138,7 @@ class Registered:
     @property
     def arguments(self) -> dict[str, object]:
         """Arguments and their defaults."""
-        return arguments_of(self.factory)
+        return parameters_of(self.factory)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..axes.derived_source import Once, Patch, Recast, Select, stored
+from ..axes.derived_source import Once, Patch, Recast, Select, score_column
 from ..axes.expression import Const, Expr
 from ..axes.leaves import Column
 from ..axes.levels import Level
@@ -121,7 +121,7 @@ def granularity(method: Method) -> str:
     return grains.pop() if len(grains) == 1 else "hybrid"
 
 
-def judged(method: Method) -> bool:
+def needs_verifier(method: Method) -> bool:
     """Whether somebody must verify answers: for a term, for the choice of text, or for what a context shows."""
     shown = {name for context in method.contexts for name in context.reads}
     chosen = {f for v in _choices(method) for f in v.fields}
@@ -157,7 +157,7 @@ def _readers(term: Term, method: Method) -> set[Reader]:
     """Whom a term reads; a stored column is its reader."""
     scores = [s.score for s in _sources(method) if isinstance(s, Once) and s.score is not None]
     columns = {node.name for v in term.exprs for node in v.walk() if isinstance(node, Column)}
-    return {r for r, _ in term.needs} | {r for r in scores if stored(r) in columns}
+    return {r for r, _ in term.needs} | {r for r in scores if score_column(r) in columns}
 
 
 def _anchor(term: Term, method: Method) -> bool:

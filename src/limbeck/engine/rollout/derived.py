@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...axes.derived_source import SAME, Once, Patch, Recast, Refine, Select
-from ...axes.derived_source import stored as column_of
+from ...axes.derived_source import SAME, Once, Patch, Recast, Refine, Select, score_column
 from ...axes.expression import Expr
 from ...axes.levels import Level
 from ...axes.reader import behavior
@@ -114,7 +113,7 @@ def _scored(source: Once, groups: Groups, writer: RolloutWriter) -> Groups:
     assert source.score is not None
     record, reader = assemble(groups, writer.name), source.score
     logp = iter(evaluate(logp_of(reader), record, writer.desk, writer.step, Level.TOKEN).tolist())
-    name = column_of(reader)
+    name = score_column(reader)
 
     def scored(segment: Segment) -> Segment:
         if not segment.scored:
