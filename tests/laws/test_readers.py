@@ -10,7 +10,7 @@ import pytest
 import limbeck
 from limbeck.axes import behavior, ema, init, old, other, ref, sample, solution, student, synced, teacher
 from limbeck.axes.reader import FROZEN, HELD_BY_STUDENT, KINDS, POLICIES, Follow, Reader, Weights, by_role
-from limbeck.axes.source import hand
+from limbeck.axes.source import joint_author
 from limbeck.errors import LimbeckError
 from limbeck.types import STUDENT, TEACHER
 
@@ -39,7 +39,7 @@ def test_a_reader_knows_whose_weights_it_has(name: str) -> None:
     reader, slot, weights = READERS[name]
     assert reader.weights is weights
     assert reader.slot == slot
-    assert hand((reader,)) == (TEACHER if weights is Weights.GIVEN else STUDENT)
+    assert joint_author((reader,)) == (TEACHER if weights is Weights.GIVEN else STUDENT)
 
 
 def test_every_kind_of_reader_is_in_the_table() -> None:

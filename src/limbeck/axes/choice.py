@@ -44,12 +44,12 @@ class Chosen(Expr):
     def children(self) -> tuple[Expr, ...]:
         return (self.of,) if self.among is None else (self.of, self.among)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        levels = hearing.levels
-        priority = self.priority(levels.down(self.of.evaluate(hearing), self.of.level, Level.TOKEN), hearing)
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        levels = batch.levels
+        priority = self.priority(levels.down(self.of.evaluate(batch), self.of.level, Level.TOKEN), batch)
         open_N = torch.ones_like(priority, dtype=torch.bool)
         if self.among is not None:
-            open_N = levels.down(self.among.evaluate(hearing), self.among.level, Level.TOKEN).bool()
+            open_N = levels.down(self.among.evaluate(batch), self.among.level, Level.TOKEN).bool()
         count = int(open_N.sum())
         chosen = torch.zeros_like(open_N)
         if count:
@@ -58,7 +58,7 @@ class Chosen(Expr):
             chosen[places[order[: max(1, int(count * self.fraction))]]] = True
         return chosen
 
-    def priority(self, of_N: Tensor, hearing: EvalContext) -> Tensor:
+    def priority(self, of_N: Tensor, batch: EvalContext) -> Tensor:
         """Larger is chosen first."""
         raise NotImplementedError
 
@@ -67,8 +67,8 @@ class Chosen(Expr):
 class Top(Chosen):
     """The tokens with the largest values."""
 
-    def priority(self, of_N: Tensor, hearing: EvalContext) -> Tensor:
-        del hearing
+    def priority(self, of_N: Tensor, batch: EvalContext) -> Tensor:
+        del batch
         return of_N
 
     def __str__(self) -> str:
@@ -82,8 +82,8 @@ class Draw(Chosen):
     Gumbel top-k, seeded by the step and the text, so that a resumed run draws the same.
     """
 
-    def priority(self, of_N: Tensor, hearing: EvalContext) -> Tensor:
-        seed = zlib.crc32(hearing.levels.record.ids_L.cpu().numpy().tobytes(), hearing.step)
+    def priority(self, of_N: Tensor, batch: EvalContext) -> Tensor:
+        seed = zlib.crc32(batch.levels.record.ids_L.cpu().numpy().tobytes(), batch.step)
         uniform = torch.rand(of_N.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         gumbel = -(-uniform.clamp(min=1e-300).log()).log()
         return of_N.double().clamp(min=1e-8).log() + gumbel.to(of_N.device)  # 1e-8: the release's floor (TIP)
@@ -110,9 +110,9 @@ class Cohort(Expr):
     def children(self) -> tuple[Expr, ...]:
         return (self.of,)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        levels = hearing.levels
-        x_U = levels.down(self.of.evaluate(hearing), self.of.level, Level.TURN)
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        levels = batch.levels
+        x_U = levels.down(self.of.evaluate(batch), self.of.level, Level.TURN)
         turn_U, group_U = levels.turn(), levels.record.group_B[levels.record.seq_U]
         longest = int(turn_U.max()) if turn_U.numel() else 1
         cell = group_U * longest + turn_U - 1
@@ -151,17 +151,17 @@ class Running(Expr):
     def children(self) -> tuple[Expr, ...]:
         return (self.of,) if self.among is None else (self.of, self.among)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        now = self.of.evaluate(hearing)
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        now = self.of.evaluate(batch)
         x, new = float(now), True
         if self.among is not None:
-            there = hearing.levels.up(self.among.evaluate(hearing), self.among.level, Level.BATCH, "any")
+            there = batch.levels.up(self.among.evaluate(batch), self.among.level, Level.BATCH, "any")
             new = bool(there)
 
         def moved(m: float | None) -> float | None:
             return m if not new else x if m is None else self.rate * m + (1 - self.rate) * x
 
-        return torch.full_like(now, hearing.remember(repr(self), moved) or 0.0)
+        return torch.full_like(now, batch.remember(repr(self), moved) or 0.0)
 
     def __str__(self) -> str:
         return f"running {self.rate:g}({self.of})"

@@ -11,7 +11,7 @@ from .context import Context
 from .expression import Expr, Need
 from .reader import Reader
 from .signal import logp
-from .source import Derived, Source, hand, heat_of, refuse_unjudged
+from .source import Derived, Source, joint_author, refuse_unjudged, temperature_in_words
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Refine(Derived):
 
     @property
     def author(self) -> int:
-        return hand((self.reader,))
+        return joint_author((self.reader,))
 
     @property
     def verified(self) -> bool:
@@ -135,7 +135,7 @@ class Refine(Derived):
         return frozenset(self.reader.context) | super().contexts
 
     def __str__(self) -> str:
-        return f"({self.source}), refined by {self.reader}{heat_of(self.reader, self.tau)}"
+        return f"({self.source}), refined by {self.reader}{temperature_in_words(self.reader, self.tau)}"
 
 
 SAME = "same"

@@ -108,7 +108,7 @@ class Expr:
         """Record fields it reads."""
         return frozenset(name for node in self.walk() for name in node.own_fields)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
+    def evaluate(self, batch: EvalContext) -> Tensor:
         """``[size(level)]`` values on a whole batch."""
         raise NotImplementedError
 
@@ -238,8 +238,8 @@ class Const(Expr):
     def level(self) -> Level:
         return Level.BATCH
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        reward = hearing.levels.record.reward_U
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        reward = batch.levels.record.reward_U
         return torch.full((1,), self.value, dtype=reward.dtype, device=reward.device)
 
     def __str__(self) -> str:
@@ -256,8 +256,8 @@ class Scheduled(Expr):
     def level(self) -> Level:
         return Level.BATCH
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        return Const(self.scalar.now(hearing.step, hearing.memory)).evaluate(hearing)
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        return Const(self.scalar.now(batch.step, batch.memory)).evaluate(batch)
 
     def __str__(self) -> str:
         return f"({self.scalar})"
@@ -331,9 +331,9 @@ class Op(Expr):
         operands = values if self.name in _LOGICAL else [as_numbers(x) for x in values]
         return _OPS[self.name](*operands)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        down = hearing.levels.down
-        return self.combine([down(a.evaluate(hearing), a.level, self.level) for a in self.args])
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        down = batch.levels.down
+        return self.combine([down(a.evaluate(batch), a.level, self.level) for a in self.args])
 
     def __str__(self) -> str:
         if self.name in _PREFIX:
@@ -379,8 +379,8 @@ class Clip(Expr):
         """The clip on values of one level."""
         return as_numbers(values[0]).clamp(self.lo, self.hi)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        return self.combine([self.of.evaluate(hearing)])
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        return self.combine([self.of.evaluate(batch)])
 
     def __str__(self) -> str:
         return f"clip({self.of}, {self.lo}, {self.hi})"
@@ -405,8 +405,8 @@ class Slope(Expr):
         """The slope on values of one level."""
         return self.divergence.advantage(values[0])
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        return self.combine([self.log_u.evaluate(hearing)])
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        return self.combine([self.log_u.evaluate(batch)])
 
     def __str__(self) -> str:
         return f"−{self.divergence.label}′({self.log_u})"
@@ -445,12 +445,12 @@ class Over(Expr):
     def children(self) -> tuple[Expr, ...]:
         return (self.of,) if self.mask is None else (self.of, self.mask)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        values = self.of.evaluate(hearing)
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        values = self.of.evaluate(batch)
         mask = None
         if self.mask is not None:
-            mask = hearing.levels.down(self.mask.evaluate(hearing), self.mask.level, self.of.level).bool()
-        return hearing.levels.up(values, self.of.level, self.to, self.how, mask, self.empty)
+            mask = batch.levels.down(self.mask.evaluate(batch), self.mask.level, self.of.level).bool()
+        return batch.levels.up(values, self.of.level, self.to, self.how, mask, self.empty)
 
     def __str__(self) -> str:
         condition = "" if self.mask is None else f" where {self.mask}"
@@ -486,11 +486,11 @@ class ToGo(Expr):
     def children(self) -> tuple[Expr, ...]:
         return (self.of,)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        levels = hearing.levels
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        levels = batch.levels
         if self.level == Level.TURN:
-            return levels.to_go(as_numbers(self.of.evaluate(hearing)), self.gamma, self.strict, Level.TURN)
-        of_N = levels.down(as_numbers(self.of.evaluate(hearing)), self.of.level, Level.TOKEN)
+            return levels.to_go(as_numbers(self.of.evaluate(batch)), self.gamma, self.strict, Level.TURN)
+        of_N = levels.down(as_numbers(self.of.evaluate(batch)), self.of.level, Level.TOKEN)
         rest = levels.to_go(of_N, self.gamma, self.strict)
         if not self.average:
             return rest

@@ -36,16 +36,16 @@ class Read(Expr):
 
     @property
     def live(self) -> bool:
-        return self.reader.live or any(r.live for r in laws(self.target))
+        return self.reader.live or any(r.live for r in readers_of(self.target))
 
     def own_needs(self) -> frozenset[Need]:
         if self.target is None:
             plain = isinstance(self.statistic, LogProb) and self.reader.tau == 1.0
             return frozenset({(self.reader, "sampled" if plain else "dense")})
-        return frozenset({(self.reader, "dense"), *((r, ability(r, self.support)) for r in laws(self.target))})
+        return frozenset({(self.reader, "dense"), *((r, ability(r, self.support)) for r in readers_of(self.target))})
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        return hearing.read(self.reader, self.statistic, self.target, self.support)
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        return batch.read(self.reader, self.statistic, self.target, self.support)
 
     def __str__(self) -> str:
         if isinstance(self.statistic, Distance):
@@ -56,7 +56,7 @@ class Read(Expr):
         return f"log π_{self.reader}" if isinstance(self.statistic, LogProb) else f"H(π_{self.reader})"
 
 
-def laws(target: TargetReader | None) -> tuple[Reader, ...]:
+def readers_of(target: TargetReader | None) -> tuple[Reader, ...]:
     """The readers that a target law is made of."""
     if target is None:
         return ()
@@ -88,8 +88,8 @@ class Field(Expr):
     def own_fields(self) -> frozenset[str]:
         return frozenset({self.name})
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        return _FIELDS[self.name](hearing.levels)
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        return _FIELDS[self.name](batch.levels)
 
     def __str__(self) -> str:
         return self.name
@@ -118,8 +118,8 @@ class Column(Expr):
     def level(self) -> Level:
         return self.at
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        record = hearing.levels.record
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        record = batch.levels.record
         columns = record.columns_N if self.at == Level.TOKEN else record.columns_B
         if self.name not in columns:
             raise LimbeckError(
@@ -142,8 +142,8 @@ class On(Expr):
     def level(self) -> Level:
         return Level.SEQUENCE
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        record = hearing.levels.record
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        record = batch.levels.record
         if self.source not in record.sources:
             return torch.zeros_like(record.correct_B)
         return record.origin_B == record.sources.index(self.source)
@@ -169,8 +169,8 @@ class Has(Expr):
     def own_contexts(self) -> frozenset[Context]:
         return frozenset({self.context})
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        record = hearing.levels.record
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        record = batch.levels.record
         known = record.columns_B.get(self.context.column)
         return torch.ones_like(record.correct_B) if known is None else known.bool()
 
@@ -189,8 +189,8 @@ class Tagged(Expr):
     def level(self) -> Level:
         return Level.SEQUENCE
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        record = hearing.levels.record
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        record = batch.levels.record
         if self.tag in record.columns_B:  # plain tensors: one boolean a sequence
             return record.columns_B[self.tag].bool()
         if not record.prompts or any(self.column not in p.columns for p in record.prompts):

@@ -18,7 +18,7 @@ from .scalar import Scalar, scalar
 ONE = scalar(1.0)
 
 
-def hand(readers: Sequence[Reader]) -> int:
+def joint_author(readers: Sequence[Reader]) -> int:
     """The author of text that these readers write together: the student where any of them has its weights."""
     return STUDENT if any(r.weights.of_student for r in readers) else TEACHER
 
@@ -114,7 +114,7 @@ class Data(Source):
         return f"{'pairs' if self.pairs else 'responses'} of the {self.name} data"
 
 
-def heat_of(writer: Reader | Blend, tau: float) -> str:
+def temperature_in_words(writer: Reader | Blend, tau: float) -> str:
     """The temperature of a source in words; a writer that has one of its own says that one itself."""
     if tau == 1.0:
         return ""
@@ -178,7 +178,7 @@ class Sample(Source):
 
     @property
     def author(self) -> int | None:
-        own = hand(self.reader.readers if isinstance(self.reader, Blend) else (self.reader,))
+        own = joint_author(self.reader.readers if isinstance(self.reader, Blend) else (self.reader,))
         return own if self.start is None or self.start.author == own else None
 
     @property
@@ -205,7 +205,7 @@ class Sample(Source):
 
     def __str__(self) -> str:
         verified = ", verified" if self.check else ""
-        heat = heat_of(self.reader, self.tau)
+        heat = temperature_in_words(self.reader, self.tau)
         turns = f", {self.turns} turns" if self.episodic else ""
         turns += f" with {self.retry} between" if self.retry else ""
         limit = "" if self.max_tokens is None else f", at most {self.max_tokens} tokens"

@@ -27,7 +27,7 @@ from ..errors import LimbeckError, number
 from ..math.divergence import Divergence, as_divergence
 from ..math.statistic import Distance, LogProb, Statistic, Support
 from .expression import Expr, Need
-from .leaves import ability, laws
+from .leaves import ability, readers_of
 from .levels import Level, segment
 from .reader import Blend, Reader, TargetReader
 
@@ -171,7 +171,7 @@ class DivergenceLoss(Surrogate):
     def needs(self, signal: Expr | TargetReader) -> frozenset[Need]:
         assert isinstance(signal, TargetReader)
         whole = isinstance(signal, Blend)
-        return frozenset((reader, "dense" if whole else ability(reader, self.support)) for reader in laws(signal))
+        return frozenset((reader, "dense" if whole else ability(reader, self.support)) for reader in readers_of(signal))
 
     def check(self, signal: Expr | TargetReader) -> None:
         if not isinstance(signal, TargetReader):
@@ -179,12 +179,12 @@ class DivergenceLoss(Surrogate):
                 f"{self} pulls towards a whole distribution and needs a reader such as teacher, not {signal}; for a "
                 "signal per token use policy(...) or sampled(...)."
             )
-        if all(r.weights.in_student and not r.context and r.tau == 1.0 for r in laws(signal)):
+        if all(r.weights.in_student and not r.context and r.tau == 1.0 for r in readers_of(signal)):
             raise LimbeckError(
                 f"{self} was given {signal}, the student itself, so its gradient is zero; name another reader, such as "
                 "teacher, ref or init, or give it a context it does not see: student.given(feedback)."
             )
-        policies = [r for r in laws(signal) if r.is_policy]
+        policies = [r for r in readers_of(signal) if r.is_policy]
         if policies or (isinstance(signal, Blend) and self.support is not None and self.support.by == "target"):
             what = f"{policies[0]}, which is live" if policies else "a blend, which has no top-k of its own"
             raise LimbeckError(f"{self} was given {what}; use readers with weights of their own, and their full rows.")

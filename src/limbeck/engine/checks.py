@@ -214,13 +214,13 @@ def _looked_at(task: Task) -> Iterator[Prompt]:
 
 
 def _check_templates(config: RunConfig, method: Method, task: Task) -> None:
-    check_names(method.told, config.contexts, config.method)
+    check_names(method.all_contexts, config.contexts, config.method)
 
     @functools.cache  # prompts are looked through only where a template names what is not known of every sequence
     def known() -> frozenset[str]:
         return frozenset({"solution"}).union(*(prompt.privileged for prompt in _looked_at(task)))
 
-    for context in sorted(method.told, key=str):
+    for context in sorted(method.all_contexts, key=str):
         given = config.contexts.get(context.name)
         template = context.block if given is None else read_template(context.name, given)
         check_template(context, template, known)
@@ -250,7 +250,7 @@ def same_for_all(method: Method, blocks: Mapping[str, str]) -> list[str]:
     """A word on templates of the run that have nothing of the problem in them."""
     return [
         f"note: contexts.{c.name} names nothing of the problem, so its reader sees the same text on every one."
-        for c in sorted(method.told, key=str)
+        for c in sorted(method.all_contexts, key=str)
         if c.name in blocks and says_the_same(c, blocks[c.name])
     ]
 

@@ -67,7 +67,7 @@ def _parts(method: Method) -> Iterator[tuple[str, Source]]:
 
 def _contexts(method: Method) -> list[str]:
     """Each context by its name, with the first line of its template; what stands between turns is one too."""
-    return [f"{c.name} ({_opening(c)})" for c in sorted(method.told, key=lambda c: c.name)]
+    return [f"{c.name} ({_opening(c)})" for c in sorted(method.all_contexts, key=lambda c: c.name)]
 
 
 def _opening(context: Context) -> str:

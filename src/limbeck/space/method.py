@@ -113,7 +113,7 @@ class Method:
         return read | asked | frozenset(c for source in self.sources.values() for c in source.contexts)
 
     @property
-    def told(self) -> frozenset[Context]:
+    def all_contexts(self) -> frozenset[Context]:
         """Its contexts, and what is said between turns: everything whose words a run may replace."""
         writers = (part for part in self.sources_within if isinstance(part, Sample))
         return self.contexts | frozenset(part.retry for part in writers if part.retry is not None)
@@ -240,7 +240,7 @@ class Method:
                 if names.count(name) > 1:
                     raise LimbeckError(f"{names.count(name)} sources are called {name!r}; give each its own name.")
         shown: dict[str, Context] = {}
-        for context in sorted(self.told, key=repr):
+        for context in sorted(self.all_contexts, key=repr):
             if shown.setdefault(context.name, context) != context:
                 raise LimbeckError(
                     f"two different contexts are called {context.name!r}, and what is shown is found by its name; give "

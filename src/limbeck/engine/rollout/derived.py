@@ -14,7 +14,7 @@ from ...axes.expression import Expr
 from ...axes.levels import Level
 from ...axes.reader import behavior
 from ...axes.signal import logp as logp_of
-from ...axes.source import Resample, hand
+from ...axes.source import Resample, joint_author
 from ...loss.terms import Batch
 from ...tasks import Response
 from ...types import DATA, Prompt, Rollout
@@ -141,7 +141,7 @@ def refined(source: Refine, writer: RolloutWriter, prompts: Sequence[Prompt] | N
         seen.append(desk.render(with_blocks(prompt, blocks), reader.role, what, desk.max_tokens))
     law = SamplingPolicy(((desk.policy(reader.role), 1.0),), source.tau * reader.tau)
     texts = generate(law, seen, desk.max_tokens, desk.batch)
-    author = hand((reader,))
+    author = joint_author((reader,))
     rows: list[Trajectory | None] = []
     for prompt, w, k in zip(record.prompts, texts, known, strict=True):
         verdict = judge(desk, prompt, w) if source.check else None
