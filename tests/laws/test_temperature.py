@@ -196,7 +196,7 @@ def test_a_law_of_ones_own_at_another_temperature_is_a_target_that_can_be_learnt
 
 
 def test_a_temperature_without_a_meaning_is_refused_in_one_sentence() -> None:
-    with pytest.raises(LimbeckError, match=r"behavior\.at\(2\.0\).*read old\.at"):
+    with pytest.raises(LimbeckError, match=r"behavior\.at\(2\.0\).*use old\.at"):
         behavior.at(2.0)
     method = Method(sample(), Term(teacher.at(HOT), divergence_loss("fkl", top_k=2)), token_mean)
     top = P.log_softmax(-1).topk(2)

@@ -176,7 +176,7 @@ def order(x: float) -> int:
 
 
 def test_the_first_of_a_batch_that_processes_share_is_refused() -> None:
-    with pytest.raises(LimbeckError, match="first of a batch that several processes share"):
+    with pytest.raises(LimbeckError, match="is not defined for a batch that several processes share"):
         segment(torch.ones(2), torch.zeros(2, dtype=torch.int64), 1, "first", lambda x: 2 * x)
 
 

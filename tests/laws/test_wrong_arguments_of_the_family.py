@@ -10,7 +10,7 @@ import limbeck as lb
 
 m = lb.methods
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "a levels that falls": (m.decoupled_kl, {"levels": (8, 4)}, "rising limits"),
+    "levels that fall": (m.decoupled_kl, {"levels": (8, 4)}, "rising limits"),
     "a level that is no number": (m.decoupled_kl, {"levels": ("a",)}, "a level of entropy_gate is 'a'"),
     "a gate at no step": (m.decoupled_kl, {"levels": (4, 8), "gate_every": 0}, "at least 1"),
     "a mixture beyond its ends": (m.decoupled_kl, {"lam": 2.0}, "between 0 .fkl. and 1"),

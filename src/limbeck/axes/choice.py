@@ -1,7 +1,7 @@
-"""Parts of ``Expr`` that choose, compare or remember: top, draw, cohort, running.
+"""Expressions that choose tokens, compare turns or keep a running value: top, draw, cohort, running.
 
-They look at a whole batch (*this process's* part of it), so they never read the live student: read ``old``, which the
-engine scores before the first update.
+They look at a whole batch (the part of it that *this process* has), so they cannot read the student as it is now. Use
+``old``, which the engine scores before the first update.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .levels import Level, segment
 class Chosen(Expr):
     """True on ``max(1, floor(fraction * N))`` tokens of the batch; ties go to the earlier token.
 
-    The share is taken of the tokens where ``among`` holds. Nothing is chosen where there is no token at all.
+    The fraction is of the tokens where ``among`` holds. Without such a token, nothing is chosen.
     """
 
     of: Expr
@@ -30,7 +30,7 @@ class Chosen(Expr):
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
-            raise LimbeckError(f"a fraction of {self.fraction} of the tokens: give one above 0 and at most 1.")
+            raise LimbeckError(f"the fraction of the tokens is {self.fraction}; give one above 0 and at most 1.")
 
     @property
     def level(self) -> Level:
@@ -59,7 +59,7 @@ class Chosen(Expr):
         return chosen
 
     def priority(self, of_N: Tensor, batch: EvalContext) -> Tensor:
-        """Larger is chosen first."""
+        """The value by which tokens are ordered; larger ones are chosen first."""
         raise NotImplementedError
 
 
@@ -94,7 +94,7 @@ class Draw(Chosen):
 
 @dataclass(frozen=True)
 class Cohort(Expr):
-    """Mean over those turns of the group that have the same place in their sequence (RLTF's baseline)."""
+    """Mean over the turns of a group that have the same position in their sequences (the baseline of RLTF)."""
 
     of: Expr
 
@@ -126,9 +126,10 @@ class Cohort(Expr):
 
 @dataclass(frozen=True)
 class Running(Expr):
-    """A moving average of a batch value: ``m <- rate m + (1 - rate) x``, starting at the first x. State of the run.
+    """A moving average of a value per batch: ``m <- rate m + (1 - rate) x``, starting at the first x.
 
-    A batch without a unit in ``among`` leaves it as it is; before the first such unit it is 0.
+    The average is part of the run's state. A batch without a unit in ``among`` does not move it; before the first such
+    unit it is 0.
     """
 
     of: Expr
@@ -137,10 +138,12 @@ class Running(Expr):
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
-            raise LimbeckError(f"running(rate={self.rate}): the share of the past lies in [0, 1).")
+            raise LimbeckError(
+                f"running(rate={self.rate}): the share of the past must lie in [0, 1); give for instance 0.99."
+            )
         if self.of.level != Level.BATCH:
             raise LimbeckError(
-                f"running({self.of}): one value a {self.of.level}; reduce it with .over('batch', 'mean')."
+                f"running({self.of}): it has one value per {self.of.level}; reduce it with .over('batch', 'mean')."
             )
 
     @property

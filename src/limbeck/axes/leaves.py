@@ -1,4 +1,4 @@
-"""The leaves of ``Expr``: what readers report of each token, and what a record holds."""
+"""The leaves of ``Expr``: scores that readers give each token, and fields of the record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .reader import Blend, Reader, TargetReader
 
 @dataclass(frozen=True)
 class Read(Expr):
-    """What a reader reports of each scored token."""
+    """A statistic of a reader at each scored token: its log-prob, its entropy, or its divergence to a target."""
 
     reader: Reader
     statistic: Statistic
@@ -57,16 +57,16 @@ class Read(Expr):
 
 
 def readers_of(target: TargetReader | None) -> tuple[Reader, ...]:
-    """The readers that a target law is made of."""
+    """The readers that a target distribution is made of."""
     if target is None:
         return ()
     return target.readers if isinstance(target, Blend) else (target,)
 
 
 def ability(reader: Reader, support: Support | None) -> str:
-    """What a target must serve: full rows, its own top-k, or log-probs at the entries that the student chose.
+    """The ability that a target needs: full rows, its own top-k, or log-probs at the entries that the student chose.
 
-    Some entries of a law say nothing of the same law at another temperature, which needs full rows.
+    A few entries of a distribution do not determine it at another temperature, so a temperature needs full rows.
     """
     if support is None or support.by == "draw" or reader.tau != 1.0:
         return "dense"
@@ -109,7 +109,7 @@ _FIELDS: dict[str, Callable[[Levels], Tensor]] = {
 
 @dataclass(frozen=True)
 class Column(Expr):
-    """A named number that came with the data."""
+    """A named number from the data."""
 
     name: str
     at: Level
@@ -134,7 +134,7 @@ class Column(Expr):
 
 @dataclass(frozen=True)
 class On(Expr):
-    """Sequences of one named source."""
+    """A mask of the sequences that one named source wrote."""
 
     source: str
 
@@ -154,7 +154,7 @@ class On(Expr):
 
 @dataclass(frozen=True)
 class Has(Expr):
-    """Sequences for which there is what a context shows; all of them where nobody looked (plain tensors)."""
+    """A mask of sequences with the evidence of a context; all of them on plain tensors without that column."""
 
     context: Context
 
@@ -180,7 +180,7 @@ class Has(Expr):
 
 @dataclass(frozen=True)
 class Tagged(Expr):
-    """Sequences whose prompt carries a word in a column (a domain, a difficulty)."""
+    """A mask of the sequences whose prompt has a given word in a column (a domain, a difficulty)."""
 
     column: str
     value: str
@@ -191,7 +191,7 @@ class Tagged(Expr):
 
     def evaluate(self, batch: EvalContext) -> Tensor:
         record = batch.levels.record
-        if self.tag in record.columns_B:  # plain tensors: one boolean a sequence
+        if self.tag in record.columns_B:  # plain tensors: one boolean per sequence
             return record.columns_B[self.tag].bool()
         if not record.prompts or any(self.column not in p.columns for p in record.prompts):
             raise LimbeckError(
@@ -202,7 +202,7 @@ class Tagged(Expr):
 
     @property
     def tag(self) -> str:
-        """What ``lb.objective`` calls its column of booleans."""
+        """The name of its column of booleans in ``lb.objective``."""
         return f"{self.column}={self.value}"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Surrogates of sampled tokens: policy gradients, and sampled estimators of a divergence as losses."""
+"""Surrogate losses of sampled tokens: policy gradients, and sampled estimators of a divergence as losses."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .signal import LOG_RATIO_LIMIT, logp
 from .surrogate import Rows, Surrogate
 
 OLD = logp(old)
-"""What ratios are taken against unless a method names another base."""
+"""The log-probs that ratios are taken against unless a method names another base."""
 
 _KINDS = ("reinforce", "ratio", "clip", "cispo")
 
 
 @dataclass(frozen=True)
 class PolicyLoss(Surrogate):
-    r"""A policy gradient; A is the signal, rho = pi / base with its gradient.
+    r"""A policy-gradient loss; A is the signal and rho = pi / base, which carries gradient.
 
     * ``reinforce``: :math:`-A \log\pi`
     * ``ratio``: :math:`-\rho A`
@@ -51,7 +51,9 @@ class PolicyLoss(Surrogate):
             known = ", ".join(_KINDS)
             raise LimbeckError(f"policy({self.kind!r}): unknown kind{nearest(self.kind, _KINDS)}; use one of {known}.")
         if self.pool not in ("token", "sequence"):
-            raise LimbeckError(f"policy(pool={self.pool!r}): a ratio is pooled per token or per sequence.")
+            raise LimbeckError(
+                f"policy(pool={self.pool!r}): a ratio is pooled per token or sequence; give 'token' or 'sequence'."
+            )
         expect("base of policy", self.against, Expr, "give log-probs, for instance logp(behavior)")
         for name in ("lo", "hi"):  # infinite: no bound on that side
             number(f"{name} of {self.kind} (the range is 1 - lo to 1 + hi)", getattr(self, name), 0, ends=True)
@@ -126,13 +128,15 @@ class SampledLoss(Surrogate):
     def check(self, signal: Expr | TargetReader) -> None:
         super().check(signal)
         if not (isinstance(signal, Read) and isinstance(signal.statistic, LogProb)):
-            raise LimbeckError(f"{self} compares log-probs at the sampled token: tell it logp(reader), not {signal}.")
+            raise LimbeckError(
+                f"{self} compares log-probs at the sampled token and cannot take {signal}; give it logp(reader)."
+            )
         reader = signal.reader
         itself = reader.weights.in_student and not reader.context and reader.tau == 1.0
         if itself and reader.kind in ("student", "synced"):  # old and behavior differ from the second update on
             raise LimbeckError(
-                f"{self} was given {signal}, the student itself, so there is nothing to learn; name another reader, or "
-                "give it a context that the student does not see: student.given(feedback)."
+                f"{self} was given {signal}, which is the student itself, so its gradient is zero; name another "
+                "reader, or give it a context that the student does not see, such as student.given(feedback)."
             )
 
     def loss(self, live: Sequence[Tensor], signal: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
@@ -147,7 +151,7 @@ class SampledLoss(Surrogate):
         return f"sampled({'ρ·' if self.ratio else ''}{self.estimator})"
 
 
-# ---------------------------------------------------------------- how methods write them
+# ---------------------------------------------------------------- functions to write them with
 
 
 def policy(
@@ -159,7 +163,7 @@ def policy(
     dual: float | None = None,
     cap: float | None = None,
 ) -> PolicyLoss:
-    """A policy gradient; see ``PolicyLoss`` for the kinds. An infinite ``lo`` or ``hi`` is no bound on that side."""
+    """A policy-gradient loss; see ``PolicyLoss``. With an infinite ``lo`` or ``hi``, that side has no bound."""
     return PolicyLoss(kind, lo, hi, base if base is not None else OLD, pool, dual, cap)
 
 
@@ -171,35 +175,37 @@ def clip(
     dual: float | None = None,
     cap: float | None = None,
 ) -> PolicyLoss:
-    """PPO's clipped ratio; one bound serves both sides."""
+    """The clipped ratio of PPO, between 1 - lo and 1 + hi; ``hi`` is ``lo`` unless it is given."""
     return policy("clip", lo, lo if hi is None else hi, base, pool, dual, cap)
 
 
 def cispo(lo: float = math.inf, hi: float = 4.0) -> PolicyLoss:
-    """CISPO: detached clipped ratio times log-prob; ``lo = inf`` clips only above, at 1 + hi."""
+    """CISPO: the detached clipped ratio times the log-prob. ``lo = inf`` clips only above, at 1 + hi."""
     return policy("cispo", lo, hi)
 
 
 reinforce = policy("reinforce")
-"""−A log π. RenderedContext 1 it is the negative log-likelihood."""
+"""−A log π. With the signal 1 it is the negative log-likelihood."""
 ratio = policy("ratio")
-"""−ρ A, unclipped."""
+"""−ρ A, without a clip."""
 
 _ESTIMATORS: dict[str, Divergence] = {"k2": rkl, "k3": fkl}
 
 
 def sampled(estimator: str | Divergence, ratio: bool = False) -> SampledLoss:
-    """A sampled estimator as a loss: ``"k2"`` (reverse KL's gradient), ``"k3"`` (forward KL's), or a divergence's h(u).
+    """A sampled estimator of a divergence as a loss.
 
-    ``ratio=True`` multiplies by the live ratio to ``old``: then k3 has the reverse KL's gradient.
+    ``"k2"`` has the gradient of the reverse KL and ``"k3"`` that of the forward KL. A divergence gives the loss form
+    h(u) that has its own gradient. ``ratio=True`` multiplies by the ratio to ``old``, which carries gradient; then k3
+    has the gradient of the reverse KL.
 
     Raises:
         LimbeckError: for ``"k1"``, whose expected gradient is zero, and for a divergence without a closed loss form.
     """
     if estimator == "k1":
         raise LimbeckError(
-            "sampled('k1'): k1 as a loss has zero expected gradient (E_q[grad log q] = 0), the teacher cancels; use "
-            "'k2', or k1 as a detached signal: Term(log_ratio(teacher), reinforce)."
+            "sampled('k1') has zero expected gradient, because E_q[grad log q] = 0 and the teacher cancels; use 'k2', "
+            "or k1 as a detached signal: Term(log_ratio(teacher), reinforce)."
         )
     if isinstance(estimator, Divergence):
         estimator.potential(torch.zeros(1))

@@ -23,7 +23,7 @@ from .context import Context
 
 
 class Weights(Enum):
-    """Whose weights a reader has."""
+    """The origin of a reader's weights. Every question about whose weights they are is a property here."""
 
     STUDENT_NOW = "the student as it is now"
     STUDENT_BEFORE = "the student at the start of the batch"
@@ -33,17 +33,17 @@ class Weights(Enum):
 
     @property
     def of_student(self) -> bool:
-        """Whether they are the student's own, now or earlier; the others are somebody else's."""
+        """Whether they are the student's own, now or earlier, and not those of another model."""
         return self is not Weights.GIVEN
 
     @property
     def from_run(self) -> bool:
-        """Whether the run itself has them at every step, so that no model is loaded for them."""
+        """Whether the run derives them from the student at every step, so that no model is loaded for them."""
         return self in (Weights.STUDENT_NOW, Weights.STUDENT_BEFORE, Weights.STUDENT_FOLLOWING)
 
     @property
     def in_student(self) -> bool:
-        """Whether the student's own module holds them when a batch begins."""
+        """Whether the student's module itself has them at the start of a batch."""
         return self in (Weights.STUDENT_NOW, Weights.STUDENT_BEFORE)
 
 
@@ -104,7 +104,7 @@ class Reader:
 
     @property
     def weights(self) -> Weights:
-        """Whose weights it has."""
+        """The origin of its weights."""
         if self.kind == "synced" and self.follow is not None and self.follow.every == 1:
             return Weights.STUDENT_BEFORE
         return _WEIGHTS[self.kind]
@@ -130,8 +130,8 @@ class Reader:
         """
         if self.kind == "behavior" and tau != 1.0:
             raise LimbeckError(
-                f"behavior.at({shown(tau)}): its log-probs are taken as they were reported, so they have no "
-                f"other temperature; read old.at({shown(tau)}), which the trainer computes."
+                f"behavior.at({shown(tau)}): its log-probs are taken as they were reported, so they have no other "
+                f"temperature; use old.at({shown(tau)}), which the trainer computes."
             )
         return replace(self, tau=tau)
 
@@ -139,9 +139,13 @@ class Reader:
         """The same policy, which sees these contexts behind the student's own prompt."""
         for c in context:
             if not isinstance(c, Context):
-                raise LimbeckError(f"{self.role}.given({c!r}): give contexts such as solution, feedback or hint.")
+                raise LimbeckError(
+                    f"{self.role}.given({c!r}): this is no context; give one such as solution, feedback or hint."
+                )
         if self.kind in ("old", "behavior"):
-            raise LimbeckError(f"{self.role}.given(...): a context is read with weights; use student.given(...).")
+            raise LimbeckError(
+                f"{self.role}.given(...): its log-probs are those of the plain prompt; use student.given(...)."
+            )
         return replace(self, context=context)
 
     @property
@@ -178,15 +182,16 @@ class Reader:
 
 
 SPACES = ("prob", "log")
-"""How a blend mixes."""
+"""The spaces in which a blend mixes: probabilities or log-probs."""
 
 
 @dataclass(frozen=True)
 class Blend:
     """A mixture of policies: ``sum_i w_i pi_i`` (``prob``), or ``softmax(sum_i w_i log pi_i)`` (``log``).
 
-    ``log`` weights may be negative and need not sum to 1 (G-OPD's extrapolation). A mixture of logits is the same law
-    as one of log-probs, because a row's constant leaves with the normalisation: SDPO's trust region is such a blend.
+    Weights in ``log`` space may be negative and need not sum to 1 (the extrapolation of G-OPD). A mixture of logits is
+    the same distribution as one of log-probs, because the normalisation removes a constant of the row. The trust region
+    of SDPO is such a blend.
     """
 
     parts: tuple[tuple[Reader, float], ...]
@@ -194,7 +199,7 @@ class Blend:
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:
-            raise LimbeckError(f"blend(space={self.space!r}): use one of {', '.join(SPACES)}.")
+            raise LimbeckError(f"blend(space={self.space!r}): unknown space; use one of {', '.join(SPACES)}.")
         for part in self.parts:
             expect("a part of blend", part, tuple, "give (reader, weight), for instance (teacher, 0.2)")
             expect("a reader of blend", part[0], Reader, "give one such as student or teacher")
@@ -203,11 +208,11 @@ class Blend:
         total = sum(w for _, w in self.parts)
         unfit = any(w < 0 for _, w in self.parts) or not math.isclose(total, 1.0, abs_tol=1e-9)
         if self.space == "prob" and unfit:
-            raise LimbeckError(f"blend: the weights ({weights}) must be non-negative and sum to 1.")
+            raise LimbeckError(f"blend: the weights ({weights}) must be non-negative and sum to 1; or use space='log'.")
 
     @property
     def readers(self) -> tuple[Reader, ...]:
-        """Those that have a weight."""
+        """The readers whose weight is not 0."""
         return tuple(r for r, w in self.parts if w != 0)
 
     def __str__(self) -> str:
@@ -217,7 +222,7 @@ class Blend:
 
 
 TargetReader = Reader | Blend
-"""What a full-vocabulary loss can pull towards."""
+"""A target distribution of a full-vocabulary loss."""
 
 student, old, behavior = Reader("student"), Reader("old"), Reader("behavior")
 teacher, ref, init = Reader("teacher"), Reader("ref"), Reader("init")
@@ -253,7 +258,7 @@ def ema(rate: float, every: int = 1, reset: int = 0) -> Reader:
     if not 0 < rate <= 1 or every < 1 or reset < 0:
         raise LimbeckError(
             f"ema(rate={rate}, every={every}, reset={reset}): the rate lies in (0, 1], every is at least 1 and reset "
-            "not negative; use init for weights that never move."
+            "is not negative; use init for weights that never move."
         )
     return Reader("ema", follow=Follow(rate, every, reset))
 
@@ -261,7 +266,7 @@ def ema(rate: float, every: int = 1, reset: int = 0) -> Reader:
 def synced(every: int = 1) -> Reader:
     """The student's weights as they were at the last multiple of ``every`` batches; 1: at the start of each batch."""
     if every < 1:
-        raise LimbeckError(f"synced(every={every}): give at least 1; use init for weights that never move.")
+        raise LimbeckError(f"synced(every={every}): every must be at least 1; use init for weights that never move.")
     return Reader("synced", follow=Follow(1.0, every, 0))
 
 
