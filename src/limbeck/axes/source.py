@@ -52,7 +52,7 @@ class Source:
 
     @property
     def author(self) -> int | None:
-        """The author of its tokens (``DATA``, ``STUDENT``, ``TEACHER``); None where there are several or copied ones."""
+        """The author of its tokens (``DATA``, ``STUDENT``, ``TEACHER``); None for several, or copied ones."""
         authors = {part.author for part in self.parts}
         return authors.pop() if len(authors) == 1 else None
 

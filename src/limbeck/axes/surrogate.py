@@ -6,7 +6,7 @@ whether it is linear in its signal, and the live statistics that it needs. It is
 where everything is per token, a micro-batch where it looks at sequences or groups.
 
 ===================  =======================================================  ==================================
-``divergence_loss``  a target distribution; any divergence of the table        KD, GKD, full-vocabulary OPD
+``divergence_loss``  a target distribution; any divergence of the table       KD, GKD, full-vocabulary OPD
 ``policy``           a signal; reinforce, ratio, clip, cispo                   REINFORCE, OPD, GRPO/DAPO/GSPO, CISPO
 ``sampled``          log-probs of a target at the sampled token; k2, k3, h(u)  KDRL, reference-KL terms
 ``contrast``         labels over the members of a group                        DPO, SimPO, f-DPO, list-wise forms
