@@ -65,7 +65,10 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Method(S, Term(A, divergence_loss(rkl))),
         "whole distribution.*reader.*policy",
     ),
-    "sampled told a signal": (lambda: Method(S, Term(log_ratio(teacher), sampled("k2"))), r"cannot take.*give it logp\(reader\)"),
+    "sampled told a signal": (
+        lambda: Method(S, Term(log_ratio(teacher), sampled("k2"))),
+        r"cannot take.*give it logp\(reader\)",
+    ),
     "sampled told a reader": (lambda: Method(S, Term(teacher, sampled("k2"))), "takes a signal per token"),
     "contrast told tokens": (
         lambda: Method(pairs(), Term(logp(ref), contrast()), group_mean),
@@ -188,22 +191,22 @@ def test_named_reductions_are_known() -> None:
 MEETS: dict[str, tuple[Callable[[], Any], str]] = {
     "gkd and sampled": (
         lambda: m.gkd().validate(teacher="sampled"),
-        "gkd reads dense from teacher, which serves only 'sampled'.*opd instead of gkd.*host",
+        r"gkd needs the full .*\(dense\) of teacher, which serves only 'sampled'.*opd instead of gkd.*host",
     ),
     "top-k and sampled": (
         lambda: m.opd_full(top_k=8).validate(teacher="sampled"),
-        "opd_full reads topk from teacher.*ask the server for its top log-probs",
+        r"opd_full needs the top-k log-probs \(topk\) of teacher.*ask the server for its top log-probs",
     ),
     "sampled and top-k": (
         lambda: m.opd().validate(teacher="topk"),
-        "opd reads sampled from teacher, which serves only 'topk'.*score the sampled tokens",
+        r"opd needs the log-prob of each sampled token \(sampled\) of teacher, which serves only 'topk'.*let the",
     ),
     "no teacher": (lambda: m.kdrl().validate(), "kdrl reads teacher.*no teacher was given.*teacher="),
     "no reference": (lambda: m.dpo().validate(teacher="dense"), "dpo reads ref"),
-    "no text": (lambda: m.minillm().validate(teacher="dense"), "reads text from teacher.*can generate"),
+    "no text": (lambda: m.minillm().validate(teacher="dense"), r"needs responses \(text\) of teacher.*can generate"),
     "renyi and sampled": (
         lambda: Method(S, Term(divergence_advantage(renyi(2.0), teacher), reinforce)).validate(teacher="sampled"),
-        "reads dense from teacher",
+        r"needs the full .* \(dense\) of teacher",
     ),
 }
 
@@ -283,7 +286,10 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "unknown source": (call(m.minillm(), teacher_logits=TEACHER, source=["rol", *NAMES[1:]]), "did you mean 'roll'"),
     "no teacher": (call(m.opd()), "opd reads sampled from teacher; give teacher_logp"),
     "no teacher rows": (call(m.gkd()), r"gkd reads dense from teacher; give teacher_logits"),
-    "teacher serves too little": (call(m.gkd(), teacher_logp=OLD), "reads dense from teacher, which serves only"),
+    "teacher serves too little": (
+        call(m.gkd(), teacher_logp=OLD),
+        r"needs the full .* \(dense\) of teacher, which serves only",
+    ),
     "misspelt": (call(m.opd(), teacher_logit=TEACHER), "unknown argument 'teacher_logit'.*'teacher_logits'"),
     "misspelt role": (call(m.opd(), techer_logits=TEACHER), "teacher"),
     "teacher unshifted": (call(m.gkd(), teacher_logits=TEACHER[:, 1:]), "teacher_logits has shape"),

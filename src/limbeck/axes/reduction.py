@@ -44,8 +44,8 @@ class Reduction:
     def __str__(self) -> str:
         return self.name
 
-    def formula(self) -> str:
-        """The denominator as a formula."""
+    def divisor(self, counted: str) -> str:
+        """The denominator in words; ``counted`` says how units are counted, such as ``the number of all``."""
         units = {
             Level.TOKEN: "tokens",
             Level.TURN: "turns",
@@ -54,10 +54,10 @@ class Reduction:
             Level.BATCH: "1",
         }[self.unit]
         if self.total is None:
-            return f"Σ {units}"
+            return f"{counted} {units}"
         if not self.per_unit:
             return f"{self.total:g}"
-        return f"Σ {units} · {self.total:g}"
+        return f"{counted} {units} × {self.total:g}"
 
     def shares(
         self, kept: Tensor, weight: Tensor, loss_level: Level, per: str, levels: Levels

@@ -177,8 +177,8 @@ class DivergenceLoss(Surrogate):
     def check(self, signal: Expr | TargetReader) -> None:
         if not isinstance(signal, TargetReader):
             raise LimbeckError(
-                f"{self} compares whole distributions and cannot take {signal}; give it a reader such as teacher, or use "
-                "policy(...) or sampled(...) for a signal per token."
+                f"{self} compares whole distributions and cannot take {signal}; give it a reader such as teacher, or "
+                "use policy(...) or sampled(...) for a signal per token."
             )
         if all(r.weights.in_student and not r.context and r.tau == 1.0 for r in readers_of(signal)):
             raise LimbeckError(
