@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import re
 import threading
 from dataclasses import replace
 
@@ -521,7 +522,7 @@ def test_explain_names_every_reader_and_denominator(m: Method) -> None:
     assert all(f"divisor {i + 1}" in text for i in range(len(m.parts)))
     reads = lb.explain(m).partition("reads")[2]
     assert all(f"{role}: {', '.join(sorted(abilities))}" in reads for role, abilities in m.roles.items())
-    assert ("evaluation   in one pass" in text) == m.separable
+    assert bool(re.search(r"evaluation +in one pass", text)) == m.separable
     supports = [s for _, t in m.parts if (s := getattr(t.surrogate, "support", None))]
     within = any(not s.tail for s in supports)
     assert ("normalised within the top-k, no bound" in text) == within
