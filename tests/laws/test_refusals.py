@@ -107,14 +107,14 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
         r"on\('rol'\): no such source.*did you mean 'roll'",
     ),
     # the live student
-    "live gate": (lambda: Method(S, Term(A, clip(0.2), entropy(student) > 1.0)), "known too late.*read old"),
+    "live gate": (lambda: Method(S, Term(A, clip(0.2), entropy(student) > 1.0)), "must be known before that; use old"),
     "live batch weight": (
         lambda: Method(S, Term(teacher, divergence_loss(rkl), weight=entropy(student).over("batch", "mean"))),
-        "whole batch of the student.*read old",
+        "whole batch of the student.*use old",
     ),
     "live to-go": (
         lambda: Method(S, Term(to_go(log_ratio(teacher, student), 1.0), reinforce)),
-        "whole sequence of the student.*read old",
+        "whole sequence of the student.*use old",
     ),
     "token weight of a pair": (
         lambda: Method(pairs(), Term(label, contrast(base=ref), weight=logp(ref)), group_mean),
@@ -122,7 +122,7 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "live signal of a pair": (
         lambda: Method(pairs(), Term(logp(student).total, contrast(base=ref)), group_mean),
-        "read old instead",
+        "use old instead",
     ),
     # reductions
     "tokens of a pair": (

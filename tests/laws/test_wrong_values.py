@@ -184,7 +184,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "updates": (lambda: Method(S, T, updates=wrong(1.5)), "updates is 1.5"),
     "live weight that counts": (
         lambda: Method(S, Term(logp(teacher), sampled("k2"), weight=entropy(student), per="weight")),
-        "divides by the sum of.*read old instead",
+        "divides by the sum of.*use old instead",
     ),
     # names
     "get nothing": (lambda: lb.get(wrong(None)), "unknown method None"),
