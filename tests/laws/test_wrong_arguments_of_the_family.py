@@ -30,7 +30,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a cap of nothing": (m.exopd, {"is_cap": 0.0}, "above 0"),
     "a share above 1": (m.sdpo_hybrid, {"share": 2.0}, "between 0 and 1"),
     "a weight above 1": (m.kd, {"weight": 2.0}, "between 0 and 1"),
-    "a temperature that overflows": (m.kd, {"tau": 1e200}, "a number of that size"),
+    "a temperature that overflows": (m.kd, {"tau": 1e200}, "a number is too large"),
     "a number of hundreds of digits": (m.dapo, {"clip_low": 10**400}, "15 digits"),
     "bounds exchanged": (m.sod_per_sample, {"beta_min": 1.0, "beta_max": 0.1}, "at least 1"),
     "a floor that is none": (m.decoupled_kl, {"floor": float("nan")}, "give a number"),

@@ -109,8 +109,8 @@ class Term:
             )
         if self.where.live:
             raise LimbeckError(
-                f"where={self.where} reads the student as it is now, but the number of kept tokens must be known before "
-                "that; use old instead of student."
+                f"where={self.where} reads the student as it is now, but the number of kept tokens must be known "
+                "before that; use old instead of student."
             )
         loss_level, signal_level = self.surrogate.loss_level, self.surrogate.signal_level
         if loss_level != Level.TOKEN and (self.weight.live or self.weight.level < loss_level):
