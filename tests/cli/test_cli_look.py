@@ -48,7 +48,7 @@ def test_explain_shows_formula_axes_and_arguments(limbeck_: Run) -> None:
     assert "R = log π_T - log π_θ" in shown
     assert "teacher: sampled" in shown
     assert "the number of all tokens (the same as of term 2)" in shown
-    assert "rollouts a prompt; 8, from the follow-up's re-run (the paper's was not found)." in shown
+    assert "rollouts per prompt; 8, from the follow-up's re-run (the paper's was not found)." in shown
     assert "limbeck train kdrl --student STUDENT --teacher TEACHER --task TASK" in shown
     assert "--teacher" not in limbeck_("explain", "sft").stdout
 

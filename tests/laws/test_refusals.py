@@ -165,7 +165,7 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
     "shaping gate": (lambda: m.kdrl_shaping(gate="x"), "use one of none, response, group"),
     "gkd beta 0": (lambda: m.gkd(beta=0), "use fkl for 0"),
     "gkd beta 1": (lambda: m.gkd(beta=1), "rkl for 1"),
-    "overlong buffer": (lambda: m.dapo(max_length=10, buffer=20), "between 1 and max_length"),
+    "overlong buffer": (lambda: m.dapo(max_length=10, buffer=20), "from 1 to max_length"),
     "unknown argument": (lambda: m.kdrl(beta=1), "unknown argument 'beta'.*it takes coef"),
     "nearest argument": (lambda: m.kdrl(coeff=1), "did you mean 'coef'"),
     "unknown method": (lambda: lb.get("kdlr"), "unknown method 'kdlr'.*did you mean 'kdrl'"),
