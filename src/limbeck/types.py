@@ -75,7 +75,7 @@ class Rollout:
         seq_U: int64, the sequence of each turn (every sequence has at least one turn, also when it is empty).
         group_B: int64, the group of each sequence; groups are contiguous and numbered from 0.
         author_N: int8, who wrote the token (``DATA``, ``STUDENT``, ``TEACHER``).
-        writer_logp_N: float32 nats, log-prob under the law that wrote the token; NaN for data.
+        rollout_logp_N: float32 nats, log-prob under the law that wrote the token; NaN for data.
         origin_B: int64 index into ``sources``.
         sources: names of the sources of this record.
         reward_U: float32 reward units, the shaped total; NaN where nothing verified the turn.
@@ -96,7 +96,7 @@ class Rollout:
     seq_U: Tensor
     group_B: Tensor
     author_N: Tensor
-    writer_logp_N: Tensor
+    rollout_logp_N: Tensor
     origin_B: Tensor
     reward_U: Tensor
     correct_B: Tensor
@@ -220,7 +220,7 @@ class Rollout:
             seq_U=self.seq_U[u] - b0,
             group_B=self.group_B[b] - first,
             author_N=self.author_N[n],
-            writer_logp_N=self.writer_logp_N[n],
+            rollout_logp_N=self.rollout_logp_N[n],
             origin_B=self.origin_B[b],
             reward_U=self.reward_U[u],
             correct_B=self.correct_B[b],

@@ -50,8 +50,8 @@ REFUSED: dict[str, tuple[str, Given, str]] = {
     "all missing models at once": ("mad_opd", {"others": {}}, r"--set others.first=... --set others.second=..."),
     "turns without that argument": ("tcod", {"task": "two_digit_sums"}, r"retry around this one\)\.$"),
     "turns with it": ("sod", {"task": "two_digit_sums"}, "or --set turns=1"),
-    "names of teachers": ("mad_opd", {"teachers": ("a", "a")}, "'a' is no name of its own"),
-    "a teacher called like a template": ("mad_opd", {"teachers": ("{{ x", "b")}, "is no name of its own"),
+    "names of teachers": ("mad_opd", {"teachers": ("a", "a")}, "'a' is no distinct name"),
+    "a teacher called like a template": ("mad_opd", {"teachers": ("{{ x", "b")}, "is no distinct name"),
     "levels beyond the window": ("decoupled_kl", {"levels": (4, 2000), "gate_every": 1}, "the response may have 2000"),
 }
 

@@ -24,9 +24,9 @@ from limbeck.axes import (
     refine,
     resample,
     sample,
+    score_column,
     select,
     solution,
-    stored,
     student,
     synced,
     teacher,
@@ -348,9 +348,9 @@ def test_a_heated_writer_writes_and_reports_at_its_temperature(shelf: Shelf, out
             def at(heat: float, rows: Tensor = rows, tokens: Tensor = tokens) -> Tensor:
                 return (rows[:, :VOCABULARY] / heat).log_softmax(-1).gather(1, tokens).squeeze(1)
 
-            torch.testing.assert_close(record.writer_logp_N[mine], at(tau), rtol=1e-3, atol=1e-3, msg=name)
+            torch.testing.assert_close(record.rollout_logp_N[mine], at(tau), rtol=1e-3, atol=1e-3, msg=name)
             if name == "once":
-                kept = record.columns_N[stored(teacher.at(3.0))][mine]
+                kept = record.columns_N[score_column(teacher.at(3.0))][mine]
                 torch.testing.assert_close(kept, at(3.0), rtol=1e-3, atol=1e-3)
 
 
@@ -364,4 +364,6 @@ def test_a_stored_score_is_that_of_a_reader_in_its_context(shelf: Shelf, out: Pa
         root = int(framed.root_B[b])
         ids = framed.ids_L[first:end].tolist()
         expected = naive_logp(run.session.policies["teacher"], ids[:root], ids[root:])
-        torch.testing.assert_close(record.columns_N[stored(reader)][record.seq_N == b], expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            record.columns_N[score_column(reader)][record.seq_N == b], expected, rtol=1e-3, atol=1e-3
+        )

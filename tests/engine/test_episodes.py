@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_runs import Parity, Shelf, go, lines, open_run
 
-from limbeck.axes import recast, refine, sample, select, student, teacher
+from limbeck.axes import behavior, logp, recast, refine, sample, select, student, teacher
 from limbeck.axes.context import draft, hint, tried_again, verdict_phrase
 from limbeck.axes.signal import correct, in_top, score
 from limbeck.engine import distill
@@ -39,7 +39,7 @@ def test_an_episode_is_turns_of_scored_tokens_with_unscored_ones_between(shelf: 
     assert record.n_turns == 3 * record.n_sequences
     assert record.seq_U.tolist() == [b for b in range(4) for _ in range(3)]
     assert bool((record.author_N == STUDENT).all())
-    assert bool(torch.isfinite(record.writer_logp_N).all())
+    assert bool(torch.isfinite(record.rollout_logp_N).all())
     assert bool(torch.isfinite(record.reward_U).all())
     policy = p.desk.policies["student"]
     for b in range(record.n_sequences):
@@ -258,6 +258,15 @@ def test_replayed_turns_are_read_and_not_scored(shelf: Shelf, out: Path) -> None
 
 
 # ---------------------------------------------------------------- sources made of others
+
+
+def test_a_source_may_choose_by_the_log_probs_of_the_policy_that_wrote(shelf: Shelf, out: Path) -> None:
+    """They are in the record, so no model is asked for them."""
+    p = writer(shelf, out, task=Parity(), n=3)
+    groups = written(select(sample(student, 4), logp(behavior).total, keep=2), p, None)
+    assert [len(group) for group in groups] == [2, 2, 2]
+    for best, second in groups:
+        assert sum(best.turns[0].logp) >= sum(second.turns[0].logp)
 
 
 def test_the_best_are_selected_in_order_of_importance(shelf: Shelf, out: Path) -> None:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..axes.reader import Weights
 from ..errors import LimbeckError
 from ..loss.terms import refuse_shared
 from ..space.method import Method
@@ -145,7 +146,8 @@ def _followers(method: Method, policies: dict[str, Policy]) -> dict[str, Followi
     named = set(method.views) | {r for s in method.sources.values() for r, _ in s.needs}
     followers = {}
     for reader in sorted(named, key=str):
-        if reader.follow is not None and reader.role != "synced(1)" and reader.role not in followers:
+        if reader.weights is Weights.STUDENT_FOLLOWING and reader.role not in followers:
+            assert reader.follow is not None
             followers[reader.role] = FollowingModel(policies["student"], reader.role, reader.follow)
             policies[reader.role] = freeze(followers[reader.role].policy)
     return followers

@@ -221,7 +221,7 @@ def estimate(session: Session, lengths: Lengths) -> Estimate:
             seconds += machine.writing(size, rows, lengths.prompt, limit, desk.batch)
             work = max(work, min(rows, desk.batch) * (lengths.prompt + limit) * size.cache * 4)
     passes = math.ceil(tokens / config.micro_tokens)
-    read = [r.role for r in method.views if r.key not in ("student", "writer")]
+    read = [r.role for r in method.views if r.key not in ("student", "behavior")]
     read += ["teacher"] if "teacher" in sizes and config.diagnostics and "teacher" not in read else []
     seconds += sum(machine.reading(sizes[_own(role, sizes)], tokens, passes) for role in read)
     seconds += method.updates * machine.training(student, tokens, passes)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..axes.levels import Levels
-from ..axes.source import Sample, sample
+from ..axes.source import sample
 from ..errors import LimbeckError, shown
 from ..evaluate import pass_at_k, ratio_interval, wilson
 from ..kernels.tiles import StatisticRequest, statistics
@@ -124,7 +124,7 @@ class Evaluator:
         law = SamplingPolicy(((policy, 1.0),), tau=0.0)
         if "episodes" in self.task.serves:
             writer = writer_for(self.desk, len(self.prompts), 0)
-            groups = played(Sample(), writer, self.prompts, law)
+            groups = played(sample(), writer, self.prompts, law)
             refuse_all_dead(writer, groups, "of the evaluation")
             return assemble(groups, "main")
         ids = [self.desk.prompt_ids(p) for p in self.prompts]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..axes.reader import Reader, teacher
+from ..axes.reader import Reader, old, teacher
 from ..axes.scalar import move
 from ..axes.surrogate import DivergenceLoss, Question
 from ..errors import LimbeckError
@@ -76,7 +76,7 @@ class Loop:
 
     def read(self, lens: ContextViews) -> dict[str, View]:
         """One detached View for each reader that the terms name, of the record as that reader sees it."""
-        asked = {r: a for r, a in self.method.views.items() if r.key not in ("student", "writer")}
+        asked = {r: a for r, a in self.method.views.items() if r == old or not r.is_policy}
         if teacher.role in self.session.policies and self.config.diagnostics:
             asked[teacher] = asked.get(teacher, frozenset()) | {"dense"}
         supports = [t.surrogate.support for _, t in self.method.parts if isinstance(t.surrogate, DivergenceLoss)]

@@ -179,7 +179,7 @@ def _fitting(
 def _understood(stage: Stage, settings: Mapping[str, Any]) -> frozenset[Entry]:
     """The contexts that a stage's method shows, and the further models and data sets that it reads."""
     value = stage.value(settings)
-    shown = {("contexts", context.name) for context in value.told if context.block}
+    shown = {("contexts", context.name) for context in value.all_contexts if context.block}
     read = {("datasets", name) for name in data_names(value)}
     return frozenset(shown | read | {("others", role) for role in value.others})
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..axes.source import Sample
+from ..axes.source import sample
 from ..errors import LimbeckError, number
 from ..tasks import Response, Task, Verdict
 from ..tasks.base import found
@@ -245,7 +245,7 @@ def _written(
     law = SamplingPolicy(((policy, 1.0),), tau=temperature)
     if "episodes" in desk.tasks["task"].serves:
         writer = writer_for(desk, len(prompts), 0)
-        groups = played(Sample(n=samples), writer, prompts, law)
+        groups = played(sample(n=samples), writer, prompts, law)
         for reason in dict.fromkeys(writer.died):
             console.print(f"note: {label}: an episode was broken off by its environment ({reason}).", style="yellow")
         return [_of_episode(label, policy, row, i) for group in groups for i, row in enumerate(group)]

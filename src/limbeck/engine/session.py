@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from accelerate import Accelerator
 
+from ..axes.reader import HELD_BY_STUDENT
 from ..errors import LimbeckError
 from ..limits import VERIFY_SECONDS
 from ..space.method import Method
@@ -112,7 +113,7 @@ class Desk:
 
     def policy(self, role: str) -> Policy:
         """A role's model; what equals the student at the start of a batch is the student."""
-        return self.policies["student" if role in ("student", "old", "synced(1)") else role]
+        return self.policies["student" if role in HELD_BY_STUDENT else role]
 
     def render(self, prompt: Prompt, role: str, what: str, room: int, written: bool = False) -> list[int]:
         """Token ids of a prompt as a role reads it, with room for ``room`` tokens behind it.

@@ -301,7 +301,7 @@ def refuse_other_denominators(method: Method) -> None:
         reduction = term.reduction or method.reduction
         if not reduction.per_unit:
             continue  # a constant
-        by = reduction.formula()
+        by = reduction.divisor("the number of its")
         if reduction.unit == term.surrogate.loss_level == Level.TOKEN and reduction.total is None:
             if term.per == "all" or (term.per == "kept" and term.where == everywhere):
                 continue

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..axes.reader import Reader, init, ref, teacher
+from ..axes.reader import FROZEN, POLICIES, Reader
 from ..errors import LimbeckError, nearest, shown
-from ..space.abilities import CARRIERS, CLOCKS, refuse_lacking
+from ..space.abilities import CARRIERS, refuse_lacking
 from ..space.method import Method
 from ..types import Carrier, Dense, Head, Hidden, Sampled, TopK, width_of
 from .arguments import Given, device_of, shaped, tensor, whole_numbers
@@ -68,8 +68,8 @@ def _fitting(hidden: Tensor, head: Head, role: str) -> Head:
 
 
 _CARRIER_NAMES = ("logits", "hidden", "head", "topk", "logp")
-_KNOWN_ROLES = frozenset({teacher.role, ref.role, init.role})
-"""Roles that a trainer may hand to every method; one that reads them not leaves them alone."""
+_KNOWN_ROLES = frozenset(reader.role for reader in FROZEN)
+"""Roles accepted for every method, and ignored by methods that do not read them."""
 
 
 def read_carriers(given: Mapping[str, Any], shape: torch.Size, method: Method, live: Carrier) -> dict[str, Carrier]:
@@ -93,7 +93,7 @@ def _slot(key: str, method: Method, slots: Mapping[str, Reader]) -> str:
     """The view that ``NAME_logits`` is of; refused where neither the method nor anybody else knows it."""
     slot, _, kind = key.rpartition("_")
     names = [f"{s}_{c}" for s in slots for c in _CARRIER_NAMES]
-    if kind in _CARRIER_NAMES and slot in CLOCKS and slot not in slots:
+    if kind in _CARRIER_NAMES and slot in {policy.slot for policy in POLICIES} and slot not in slots:
         raise LimbeckError(f"{key}: the student's other clocks are log-probs; give {slot}_logp=, [B, T].")
     if kind not in _CARRIER_NAMES or slot not in _KNOWN_ROLES | set(slots) | set(method.roles):
         raise LimbeckError(f"unknown argument {key!r}{nearest(key, names)}; this method reads {sorted(slots)}.")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..axes.expression import Expr, Op, Over, ToGo
-from ..axes.leaves import Field, Read, laws
+from ..axes.leaves import Field, Read, readers_of
 from ..axes.levels import Level, Levels
 from ..axes.reader import student
 from ..errors import LimbeckError
@@ -181,7 +181,7 @@ class _Walk:
             if v is not None:
                 self.visit(v, kept_N, Level.TOKEN)
         if not isinstance(term.signal, Expr):
-            for reader in laws(term.signal):
+            for reader in readers_of(term.signal):
                 self.leaf("role", reader.key, kept_N)
             return
         if term.surrogate.scope >= Level.GROUP and "label" in term.signal.fields:
@@ -202,7 +202,7 @@ class _Walk:
         """Follow one expression; ``counts`` says of which units of ``level`` its value counts."""
         mine = self._move(counts, level, v.level)
         if isinstance(v, Read):
-            for reader in (v.reader, *laws(v.target)):
+            for reader in (v.reader, *readers_of(v.target)):
                 self.leaf("role", reader.key, mine)
             if isinstance(v.statistic, LogProb):
                 self.leaf("sampled", v.reader.key, mine)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..axes.levels import Level
-from ..axes.reader import old, student, writer
+from ..axes.reader import behavior, old, student
 from ..axes.surrogate import Question
 from ..errors import LimbeckError, expect, whole
 from ..loss.terms import Batch, Loss, Prepared, loss, prepare
@@ -113,7 +113,7 @@ class Objective:
         student_head: Tensor | Head | None = None,
         student_logp: Tensor | None = None,
         old_logp: Tensor | None = None,
-        writer_logp: Tensor | None = None,
+        rollout_logp: Tensor | None = None,
         reward: Tensor | None = None,
         correct: Tensor | None = None,
         truncated: Tensor | None = None,
@@ -143,7 +143,7 @@ class Objective:
         * ``labels`` ``[B, T]`` with logits ``[B, T, V]``, both unshifted, as a Hugging Face model and its collator give
           them. Row t scores the label at t + 1; -100 marks what is not scored. Everything with positions is unshifted
           too: logits, hidden states and top-k lists of readers at the positions of the input, like the student's;
-          ``ROLE_logp``, ``student_logp``, ``old_logp``, ``writer_logp``, ``turn``, ``author`` and columns ``[B, T]``
+          ``ROLE_logp``, ``student_logp``, ``old_logp``, ``rollout_logp``, ``turn``, ``author`` and columns ``[B, T]``
           at the positions of the labels, where entry t is about the token at t and the first entry is ignored.
         * ``tokens`` and ``mask``, ``[B, T]``, with rows that are shifted already: row t scores token t.
         * ``labels`` ``[B]`` with logits ``[B, C]`` of a classifier, which are not shifted: each row is a sequence of
@@ -159,9 +159,9 @@ class Objective:
             labels: ``[B, T]`` or ``[B]`` int64 in place of ``tokens`` and ``mask``, -100 where nothing is scored.
             old_logp: ``[B, T]`` the student at the start of the batch; left out, the batch is on-policy and it is the
                 student itself, detached.
-            writer_logp: ``[B, T]`` as reported when sampled; left out, ``old_logp``, else the student itself.
-            reward, correct, truncated, label: ``[B]``; ``correct`` defaults to ``reward > 0``. ``label`` says what is
-                preferred in a group, 1 and 0 for a pair: the entries of a group sum to 1 and are not all equal.
+            rollout_logp: ``[B, T]`` as reported when written; left out, ``old_logp``, else the student itself.
+            reward, correct, truncated, label: ``[B]``; ``correct`` defaults to ``reward > 0``. The labels of a group
+                say what is preferred in it, 1 and 0 for a pair: they sum to 1 and are not all equal.
             group: ``[B]`` group of each sequence, equal numbers together; default one group (pairs: consecutive twos).
             turn: ``[B, T]`` whole numbers that rise along a sequence, the turn of each token; default one turn each.
             turn_reward: ``[B, K]`` in place of ``reward``: of turn 0, 1 ... of each sequence; NaN or 0 for turns that
@@ -222,9 +222,9 @@ class Objective:
         refuse_vocabulary({student.key: live, **carriers}, rows.pick(ids), form.name)
         clocks = {
             name: read_logp(name, form.token(name, x), shape, live)
-            for name, x in (("old_logp", old_logp), (WROTE, writer_logp))
+            for name, x in (("old_logp", old_logp), (WROTE, rollout_logp))
         }
-        wrote = clocks[WROTE] if writer_logp is not None else clocks["old_logp"]
+        wrote = clocks[WROTE] if rollout_logp is not None else clocks["old_logp"]
         record = rows.record(
             ids,
             fields,
@@ -356,6 +356,6 @@ def _own_clocks(
     now = {old.role: View(detached(live))}
     if method.reads(old.role) and old.role not in scores:
         scores = {**scores, **now}
-    if method.reads(writer.role) and not written:
-        record = replace(record, writer_logp_N=Batch(record, now).read(old, LogProb(), None))
+    if method.reads(behavior.role) and not written:
+        record = replace(record, rollout_logp_N=Batch(record, now).read(old, LogProb(), None))
     return record, scores

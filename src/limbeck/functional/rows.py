@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..axes.reader import Reader, old, student, writer
+from ..axes.reader import Reader, behavior, old, student
 from ..errors import LimbeckError
 from ..loss.terms import Batch
 from ..types import Carrier, Dense, Head, Hidden, Rollout, Sampled, TopK, View, width_of
@@ -24,7 +24,7 @@ from .finite import (
     doubts_of_sampled,
 )
 
-WROTE = "writer_logp"
+WROTE = "rollout_logp"
 FORMS = {Dense: "logits", Hidden: "hidden", TopK: "topk", Sampled: "logp"}
 
 
@@ -136,7 +136,7 @@ class PlainRows:
             found["role", student.role] = list(doubts_of_carrier("student_logp", detached(live), width))
         if given & {"old_logp", WROTE}:  # else it is the student itself
             called = WROTE if WROTE in given else "old_logp"
-            found["role", writer.role] = list(doubts_of_field(called, batch.record.writer_logp_N))
+            found["role", behavior.role] = list(doubts_of_field(called, batch.record.rollout_logp_N))
         return found
 
     def record(
@@ -148,7 +148,7 @@ class PlainRows:
         columns: Mapping[str, Tensor],
         source: Sequence[str],
         author_BT: Tensor,
-        writer_logp: Tensor | None,
+        rollout_logp: Tensor | None,
         dtype: torch.dtype,
     ) -> Rollout:
         """The record of the batch; each sequence starts with one token that is not scored."""
@@ -165,7 +165,7 @@ class PlainRows:
         nan_B = torch.full((B,), torch.nan, dtype=dtype, device=device)
         told = {k: nan_B if v is None else v[self.order].to(dtype) for k, v in fields.items()}
         correct = fields["correct"]
-        logp, (turn_N, seq_U) = writer_logp, turns
+        logp, (turn_N, seq_U) = rollout_logp, turns
         return Rollout(
             ids_L=ids,
             start_B1=start_B1,
@@ -175,7 +175,7 @@ class PlainRows:
             seq_U=seq_U,
             group_B=self.group_B,
             author_N=self.pick(author_BT),
-            writer_logp_N=torch.full(self.seq_N.shape, torch.nan, device=device) if logp is None else self.pick(logp),
+            rollout_logp_N=torch.full(self.seq_N.shape, torch.nan, device=device) if logp is None else self.pick(logp),
             origin_B=torch.tensor(origin, dtype=torch.int64, device=device),
             reward_U=_at_the_end(told["reward"], seq_U) if reward_U is None else reward_U.to(dtype),
             correct_B=told["correct"].bool() if correct is not None else told["reward"] > 0,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..axes.levels import Levels
-from ..axes.reader import Blend, Reader, TargetReader, writer
+from ..axes.reader import Blend, Reader, TargetReader, behavior
 from ..errors import LimbeckError
 from ..kernels.tiles import StatisticRequest, drawn_rows, statistics, top_k_rows
 from ..math.statistic import LogProb, Statistic, Support
@@ -68,8 +68,8 @@ class Batch:
     def _read(
         self, reader: Reader, statistic: Statistic, target: TargetReader | None, support: Support | None
     ) -> Tensor:
-        if reader.key == writer.key:
-            return self.record.writer_logp_N
+        if reader.key == behavior.key:
+            return self.record.rollout_logp_N
         carrier = view_of(self.scores, reader.key).carrier
         if isinstance(statistic, LogProb) and isinstance(carrier, Sampled) and reader.tau == 1.0:
             return carrier.logp_N

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ...axes.derived_source import SAME, Once, Patch, Recast, Refine, Select
-from ...axes.derived_source import stored as column_of
+from ...axes.derived_source import SAME, Once, Patch, Recast, Refine, Select, score_column
 from ...axes.expression import Expr
 from ...axes.levels import Level
+from ...axes.reader import behavior
 from ...axes.signal import logp as logp_of
-from ...axes.source import Resample, hand
+from ...axes.source import Resample, joint_author
 from ...loss.terms import Batch
 from ...tasks import Response
 from ...types import DATA, Prompt, Rollout
@@ -29,7 +29,7 @@ from .writer import Groups, RolloutWriter, judge, kept
 
 def evaluate(v: Expr, record: Rollout, desk: Desk, step: int, level: Level) -> Tensor:
     """An expression on a record that has just been written, one value a unit of ``level``; its readers are read now."""
-    keys = {(reader.at(1.0), ability) for reader, ability in v.needs if reader.key != "writer"}
+    keys = {(reader.at(1.0), ability) for reader, ability in v.needs if reader.kind != behavior.kind}
     lens, views = ContextViews(record, desk), dict[str, Any]()
     for reader, _ in sorted(keys, key=lambda need: need[0].key):
         abilities = frozenset(a for r, a in keys if r == reader)
@@ -113,7 +113,7 @@ def _scored(source: Once, groups: Groups, writer: RolloutWriter) -> Groups:
     assert source.score is not None
     record, reader = assemble(groups, writer.name), source.score
     logp = iter(evaluate(logp_of(reader), record, writer.desk, writer.step, Level.TOKEN).tolist())
-    name = column_of(reader)
+    name = score_column(reader)
 
     def scored(segment: Segment) -> Segment:
         if not segment.scored:
@@ -141,7 +141,7 @@ def refined(source: Refine, writer: RolloutWriter, prompts: Sequence[Prompt] | N
         seen.append(desk.render(with_blocks(prompt, blocks), reader.role, what, desk.max_tokens))
     law = SamplingPolicy(((desk.policy(reader.role), 1.0),), source.tau * reader.tau)
     texts = generate(law, seen, desk.max_tokens, desk.batch)
-    author = hand((reader,))
+    author = joint_author((reader,))
     rows: list[Trajectory | None] = []
     for prompt, w, k in zip(record.prompts, texts, known, strict=True):
         verdict = judge(desk, prompt, w) if source.check else None

@@ -105,7 +105,7 @@ def assemble(groups: Sequence[Sequence[Trajectory]], name: str) -> Rollout:
         seq_U=_long(b for b, _ in segments),
         group_B=_long(g for g, group in enumerate(groups) for _ in group),
         author_N=torch.tensor([p.author for _, p in segments for _ in p.ids], dtype=torch.int8),
-        writer_logp_N=_float(x for _, p in segments for x in (p.logp or [math.nan] * len(p.ids))),
+        rollout_logp_N=_float(x for _, p in segments for x in (p.logp or [math.nan] * len(p.ids))),
         origin_B=torch.zeros(len(rows), dtype=torch.int64),
         reward_U=_float(p.reward for _, p in segments),
         correct_B=torch.tensor([r.correct for r in rows], dtype=torch.bool),

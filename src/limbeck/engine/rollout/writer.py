@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ...axes.reader import Blend
-from ...axes.source import Sample, Source, hand
+from ...axes.source import Sample, Source, joint_author
 from ...errors import LimbeckError, shown
 from ...tasks import Verdict
 from ...tasks.base import Unjudged, judged_all
@@ -89,7 +89,7 @@ def sampling_policy_of(source: Sample, desk: Desk) -> SamplingPolicy:
 
 def author_of(source: Sample) -> int:
     """Whose hand it is in the record."""
-    return hand(source.reader.readers if isinstance(source.reader, Blend) else (source.reader,))
+    return joint_author(source.reader.readers if isinstance(source.reader, Blend) else (source.reader,))
 
 
 def limit_of(source: Sample, writer: RolloutWriter) -> int:
