@@ -196,7 +196,7 @@ def test_the_student_at_another_temperature_is_a_valid_target() -> None:
 
 
 def test_an_impossible_temperature_is_refused_in_one_sentence() -> None:
-    with pytest.raises(LimbeckError, match=r"behavior\.at\(2\.0\).*read old\.at"):
+    with pytest.raises(LimbeckError, match=r"behavior\.at\(2\.0\).*use old\.at"):
         behavior.at(2.0)
     method = Method(sample(), Term(teacher.at(HOT), divergence_loss("fkl", top_k=2)), token_mean)
     top = P.log_softmax(-1).topk(2)

@@ -229,7 +229,7 @@ def estimate(session: Session, lengths: Lengths) -> Estimate:
     held_out = min(config.eval_size, len(desk.tasks["task"].test))
     once = _evaluation(machine, sizes, held_out, lengths.prompt, desk.max_tokens, desk.batch)
     times = (2 + (config.steps - 1) // config.eval_every if config.eval_every else 2) if held_out else 0
-    followers = sum(r.follow is not None and r.role != "synced(1)" for r in method.views)
+    followers = sum(r.follow is not None and not r.weights.in_student for r in method.views)
     frozen = sum(s.parameters for role, s in sizes.items() if role != "student")
     return Estimate(
         sequences,
