@@ -47,7 +47,7 @@ def test_explain_shows_formula_axes_and_arguments(limbeck_: Run) -> None:
     assert "kdrl — KDRL (arXiv:2506.02208)" in shown
     assert "R = log π_T - log π_θ" in shown
     assert "teacher: sampled" in shown
-    assert "the number of all tokens (the same as of term 2)" in shown
+    assert "the number of all tokens (the same as for term 2)" in shown
     assert "rollouts per prompt; 8, from the follow-up's re-run (the paper's was not found)." in shown
     assert "limbeck train kdrl --student STUDENT --teacher TEACHER --task TASK" in shown
     assert "--teacher" not in limbeck_("explain", "sft").stdout
@@ -115,7 +115,7 @@ def test_explain_prints_json(limbeck_: Run) -> None:
     found = json.loads(limbeck_("explain", "kdrl", "--json", "--set", "group=4").stdout)
     assert found["formula"] == str(lb.methods.kdrl().terms)
     assert found["reads"] == {"teacher": ["sampled"]}
-    assert found["denominators"] == [f"the number of all tokens (the same as of term {i})" for i in (2, 1)]
+    assert found["denominators"] == [f"the number of all tokens (the same as for term {i})" for i in (2, 1)]
     assert found["citation"] == "KDRL (arXiv:2506.02208)"
     assert found["axes"]["divisor 1"] == found["denominators"][0]
     group = next(a for a in found["arguments"] if a["name"] == "group")

@@ -124,7 +124,7 @@ def denominators(method: Method) -> list[str]:
         same = [f"term {j + 1}" for j, other in enumerate(keys) if other == key and j != i]
         counted = {"kept": "the number of kept", "all": "the number of all", "weight": "the summed weights of kept"}
         text = reduction.divisor(counted[per]) + (f" where {looks}" if looks else "")
-        out.append(text + (f" (the same as of {' and '.join(same)})" if same else ""))
+        out.append(text + (f" (the same as for {' and '.join(same)})" if same else ""))
     return out
 
 
