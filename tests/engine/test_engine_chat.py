@@ -140,7 +140,7 @@ def test_tokens_never_reach_over_the_border_of_a_prompt(shelf: Shelf, folder: Pa
     root = int(made.root_B[0])
     assert made.ids_L[:root].tolist() == tok("say 1")["input_ids"]
     assert tok.convert_ids_to_tokens(made.token_N.tolist()) == ["2", "\u0120", "ok", "<|endoftext|>"]
-    assert run.session.desk.prompt_ids(made.prompts[0]) == made.ids_L[:root].tolist()
+    assert run.session.desk.prompt_ids(made.prompts_B[0]) == made.ids_L[:root].tolist()
 
 
 def test_a_text_begins_once(shelf: Shelf, folder: Path) -> None:

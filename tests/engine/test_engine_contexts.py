@@ -58,7 +58,7 @@ def test_a_view_scores_the_records_own_tokens(shelf: Shelf, out: Path) -> None:
     assert bool((framed.root_B > record.root_B).all())
     assert torch.equal(framed.turn_N, record.turn_N)
     b = 1
-    prompt = record.prompts[b]
+    prompt = record.prompts_B[b]
     policy = run.session.student
     block = lens.told(solution).blocks[b]
     assert block is not None
@@ -72,7 +72,7 @@ def test_the_view_is_a_plain_forward_of_what_the_reader_sees(shelf: Shelf, out: 
     run, record, lens = record_and_lens(shelf, out, group=1)
     run.loop.method = run.session.method
     scores = run.loop.read(lens)
-    carrier = scores["init given solution"].carrier
+    carrier = scores["init given solution"]
     assert isinstance(carrier, Hidden)
     logits_N = carrier.hidden_NH @ carrier.head.weight_VH.t()
     framed = lens.seen_by(student.given(solution))
@@ -99,7 +99,7 @@ def test_reframing_with_the_own_prompt_changes_nothing(shelf: Shelf, out: Path) 
 def test_sequences_without_evidence_keep_the_plain_prompt(shelf: Shelf, out: Path) -> None:
     _, record, _ = record_and_lens(shelf, out, "sdpo", group=4)
     run = open_run(shelf, "sdpo", out, group=4, task=Parity())
-    right = replace(record, correct_B=torch.zeros_like(record.correct_B), feedback=(None,) * record.n_sequences)
+    right = replace(record, correct_B=torch.zeros_like(record.correct_B), feedback_B=(None,) * record.n_sequences)
     right.correct_B[0] = True  # so the others of its group have a sibling, and it has none
     lens = ContextViews(right, run.session.desk)
     context = CONTEXTS["sibling_or_feedback"]
@@ -285,7 +285,7 @@ def test_skills_are_summaries_of_the_best_where_a_model_is_named(
         assert best["prompt"] in question
         assert f"successful:\n{best['reply']}\n" in question
     skills = run.session.desk.memory.skills
-    assert [skills[p.id][0].text for p in record.prompts[::4]] == ["be bold 0", "be bold 1", "be bold 2"]
+    assert [skills[p.id][0].text for p in record.prompts_B[::4]] == ["be bold 0", "be bold 1", "be bold 2"]
     blocks = ContextViews(record, run.session.desk).told(context).blocks
     assert blocks[4] == "Advice from earlier attempts at this task:\nbe bold 1"
 
@@ -293,7 +293,7 @@ def test_skills_are_summaries_of_the_best_where_a_model_is_named(
 def test_a_row_comes_back_from_json(shelf: Shelf, out: Path) -> None:
     run, record, _ = record_and_lens(shelf, out, "lightning_opd")
     stored = run.session.desk.memory.written["main"]
-    prompts = {p.id: p for p in record.prompts}
+    prompts = {p.id: p for p in record.prompts_B}
     rows = [[from_json(prompts[i], json.loads(json.dumps(r))) for r in stored[i]] for i in prompts]
     again = assemble(rows, "main")
     assert torch.equal(again.ids_L, record.ids_L)
@@ -314,7 +314,7 @@ def test_contexts_compare_by_structure() -> None:
 def test_an_empty_block_says_so(shelf: Shelf, out: Path) -> None:
     """A row with nothing written has evidence too: an empty reply is none."""
     _, record, lens = record_and_lens(shelf, out, "sd_zero", group=1)
-    rows = [[single(p, [1], [], [], STUDENT)] for p in record.prompts]
+    rows = [[single(p, [1], [], [], STUDENT)] for p in record.prompts_B]
     empty = ContextViews(assemble(rows, "main"), lens.desk)
     assert empty.told(CONTEXTS["own_reply"]).blocks == [None] * len(rows)
 

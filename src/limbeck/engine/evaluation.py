@@ -30,7 +30,7 @@ from .rollout.sources import sampled, writer_for
 from .rollout.trajectory import assemble, single
 from .rollout.writer import judge, refuse_all_dead
 from .scoring.contexts import last_text
-from .scoring.forward import detached, run_model
+from .scoring.forward import run_model
 from .session import Desk
 
 CUT = 0.5
@@ -100,7 +100,7 @@ class Evaluator:
 
     def _correct(self, record: Rollout) -> list[int]:
         """1 for each prompt that was solved; a broken episode is a failed one."""
-        right = {id(p) for p, c in zip(record.prompts, record.correct_B.tolist(), strict=True) if c}
+        right = {id(p) for p, c in zip(record.prompts_B, record.correct_B.tolist(), strict=True) if c}
         return [int(id(p) in right) for p in self.prompts]
 
     def teacher_accuracy(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class Evaluator:
         parts: dict[str, list[Tensor]] = {}
         for first, last in record.cuts(self.micro_tokens):
             part = record.groups(first, last)[0]
-            target = None if teacher is None else run_model(teacher, part, detached)
+            target = None if teacher is None else run_model(teacher, part, _still)
             answers = run_model(self.desk.policies["student"], part, partial(_ask, part=part, target=target))
             for name, values in answers.items():
                 parts.setdefault(name, []).append(values.cpu())
@@ -187,7 +187,7 @@ class Evaluator:
         tokenizer = self.desk.policies["student"].tokenizer
         mine = record.seq_N == b
         ids: list[int] = record.token_N[mine].tolist()
-        prompt = record.prompts[b]
+        prompt = record.prompts_B[b]
         verified = "reward" in self.task.serves
         turns = _turns(record, b, tokenizer) if "episodes" in self.task.serves else {}
         return turns | {
@@ -286,16 +286,19 @@ def _turns(record: Rollout, b: int, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _ask(carrier: Dense | Hidden, part: Rollout, target: Dense | Hidden | None) -> dict[str, Tensor]:
-    device = carrier.logits_NV.device if isinstance(carrier, Dense) else carrier.hidden_NH.device
-    token_N = part.token_N.to(device)
+def _still(scores: Dense | Hidden) -> Dense | Hidden:
+    return scores.detach()
+
+
+def _ask(scores: Dense | Hidden, part: Rollout, target: Dense | Hidden | None) -> dict[str, Tensor]:
+    token_N = part.token_N.to(scores.device)
     asks = {"logp": StatisticRequest(LogProb()), "entropy": StatisticRequest(Entropy())}
     if target is not None:
         asks |= {
             "kl_reverse": StatisticRequest(Distance(rkl), None, target),
             "kl_forward": StatisticRequest(Distance(fkl), None, target),
         }
-    out = dict(zip(asks, statistics(detached(carrier), token_N, list(asks.values())), strict=True))
+    out = dict(zip(asks, statistics(scores.detach(), token_N, list(asks.values())), strict=True))
     if target is not None:
         out["teacher_logp"] = statistics(target, token_N, [StatisticRequest(LogProb())])[0]
     return out

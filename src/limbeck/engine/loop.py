@@ -18,12 +18,12 @@ from ..errors import LimbeckError
 from ..loss.terms import Batch, Loss, Prepared, loss, prepare
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
-from ..types import DATA, Dense, Hidden, Rollout, Sampled, View
+from ..types import DATA, Dense, Hidden, Rollout, Sampled, Scores
 from .config import RunConfig
 from .gradient_shares import add_pulls
 from .rollout.sources import write
 from .scoring.contexts import ContextViews
-from .scoring.forward import read_view, run_model
+from .scoring.forward import run_model, score_record
 from .session import Session
 
 
@@ -74,8 +74,8 @@ class Loop:
         self.remember(step, lens, metrics)
         return metrics
 
-    def read(self, lens: ContextViews) -> dict[str, View]:
-        """One detached View for each reader that the terms name, of the record as that reader sees it."""
+    def read(self, lens: ContextViews) -> dict[str, Scores]:
+        """The scores of each reader that the terms name, without gradient, on the record as that reader sees it."""
         asked = {r: a for r, a in self.method.views.items() if r.key not in ("student", "writer")}
         if teacher.role in self.session.policies and self.config.diagnostics:
             asked[teacher] = asked.get(teacher, frozenset()) | {"dense"}
@@ -83,11 +83,11 @@ class Loop:
         k = max((s.k for s in supports if s is not None and s.by == "target"), default=None)
         return {reader.key: self._view(reader, abilities, lens, k) for reader, abilities in asked.items()}
 
-    def _view(self, reader: Reader, abilities: frozenset[str], lens: ContextViews, k: int | None) -> View:
+    def _view(self, reader: Reader, abilities: frozenset[str], lens: ContextViews, k: int | None) -> Scores:
         policy, record, tokens = self.session.desk.policy(reader.role), lens.seen_by(reader), self.config.micro_tokens
         n = sum(1 for _ in record.cuts(tokens))
         rounds = self._most(n) if policy is self.session.student else n  # only the student is wrapped
-        return read_view(policy, record, abilities, tokens, k, rounds)
+        return score_record(policy, record, abilities, tokens, k, rounds)
 
     def remember(self, step: int, lens: ContextViews, metrics: Mapping[str, Any]) -> None:
         """What outlives the step: following weights, controllers, skills."""
@@ -100,7 +100,7 @@ class Loop:
             if context.bank is not None:
                 lens.learn(context)
 
-    def update(self, record: Rollout, scores: dict[str, View], step: int) -> dict[str, Any]:
+    def update(self, record: Rollout, scores: dict[str, Scores], step: int) -> dict[str, Any]:
         """The optimiser steps on one batch."""
         prepared = prepare(self.method, Batch(record, scores, step, self._sum, self.session.desk.memory.numbers))
         rate = learning_rate(self.config, step)
@@ -169,8 +169,7 @@ class Loop:
         if not self.config.diagnostics:
             return ()
         asked: tuple[Question, ...] = (Question(LogProb()), Question(Entropy()))
-        view = micro.scores.get(teacher.role)
-        if view is not None and isinstance(view.carrier, Dense | Hidden):
+        if isinstance(micro.scores.get(teacher.role), Dense | Hidden):
             asked += (Question(Distance(rkl), teacher), Question(Distance(fkl), teacher))
         return asked
 
@@ -202,9 +201,9 @@ class Loop:
             if losses and len(losses[0][1].observed) > i:
                 total = sum(float(r.observed[i].double().sum()) for _, r in losses)
                 out[name] = float(self._sum(total)) / max(tokens, 1.0)
-        view = prepared.scores.get(teacher.role)
-        if "kl_reverse" not in out and view is not None and isinstance(view.carrier, Sampled) and losses[0][1].observed:
-            gap = torch.cat([r.observed[0] for _, r in losses]).double() - view.carrier.logp_N.double()
+        taught = prepared.scores.get(teacher.role)
+        if "kl_reverse" not in out and isinstance(taught, Sampled) and losses[0][1].observed:
+            gap = torch.cat([r.observed[0] for _, r in losses]).double() - taught.logp_N.double()
             out["kl_reverse"] = float(self._sum(float(gap.sum()))) / max(tokens, 1.0)
         return out
 
@@ -262,13 +261,13 @@ class Loop:
         return out
 
 
-def _nothing(carrier: Dense | Hidden) -> Tensor:
+def _nothing(scores: Dense | Hidden) -> Tensor:
     """Zero, by way of every parameter that a loss reaches."""
-    if isinstance(carrier, Dense):
-        return 0.0 * carrier.logits_NV.sum()
-    head = carrier.head
+    if isinstance(scores, Dense):
+        return 0.0 * scores.logits_NV.sum()
+    head = scores.head
     bias = 0.0 if head.bias_V is None else head.bias_V.sum()
-    return 0.0 * (carrier.hidden_NH.sum() + head.weight_VH.sum() + bias)
+    return 0.0 * (scores.hidden_NH.sum() + head.weight_VH.sum() + bias)
 
 
 class _Clock:

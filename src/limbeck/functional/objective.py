@@ -22,7 +22,7 @@ from ..loss.terms import Batch, Loss, Prepared, loss, prepare
 from ..math.statistic import Entropy, LogProb
 from ..space.method import Method
 from ..space.registry import Recipe, as_method
-from ..types import Carrier, Head, Rollout, Sampled, View
+from ..types import Head, Rollout, Sampled, Scores
 from .arguments import (
     dtype_of,
     read_all_sum,
@@ -39,9 +39,9 @@ from .arguments import (
     refuse_missing,
     refuse_vocabulary,
 )
-from .carriers import read_carriers, read_student
+from .carriers import read_scores, read_student
 from .finite import Places, refuse_doubts
-from .rows import WROTE, PlainRows, detached
+from .rows import WROTE, PlainRows
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ class Objective:
         told = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
         fields = read_fields(told, shape[0], keep.device)
         refuse_missing(self.method, fields)
-        carriers = read_carriers(readers, shape, self.method, live)
-        refuse_vocabulary({student.key: live, **carriers}, rows.pick(tokens))
+        said = read_scores(readers, shape, self.method, live)
+        refuse_vocabulary({student.key: live, **said}, rows.pick(tokens))
         clocks = {name: read_logp(name, x, shape, live) for name, x in (("old_logp", old_logp), (WROTE, writer_logp))}
         wrote = clocks[WROTE] if writer_logp is not None else clocks["old_logp"]
         record = rows.record(
@@ -166,21 +166,21 @@ class Objective:
             wrote,
             dtype_of(live),
         )
-        scores = {key: rows.view(c) for key, c in carriers.items()}
+        scores = {key: rows.scores(s).detach() for key, s in said.items()}
         if clocks["old_logp"] is not None:
-            scores.setdefault(old.key, rows.view(Sampled(clocks["old_logp"])))
+            scores.setdefault(old.key, rows.scores(Sampled(clocks["old_logp"])).detach())
         method = self.method if old.key in scores else self.method.on_policy()
-        carrier = rows.carrier(live)
-        record, scores = _own_clocks(record, scores, method, carrier, wrote is not None)
+        kept = rows.scores(live)
+        record, scores = _own_clocks(record, scores, method, kept, wrote is not None)
         batch = Batch(record, scores, step, add, dict(self.memory))
         prepared = prepare(method, batch)
         given = {name for name, x in clocks.items() if x is not None}
-        given |= {"old_logits"} if old.key in carriers else set()
-        doubts = rows.doubts(fields, batch, carrier, given, method.slots)
+        given |= {"old_logits"} if old.key in said else set()
+        doubts = rows.doubts(fields, batch, kept, given, method.slots)
         refuse_doubts(prepared, batch, doubts, Places(rows.b_N, rows.t_N, rows.order))
         moved = self.method.controllers
-        seen = (Question(Entropy()),) if moved and not isinstance(carrier, Sampled) else ()
-        result: Loss = loss(method, prepared, carrier, seen)
+        seen = (Question(Entropy()),) if moved and not isinstance(kept, Sampled) else ()
+        result: Loss = loss(method, prepared, kept, seen)
         self.memory.update(batch.memory)  # only now: a batch that was refused leaves no trace
         if moved:
             move(moved, self.memory, step, _measured(prepared, result, batch, fields))
@@ -223,10 +223,10 @@ def objective(method: Method | Recipe | str) -> Objective:
 
 
 def _own_clocks(
-    record: Rollout, scores: dict[str, View], method: Method, live: Carrier, written: bool
-) -> tuple[Rollout, dict[str, View]]:
+    record: Rollout, scores: dict[str, Scores], method: Method, live: Scores, written: bool
+) -> tuple[Rollout, dict[str, Scores]]:
     """Where the student's other clocks were not given, they are the student itself, detached."""
-    now = {old.role: View(detached(live))}
+    now = {old.role: live.detach()}
     if method.reads(old.role) and old.role not in scores:
         scores = {**scores, **now}
     if method.reads(writer.role) and not written:

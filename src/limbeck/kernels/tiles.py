@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..math.statistic import Statistic, Support, Target, flow_of, with_tail
-from ..types import Carrier, Dense, Head, Hidden, Mixture, TopK
+from ..types import Dense, Hidden, Mixture, Scores, TopK
 
 TILE_ELEMENTS = 1 << 22
 """Logits per tile: 16 MiB of float32. Ours; small enough for a laptop's cache, large enough for its matrix products."""
@@ -33,8 +33,8 @@ class StatisticRequest:
 
     Attributes:
         statistic: what is asked.
-        rows: int64, sorted rows of the carrier, or None for all N.
-        target: the other law's payload, aligned with the carrier's rows, or None.
+        rows: int64, sorted rows of the student's scores, or None for all N.
+        target: the scores of the other distribution, aligned with the student's rows, or None.
         tau: temperature that divides the student's logits.
         target_tau: temperature that divides the target's; None takes ``tau``.
         support: entries that the student chooses, row by row; those that a target chose come with its payload.
@@ -42,7 +42,7 @@ class StatisticRequest:
 
     statistic: Statistic
     rows: Tensor | None = None
-    target: Carrier | Mixture | None = None
+    target: Scores | Mixture | None = None
     tau: float = 1.0
     support: Support | None = None
     target_tau: float | None = None
@@ -60,7 +60,7 @@ RowObjective = Callable[[list[Tensor], list[slice]], Tensor]
 def statistics(
     student: Dense | Hidden, label_N: Tensor, asks: Sequence[StatisticRequest], tile: int | None = None
 ) -> list[Tensor]:
-    """One vector per ask, differentiable with respect to the student's carrier.
+    """One vector per ask, differentiable with respect to the student's scores.
 
     Args:
         student: logits, or hidden states with a head.
@@ -110,11 +110,11 @@ class _Plan:
 def _plan(
     student: Dense | Hidden, label_N: Tensor, asks: Sequence[StatisticRequest], tile: int | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None, _Plan]:
-    x = student.logits_NV if isinstance(student, Dense) else student.hidden_NH
+    x = student.values
     head = student.head if isinstance(student, Hidden) else None
     everything = torch.arange(x.shape[0], device=x.device)
     rows = [everything if a.rows is None else a.rows for a in asks]
-    vocabulary = head.weight_VH.shape[0] if head else x.shape[-1]
+    vocabulary = student.width
     plan = _Plan(
         label_N=label_N,
         asks=asks,
@@ -225,18 +225,18 @@ class _Tile:
         return dz
 
 
-def _target(carrier: Carrier | Mixture, rows: Tensor, tau: float, plan: _Plan) -> Target:
+def _target(scores: Scores | Mixture, rows: Tensor, tau: float, plan: _Plan) -> Target:
     """The target law on the given rows, in the accumulation dtype."""
-    if isinstance(carrier, Mixture):
-        return _mixed(carrier, rows, tau, plan)
-    if isinstance(carrier, TopK):
-        return Target(with_tail(carrier.logp_NK[rows].to(plan.dtype), plan.vocabulary), carrier.ids_NK[rows])
-    if isinstance(carrier, Dense):
-        z = carrier.logits_NV[rows].to(plan.dtype)
+    if isinstance(scores, Mixture):
+        return _mixed(scores, rows, tau, plan)
+    if isinstance(scores, TopK):
+        return Target(with_tail(scores.logp_NK[rows].to(plan.dtype), plan.vocabulary), scores.ids_NK[rows])
+    if isinstance(scores, Dense):
+        z = scores.logits_NV[rows].to(plan.dtype)
     else:
-        assert isinstance(carrier, Hidden)
-        head: Head = carrier.head
-        z = _logits(carrier.hidden_NH[rows], head.weight_VH, head.bias_V, head.scale, head.softcap, plan.dtype)
+        assert isinstance(scores, Hidden)
+        head = scores.head
+        z = _logits(scores.hidden_NH[rows], head.weight_VH, head.bias_V, head.scale, head.softcap, plan.dtype)
     return Target((z / tau).log_softmax(-1))
 
 
@@ -260,7 +260,7 @@ def _narrow(dz_nV: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _Gradients:
-    """Gradients of the student's carrier, accumulated over tiles.
+    """Gradients of the student's scores, accumulated over tiles.
 
     They are rounded to float16 only in ``result``, once the upstream gradient, which holds a loss scaler, is in them.
     """
@@ -362,9 +362,9 @@ class _Fused(torch.autograd.Function):
         return *ctx.gradients.result(upstream[0]), None, None
 
 
-def drawn_rows(carrier: Dense | Hidden, tile: int | None = None, tau: float = 1.0) -> Tensor:
+def drawn_rows(scores: Dense | Hidden, tile: int | None = None, tau: float = 1.0) -> Tensor:
     """One id of each row, drawn from its law at a temperature, int64 ``[N, 1]``."""
-    x, weight, bias, plan = _plan(carrier, torch.zeros(0, dtype=torch.int64), [], tile)
+    x, weight, bias, plan = _plan(scores, torch.zeros(0, dtype=torch.int64), [], tile)
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         rows = torch.arange(x.shape[0], device=x.device).split(plan.tile)
         laws = (_logits(x[r], weight, bias, plan.scale, plan.softcap, plan.dtype).div(tau).softmax(-1) for r in rows)
@@ -372,7 +372,7 @@ def drawn_rows(carrier: Dense | Hidden, tile: int | None = None, tau: float = 1.
     return torch.cat(ids) if ids else torch.zeros(0, 1, dtype=torch.int64, device=x.device)
 
 
-def top_k_rows(carrier: Dense | Hidden, k: int, tile: int | None = None, tau: float = 1.0) -> tuple[Tensor, Tensor]:
+def top_k_rows(scores: Dense | Hidden, k: int, tile: int | None = None, tau: float = 1.0) -> tuple[Tensor, Tensor]:
     """The k likeliest ids of each row and their log-probs over the full vocabulary, without gradient.
 
     The log-probs are those of ``softmax(logits / tau)``.
@@ -380,7 +380,7 @@ def top_k_rows(carrier: Dense | Hidden, k: int, tile: int | None = None, tau: fl
     Returns:
         ``ids_NK`` int64 and ``logp_NK`` in the accumulation dtype, likeliest first.
     """
-    x, weight, bias, plan = _plan(carrier, torch.zeros(0, dtype=torch.int64), [], tile)
+    x, weight, bias, plan = _plan(scores, torch.zeros(0, dtype=torch.int64), [], tile)
     ids, logps = [], []
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         for rows in torch.arange(x.shape[0], device=x.device).split(plan.tile):

@@ -7,7 +7,7 @@ student. Nothing else crosses that border.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,8 +23,8 @@ from ..kernels.tiles import StatisticRequest, fused, statistics
 from ..math.statistic import LogProb, Support
 from ..space.method import Method
 from ..space.term import Term
-from ..types import Carrier, Dense, Hidden, Mixture, Rollout, Sampled, TopK
-from .scores import Batch, Scores, entries_of, target_of
+from ..types import Dense, Hidden, Mixture, Rollout, Sampled, Scores
+from .scores import Batch, entries_of, target_of
 
 # ---------------------------------------------------------------- prepared and counted
 
@@ -53,7 +53,7 @@ class Prepared:
     """A batch whose signals are evaluated and whose denominators are counted."""
 
     record: Rollout
-    scores: Scores
+    scores: Mapping[str, Scores]
     parts: list[PreparedTerm]
     known: dict[Expr, Tensor]
 
@@ -76,7 +76,7 @@ class Prepared:
         }
         return Prepared(
             record=record,
-            scores={role: replace(v, carrier=_cut(v.carrier, cut["N"])) for role, v in self.scores.items()},
+            scores={role: s.rows(cut["N"]) for role, s in self.scores.items()},
             parts=[
                 replace(p, kept_N=p.kept_N[cut["N"]], share=p.share[spans[p.term.surrogate.loss_level]])
                 for p in self.parts
@@ -88,16 +88,6 @@ class Prepared:
         """Micro-batches of whole groups with at most ``tokens`` tokens each (a larger group stays whole)."""
         for first, last in self.record.cuts(tokens):
             yield self.micro(first, last)
-
-
-def _cut(carrier: Carrier, rows: slice) -> Carrier:
-    if isinstance(carrier, Sampled):
-        return Sampled(carrier.logp_N[rows])
-    if isinstance(carrier, TopK):
-        return TopK(carrier.ids_NK[rows], carrier.logp_NK[rows])
-    if isinstance(carrier, Dense):
-        return Dense(carrier.logits_NV[rows])
-    return Hidden(carrier.hidden_NH[rows], carrier.head)
 
 
 def refuse_shared(method: Method, processes: int) -> None:
@@ -185,7 +175,7 @@ def loss(
     observe: Sequence[Question] = (),
     tile: int | None = None,
 ) -> Loss:
-    """The objective on one micro-batch, differentiable with respect to the live student's carrier.
+    """The objective on one micro-batch, differentiable with respect to the live student's scores.
 
     Args:
         method: already ``on_policy()`` where ``old`` was not read.
@@ -230,7 +220,7 @@ class _StatisticRequests:
         self.prepared, self.live = prepared, live
         self.asks: list[StatisticRequest] = []
         self._numbers: dict[tuple[Question, int | None], int] = {}
-        self._laws: dict[tuple[TargetReader, Support | None], Carrier | Mixture] = {}
+        self._laws: dict[tuple[TargetReader, Support | None], Scores | Mixture] = {}
 
     def number(self, question: Question, rows: Tensor | None) -> int:
         """The place of a question's answer."""
@@ -244,7 +234,7 @@ class _StatisticRequests:
             )
         return self._numbers[key]
 
-    def _law(self, question: Question) -> Carrier | Mixture:
+    def _law(self, question: Question) -> Scores | Mixture:
         """Questions about one target share its payload, so that its law is formed once a tile."""
         assert question.target is not None
         key = (question.target, question.support)

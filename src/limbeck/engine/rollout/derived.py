@@ -20,7 +20,7 @@ from ...tasks import Response
 from ...types import DATA, Prompt, Rollout
 from ..models.generate import SamplingPolicy, generate
 from ..scoring.contexts import ContextViews, of_record, with_blocks
-from ..scoring.forward import read_view
+from ..scoring.forward import score_record
 from ..scoring.templates import block, fill
 from ..session import Desk
 from .trajectory import Segment, Trajectory, assemble, from_json, single, to_json
@@ -34,7 +34,7 @@ def evaluate(v: Expr, record: Rollout, desk: Desk, step: int, level: Level) -> T
     for reader, _ in sorted(keys, key=lambda need: need[0].key):
         abilities = frozenset(a for r, a in keys if r == reader)
         seen = lens.seen_by(reader)
-        views[reader.key] = read_view(desk.policy(reader.role), seen, abilities, desk.micro_tokens, None)
+        views[reader.key] = score_record(desk.policy(reader.role), seen, abilities, desk.micro_tokens, None)
     batch = Batch(record, views, step, memory=dict(desk.memory.numbers))
     return batch.levels.down(v.evaluate(batch), v.level, level)
 
@@ -135,7 +135,7 @@ def refined(source: Refine, writer: RolloutWriter, prompts: Sequence[Prompt] | N
     record = assemble(drafts, writer.name)
     known = of_record(record, desk)
     seen = []
-    for prompt, k in zip(record.prompts, known, strict=True):
+    for prompt, k in zip(record.prompts_B, known, strict=True):
         blocks = [block(c, k, desk.blocks) for c in reader.context]
         what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
         seen.append(desk.render(with_blocks(prompt, blocks), reader.role, what, desk.max_tokens))
@@ -143,7 +143,7 @@ def refined(source: Refine, writer: RolloutWriter, prompts: Sequence[Prompt] | N
     texts = generate(law, seen, desk.max_tokens, desk.batch)
     author = hand((reader,))
     rows: list[Trajectory | None] = []
-    for prompt, w, k in zip(record.prompts, texts, known, strict=True):
+    for prompt, w, k in zip(record.prompts_B, texts, known, strict=True):
         verdict = judge(desk, prompt, w) if source.check else None
         new = single(prompt, desk.prompt_ids(prompt), w.ids, w.logp, author, w.truncated, verdict)
         rows.append(replace(new, draft=str(k["reply"])) if kept(desk, verdict) else None)

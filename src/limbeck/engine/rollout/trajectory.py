@@ -117,9 +117,9 @@ def assemble(groups: Sequence[Sequence[Trajectory]], name: str) -> Rollout:
             k: _float(x for _, p in segments for x in p.columns.get(k, [math.nan] * len(p.ids)))
             for k in _names(p.columns for _, p in segments)
         },
-        prompts=tuple(r.prompt for r in rows),
-        drafts=tuple(r.draft for r in rows),
-        feedback=tuple(r.feedback for r in rows),
+        prompts_B=tuple(r.prompt for r in rows),
+        drafts_B=tuple(r.draft for r in rows),
+        feedback_B=tuple(r.feedback for r in rows),
     )
 
 

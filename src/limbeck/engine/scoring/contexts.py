@@ -44,12 +44,12 @@ def of_record(record: Rollout, desk: Desk) -> list[Evidence]:
     turns_B = torch.bincount(record.seq_U, minlength=record.n_sequences)
     out = []
     for b in range(record.n_sequences):
-        known = of_prompt(record.prompts[b])
-        draft = record.drafts[b] if record.drafts else ""
+        known = of_prompt(record.prompts_B[b])
+        draft = record.drafts_B[b] if record.drafts_B else ""
         known |= {"reply": draft or replies[b], "reward": float(reward_B[b]), "correct": bool(record.correct_B[b])}
         known |= {
             "turns": int(turns_B[b]),
-            "feedback": record.feedback[b] or "",
+            "feedback": record.feedback_B[b] or "",
             "sibling": _sibling(record, b, replies),
         }
         out.append(known)
@@ -170,7 +170,7 @@ class ContextViews:
             return self.record
         told = [self.told(c) for c in reader.context]
         prompts = []
-        for b, prompt in enumerate(self.record.prompts):
+        for b, prompt in enumerate(self.record.prompts_B):
             blocks = [t.blocks[b] for t in told]
             what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
             room = int(self.record.start_B1[b + 1] - self.record.start_B1[b] - self.record.root_B[b])
