@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_runs import VOCABULARY, Parity, Shelf, go, lines, naive_logits, naive_logp, open_run
 from torch import Tensor
 
@@ -35,19 +36,19 @@ from limbeck.axes.context import CONTEXTS, Bank, Context, debate
 from limbeck.engine.models.following import FollowingModel
 from limbeck.engine.models.generate import Written
 from limbeck.engine.models.policy import render
-from limbeck.engine.rollout.sources import write, writer_for, written
-from limbeck.engine.rollout.trajectory import assemble, from_json, single
-from limbeck.engine.rollout.writer import seen
+from limbeck.engine.rollout.sources import write, writer_for
+from limbeck.engine.rollout.trajectory import assemble, single
+from limbeck.engine.rollout.writer import sampling_prompts
 from limbeck.engine.scoring.contexts import ContextViews, behind, of_record, reframed
 from limbeck.engine.storage.memory import Memory
 from limbeck.errors import LimbeckError
-from limbeck.types import STUDENT, Hidden, Rollout
+from limbeck.types import STUDENT, Hidden, Rollout, concatenate
 
 
 def record_and_lens(shelf: Shelf, out: Path, method: str = "opsd", **own: Any) -> tuple[Any, Rollout, ContextViews]:
     run = open_run(shelf, method, out, **own)
     torch.manual_seed(0)
-    record = write(run.session.method.sources, run.session.desk, 3, 0)
+    record, _ = write(run.session.method.sources, run.session.desk, 3, 0)
     return run, record, ContextViews(record, run.session.desk)
 
 
@@ -114,15 +115,16 @@ def test_a_writer_without_evidence_sees_the_plain_prompt(shelf: Shelf, out: Path
     """As a reader does: a template with a hole in it is no context."""
     desk = open_run(shelf, "grpo", out, task=Parity()).session.desk
     prompts = [desk.tasks["task"].train[i] for i in range(3)]
-    assert seen(sample(student.given(CONTEXTS["hint"])), desk, prompts) == [desk.prompt_ids(p) for p in prompts]
-    shown = seen(sample(student.given(solution, CONTEXTS["hint"])), desk, prompts)
-    assert shown == seen(sample(student.given(solution)), desk, prompts)
+    assert sampling_prompts(sample(student.given(CONTEXTS["hint"])), desk, prompts) == [
+        desk.prompt_ids(p) for p in prompts
+    ]
+    shown = sampling_prompts(sample(student.given(solution, CONTEXTS["hint"])), desk, prompts)
+    assert shown == sampling_prompts(sample(student.given(solution)), desk, prompts)
     assert all(len(s) > len(desk.prompt_ids(p)) for s, p in zip(shown, prompts, strict=True))
     torch.manual_seed(0)
     p = writer_for(desk, 3, 0)
     editor = student.given(CONTEXTS["hint"], CONTEXTS["draft"])
-    rows = [row for group in written(refine(sample(student), editor), p, None) for row in group]
-    wrote = ContextViews(assemble([[row] for row in rows], "main"), desk)
+    wrote = ContextViews(p.write(refine(sample(student), editor)), desk)
     assert wrote.told(CONTEXTS["hint"]).blocks == [None] * 3
     assert all(block for block in wrote.told(CONTEXTS["draft"]).blocks)
 
@@ -249,7 +251,7 @@ def test_the_bank_chooses_by_upper_confidence() -> None:
     assert memory.choose("p", bank) is first
     memory.learn("p", bank, second, 1.0, "three")
     assert {s.text for s in memory.skills["p"]} == {second.text, "three"}
-    again = Memory.from_json(json.loads(json.dumps(memory.to_json())))
+    again = Memory.restored(json.loads(json.dumps(memory.to_json())), {})
     assert again.skills == memory.skills
 
 
@@ -259,7 +261,7 @@ def test_skills_are_summaries_of_the_best_where_a_model_is_named(
     """One question for each group, on its best sequence, to the named model; its answer is what the next view shows."""
     run = open_run(shelf, "skill_sd", out, task=Parity(turns=2), group=4, summary_by="teacher")
     assert run.session.method.roles["teacher"] == {"text"}
-    record = write(run.session.method.sources, run.session.desk, 3, 0)
+    record, _ = write(run.session.method.sources, run.session.desk, 3, 0)
     assert len(record.reward_U) == 2 * record.n_sequences
     rewards = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]).repeat(3, 1)
     record = replace(record, reward_U=rewards.flatten())
@@ -290,15 +292,37 @@ def test_skills_are_summaries_of_the_best_where_a_model_is_named(
     assert blocks[4] == "Advice from earlier attempts at this task:\nbe bold 1"
 
 
-def test_a_row_comes_back_from_json(shelf: Shelf, out: Path) -> None:
+def test_stored_rollouts_come_back_bit_for_bit(shelf: Shelf, out: Path, tmp_path: Path) -> None:
+    """Every field of the record, by process; prompts are the task's own."""
     run, record, _ = record_and_lens(shelf, out, "lightning_opd")
-    stored = run.session.desk.memory.written["main"]
-    prompts = {p.id: p for p in record.prompts_B}
-    rows = [[from_json(prompts[i], json.loads(json.dumps(r))) for r in stored[i]] for i in prompts]
-    again = assemble(rows, "main")
+    memory = run.session.desk.memory
+    odd = replace(memory.written["main"][record.prompts_B[0].id], feedback_B=("half a \ud800 character",))
+    memory.written["a/start"] = {"x": odd, "y": odd}
+    save_file({**memory.to_tensors(0), **Memory().to_tensors(1)}, tmp_path / "stored.safetensors")
+    found = load_file(tmp_path / "stored.safetensors")
+    assert Memory.restored(memory.to_json(), found, 1).written == {}
+    back = Memory.restored(memory.to_json(), found).written
+    assert {name: list(groups) for name, groups in back.items()} == {
+        name: list(groups) for name, groups in memory.written.items()
+    }
+    for name, groups in memory.written.items():
+        for prompt, group in groups.items():
+            for f in fields(Rollout):
+                a, b = (getattr(x, f.name) for x in (group, back[name][prompt]))
+                assert alike(a, b), (name, f.name)
+    again = concatenate([back["main"][p.id] for p in record.prompts_B])
     assert torch.equal(again.ids_L, record.ids_L)
     assert torch.equal(again.columns_N["log π_teacher"], record.columns_N["log π_teacher"])
     assert bool(torch.isfinite(again.columns_N["log π_teacher"]).all())
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Equal with equal types; NaN is NaN."""
+    if isinstance(a, dict):
+        return set(a) == set(b) and all(alike(a[k], b[k]) for k in a)
+    if isinstance(a, Tensor):
+        return a.dtype == b.dtype and torch.equal(a.nan_to_num(7.5), b.nan_to_num(7.5))
+    return bool(a == b)
 
 
 def test_contexts_compare_by_structure() -> None:
@@ -338,7 +362,7 @@ def test_a_heated_writer_writes_and_reports_at_its_temperature(shelf: Shelf, out
     run = open_run(shelf, "opd", out)
     policy = run.session.policies["teacher"]
     for name, (source, tau) in WRITERS.items():
-        record = write({name: source}, run.session.desk, 2, 0)
+        record, _ = write({name: source}, run.session.desk, 2, 0)
         for b in range(record.n_sequences):
             ids = record.ids_L[record.start_B1[b] : record.start_B1[b + 1]].tolist()
             mine = record.seq_N == b
@@ -357,7 +381,7 @@ def test_a_heated_writer_writes_and_reports_at_its_temperature(shelf: Shelf, out
 def test_a_stored_score_is_that_of_a_reader_in_its_context(shelf: Shelf, out: Path) -> None:
     run = open_run(shelf, "opd", out)
     reader = teacher.given(solution)
-    record = write({"main": once(sample(student), score=reader)}, run.session.desk, 3, 0)
+    record, _ = write({"main": once(sample(student), score=reader)}, run.session.desk, 3, 0)
     framed = ContextViews(record, run.session.desk).seen_by(reader)
     for b in range(record.n_sequences):
         first, end = framed.start_B1[b], framed.start_B1[b + 1]

@@ -11,7 +11,7 @@ from .context import Context
 from .expression import Expr, Need
 from .reader import Reader
 from .signal import logp
-from .source import Derived, Source, hand, heat_of, refuse_unjudged
+from .source import Derived, Source, author_of, heat_of, refuse_unjudged
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Refine(Derived):
 
     @property
     def author(self) -> int:
-        return hand((self.reader,))
+        return author_of((self.reader,))
 
     @property
     def verified(self) -> bool:

@@ -21,7 +21,7 @@ OWN = ("student", "init", "ref")
 """Roles that write in the student's hand: its weights, now or before."""
 
 
-def hand(readers: Sequence[Reader]) -> int:
+def author_of(readers: Sequence[Reader]) -> int:
     """Who counts as the author of what these readers write together: the student, or a teacher."""
     return STUDENT if any(r.follow is not None or r.role in OWN for r in readers) else TEACHER
 
@@ -181,7 +181,7 @@ class Sample(Source):
 
     @property
     def author(self) -> int | None:
-        own = hand(self.reader.readers if isinstance(self.reader, Blend) else (self.reader,))
+        own = author_of(self.reader.readers if isinstance(self.reader, Blend) else (self.reader,))
         return own if self.start is None or self.start.author == own else None
 
     @property

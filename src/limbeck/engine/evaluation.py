@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +26,10 @@ from ..tasks import Task
 from ..types import DATA, STUDENT, TEACHER, Dense, Hidden, Prompt, Rollout
 from .models.generate import SamplingPolicy, generate
 from .models.policy import Policy
-from .rollout.episodes import played
-from .rollout.sources import sampled, writer_for
+from .rollout.episodes import write_episodes
+from .rollout.sources import write_sample, writer_for
 from .rollout.trajectory import assemble, single
-from .rollout.writer import judge, refuse_all_dead
+from .rollout.writer import Failures, judge, refuse_empty
 from .scoring.contexts import last_text
 from .scoring.forward import run_model
 from .session import Desk
@@ -68,17 +69,14 @@ class Evaluator:
 
     def measure(self) -> dict[str, Any]:
         """Greedy accuracy, and statistics over the student's greedy responses; keys that are not known are absent."""
-        student, unjudged = self.desk.policies["student"], self.desk.unjudged
-        before = len(unjudged)
-        record = self._greedy(student, STUDENT)
-        failed = len(unjudged) - before
+        record, failures = self._greedy(self.desk.policies["student"], STUDENT, self.prompts)
+        failed = len(failures.unjudged)
         if failed == len(self.prompts):
             raise LimbeckError(
                 f"the verifier of {shown(self.task.name)} judged no response of the evaluation ({failed} of them; the "
-                f"first: {unjudged[before]}); mend the verifier, give it more time (verify_seconds), or set "
+                f"first: {failures.unjudged[0]}); mend the verifier, give it more time (verify_seconds), or set "
                 "eval_size=0."
             )
-        del unjudged[before:]  # what is counted of a step is the step's own
         out: dict[str, Any] = {"n": len(self.prompts), "length": float(record.length_B.double().mean())}
         out["truncated"] = float(record.truncated_B.double().mean())
         if "reward" in self.task.serves:
@@ -120,20 +118,21 @@ class Evaluator:
             return []
         return unsolved(self.newest, self.teacher_accuracy(), self.desk.max_tokens, bool(method.fields & JUDGED))
 
-    def _greedy(self, policy: Policy, author: int) -> Rollout:
-        law = SamplingPolicy(((policy, 1.0),), tau=0.0)
+    def _greedy(self, policy: Policy, author: int, prompts: Sequence[Prompt]) -> tuple[Rollout, Failures]:
+        """Greedy responses to some prompts."""
+        greedy = SamplingPolicy(((policy, 1.0),), tau=0.0)
         if "episodes" in self.task.serves:
-            writer = writer_for(self.desk, len(self.prompts), 0)
-            groups = played(Sample(), writer, self.prompts, law)
-            refuse_all_dead(writer, groups, "of the evaluation")
-            return assemble(groups, "main")
-        ids = [self.desk.prompt_ids(p) for p in self.prompts]
-        texts = generate(law, ids, self.desk.max_tokens, self.desk.batch)
+            writer = writer_for(self.desk, len(prompts), 0)
+            record = assemble(write_episodes(Sample(), writer, prompts, greedy), "main")
+            refuse_empty(writer, record, "of the evaluation")
+            return record, writer.failures
+        failures, ids = Failures(), [self.desk.prompt_ids(p) for p in prompts]
+        texts = generate(greedy, ids, self.desk.max_tokens, self.desk.batch)
         rows = [
-            single(p, i, w.ids, w.logp, author, w.truncated, judge(self.desk, p, w))
-            for p, i, w in zip(self.prompts, ids, texts, strict=True)
+            single(p, i, w.ids, w.logp, author, w.truncated, judge(self.desk, p, w, failures))
+            for p, i, w in zip(prompts, ids, texts, strict=True)
         ]
-        return assemble([[row] for row in rows], "main")
+        return assemble([[row] for row in rows], "main"), failures
 
     def _reference_measures(self) -> dict[str, Any]:
         """Perplexity on texts that do not move: the teacher's greedy responses, else the data's own."""
@@ -153,7 +152,7 @@ class Evaluator:
     def _reference_record(self) -> Rollout | None:
         teacher = self.desk.policies.get("teacher")
         if teacher is not None:
-            return self._greedy(teacher, TEACHER)
+            return self._greedy(teacher, TEACHER, self.prompts)[0]
         if "responses" not in self.task.serves:
             return None
         rows = []
@@ -177,9 +176,7 @@ class Evaluator:
 
     def samples(self, n: int = 10) -> list[dict[str, Any]]:
         """Rollouts of the student with per-token statistics, for people to look at."""
-        prompts, self.prompts = self.prompts, self.prompts[:n]
-        record = self._greedy(self.desk.policies["student"], STUDENT)
-        self.prompts = prompts
+        record, _ = self._greedy(self.desk.policies["student"], STUDENT, self.prompts[:n])
         stats = self.statistics(record)
         return [self._sample(record, stats, b) for b in range(record.n_sequences)]
 
@@ -205,8 +202,9 @@ class Evaluator:
 
     def pass_at(self, samples: int, ks: Sequence[int]) -> dict[int, float]:
         """pass@k from sampled responses (Chen et al. 2021)."""
-        groups = sampled(sample(n=samples), writer_for(self.desk, len(self.prompts), 0), self.prompts)
-        counts = np.array([sum(row.correct for row in group) for group in groups])  # a broken episode has failed
+        record = write_sample(sample(n=samples), writer_for(self.desk, len(self.prompts), 0), self.prompts)
+        solved = Counter(id(p) for p, c in zip(record.prompts_B, record.correct_B.tolist(), strict=True) if c)
+        counts = np.array([solved[id(p)] for p in self.prompts])  # an episode that broke off has failed
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
 
 

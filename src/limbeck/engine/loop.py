@@ -22,6 +22,7 @@ from ..types import DATA, Dense, Hidden, Rollout, Sampled, Scores
 from .config import RunConfig
 from .gradient_shares import add_pulls
 from .rollout.sources import write
+from .rollout.writer import Failures
 from .scoring.contexts import ContextViews
 from .scoring.forward import run_model, score_record
 from .session import Session
@@ -51,15 +52,15 @@ class Loop:
         method = workshop.method
         self.method = method.on_policy() if method.updates == 1 else method
         self.contexts = sorted(method.contexts, key=str)
+        self.failures = Failures()  # of the newest batch, in this process
 
     # ---- the four stages of a step
     def step(self, step: int) -> dict[str, Any]:
         """One batch: everything between two values of ``step``. Returns its metrics."""
         clock = _Clock()
         seed_step(self.config.seed, step, self.accelerator.process_index)
-        record = write(
-            self.method.sources, self.session.desk, self.config.prompts // self.accelerator.num_processes, step
-        )
+        share = self.config.prompts // self.accelerator.num_processes
+        record, self.failures = write(self.method.sources, self.session.desk, share, step)
         clock.lap("seconds_write")
         lens = ContextViews(record, self.session.desk)
         record = lens.noted(self.contexts)
@@ -249,13 +250,9 @@ class Loop:
             out["accuracy"] = float(self._sum(float(record.correct_B[verified_B].sum()))) / count
         desk = self.session.desk
         if "episodes" in desk.tasks["task"].serves:
-            out["episodes_died"] = int(self._sum(len(desk.died)))
-            desk.last_death = next(iter(desk.died), desk.last_death)
-            desk.died.clear()
+            out["episodes_died"] = int(self._sum(len(self.failures.died)))
         elif "reward" in desk.tasks["task"].serves:
-            out["verifier_failed"] = int(self._sum(len(desk.unjudged)))
-            desk.last_unjudged = next(iter(desk.unjudged), desk.last_unjudged)
-            desk.unjudged.clear()
+            out["verifier_failed"] = int(self._sum(len(self.failures.unjudged)))
         if record.n_turns > record.n_sequences:
             out["turns"] = float(self._sum(float(record.n_turns))) / max(sequences, 1.0)
         return out

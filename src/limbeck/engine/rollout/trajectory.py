@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...tasks import Verdict
-from ...types import Prompt, Rollout
+from ...types import DATA, Prompt, Rollout
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,20 @@ def assemble(groups: Sequence[Sequence[Trajectory]], name: str) -> Rollout:
         prompts_B=tuple(r.prompt for r in rows),
         drafts_B=tuple(r.draft for r in rows),
         feedback_B=tuple(r.feedback for r in rows),
+        said_U=tuple(said for r in rows for said in _said(r)),
+    )
+
+
+def segment_of(record: Rollout, u: int) -> Segment:
+    """A turn of a record as a segment."""
+    span = record.tokens_U[u]
+    authors = record.author_N[span].tolist()
+    return Segment(
+        record.token_N[span].tolist(),
+        record.writer_logp_N[span].tolist(),
+        authors[0] if authors else DATA,
+        reward=float(record.reward_U[u]),
+        columns={name: x[span].tolist() for name, x in record.columns_N.items()},
     )
 
 
@@ -134,6 +148,17 @@ def _places(row: Trajectory, start: int) -> list[int]:
     return places
 
 
+def _said(row: Trajectory) -> list[str]:
+    """The environment's message after each turn; empty where there was none."""
+    said: list[str] = []
+    for segment in row.segments:
+        if segment.scored:
+            said.append("")
+        elif said:
+            said[-1] = segment.said
+    return said
+
+
 def _names(columns: Any) -> list[str]:
     return list(dict.fromkeys(name for c in columns for name in c))
 
@@ -144,42 +169,3 @@ def _long(values: Any) -> torch.Tensor:
 
 def _float(values: Any) -> torch.Tensor:
     return torch.tensor(list(values), dtype=torch.float32)
-
-
-# ---------------------------------------------------------------- stored and read again
-
-
-def to_json(row: Trajectory) -> dict[str, Any]:
-    """A row without its prompt's text, which the task holds."""
-    return {
-        "prompt_ids": row.prompt_ids,
-        "segments": [
-            {"ids": p.ids, "logp": p.logp, "author": p.author, "scored": p.scored, "reward": _null(p.reward)}
-            | ({"columns": dict(p.columns)} if p.columns else {})
-            | ({"said": p.said} if p.said else {})
-            for p in row.segments
-        ],
-        "truncated": row.truncated,
-        "correct": row.correct,
-        "feedback": row.feedback,
-        "label": _null(row.label),
-        "columns": {k: _null(v) for k, v in row.columns.items()},
-        "draft": row.draft,
-    }
-
-
-def from_json(prompt: Prompt, stored: Mapping[str, Any]) -> Trajectory:
-    """The row again."""
-    segments = tuple(Segment(**{**p, "reward": _nan(p["reward"])}) for p in stored["segments"])
-    columns = {k: _nan(v) for k, v in stored["columns"].items()}
-    return Trajectory(
-        **{**stored, "prompt": prompt, "segments": segments, "label": _nan(stored["label"]), "columns": columns}
-    )
-
-
-def _null(x: float) -> float | None:
-    return x if math.isfinite(x) else None
-
-
-def _nan(x: float | None) -> float:
-    return math.nan if x is None else x

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,9 +23,9 @@ from ...errors import LimbeckError
 from .atomic import remove, whole_folder, write_text
 from .fingerprint import of_file
 
-FORMAT = 2
+FORMAT = 3
 _NAME = re.compile(r"step-(\d{6,})")
-_SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+STORED = "stored.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter."""
 
@@ -39,6 +38,7 @@ def save(
     state: Mapping[str, Any],
     keep: int,
     following: Mapping[str, nn.Module] | None = None,
+    stored: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write ``folder/step-000123`` whole, and remove the oldest beyond ``keep``.
 
@@ -50,6 +50,7 @@ def save(
         state: further JSON (cursors, scaler).
         keep: checkpoints to keep.
         following: modules whose weights follow the student's, by role; all their parameters are stored.
+        stored: rollouts that are written once (``Memory.to_tensors``), for ``stored.safetensors``.
     """
     path = folder / f"step-{step:06d}"
     tensors, groups = _optimizer_state(optimizer)
@@ -60,6 +61,8 @@ def save(
         for i, (_, shadow) in enumerate(sorted((following or {}).items())):
             own = {n: p.detach().contiguous().cpu() for n, p in shadow.named_parameters()}
             save_file(own, beside / f"following-{i}.safetensors")
+        if stored:
+            save_file(dict(stored), beside / STORED)
         document = {
             "format": FORMAT,
             "step": step,
@@ -143,6 +146,11 @@ def load(
     return state
 
 
+def stored(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The stored rollouts of a checkpoint whose files ``load`` has compared with their digests."""
+    return _tensors(path / STORED) if STORED in state["files"] else {}
+
+
 def _fit(path: Path, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     odds = sorted(set(own) ^ set(saved)) or [n for n in own if own[n].shape != saved[n].shape]
     if odds:
@@ -201,44 +209,27 @@ def _damage_is_told(path: Path) -> Iterator[None]:
 
 
 def _state(path: Path) -> dict[str, Any]:
-    """``state.json``, whose every field has the form in which it was saved."""
+    """``state.json``, as it was written."""
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     if not isinstance(state, dict):
         raise ValueError("state.json holds no table")
     if state.get("format", FORMAT) != FORMAT:
-        told = str(state["format"])[:40]
-        raise LimbeckError(f"{path} has format {told} and this version reads {FORMAT}; start a new run.")
+        raise LimbeckError(
+            f"{path} has format {str(state['format'])[:40]} and this version reads {FORMAT}; start a new run, or "
+            "resume with the version of Limbeck that wrote it."
+        )
+    if state.get("digest") != _digest(state):
+        raise ValueError("state.json is not what was written, by its digest")
     for key in ("format", "step", "groups", "files", "unmoved", "cursors"):
         if key not in state:
             raise ValueError(f"state.json has no {key!r}")
-    if not _count(state["step"]):
-        raise ValueError(f"its step is {str(state['step'])[:40]}")
-    if not isinstance(state["files"], dict) or not isinstance(state["unmoved"], list):
-        raise ValueError("its list of files is none")
-    cursors = state["cursors"]
-    if not isinstance(cursors, dict) or not all(_count(c) for c in cursors.values()):
-        raise ValueError(f"its cursors are {str(cursors)[:40]}")
-    scaler = state.get("scaler")
-    if scaler and not (isinstance(scaler, dict) and set(scaler) >= _SCALER and all(map(_number, scaler.values()))):
-        raise ValueError(f"its scaler is {str(scaler)[:40]}")
-    if state.get("digest") != _digest(state):
-        raise ValueError("state.json is not what was written, by its digest")
     return state
 
 
 def _digest(state: Mapping[str, Any]) -> str:
-    """Of everything else in ``state.json``: stored rows are used as they are, so one that has changed must show."""
-    told = json.dumps({k: v for k, v in state.items() if k != "digest"}, sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
-
-
-def _count(x: object) -> bool:
-    """Whether it counts steps or prompts."""
-    return isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 2**53
-
-
-def _number(x: object) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+    """SHA-256 of everything else in ``state.json``, so that no later check has to doubt its values."""
+    rest = json.dumps({k: v for k, v in state.items() if k != "digest"}, sort_keys=True)
+    return hashlib.sha256(rest.encode()).hexdigest()
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -278,31 +269,17 @@ def _moments(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) ->
     return state
 
 
-def _groups(groups: object, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The optimiser's groups, of the same parameters and with the same kinds of settings as its own."""
+def _groups(groups: list[dict[str, Any]], optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The optimiser's groups with the stored settings, of the same parameters as its own."""
     own = _optimizer_state(optimizer)[1]
-    if not isinstance(groups, list) or len(groups) != len(own):
-        raise ValueError(f"its groups are {str(groups)[:40]}")
+    if len(groups) != len(own):
+        raise ValueError(f"it has {len(groups)} groups of parameters and the optimiser {len(own)}")
     return [_group(i, group, mine) for i, (group, mine) in enumerate(zip(groups, own, strict=True))]
 
 
-def _group(i: int, group: object, mine: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(group, dict) or group.get("params") != mine["params"]:
-        raise ValueError(f"group {i} of its optimiser is of other parameters")
-    settings: dict[str, Any] = {}
-    for name, value in mine.items():  # another version of torch may have known fewer settings, or more
-        told = group.get(name, value)
-        told = tuple(told) if isinstance(value, tuple) and isinstance(told, list) else told
-        if not _alike(told, value):
-            raise ValueError(f"{name!r} in group {i} of its optimiser is {str(told)[:40]}")
-        settings[name] = told
-    return settings
-
-
-def _alike(told: object, own: object) -> bool:
-    """Whether a setting is of the kind of the optimiser's own."""
-    if isinstance(own, tuple):
-        return isinstance(told, tuple) and len(told) == len(own) and all(map(_alike, told, own))
-    if isinstance(own, int | float) and not isinstance(own, bool):
-        return _number(told)
-    return isinstance(told, type(own))
+def _group(i: int, group: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    if group.get("params") != mine["params"]:
+        raise ValueError(f"group {i} of its optimiser has other parameters")
+    # Another version of torch may know fewer settings, or more; JSON has lists in place of tuples.
+    stored = {name: group.get(name, value) for name, value in mine.items()}
+    return {name: tuple(x) if isinstance(mine[name], tuple) else x for name, x in stored.items()}
