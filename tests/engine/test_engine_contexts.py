@@ -39,13 +39,13 @@ from limbeck.engine.models.policy import render
 from limbeck.engine.rollout.sources import write, writer_for
 from limbeck.engine.rollout.trajectory import assemble, single
 from limbeck.engine.rollout.writer import sampling_prompts
-from limbeck.engine.scoring.contexts import ContextViews, behind, of_record, reframed
+from limbeck.engine.scoring.contexts import ContextViews, record_evidence, reframed, with_blocks
 from limbeck.engine.storage.memory import Memory
 from limbeck.errors import LimbeckError
 from limbeck.types import STUDENT, Hidden, Rollout, concatenate
 
 
-def record_and_lens(shelf: Shelf, out: Path, method: str = "opsd", **own: Any) -> tuple[Any, Rollout, ContextViews]:
+def record_and_views(shelf: Shelf, out: Path, method: str = "opsd", **own: Any) -> tuple[Any, Rollout, ContextViews]:
     run = open_run(shelf, method, out, **own)
     torch.manual_seed(0)
     record, _ = write(run.session.method.sources, run.session.desk, 3, 0)
@@ -53,30 +53,30 @@ def record_and_lens(shelf: Shelf, out: Path, method: str = "opsd", **own: Any) -
 
 
 def test_a_view_scores_the_records_own_tokens(shelf: Shelf, out: Path) -> None:
-    run, record, lens = record_and_lens(shelf, out, group=2)
-    framed = lens.seen_by(student.given(solution)).check()
+    run, record, views = record_and_views(shelf, out, group=2)
+    framed = views.seen_by(student.given(solution)).check()
     assert torch.equal(framed.token_N, record.token_N)
     assert bool((framed.root_B > record.root_B).all())
     assert torch.equal(framed.turn_N, record.turn_N)
     b = 1
     prompt = record.prompts_B[b]
     policy = run.session.student
-    block = lens.told(solution).blocks[b]
+    block = views.rendered(solution).blocks[b]
     assert block is not None
     assert prompt.privileged["answer"] in block
-    ids = render(policy, [dict(m) for m in behind(prompt, [block])])
+    ids = render(policy, [dict(m) for m in with_blocks(prompt, [block]).messages])
     assert framed.ids_L[framed.start_B1[b] : framed.start_B1[b] + framed.root_B[b]].tolist() == ids
     assert block in policy.tokenizer.decode(ids)
 
 
 def test_the_view_is_a_plain_forward_of_what_the_reader_sees(shelf: Shelf, out: Path) -> None:
-    run, record, lens = record_and_lens(shelf, out, group=1)
+    run, record, views = record_and_views(shelf, out, group=1)
     run.loop.method = run.session.method
-    scores = run.loop.read(lens)
+    scores = run.loop.read(views)
     carrier = scores["init given solution"]
     assert isinstance(carrier, Hidden)
     logits_N = carrier.hidden_NH @ carrier.head.weight_VH.t()
-    framed = lens.seen_by(student.given(solution))
+    framed = views.seen_by(student.given(solution))
     policy = run.session.policies["init"]
     for b in range(record.n_sequences):
         ids = framed.ids_L[framed.start_B1[b] : framed.start_B1[b + 1]].tolist()
@@ -86,7 +86,7 @@ def test_the_view_is_a_plain_forward_of_what_the_reader_sees(shelf: Shelf, out: 
 
 
 def test_reframing_with_the_own_prompt_changes_nothing(shelf: Shelf, out: Path) -> None:
-    _, record, _ = record_and_lens(shelf, out, group=2)
+    _, record, _ = record_and_views(shelf, out, group=2)
     roots = [
         record.ids_L[record.start_B1[b] : record.start_B1[b] + record.root_B[b]].tolist()
         for b in range(record.n_sequences)
@@ -98,16 +98,16 @@ def test_reframing_with_the_own_prompt_changes_nothing(shelf: Shelf, out: Path) 
 
 
 def test_sequences_without_evidence_keep_the_plain_prompt(shelf: Shelf, out: Path) -> None:
-    _, record, _ = record_and_lens(shelf, out, "sdpo", group=4)
+    _, record, _ = record_and_views(shelf, out, "sdpo", group=4)
     run = open_run(shelf, "sdpo", out, group=4, task=Parity())
     right = replace(record, correct_B=torch.zeros_like(record.correct_B), feedback_B=(None,) * record.n_sequences)
     right.correct_B[0] = True  # so the others of its group have a sibling, and it has none
-    lens = ContextViews(right, run.session.desk)
+    views = ContextViews(right, run.session.desk)
     context = CONTEXTS["sibling_or_feedback"]
-    noted = lens.noted([context])
+    noted = views.with_columns([context])
     has = noted.columns_B[context.column]
     assert has.tolist() == [0, 1, 1, 1] + [0] * (record.n_sequences - 4)
-    framed = lens.seen_by(student.given(context))
+    framed = views.seen_by(student.given(context))
     assert (framed.root_B > right.root_B).tolist() == [bool(h) for h in has.tolist()]
 
 
@@ -125,8 +125,8 @@ def test_a_writer_without_evidence_sees_the_plain_prompt(shelf: Shelf, out: Path
     p = writer_for(desk, 3, 0)
     editor = student.given(CONTEXTS["hint"], CONTEXTS["draft"])
     wrote = ContextViews(p.write(refine(sample(student), editor)), desk)
-    assert wrote.told(CONTEXTS["hint"]).blocks == [None] * 3
-    assert all(block for block in wrote.told(CONTEXTS["draft"]).blocks)
+    assert wrote.rendered(CONTEXTS["hint"]).blocks == [None] * 3
+    assert all(block for block in wrote.rendered(CONTEXTS["draft"]).blocks)
 
 
 def test_in_step_and_without_evidence_there_is_nothing_to_learn(shelf: Shelf, out: Path) -> None:
@@ -158,8 +158,8 @@ def test_a_broken_template_is_told(template: str, said: str, shelf: Shelf, out: 
 def test_a_template_file_replaces_a_context(shelf: Shelf, out: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("BEHOLD {{ answer }}")
-    _, _, lens = record_and_lens(shelf, out, contexts={"solution": str(file)}, group=1)
-    assert all(b is not None and b.startswith("BEHOLD ") for b in lens.told(solution).blocks)
+    _, _, views = record_and_views(shelf, out, contexts={"solution": str(file)}, group=1)
+    assert all(b is not None and b.startswith("BEHOLD ") for b in views.rendered(solution).blocks)
 
 
 @pytest.mark.parametrize(
@@ -183,18 +183,18 @@ def test_a_task_that_lacks_what_a_method_shows_is_refused(
 
 
 def test_a_debate_is_written_and_its_confidences_are_read(shelf: Shelf, out: Path) -> None:
-    run, record, lens = record_and_lens(shelf, out, "mad_opd", group=1, contexts={"debate": "D {{ first_2 }}"})
+    run, record, views = record_and_views(shelf, out, "mad_opd", group=1, contexts={"debate": "D {{ first_2 }}"})
     context = debate(("first", "second"), 2)
-    noted = lens.noted([context])
+    noted = views.with_columns([context])
     assert {"first_2", "second_2"} <= set(noted.columns_B)
     assert noted.columns_B["first_2"].shape == (record.n_sequences,)
-    assert all(b is not None and b.startswith("D ") for b in lens.told(context).blocks)
+    assert all(b is not None and b.startswith("D ") for b in views.rendered(context).blocks)
     assert run.session.method.roles["first"] >= {"text"}
 
 
 def test_a_teacher_may_read_in_a_chat_format_of_its_own(shelf: Shelf, out: Path) -> None:
-    run, record, lens = record_and_lens(shelf, out, "opd_full", teacher_template="plain", group=1)
-    framed = lens.seen_by(teacher)
+    run, record, views = record_and_views(shelf, out, "opd_full", teacher_template="plain", group=1)
+    framed = views.seen_by(teacher)
     assert torch.equal(framed.token_N, record.token_N)
     text = run.session.student.tokenizer.decode(framed.ids_L[: framed.root_B[0]].tolist())
     assert "<|user|>" not in text
@@ -274,13 +274,13 @@ def test_skills_are_summaries_of_the_best_where_a_model_is_named(
 
     monkeypatch.setattr("limbeck.engine.scoring.contexts.generate", answer)
     (context,) = run.session.method.contexts
-    lens = ContextViews(record, run.session.desk)
-    assert lens.told(context).blocks == [None] * 12
-    lens.learn(context)
+    views = ContextViews(record, run.session.desk)
+    assert views.rendered(context).blocks == [None] * 12
+    views.learn(context)
     ((questions, law),) = asked
     assert law.parts[0][0] is run.session.policies["teacher"]
     read = [run.session.student.tokenizer.decode(q) for q in questions]
-    known = of_record(record, run.session.desk)
+    known = record_evidence(record, run.session.desk)
     assert len({k["reply"] for k in known}) > 6
     assert len(read) == 3
     for question, best in zip(read, (known[1], known[5], known[9]), strict=True):
@@ -288,13 +288,13 @@ def test_skills_are_summaries_of_the_best_where_a_model_is_named(
         assert f"successful:\n{best['reply']}\n" in question
     skills = run.session.desk.memory.skills
     assert [skills[p.id][0].text for p in record.prompts_B[::4]] == ["be bold 0", "be bold 1", "be bold 2"]
-    blocks = ContextViews(record, run.session.desk).told(context).blocks
+    blocks = ContextViews(record, run.session.desk).rendered(context).blocks
     assert blocks[4] == "Advice from earlier attempts at this task:\nbe bold 1"
 
 
 def test_stored_rollouts_come_back_bit_for_bit(shelf: Shelf, out: Path, tmp_path: Path) -> None:
     """Every field of the record, by process; prompts are the task's own."""
-    run, record, _ = record_and_lens(shelf, out, "lightning_opd")
+    run, record, _ = record_and_views(shelf, out, "lightning_opd")
     memory = run.session.desk.memory
     odd = replace(memory.written["main"][record.prompts_B[0].id], feedback_B=("half a \ud800 character",))
     memory.written["a/start"] = {"x": odd, "y": odd}
@@ -337,10 +337,10 @@ def test_contexts_compare_by_structure() -> None:
 
 def test_an_empty_block_says_so(shelf: Shelf, out: Path) -> None:
     """A row with nothing written has evidence too: an empty reply is none."""
-    _, record, lens = record_and_lens(shelf, out, "sd_zero", group=1)
+    _, record, views = record_and_views(shelf, out, "sd_zero", group=1)
     rows = [[single(p, [1], [], [], STUDENT)] for p in record.prompts_B]
-    empty = ContextViews(assemble(rows, "main"), lens.desk)
-    assert empty.told(CONTEXTS["own_reply"]).blocks == [None] * len(rows)
+    empty = ContextViews(assemble(rows, "main"), views.desk)
+    assert empty.rendered(CONTEXTS["own_reply"]).blocks == [None] * len(rows)
 
 
 WRITERS: dict[str, tuple[Any, float]] = {

@@ -301,7 +301,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "student_logp is not enough": (
         lambda: lb.objective(m.opd_full())(student_logp=OLD, tokens=C.tokens, teacher_logits=TEACHER),
-        "student_logp holds the sampled tokens' log-probs only.*give student_logits",
+        "student_logp holds only the log-probs of the sampled tokens.*give student_logits",
     ),
     "no column": (
         call(Method(data(), Term(lb.axes.column("told"), reinforce)), columns={"tolt": R}),

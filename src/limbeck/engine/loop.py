@@ -62,9 +62,9 @@ class Loop:
         share = self.config.prompts // self.accelerator.num_processes
         record, self.failures = write(self.method.sources, self.session.desk, share, step)
         clock.lap("seconds_write")
-        lens = ContextViews(record, self.session.desk)
-        record = lens.noted(self.contexts)
-        scores = self.read(lens)
+        views = ContextViews(record, self.session.desk)
+        record = views.with_columns(self.contexts)
+        scores = self.read(views)
         clock.lap("seconds_read")
         record = record.to(self.accelerator.device)
         metrics = self.update(record, scores, step)
@@ -72,25 +72,25 @@ class Loop:
         counts = {"tokens_written": record.n_tokens, "tokens_read": record.ids_L.numel() * len(scores)}
         metrics |= {k: int(self._sum(v)) for k, v in counts.items()}
         metrics = {"step": step, **self._record_metrics(record), **metrics, **clock.laps, "seconds": clock.total}
-        self.remember(step, lens, metrics)
+        self.remember(step, views, metrics)
         return metrics
 
-    def read(self, lens: ContextViews) -> dict[str, Scores]:
+    def read(self, views: ContextViews) -> dict[str, Scores]:
         """The scores of each reader that the terms name, without gradient, on the record as that reader sees it."""
         asked = {r: a for r, a in self.method.views.items() if r.key not in ("student", "writer")}
         if teacher.role in self.session.policies and self.config.diagnostics:
             asked[teacher] = asked.get(teacher, frozenset()) | {"dense"}
         supports = [t.surrogate.support for _, t in self.method.parts if isinstance(t.surrogate, DivergenceLoss)]
         k = max((s.k for s in supports if s is not None and s.by == "target"), default=None)
-        return {reader.key: self._view(reader, abilities, lens, k) for reader, abilities in asked.items()}
+        return {reader.key: self._view(reader, abilities, views, k) for reader, abilities in asked.items()}
 
-    def _view(self, reader: Reader, abilities: frozenset[str], lens: ContextViews, k: int | None) -> Scores:
-        policy, record, tokens = self.session.desk.policy(reader.role), lens.seen_by(reader), self.config.micro_tokens
+    def _view(self, reader: Reader, abilities: frozenset[str], views: ContextViews, k: int | None) -> Scores:
+        policy, record, tokens = self.session.desk.policy(reader.role), views.seen_by(reader), self.config.micro_tokens
         n = sum(1 for _ in record.cuts(tokens))
         rounds = self._most(n) if policy is self.session.student else n  # only the student is wrapped
         return score_record(policy, record, abilities, tokens, k, rounds)
 
-    def remember(self, step: int, lens: ContextViews, metrics: Mapping[str, Any]) -> None:
+    def remember(self, step: int, views: ContextViews, metrics: Mapping[str, Any]) -> None:
         """What outlives the step: following weights, controllers, skills."""
         memory, student = self.session.desk.memory, self.accelerator.unwrap_model(self.session.student.scorer)
         for shadow in self.session.followers.values():
@@ -99,7 +99,7 @@ class Loop:
         move(self.method.controllers, memory.numbers, step, known)
         for context in self.contexts:
             if context.bank is not None:
-                lens.learn(context)
+                views.learn(context)
 
     def update(self, record: Rollout, scores: dict[str, Scores], step: int) -> dict[str, Any]:
         """The optimiser steps on one batch."""

@@ -24,7 +24,7 @@ from ...loss.scores import Batch
 from ...tasks import Response
 from ...types import DATA, Prompt, Rollout, Scores, concatenate
 from ..models.generate import SamplingPolicy, generate
-from ..scoring.contexts import ContextViews, of_record, reframed, with_blocks
+from ..scoring.contexts import ContextViews, record_evidence, reframed, with_blocks
 from ..scoring.forward import score_record
 from ..scoring.templates import block, fill
 from ..session import Desk
@@ -139,7 +139,7 @@ def write_refine(source: Refine, writer: RolloutWriter, prompts: Sequence[Prompt
     drafts = writer.write(source.source, prompts)
     if not drafts.n_groups:
         return drafts
-    known = of_record(drafts, desk)
+    known = record_evidence(drafts, desk)
     seen = []
     for prompt, k in zip(drafts.prompts_B, known, strict=True):
         blocks = [block(c, k, desk.blocks) for c in reader.context]
@@ -178,7 +178,7 @@ def write_recast(source: Recast, writer: RolloutWriter) -> Rollout:
 
 def _evidence(record: Rollout, desk: Desk) -> list[dict[str, Any]]:
     """The evidence of each sequence, with the text of every turn and the environment's message after it."""
-    known, token_N, spans = of_record(record, desk), record.token_N.tolist(), record.tokens_U
+    known, token_N, spans = record_evidence(record, desk), record.token_N.tolist(), record.tokens_U
     for k, turns in zip(known, record.turns_B, strict=True):
         k |= {f"turn_{t}": desk.policies["student"].text(token_N[spans[u]]) for t, u in enumerate(turns)}
         k |= {f"said_{t}": record.said_U[u] for t, u in enumerate(turns)}

@@ -30,7 +30,7 @@ from ...tasks.base import (
 from ...types import STUDENT, TEACHER, Prompt
 from ..models.generate import SamplingPolicy, Written, generate
 from ..models.policy import Policy
-from ..scoring.contexts import of_prompt
+from ..scoring.contexts import prompt_evidence
 from ..scoring.templates import fill
 from ..session import Desk
 from .trajectory import Segment, Trajectory
@@ -227,7 +227,7 @@ class _RetryEpisode:
         """Judge an attempt."""
         verdict = judged(self.task, self.prompt, text, self.seconds)
         known: Mapping[str, Any] = {
-            **of_prompt(self.prompt),
+            **prompt_evidence(self.prompt),
             "reply": text,
             "correct": verdict.correct,
             "reward": verdict.reward,

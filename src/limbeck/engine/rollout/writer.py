@@ -13,7 +13,7 @@ from ...tasks import Verdict
 from ...tasks.base import Unjudged, judged
 from ...types import Prompt, Rollout
 from ..models.generate import SamplingPolicy, Written
-from ..scoring.contexts import of_prompt, with_blocks
+from ..scoring.contexts import prompt_evidence, with_blocks
 from ..scoring.templates import block
 from ..session import Desk
 
@@ -125,7 +125,7 @@ def sampling_prompts(source: Sample, desk: Desk, prompts: Sequence[Prompt]) -> l
         return [desk.prompt_ids(p) for p in prompts]
     out = []
     for p in prompts:
-        blocks = [block(c, of_prompt(p), desk.blocks) for c in reader.context]
+        blocks = [block(c, prompt_evidence(p), desk.blocks) for c in reader.context]
         what = f"prompt {p.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
         out.append(desk.render(with_blocks(p, blocks), reader.role, what, desk.max_tokens))
     return out

@@ -1,4 +1,6 @@
-"""Between ragged records and the rectangles that models want. The only place that pads, and that shifts by one.
+"""The forward pass of models: from ragged records to padded rectangles and back.
+
+No other module pads or shifts by one.
 
 Row n of the scores comes from the model's state at ``pos_N[n] - 1``, the state that *predicts* scored token n.
 """
@@ -19,7 +21,7 @@ from ..models.policy import Policy
 
 
 def rectangle(record: Rollout, pad: int, device: torch.device) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """``ids_BT``, ``mask_BT`` and the (row, column) of the state that predicts each scored token; padded right."""
+    """``ids_BT``, ``mask_BT`` and (row, column) of the state that predicts each scored token; padded on the right."""
     length_B = record.start_B1.diff()
     T = int(length_B.max()) if length_B.numel() else 1
     column = torch.arange(T).unsqueeze(0)
@@ -41,20 +43,21 @@ def run_model(policy: Policy, record: Rollout, consume: Callable[[Dense | Hidden
 def score_record(
     policy: Policy, record: Rollout, abilities: frozenset[str], micro_tokens: int, k: int | None, rounds: int = 0
 ) -> Scores:
-    """What a frozen reader says of a record: the smallest payload that serves the abilities.
+    """The scores of a model on a record, without gradient, in the smallest form that has the abilities.
 
     Args:
-        policy, record: who reads what.
-        abilities: what is asked of it.
+        policy: the model.
+        record: as the model reads it.
+        abilities: ``sampled``, ``topk``, ``at`` or ``dense``, as ``space.abilities`` defines them.
         micro_tokens: tokens a forward pass.
-        k: rows of a top-k payload.
-        rounds: forward passes at the least, for a module whose processes must do as many as each other.
+        k: entries of a top-k.
+        rounds: least number of forward passes, for a module whose processes must all do the same number.
     """
     parts: list[Scores] = []
     for first, last in record.cuts(micro_tokens):
         part = record.groups(first, last)[0]
         token_N = part.token_N.to(policy.device)
-        parts.append(run_model(policy, part, partial(_payload, token_N=token_N, abilities=abilities, k=k)))
+        parts.append(run_model(policy, part, partial(_smallest, token_N=token_N, abilities=abilities, k=k)))
     for _ in range(rounds - len(parts)):
         run_model(policy, record.groups(0, 1)[0], _ignore)
     joined = Scores.cat(parts)
@@ -65,7 +68,8 @@ def _ignore(scores: Dense | Hidden) -> None:
     del scores
 
 
-def _payload(scores: Dense | Hidden, token_N: Tensor, abilities: frozenset[str], k: int | None) -> Scores:
+def _smallest(scores: Dense | Hidden, token_N: Tensor, abilities: frozenset[str], k: int | None) -> Scores:
+    """The full scores, their top-k, or the log-probs of the sampled tokens."""
     if abilities & {"dense", "at"} or len(abilities) > 1:
         return scores.detach()
     if "topk" in abilities and k is not None:
