@@ -147,7 +147,7 @@ def test_a_context_longer_than_the_window_is_told(shelf: Shelf, out: Path) -> No
         ("{{ solution", "cannot be rendered"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
         ("missing.jinja", "no such file"),
-        (" ", "is empty, so the teacher would see what the student sees"),
+        (" ", "is empty, so the teacher would see only what the student sees"),
     ],
 )
 def test_a_broken_template_is_told(template: str, said: str, shelf: Shelf, out: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_checkpoint_of_other_data_is_refused(run: Path) -> None:
     told = json.loads(state.read_text().replace('"task"', '"pretrain"'))
     state.write_text(json.dumps({**told, "digest": checkpoint._digest(told)}))
     metrics = (run / "metrics.jsonl").read_bytes()
-    with pytest.raises(LimbeckError, match=r"of a run with other data: 'pretrain' does not fit; resume"):
+    with pytest.raises(LimbeckError, match=r"belongs to a run with other data: 'pretrain' does not fit; resume"):
         resume(run)
     assert (run / "metrics.jsonl").read_bytes() == metrics
 

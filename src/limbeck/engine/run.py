@@ -241,7 +241,7 @@ class _Run:
         """This process's memory again."""
         memories = state["memory"]
         rank = self.accelerator.process_index % len(memories)
-        self.session.desk.memory = Memory.restored(memories[rank], checkpoint.stored(path, state), rank)
+        self.session.desk.memory = Memory.restored(memories[rank], checkpoint.read_stored(path, state), rank)
 
     def _rewind(self, step: int, command: str, changes: Sequence[str], inputs: Mapping[str, Any] | None) -> None:
         """Forget what came after ``step``, and write down what is in force from here on."""

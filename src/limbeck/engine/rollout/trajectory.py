@@ -1,4 +1,4 @@
-"""Sequences on their way into a record: who wrote which tokens of it, and what the verifier said."""
+"""Responses in segments of one author each, and how groups of them become a record."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ...types import DATA, Prompt, Rollout
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of tokens by one author.
+    """Consecutive tokens of one author.
 
     Attributes:
         ids: tokens.
-        logp: nats under the law that wrote them; None: not known.
+        logp: log-probs under the behaviour policy that sampled them, in nats; None: not known.
         author: ``DATA``, ``STUDENT`` or ``TEACHER``.
-        scored: whether losses may look at them; a scored segment is a turn. What an environment says never is.
+        scored: whether losses may read them; a scored segment is a turn. An environment's message is never scored.
         reward: of the turn; NaN where nothing verified it.
         columns: further numbers per token, by name.
-        said: what an environment's message says, where the segment holds one.
+        said: text of the environment's message, where the segment holds one.
     """
 
     ids: list[int]
@@ -38,18 +38,18 @@ class Segment:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One sequence.
+    """One sequence: a prompt and the response to it.
 
     Attributes:
         prompt: the problem.
-        prompt_ids: what the student reads before anything is written.
-        segments: in reading order; at least one is scored, though it may be empty.
-        truncated: cut at a limit.
+        prompt_ids: tokens of the prompt as the student reads it.
+        segments: in reading order; at least one is scored, and it may be empty.
+        truncated: whether the response was cut at a limit.
         correct: the last verdict; False where nothing verified.
         feedback: the verifier's text.
-        label: preference; NaN.
+        label: preference; NaN where the data has none.
         columns: further numbers, by name.
-        draft: what it was refined from; then that is its evidence ``reply``.
+        draft: text that the response was refined from, which contexts show as ``reply``; empty: none.
     """
 
     prompt: Prompt
@@ -64,7 +64,7 @@ class Trajectory:
 
     @property
     def ids(self) -> list[int]:
-        """Everything after the prompt."""
+        """All tokens after the prompt."""
         return [i for segment in self.segments for i in segment.ids]
 
     @property
@@ -83,14 +83,14 @@ def single(
     verdict: Verdict | None = None,
     label: float = math.nan,
 ) -> Trajectory:
-    """A row of one turn."""
+    """A response of one turn."""
     segment = Segment(ids, logp, author, reward=verdict.reward if verdict else math.nan)
     correct = verdict.correct if verdict else False
     return Trajectory(prompt, prompt_ids, (segment,), truncated, correct, verdict.feedback if verdict else None, label)
 
 
 def assemble(groups: Sequence[Sequence[Trajectory]], name: str) -> Rollout:
-    """Groups of rows as one record of one source; groups without a row are left out."""
+    """One record of one source from groups of responses; groups without a response are left out."""
     groups = [group for group in groups if group]
     rows = [row for group in groups for row in group]
     segments = [(b, segment) for b, row in enumerate(rows) for segment in row.turns]
@@ -138,7 +138,7 @@ def segment_of(record: Rollout, u: int) -> Segment:
 
 
 def _places(row: Trajectory, start: int) -> list[int]:
-    """Positions of a row's scored tokens."""
+    """Positions of the scored tokens of a response."""
     places: list[int] = []
     at = start + len(row.prompt_ids)
     for segment in row.segments:

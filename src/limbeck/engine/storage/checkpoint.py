@@ -1,7 +1,8 @@
-"""Exact resume: weights, optimiser, scaler and the cursor of the data, without a pickle.
+"""Checkpoints for exact resume: weights, optimiser, stored rollouts, scaler and data cursors, without a pickle.
 
-The random state of a step is derived from (seed, step), and the learning rate and every coefficient from the step, so
-they need no storage.
+A checkpoint is a folder of safetensors files with ``state.json``, which holds a digest of each file and of itself. The
+random state of a step follows from (seed, step), and the learning rate and every coefficient from the step, so they are
+not stored.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from .atomic import remove, whole_folder, write_text
 from .fingerprint import of_file
 
 FORMAT = 3
+"""Version of the layout; a checkpoint of another one is refused."""
+
 _NAME = re.compile(r"step-(\d{6,})")
 STORED = "stored.safetensors"
+"""File of the rollouts that are written once."""
+
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps of a parameter."""
+"""State that AdamW keeps for a parameter."""
 
 
 def save(
@@ -47,7 +52,7 @@ def save(
         step: optimiser batches done.
         module: its trainable parameters are stored.
         optimizer: its state is stored.
-        state: further JSON (cursors, scaler).
+        state: further JSON (cursors, scaler, memory).
         keep: checkpoints to keep.
         following: modules whose weights follow the student's, by role; all their parameters are stored.
         stored: rollouts that are written once (``Memory.to_tensors``), for ``stored.safetensors``.
@@ -91,12 +96,12 @@ def _steps(folder: Path) -> list[int]:
 
 
 def peek(path: Path) -> dict[str, Any]:
-    """A checkpoint's JSON, before any tensor of it is read.
+    """The JSON of a checkpoint; no tensor is read.
 
     Raises:
         LimbeckError: where the folder is no checkpoint, has another format, or has been renamed.
     """
-    with _damage_is_told(path):
+    with _damage_in_one_sentence(path):
         state = _state(path)
         _refuse_renamed(path, state["step"])
     return state
@@ -113,28 +118,30 @@ def load(
 
     Args:
         path: of one checkpoint.
-        module, optimizer: as they were saved; untouched unless all of the checkpoint fits.
-        streams: names of the data that the run reads; each must have its cursor.
+        module, optimizer: of the run; unchanged unless the whole checkpoint fits.
+        streams: names of the run's data streams; each must have its cursor.
         following: modules whose weights follow the student's, by role.
 
     Raises:
-        LimbeckError: where the folder is no checkpoint, or one of another model or run.
+        LimbeckError: where the folder is no checkpoint, or belongs to another model or run.
     """
     state = peek(path)
-    with _damage_is_told(path):
+    with _damage_in_one_sentence(path):
         _refuse_changed(path, state["files"], len(following or {}))
         weights = _tensors(path / "weights.safetensors")
         tensors = _tensors(path / "optimizer.safetensors")
         followers = [_tensors(path / f"following-{i}.safetensors") for i in range(len(following or {}))]
     if streams is not None and set(streams) != set(state["cursors"]):
         odd = sorted(set(streams) ^ set(state["cursors"]))[0]
-        raise LimbeckError(f"{path} is of a run with other data: {odd!r} does not fit; resume with the run's own data.")
+        raise LimbeckError(
+            f"{path} belongs to a run with other data: {odd!r} does not fit; resume with the run's own data."
+        )
     own = {n: p for n, p in module.named_parameters() if p.requires_grad}
     _fit(path, own, weights)
     modules = [dict(f.named_parameters()) for _, f in sorted((following or {}).items())]
     for follower, saved in zip(modules, followers, strict=True):
         _fit(path, follower, saved)
-    with _damage_is_told(path):
+    with _damage_in_one_sentence(path):
         moments = _moments(tensors, optimizer)
         _refuse_forgotten(state, moments, own)
         groups = _groups(state["groups"], optimizer)
@@ -146,7 +153,7 @@ def load(
     return state
 
 
-def stored(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
+def read_stored(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The stored rollouts of a checkpoint whose files ``load`` has compared with their digests."""
     return _tensors(path / STORED) if STORED in state["files"] else {}
 
@@ -165,37 +172,37 @@ def _fit(path: Path, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> 
 
 
 def _refuse_renamed(path: Path, step: int) -> None:
-    """A folder under another step's name would undo the wrong steps."""
+    """Raise where the folder has the name of another step: resuming from it would undo the wrong steps."""
     match = _NAME.fullmatch(path.name)
     if match is None or int(match.group(1)) != step:
         raise ValueError(f"it was written as step-{step:06d}, so the folder has been renamed")
 
 
 def _refuse_changed(path: Path, files: Mapping[str, str], followers: int) -> None:
-    """Every file is the one that was written, to the last byte."""
+    """Raise where a file is missing or has changed since it was written."""
     needed = ["optimizer.safetensors", "weights.safetensors", *(f"following-{i}.safetensors" for i in range(followers))]
     for name in [*needed, *files]:
         if name not in files:
-            raise ValueError(f"state.json knows no {name}")
+            raise ValueError(f"state.json does not list {name}")
         if of_file(path / name) != files[name]:
             raise ValueError(f"{name} is not what was written, by its digest")
 
 
 def _unmoved(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Trainable parameters that no gradient has reached yet, so that the optimiser keeps nothing of them."""
+    """Trainable parameters that no gradient has reached yet, for which the optimiser has no state."""
     return [n for n, p in module.named_parameters() if p.requires_grad and not optimizer.state.get(p)]
 
 
 def _refuse_forgotten(state: Mapping[str, Any], moments: Mapping[int, Any], own: Mapping[str, Tensor]) -> None:
-    """What the optimiser kept when the checkpoint was written is there."""
+    """Raise where the optimiser's state of a parameter is missing that it had when the checkpoint was written."""
     lost = [name for i, name in enumerate(own) if i not in moments and name not in state["unmoved"]]
     if lost:
-        raise ValueError(f"optimizer.safetensors has nothing of {lost[0]}")
+        raise ValueError(f"optimizer.safetensors has no state of {lost[0]}")
 
 
 @contextmanager
-def _damage_is_told(path: Path) -> Iterator[None]:
-    """Whatever reading a damaged checkpoint raises becomes one sentence."""
+def _damage_in_one_sentence(path: Path) -> Iterator[None]:
+    """Turn every error from reading a damaged checkpoint into one sentence."""
     try:
         yield
     except LimbeckError:
