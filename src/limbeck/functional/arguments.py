@@ -82,7 +82,7 @@ def read_sources(source: Sequence[str] | str | None, batch: int, method: Method)
     return list(source)
 
 
-def dtype_of(live: Scores) -> torch.dtype:
+def accumulation_dtype(live: Scores) -> torch.dtype:
     """What constants, shares and totals are held in: float64 for a float64 student, else float32."""
     return torch.float64 if live.values.dtype == torch.float64 else torch.float32
 

@@ -24,7 +24,7 @@ from ..space.method import Method
 from ..space.registry import Recipe, as_method
 from ..types import Head, Rollout, Sampled, Scores
 from .arguments import (
-    dtype_of,
+    accumulation_dtype,
     read_all_sum,
     read_author,
     read_columns,
@@ -164,7 +164,7 @@ class Objective:
             source,
             read_author(author, source, self.method, shape, keep.device),
             wrote,
-            dtype_of(live),
+            accumulation_dtype(live),
         )
         scores = {key: rows.scores(s).detach() for key, s in said.items()}
         if clocks["old_logp"] is not None:

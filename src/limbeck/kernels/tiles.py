@@ -49,7 +49,7 @@ class StatisticRequest:
     target_tau: float | None = None
 
     @property
-    def heat(self) -> float:
+    def temperature_of_target(self) -> float:
         """The target's temperature, in addition to those of a mixture's parts."""
         return self.tau if self.target_tau is None else self.target_tau
 
@@ -59,18 +59,18 @@ RowObjective = Callable[[list[Tensor], list[slice]], Tensor]
 
 
 def statistics(
-    student: Dense | Hidden, label_N: Tensor, asks: Sequence[StatisticRequest], tile: int | None = None
+    student: Dense | Hidden, label_N: Tensor, requests: Sequence[StatisticRequest], tile: int | None = None
 ) -> list[Tensor]:
     """One vector for each request, differentiable with respect to the student's scores.
 
     Args:
         student: logits, or hidden states with a head.
         label_N: int64, the token each row predicts.
-        asks: the requests; each answer is ``[len(rows)]`` in the accumulation dtype (float64 for float64 scores, else
+        requests: one for each answer, ``[len(rows)]`` in the accumulation dtype (float64 for float64 scores, else
             float32).
         tile: rows a tile; derived from the vocabulary by default.
     """
-    x, weight, bias, plan = _plan(student, label_N, asks, tile)
+    x, weight, bias, plan = _plan(student, label_N, requests, tile)
     with torch.autocast(x.device.type, enabled=False):  # a mixed-precision forward must not round the logits
         return list(_Statistics.apply(x, weight, bias, plan))
 
@@ -78,12 +78,12 @@ def statistics(
 def fused(
     student: Dense | Hidden,
     label_N: Tensor,
-    asks: Sequence[StatisticRequest],
+    requests: Sequence[StatisticRequest],
     objective: RowObjective,
     tile: int | None = None,
 ) -> Tensor:
     """The sum of ``objective`` over tiles, a scalar whose gradient is formed in this forward pass."""
-    x, weight, bias, plan = _plan(student, label_N, asks, tile)
+    x, weight, bias, plan = _plan(student, label_N, requests, tile)
     with torch.autocast(x.device.type, enabled=False):
         loss: Tensor = _Fused.apply(x, weight, bias, plan, objective)
     return loss
@@ -95,7 +95,7 @@ def fused(
 @dataclass
 class _Plan:
     label_N: Tensor
-    asks: Sequence[StatisticRequest]
+    requests: Sequence[StatisticRequest]
     rows: list[Tensor]  # of each request, sorted
     wanted: Tensor  # union of the requests' rows, sorted
     tile: int
@@ -110,16 +110,16 @@ class _Plan:
 
 
 def _plan(
-    student: Dense | Hidden, label_N: Tensor, asks: Sequence[StatisticRequest], tile: int | None
+    student: Dense | Hidden, label_N: Tensor, requests: Sequence[StatisticRequest], tile: int | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None, _Plan]:
     x = student.values
     head = student.head if isinstance(student, Hidden) else None
     everything = torch.arange(x.shape[0], device=x.device)
-    rows = [everything if a.rows is None else a.rows for a in asks]
+    rows = [everything if a.rows is None else a.rows for a in requests]
     vocabulary = student.width
     plan = _Plan(
         label_N=label_N,
-        asks=asks,
+        requests=requests,
         rows=rows,
         wanted=torch.unique(torch.cat(rows)) if rows else everything[:0],
         tile=tile or max(1, TILE_ELEMENTS // vocabulary),
@@ -175,22 +175,24 @@ class _Tile:
         return self.answers[i]
 
     def _answer(self, i: int) -> _Answer:
-        ask, rows = self.plan.asks[i], self.plan.rows[i]
+        request, rows = self.plan.requests[i], self.plan.rows[i]
         edges = torch.searchsorted(rows, torch.stack([self.rows[0], self.rows[-1] + 1]))
         span = slice(int(edges[0]), int(edges[1]))
         mine = rows[span]
         local = None if mine.numel() == self.rows.numel() else torch.searchsorted(self.rows, mine)
-        logq = self._logq(ask.tau)
-        target = None if ask.target is None else self._target_on_tile(ask, rows, mine)
+        logq = self._logq(request.tau)
+        target = None if request.target is None else self._target_on_tile(request, rows, mine)
         return span, local, (logq if local is None else logq[local], self.plan.label_N[mine], target)
 
-    def _target_on_tile(self, ask: StatisticRequest, rows: Tensor, mine: Tensor) -> Target:
+    def _target_on_tile(self, request: StatisticRequest, rows: Tensor, mine: Tensor) -> Target:
         """The target's distribution on this tile; requests with one target on the same rows share it."""
-        key = (id(ask.target), ask.heat, id(rows), ask.support)
+        key = (id(request.target), request.temperature_of_target, id(rows), request.support)
         if key not in self.targets:
-            assert ask.target is not None
-            target = _target(ask.target, mine, ask.heat, self.plan)
-            self.targets[key] = target if ask.support is None else self._supported(target, ask.support, ask.tau, mine)
+            assert request.target is not None
+            target = _target(request.target, mine, request.temperature_of_target, self.plan)
+            self.targets[key] = (
+                target if request.support is None else self._supported(target, request.support, request.tau, mine)
+            )
         return self.targets[key]
 
     def _supported(self, target: Target, support: Support, tau: float, mine: Tensor) -> Target:
@@ -209,17 +211,17 @@ class _Tile:
             self.logq[tau] = (self.z_nV / tau if tau != 1.0 else self.z_nV).log_softmax(-1)
         return self.logq[tau]
 
-    def pull(self, cotangents: Sequence[Tensor | None]) -> Tensor:
+    def pullback(self, cotangents: Sequence[Tensor | None]) -> Tensor:
         """dz ``[n, V]``: the sum over requests of this tile's cotangent times the statistic's closed form."""
         dz = torch.zeros_like(self.z_nV)
-        for i, ask in enumerate(self.plan.asks):
+        for i, request in enumerate(self.plan.requests):
             cotangent = cotangents[i]
             if cotangent is None:
                 continue
             _, local, arguments = self.answer(i)
-            flow = flow_of(ask.statistic, *arguments)
+            flow = flow_of(request.statistic, *arguments)
             grad = flow - arguments[0].exp() * flow.sum(-1, keepdim=True)
-            grad = grad * (cotangent.to(grad.dtype) / ask.tau).unsqueeze(-1)
+            grad = grad * (cotangent.to(grad.dtype) / request.tau).unsqueeze(-1)
             if local is None:
                 dz += grad
             else:
@@ -312,9 +314,9 @@ class _Statistics(torch.autograd.Function):
             if not rows.numel():
                 continue
             tile = _open_tile(plan, rows, x, weight, bias)
-            for i, ask in enumerate(plan.asks):
+            for i, request in enumerate(plan.requests):
                 span, _, arguments = tile.answer(i)
-                answers[i][span] = ask.statistic.value(*arguments)
+                answers[i][span] = request.statistic.value(*arguments)
         return tuple(answers)
 
     @staticmethod
@@ -327,7 +329,7 @@ class _Statistics(torch.autograd.Function):
             tile = _open_tile(ctx.plan, rows, x, weight, bias)
             spans = [tile.answer(i)[0] for i in range(len(cotangents))]
             gradients.add(
-                tile, tile.pull([None if c is None else c[s] for c, s in zip(cotangents, spans, strict=True)])
+                tile, tile.pullback([None if c is None else c[s] for c, s in zip(cotangents, spans, strict=True)])
             )
         return *gradients.result(), None
 
@@ -346,17 +348,17 @@ class _Fused(torch.autograd.Function):
                 continue
             tile = _open_tile(plan, rows, x, weight, bias)
             spans, values = [], []
-            for i, ask in enumerate(plan.asks):
+            for i, request in enumerate(plan.requests):
                 span, _, arguments = tile.answer(i)
                 spans.append(span)
-                values.append(ask.statistic.value(*arguments))
+                values.append(request.statistic.value(*arguments))
             with torch.enable_grad():
                 leaves = [v.detach().requires_grad_() for v in values]
                 loss = objective(leaves, spans)
                 cotangents = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
             total += loss.detach().to(total.dtype)
             if cotangents and any(ctx.needs_input_grad[:3]):
-                gradients.add(tile, tile.pull(cotangents))
+                gradients.add(tile, tile.pullback(cotangents))
         ctx.gradients = gradients
         return total
 

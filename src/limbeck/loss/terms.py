@@ -193,9 +193,9 @@ def loss(
         observe: statistics to report for every scored token, without gradient.
         tile: rows a tile; derived from the vocabulary by default.
     """
-    asks = _StatisticRequests(prepared, live)
-    term_losses = [_TermLoss(part, prepared, asks) for part in prepared.parts]
-    watched = [asks.number(question, None) for question in observe]
+    needed = _StatisticRequests(prepared, live)
+    term_losses = [_TermLoss(part, prepared, needed) for part in prepared.parts]
+    watched = [needed.number(question, None) for question in observe]
     tally = {part.name: 0.0 for part in prepared.parts}
     if method.separable and not isinstance(live, Sampled):
         observed: list[list[Tensor]] = [[] for _ in observe]
@@ -205,9 +205,9 @@ def loss(
                 store.append(values[i].detach())
             return _add(term_losses, values, spans, tally)
 
-        total = fused(live, prepared.record.token_N, asks.asks, objective, tile)
+        total = fused(live, prepared.record.token_N, needed.requests, objective, tile)
         return Loss(total, tally, [torch.cat(x) if x else total.new_zeros(0) for x in observed])
-    values = asks.answers(tile)
+    values = needed.answers(tile)
     spans = [slice(0, v.numel()) for v in values]
     total = _add(term_losses, values, spans, tally)
     return Loss(total, tally, [values[i].detach() for i in watched])
@@ -227,7 +227,7 @@ class _StatisticRequests:
 
     def __init__(self, prepared: Prepared, live: Sampled | Dense | Hidden):
         self.prepared, self.live = prepared, live
-        self.asks: list[StatisticRequest] = []
+        self.requests: list[StatisticRequest] = []
         self._numbers: dict[tuple[Question, int | None], int] = {}
         self._targets: dict[tuple[TargetReader, Support | None], Scores | Mixture] = {}
 
@@ -235,10 +235,10 @@ class _StatisticRequests:
         """The index of a question's answer among ``answers``."""
         key = (question, None if rows is None else id(rows))
         if key not in self._numbers:
-            self._numbers[key] = len(self.asks)
+            self._numbers[key] = len(self.requests)
             target = None if question.target is None else self._target(question)
             support = entries_of(question.support)
-            self.asks.append(
+            self.requests.append(
                 StatisticRequest(question.statistic, rows, target, question.tau, support, question.target_tau)
             )
         return self._numbers[key]
@@ -254,34 +254,34 @@ class _StatisticRequests:
     def answers(self, tile: int | None) -> list[Tensor]:
         """One differentiable vector for each request, by the general kernel."""
         if not isinstance(self.live, Sampled):
-            return statistics(self.live, self.prepared.record.token_N, self.asks, tile)
-        for ask in self.asks:
-            if not isinstance(ask.statistic, LogProb) or ask.tau != 1.0:
+            return statistics(self.live, self.prepared.record.token_N, self.requests, tile)
+        for request in self.requests:
+            if not isinstance(request.statistic, LogProb) or request.tau != 1.0:
                 raise LimbeckError(
                     f"student_logp holds only the log-probs of the sampled tokens, but the method needs "
-                    f"{ask.statistic} of the student; give student_logits, or student_hidden with student_head."
+                    f"{request.statistic} of the student; give student_logits, or student_hidden with student_head."
                 )
         logp_N = self.live.logp_N
-        return [logp_N if a.rows is None else logp_N[a.rows] for a in self.asks]
+        return [logp_N if a.rows is None else logp_N[a.rows] for a in self.requests]
 
 
 class _TermLoss:
     """One term with the live student: its rows, its detached inputs there, and the indices of its statistics."""
 
-    def __init__(self, part: PreparedTerm, prepared: Prepared, asks: _StatisticRequests):
+    def __init__(self, part: PreparedTerm, prepared: Prepared, needed: _StatisticRequests):
         self.part, self.prepared = part, prepared
         term = part.term
         levels = Levels(prepared.record)
         everything = bool(part.kept_N.all())
         self.rows = None if everything else part.kept_N.nonzero().squeeze(-1)
         self.seq_n = prepared.record.seq_N if self.rows is None else prepared.record.seq_N[self.rows]
-        self.live = [asks.number(q, self.rows) for q in term.surrogate.questions(term.signal)]
+        self.live = [needed.number(q, self.rows) for q in term.surrogate.questions(term.signal)]
         self.leaves: dict[Expr, int] = {}
         for v in term.exprs:
             for leaf in v.walk():
                 if isinstance(leaf, Read) and leaf.live:
                     question = Question(leaf.statistic, leaf.target, leaf.reader.tau, leaf.support, 1.0)
-                    self.leaves[leaf] = asks.number(question, self.rows)
+                    self.leaves[leaf] = needed.number(question, self.rows)
         self.known_n: dict[Expr, Tensor] = {}
         for v, x in prepared.known.items():
             token = levels.down(x, v.level, Level.TOKEN)

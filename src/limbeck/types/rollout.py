@@ -198,7 +198,7 @@ class Rollout:
         moved: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, Tensor):
+            if isinstance(value, torch.Tensor):
                 moved[f.name] = value.to(device)
             elif isinstance(value, Mapping):
                 moved[f.name] = {k: v.to(device) for k, v in value.items()}
@@ -263,7 +263,7 @@ class Rollout:
             if axis == "B1":
                 length_B = value.diff()[pick["B"]]
                 taken[f.name] = torch.cat([length_B.new_zeros(1), length_B.cumsum(0)])
-            elif axis and isinstance(value, Tensor):
+            elif axis and isinstance(value, torch.Tensor):
                 taken[f.name] = value[pick[axis]]
                 if f.name in POINTS_TO:
                     taken[f.name] = taken[f.name] + moved(axis, POINTS_TO[f.name])
@@ -303,7 +303,7 @@ def concatenate(records: Sequence[Rollout]) -> Rollout:
     parts["start_B1"].append(torch.tensor([before["L"]], device=records[0].start_B1.device))
     joined: dict[str, Any] = {"sources": names}
     for name, found in parts.items():
-        if isinstance(found[0], Tensor):
+        if isinstance(found[0], torch.Tensor):
             joined[name] = torch.cat(found)
         elif isinstance(found[0], Mapping):
             sizes_of = [r.n_sequences if axis_of(name) == "B" else r.n_tokens for r in records]

@@ -66,7 +66,7 @@ class Scores:
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same form with ``change`` applied to every tensor that has one row a token."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: change(x) for name, x in found.items() if isinstance(x, Tensor)})
+        return replace(self, **{name: change(x) for name, x in found.items() if isinstance(x, torch.Tensor)})
 
     def rows(self, index: slice | Tensor | tuple[Tensor, ...]) -> Self:
         """Some rows."""
@@ -74,7 +74,7 @@ class Scores:
 
     def detach(self) -> Self:
         """The same numbers without gradient."""
-        return self.map(Tensor.detach)
+        return self.map(_detached)
 
     def to(self, device: torch.device | str) -> Self:
         """The same numbers on ``device``."""
@@ -88,7 +88,7 @@ class Scores:
     def cat(parts: Sequence[Scores]) -> Scores:
         """One after another; all of the same form, and with the same head."""
         first = parts[0]
-        names = [f.name for f in fields(first) if isinstance(getattr(first, f.name), Tensor)]
+        names = [f.name for f in fields(first) if isinstance(getattr(first, f.name), torch.Tensor)]
         return replace(first, **{name: torch.cat([getattr(p, name) for p in parts]) for name in names})
 
 
@@ -150,13 +150,13 @@ class Hidden(Scores):
         return self.head.weight_VH.shape[0]
 
     def detach(self) -> Self:
-        return replace(self, hidden_NH=self.hidden_NH.detach(), head=self.head.map(Tensor.detach))
+        return replace(self, hidden_NH=self.hidden_NH.detach(), head=self.head.map(_detached))
 
     def to(self, device: torch.device | str) -> Self:
         return replace(self, hidden_NH=self.hidden_NH.to(device), head=self.head.map(lambda x: x.to(device)))
 
     def snapshot(self) -> Self:
-        return replace(self, head=self.head.map(Tensor.clone))
+        return replace(self, head=self.head.map(lambda x: x.clone()))
 
 
 @dataclass(frozen=True)
@@ -170,3 +170,7 @@ class Mixture:
 
     space: str
     parts: tuple[tuple[Dense | Hidden, float, float], ...]
+
+
+def _detached(x: Tensor) -> Tensor:
+    return x.detach()

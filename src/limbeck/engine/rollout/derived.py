@@ -188,7 +188,7 @@ def _evidence(record: Rollout, desk: Desk) -> list[dict[str, Any]]:
 def _same_under_other_prompts(
     source: Recast, record: Rollout, known: Sequence[Mapping[str, Any]], keep: Sequence[bool], writer: RolloutWriter
 ) -> Rollout:
-    """The same tokens behind another prompt; sequences that a context has nothing for are dropped."""
+    """The same responses after another prompt; sequences without the evidence of a context are dropped."""
     chosen, prompts, all_ids = [], [], []
     response_B = (record.start_B1.diff() - record.root_B).tolist()
     for b in range(record.n_sequences):
@@ -236,7 +236,7 @@ def _recast_segment(source: Recast, record: Rollout, b: int, known: Mapping[str,
 def _recast_prompt(
     source: Recast, prompt: Prompt, known: Mapping[str, Any], room: int, desk: Desk
 ) -> tuple[Prompt, list[int]] | None:
-    """The new prompt and its tokens, with ``room`` tokens behind; None where a context has nothing to show."""
+    """The new prompt and its tokens, with ``room`` tokens left after it; None where a context lacks its evidence."""
     if source.question:
         *before, last = prompt.messages
         text = fill(source.question, known, f"{source.name} question")

@@ -138,7 +138,7 @@ def write_episodes(
                 state.act(text, sampling_author(source), True, student)
     finally:
         for state in states:
-            with contextlib.suppress(Exception):  # an environment that fails to close has nothing left to give
+            with contextlib.suppress(Exception):  # a failure to close changes nothing in the batch
                 state.episode.close()
     writer.failures.died.extend(s.died for s in states if s.died)
     rows = [None if s.died else s.row() for s in states]
