@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -136,19 +137,19 @@ class Rollout:
         """Scored tokens per sequence, int64 ``[B]``."""
         return torch.bincount(self.seq_N, minlength=self.n_sequences)
 
-    @property
+    @cached_property
     def tokens_U(self) -> list[slice]:
         """The scored tokens of each turn, as slices of the axis N."""
         ends = torch.bincount(self.turn_N, minlength=self.n_turns).cumsum(0).tolist()
         return [slice(first, last) for first, last in zip([0, *ends], ends, strict=False)]
 
-    @property
+    @cached_property
     def turns_B(self) -> list[range]:
         """The turns of each sequence, as ranges of the axis U."""
         ends = torch.bincount(self.seq_U, minlength=self.n_sequences).cumsum(0).tolist()
         return [range(first, last) for first, last in zip([0, *ends], ends, strict=False)]
 
-    @property
+    @cached_property
     def sequences_G(self) -> list[range]:
         """The sequences of each group, as ranges of the axis B."""
         ends = torch.bincount(self.group_B, minlength=self.n_groups).cumsum(0).tolist()
@@ -235,7 +236,7 @@ class Rollout:
         """These sequences in this order, each with all of its tokens and turns; groups are numbered anew.
 
         Args:
-            sequences: each at most once, or as often as it is wanted.
+            sequences: numbers on the axis B; a number may occur more than once.
             groups: numbers of the groups that the sequences now belong to, rising; default: the groups they are in.
         """
         chosen = torch.tensor(list(sequences), dtype=torch.int64, device=self.group_B.device)
