@@ -1,7 +1,7 @@
 """The records that all parts of the package exchange: ``Prompt``, ``Rollout`` and ``Scores``.
 
 ``rollout``  a problem, and responses to problems with their authors, log-probs and rewards
-``scores``   what a model says about the scored tokens of a rollout: log-probs, a top-k, logits or hidden states
+``scores``   the log-probs, top-k, logits or hidden states of a model on the scored tokens of a rollout
 
 Shape legend (the suffix of a name says its axes, in the whole package)::
 

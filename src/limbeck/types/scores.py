@@ -1,4 +1,4 @@
-"""What a model says about the scored tokens of a rollout, in four forms that share their operations."""
+"""Scores: the log-probs, top-k, logits or hidden states of a model on the scored tokens of a rollout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model says about the scored tokens of a record, in one of four forms; row n is about ``token_N[n]``.
+    """The numbers of a model on the scored tokens of a record, in one of four forms; row n is about ``token_N[n]``.
 
     All tensors of a form have one row a token; the head of ``Hidden`` belongs to all rows.
     """
