@@ -61,7 +61,7 @@ from limbeck.math.divergence import as_divergence, fkl, rkl
 from limbeck.space.method import Method
 from limbeck.space.registry import REGISTRY
 from limbeck.space.term import Term, routed
-from limbeck.types import STUDENT, Dense, Rollout, Sampled, View
+from limbeck.types import STUDENT, Dense, Rollout, Sampled
 
 DIVERGENCES = [
     "rkl",
@@ -301,13 +301,13 @@ class Case:
         args = self.arguments(method)
         live = Dense(self.rows(self.logits))
         now = live.logits_NV.detach().log_softmax(-1).gather(-1, self.rows(self.tokens)[:, None])[:, 0]
-        scores = {r.key: View(Dense(self.rows(args[f"{s}_logits"]))) for s, r in method.slots.items() if s != "old"}
+        scores = {r.key: Dense(self.rows(args[f"{s}_logits"])) for s, r in method.slots.items() if s != "old"}
         if self.off_policy:
             dense = "old" in method.slots
             old_ = Dense(self.rows(self.given["old_logits"])) if dense else Sampled(self.rows(self.given["old_logp"]))
-            scores["old"] = View(old_)
+            scores["old"] = old_
         else:
-            scores["old"] = View(Dense(live.logits_NV.detach()))
+            scores["old"] = Dense(live.logits_NV.detach())
             method = method.on_policy()
         batch = Batch(self._record(method, args, now), scores, step=3)
         return method, prepare(method, batch), live

@@ -303,11 +303,11 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "teacher log-probs for logits": (call(m.opd(), teacher_logits=OLD), "teacher_logits has shape"),
     "top k of too few": (
         call(m.opd_full(top_k=3), teacher_topk=TEACHER.log_softmax(-1).topk(2)[::-1]),
-        "top_k=3 asked.*gave 2",
+        "top_k=3, but teacher gives only 2 entries; give 3",
     ),
     "student_logp is not enough": (
         lambda: lb.objective(m.opd_full())(student_logp=OLD, tokens=C.tokens, teacher_logits=TEACHER),
-        "student_logp holds the sampled tokens' log-probs only.*give student_logits",
+        "student_logp holds only the log-probs of the sampled tokens.*give student_logits",
     ),
     "no column": (
         call(Method(data(), Term(lb.axes.column("told"), reinforce)), columns={"tolt": R}),

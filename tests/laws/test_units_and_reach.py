@@ -124,7 +124,7 @@ def test_a_surrogate_of_the_whole_batch_is_refused_where_it_would_be_cut(monkeyp
     prepared = prepare(WIDE, batch_of(monkeypatch, WIDE, **GIVEN))
     whole = loss(WIDE, prepared.micro(0, 3), Sampled(LOGP.flatten())).loss
     assert float(whole) == pytest.approx(float((LOGP - LOGP.mean()).square().mean()))
-    with pytest.raises(LimbeckError, match=r"spread looks at the whole batch.*18 tokens.*micro_tokens=18"):
+    with pytest.raises(LimbeckError, match=r"spread needs the whole batch at once.*18 tokens.*micro_tokens=18"):
         prepared.micro(0, 1)
     with pytest.raises(LimbeckError, match="raise micro_tokens to 18"):
         list(prepared.micros(6))
@@ -135,7 +135,7 @@ def test_a_surrogate_of_the_whole_batch_is_refused_where_processes_share_it() ->
     with pytest.raises(LimbeckError, match="each of the 2 processes holds a part"):
         lb.objective(WIDE)(**GIVEN, all_sum=lambda x: 2 * x)
     assert lb.objective(WIDE)(**GIVEN, all_sum=lambda x: x).loss > 0
-    with pytest.raises(LimbeckError, match="spread looks at the whole batch"):
+    with pytest.raises(LimbeckError, match="spread needs the whole batch at once"):
         refuse_shared(WIDE, 4)
     refuse_shared(Method(sample(n=3), Term(score, reinforce), token_mean), 4)
 

@@ -191,11 +191,11 @@ class Tagged(Expr):
         record = batch.levels.record
         if self.tag in record.columns_B:  # plain tensors: one boolean per sequence
             return record.columns_B[self.tag].bool()
-        if not record.prompts or any(self.column not in p.columns for p in record.prompts):
+        if not record.prompts_B or any(self.column not in p.columns for p in record.prompts_B):
             raise LimbeckError(
                 f"{self} reads the column {self.column!r}, which not every prompt has; add it to the data."
             )
-        hits = [str(p.columns[self.column]) == self.value for p in record.prompts]
+        hits = [str(p.columns[self.column]) == self.value for p in record.prompts_B]
         return torch.tensor(hits, device=record.correct_B.device)
 
     @property

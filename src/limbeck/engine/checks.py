@@ -20,7 +20,7 @@ from ..tasks.base import found
 from ..types import Prompt
 from .config import RunConfig
 from .models import hub
-from .scoring.contexts import of_prompt
+from .scoring.contexts import prompt_evidence
 from .scoring.templates import check_names, check_says_something, check_template, read_template, says_the_same
 
 Models = Mapping[str, object]
@@ -198,7 +198,7 @@ def _gives(task: Task, field: str, asked: set[str]) -> bool:
         return "reward" in task.serves
     if field in asked or field in WRITTEN:
         return True
-    return any(of_prompt(prompt).get(field) for prompt in _looked_at(task))
+    return any(prompt_evidence(prompt).get(field) for prompt in _looked_at(task))
 
 
 def _answered(context: Context) -> set[str]:
@@ -237,7 +237,7 @@ def lacking(method: Method, task: Task) -> list[str]:
         fields = [f for f in context.reads if f not in _answered(context) and f not in WRITTEN]
         if context.enough != "all" or not fields:
             continue
-        lack = [not all(of_prompt(prompt).get(f) for f in fields) for prompt in _looked_at(task)]
+        lack = [not all(prompt_evidence(prompt).get(f) for f in fields) for prompt in _looked_at(task)]
         if any(lack):
             notes.append(
                 f"note: {sum(lack)} of {len(lack)} training prompts have no {' and '.join(map(repr, fields))}; there "

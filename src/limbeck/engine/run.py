@@ -242,13 +242,9 @@ class _Run:
 
     def _recall(self, path: Path, state: dict[str, Any]) -> None:
         """This process's memory again."""
-        memories = state.get("memory") or [Memory().to_json()]
-        try:
-            self.session.desk.memory = Memory.from_json(memories[self.accelerator.process_index % len(memories)])
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise LimbeckError(
-                f"{path} has a damaged memory ({type(e).__name__}: {e}); remove it to resume from the one before."
-            ) from None
+        memories = state["memory"]
+        rank = self.accelerator.process_index % len(memories)
+        self.session.desk.memory = Memory.restored(memories[rank], checkpoint.read_stored(path, state), rank)
 
     def _rewind(self, step: int, command: str, changes: Sequence[str], inputs: Mapping[str, Any] | None) -> None:
         """Forget what came after ``step``, and write down what is in force from here on."""
@@ -300,7 +296,7 @@ class _Run:
             self._told_of_death = True
             self.console.print(
                 f"note: {metrics['episodes_died']} episodes of step {step} were broken off by their environment "
-                f"({self.session.desk.last_death}) and dropped; episodes_died in metrics.jsonl goes on counting.",
+                f"({self.loop.failures.first_death}) and dropped; episodes_died in metrics.jsonl goes on counting.",
                 style="yellow",
                 highlight=False,
             )
@@ -308,7 +304,7 @@ class _Run:
             self._told_of_silence = True
             self.console.print(
                 f"note: the verifier judged {metrics['verifier_failed']} responses of step {step} not at all "
-                f"({self.session.desk.last_unjudged or 'in another process'}); verifier_failed in metrics.jsonl goes "
+                f"({self.loop.failures.first_unjudged}); verifier_failed in metrics.jsonl goes "
                 "on "
                 "counting.",
                 style="yellow",
@@ -351,7 +347,8 @@ class _Run:
         return Swapped(self.session.student, self._module())
 
     def _save(self, step: int) -> None:
-        memories = gather_object([self.session.desk.memory.to_json()])
+        memory, rank = self.session.desk.memory, self.accelerator.process_index
+        memories, stored = gather_object([memory.to_json()]), gather_object([memory.to_tensors(rank)])
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
@@ -364,7 +361,8 @@ class _Run:
             followers = {role: s.policy.scorer for role, s in self.session.followers.items()}
             folder, keep = self.out / "checkpoints", self.config.keep
             self.journal.sync()
-            checkpoint.save(folder, step, self._module(), optimizer, state, keep, followers)
+            everything = {key: x for tensors in stored for key, x in tensors.items()}
+            checkpoint.save(folder, step, self._module(), optimizer, state, keep, followers, everything)
         self.accelerator.wait_for_everyone()
 
     def _finish(self) -> Result:

@@ -1,4 +1,4 @@
-"""A batch: what was written and what its readers reported, without gradient; and the laws that losses pull towards."""
+"""A batch: a rollout with the scores of its readers, without gradient; and the target distributions of losses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from ..axes.reader import Blend, Reader, TargetReader, behavior
 from ..errors import LimbeckError
 from ..kernels.tiles import StatisticRequest, drawn_rows, statistics, top_k_rows
 from ..math.statistic import LogProb, Statistic, Support
-from ..types import Carrier, Dense, Hidden, Mixture, Rollout, Sampled, TopK, View
-
-Scores = Mapping[str, View]
-"""One detached View per reader's key (``teacher``, ``old``, ``init given solution`` ...)."""
+from ..types import Dense, Hidden, Mixture, Rollout, Sampled, Scores, TopK
 
 
 def _local(x: Tensor) -> Tensor:
@@ -25,18 +22,18 @@ def _local(x: Tensor) -> Tensor:
 
 @dataclass
 class Batch:
-    """A record and what its readers reported; where whole-batch expressions are evaluated.
+    """A rollout with the scores of its readers, on which expressions of the whole batch are evaluated.
 
     Attributes:
-        record: what was written.
-        scores: views by the reader's key.
+        record: the rollout.
+        scores: of each reader, without gradient, by the reader's key (``teacher``, ``init given solution`` ...).
         step: for schedules.
         all_sum: adds a tensor over processes.
         memory: numbers that outlive the batch (moving averages, controllers), by name; updated once a batch.
     """
 
     record: Rollout
-    scores: Scores
+    scores: Mapping[str, Scores]
     step: int = 0
     all_sum: Callable[[Tensor], Tensor] = _local
     memory: dict[str, float] = field(default_factory=dict)
@@ -48,7 +45,7 @@ class Batch:
         self._remembered: set[str] = set()
 
     def remember(self, name: str, update: Callable[[float | None], float | None]) -> float | None:
-        """A number of the memory, updated once a batch however often it is asked for; None stays unknown."""
+        """A number of the memory, updated at its first use in a batch; None where it is not known yet."""
         if name not in self._remembered:
             self._remembered.add(name)
             value = update(self.memory.get(name))
@@ -59,7 +56,7 @@ class Batch:
     def read(
         self, reader: Reader, statistic: Statistic, target: TargetReader | None, support: Support | None = None
     ) -> Tensor:
-        """What a reader reports of every scored token, ``[N]``, without gradient."""
+        """A statistic of a reader's next-token distribution at every scored token, ``[N]``, without gradient."""
         key = (reader, statistic, target, support)
         if key not in self._memo:
             self._memo[key] = self._read(*key)
@@ -70,80 +67,83 @@ class Batch:
     ) -> Tensor:
         if reader.key == behavior.key:
             return self.record.rollout_logp_N
-        carrier = view_of(self.scores, reader.key).carrier
-        if isinstance(statistic, LogProb) and isinstance(carrier, Sampled) and reader.tau == 1.0:
-            return carrier.logp_N
-        if not isinstance(carrier, Dense | Hidden):
+        scores = scores_of(self.scores, reader.key)
+        if isinstance(statistic, LogProb) and isinstance(scores, Sampled) and reader.tau == 1.0:
+            return scores.logp_N
+        if not isinstance(scores, Dense | Hidden):
             raise LimbeckError(
-                f"{reader} serves only {type(carrier).__name__.lower()} scores, but {statistic} needs full rows; give "
-                "its logits or hidden states."
+                f"only {scores.kind} of {reader} were given, but {statistic} needs its full next-token distribution; "
+                "give its logits or hidden states."
             )
-        law = None if target is None else target_of(self.scores, target, support, statistic)
+        towards = None if target is None else target_of(self.scores, target, support, statistic)
         with torch.no_grad():
             return statistics(
-                carrier,
+                scores,
                 self.record.token_N,
-                [StatisticRequest(statistic, None, law, reader.tau, entries_of(support), 1.0)],
+                [StatisticRequest(statistic, None, towards, reader.tau, entries_of(support), 1.0)],
             )[0]
 
 
-def view_of(scores: Scores, key: str) -> View:
-    """The view of a reader, by its key.
+def scores_of(scores: Mapping[str, Scores], key: str) -> Scores:
+    """The scores of a reader, by its key.
 
     Raises:
-        LimbeckError: where nobody read it.
+        LimbeckError: where none were given.
     """
     if key not in scores:
-        raise LimbeckError(f"the method reads {key}, but nothing of {key} was given; pass its logits or log-probs.")
+        raise LimbeckError(f"the method reads {key}, but no scores of {key} were given; pass its logits or log-probs.")
     return scores[key]
 
 
-def target_of(scores: Scores, target: TargetReader, support: Support | None, statistic: Statistic) -> Carrier | Mixture:
-    """The payload that a target law is taken from, at its readers' own temperatures.
+def target_of(
+    scores: Mapping[str, Scores], target: TargetReader, support: Support | None, statistic: Statistic
+) -> Scores | Mixture:
+    """The scores that a target distribution is formed from, at its readers' own temperatures.
 
     Raises:
-        LimbeckError: where what was read of it does not serve the statistic.
+        LimbeckError: where the scores do not hold what the statistic needs.
     """
     if isinstance(target, Blend):
         parts = [(target_of(scores, r.at(1.0), None, statistic), w, r.tau) for r, w in target.parts if w != 0]
         return Mixture(target.space, tuple((c, w, tau) for c, w, tau in parts if isinstance(c, Dense | Hidden)))
-    carrier = view_of(scores, target.key).carrier
-    if isinstance(carrier, Sampled) or (support is None and isinstance(carrier, TopK)):
-        held = "the sampled token's log-prob" if isinstance(carrier, Sampled) else "its top-k"
+    given = scores_of(scores, target.key)
+    if isinstance(given, Sampled) or (support is None and isinstance(given, TopK)):
+        held = "the log-probs of the sampled tokens" if isinstance(given, Sampled) else "its top-k"
         raise LimbeckError(
-            f"{target} serves only {held}, but {statistic} needs its whole law; use a method that reads sampled "
-            "log-probs (opd), pass top_k=..., or give logits or hidden states."
+            f"{target} gives only {held}, but {statistic} needs its full next-token distribution; use a method that "
+            "reads sampled log-probs (opd), pass top_k=..., or give logits or hidden states."
         )
-    if isinstance(carrier, TopK) and target.tau != 1.0:
+    if isinstance(given, TopK) and target.tau != 1.0:
         raise LimbeckError(
-            f"{target} serves only its top-k, which says nothing of its law at another temperature; give its logits or "
-            f"hidden states, or read {target.at(1.0)}."
+            f"{target} gives only its top-k, from which its distribution at another temperature cannot be "
+            f"computed; give its logits or hidden states, or read {target.at(1.0)}."
         )
     if support is None or support.by == "student":
-        if isinstance(carrier, Dense | Hidden) and target.tau != 1.0:
-            return Mixture("prob", ((carrier, 1.0, target.tau),))
-        return carrier
-    if isinstance(carrier, Dense | Hidden):
-        return drawn(carrier, target.tau) if support.by == "draw" else top_k(carrier, support.k, target.tau)
-    if carrier.ids_NK.shape[-1] < support.k:
+        if isinstance(given, Dense | Hidden) and target.tau != 1.0:
+            return Mixture("prob", ((given, 1.0, target.tau),))
+        return given
+    if isinstance(given, Dense | Hidden):
+        return drawn(given, target.tau) if support.by == "draw" else top_k(given, support.k, target.tau)
+    assert isinstance(given, TopK)
+    if given.ids_NK.shape[-1] < support.k:
         raise LimbeckError(
-            f"top_k={support.k} asked, but {target} gave {carrier.ids_NK.shape[-1]} entries; give {support.k} or ask "
-            "for fewer."
+            f"top_k={support.k}, but {target} gives only {given.ids_NK.shape[-1]} entries; give {support.k}, or lower "
+            "top_k."
         )
-    return TopK(carrier.ids_NK[:, : support.k], carrier.logp_NK[:, : support.k])
+    return TopK(given.ids_NK[:, : support.k], given.logp_NK[:, : support.k])
 
 
 def entries_of(support: Support | None) -> Support | None:
-    """A support as the tile sees it: entries of a target come with the payload, unless no bucket is to be added."""
+    """The support for the kernel; None where the target's own scores hold the entries and a bucket for the rest."""
     return None if support is None or (support.by != "student" and support.tail) else support
 
 
-def drawn(carrier: Dense | Hidden, tau: float = 1.0) -> TopK:
-    """One entry of each row, drawn from its law (torch's global generator), as a law of its own."""
-    ids_N1 = drawn_rows(carrier, tau=tau)
+def drawn(scores: Dense | Hidden, tau: float = 1.0) -> TopK:
+    """One entry of each row, sampled from its distribution (torch's global generator), as a one-entry distribution."""
+    ids_N1 = drawn_rows(scores, tau=tau)
     return TopK(ids_N1, torch.zeros(ids_N1.shape, device=ids_N1.device))
 
 
-def top_k(carrier: Dense | Hidden, k: int, tau: float = 1.0) -> TopK:
-    """A law's own k likeliest ids with log-probs over the full vocabulary, tile by tile."""
-    return TopK(*top_k_rows(carrier, k, tau=tau))
+def top_k(scores: Dense | Hidden, k: int, tau: float = 1.0) -> TopK:
+    """The k likeliest ids of each row with log-probs over the full vocabulary, tile by tile."""
+    return TopK(*top_k_rows(scores, k, tau=tau))
