@@ -305,7 +305,7 @@ def test_contexts_compare_by_structure() -> None:
     assert student.given(solution) == student.given(CONTEXTS["solution"])
     assert student.given(solution) != student.given(solution.saying("other words"))
     assert student.given(solution).key != student.key
-    with pytest.raises(LimbeckError, match="give contexts such as solution"):
+    with pytest.raises(LimbeckError, match="give one such as solution"):
         student.given("solution")  # type: ignore[arg-type]
     with pytest.raises(LimbeckError, match="'all' or 'any'"):
         Context("x", "y", ("z",), "some")
