@@ -247,7 +247,7 @@ def recast(
         if v is not None and v.needs:
             asked = ", ".join(sorted(str(reader) for reader, _ in v.needs))
             raise LimbeckError(
-                f"recast({key}={v}) reads {asked}, but a recast knows only what was written; use fields of the record."
+                f"recast({key}={v}) reads {asked}, but no model is asked for a recast; use fields of the record."
             )
     return Recast(name, given, response, question, keep, columns)
 

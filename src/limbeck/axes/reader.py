@@ -170,9 +170,9 @@ class Reader:
 
     @property
     def is_policy(self) -> bool:
-        """Whether it is the policy in training (student), at the start of the batch (old) or when it wrote (behavior).
+        """Whether it is the policy in training: now (student), at the batch's start (old) or when it wrote (behavior).
 
-        Only in its own prompt; it needs no model besides the student, and no pass besides the trainer's own.
+        It is one in its own prompt only. Such a reader needs no model in addition to the student.
         """
         return not self.context and any(self.kind == policy.kind for policy in POLICIES)
 
