@@ -7,7 +7,7 @@ from torch import Tensor
 
 from laws.cases import Case, changed, make
 from limbeck.axes import Expr
-from limbeck.loss.scores import Batch
+from limbeck.loss.batch import Batch
 from limbeck.space.method import Method
 from limbeck.space.term import Term
 from limbeck.types import Dense

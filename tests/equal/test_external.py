@@ -48,7 +48,7 @@ from limbeck.axes import (
     token_mean,
     top,
 )
-from limbeck.loss.scores import Batch
+from limbeck.loss.batch import Batch
 from limbeck.math.divergence import rkl
 from limbeck.math.statistic import Support
 from limbeck.space.method import Method

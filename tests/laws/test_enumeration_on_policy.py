@@ -25,7 +25,7 @@ from limbeck.axes import (
     teacher,
     token_sum,
 )
-from limbeck.loss import scores
+from limbeck.loss import batch as scores
 from limbeck.space.method import Method
 from limbeck.space.term import Sum, Term
 from tabular import (

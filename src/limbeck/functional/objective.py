@@ -41,11 +41,11 @@ from .arguments import (
     refuse_other_denominators,
     refuse_vocabulary,
 )
-from .carriers import read_scores, read_student
 from .finite import Places, refuse_doubts
 from .labels import read_form
 from .memory import StepSoFar, read_memory
 from .rows import WROTE, PlainRows
+from .scores import read_scores, read_student
 
 
 @dataclass(frozen=True)

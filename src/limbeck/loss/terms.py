@@ -24,7 +24,7 @@ from ..math.statistic import LogProb, Support
 from ..space.method import Method
 from ..space.term import Term
 from ..types import Dense, Hidden, Mixture, Rollout, Sampled, Scores
-from .scores import Batch, entries_of, target_of
+from .batch import Batch, entries_of, target_of
 
 # ---------------------------------------------------------------- prepared without the live student
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ..errors import LimbeckError, expect
 
-CARRIERS: dict[str, frozenset[str]] = {
+SERVED: dict[str, frozenset[str]] = {
     "text": frozenset({"text"}),
     "sampled": frozenset({"sampled"}),
     "topk": frozenset({"topk"}),
@@ -61,8 +61,8 @@ def _options(roles: Sequence[str]) -> str:
 
 def refuse_unserved(name: str, role: str, asked: frozenset[str], offer: str | frozenset[str]) -> None:
     """Raise LimbeckError where a role does not serve everything that the method of that name reads from it."""
-    expect(f"what {role} serves", offer, (str, frozenset, set), f"give one of {', '.join(CARRIERS)}")
-    able = CARRIERS.get(offer, frozenset()) if isinstance(offer, str) else offer
+    expect(f"what {role} serves", offer, (str, frozenset, set), f"give one of {', '.join(SERVED)}")
+    able = SERVED.get(offer, frozenset()) if isinstance(offer, str) else offer
     refuse_lacking(name, role, asked, able, offer if isinstance(offer, str) else ", ".join(sorted(offer)))
 
 

@@ -20,7 +20,7 @@ from ...axes.levels import Level
 from ...axes.reader import behavior
 from ...axes.signal import logp as logp_of
 from ...axes.source import Resample
-from ...loss.scores import Batch
+from ...loss.batch import Batch
 from ...tasks import Response
 from ...types import DATA, Prompt, Rollout, Scores, concatenate
 from ..models.generate import SamplingPolicy, generate

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..axes.reader import FROZEN, POLICIES, Reader
 from ..errors import LimbeckError, nearest, shown
-from ..space.abilities import CARRIERS, refuse_lacking
+from ..space.abilities import SERVED, refuse_lacking
 from ..space.method import Method
 from ..types import Dense, Head, Hidden, Sampled, Scores, TopK
 from .arguments import Given, shaped, tensor, whole_numbers
@@ -94,7 +94,7 @@ def _slot(key: str, method: Method, slots: Mapping[str, Reader]) -> str:
     slot, _, kind = key.rpartition("_")
     names = [f"{s}_{c}" for s in slots for c in _ENDINGS]
     if kind in _ENDINGS and slot in {policy.slot for policy in POLICIES} and slot not in slots:
-        raise LimbeckError(f"{key}: the student's other clocks are log-probs; give {slot}_logp=, [B, T].")
+        raise LimbeckError(f"{key}: the student's earlier policies are given as log-probs; give {slot}_logp=, [B, T].")
     if kind not in _ENDINGS or slot not in _KNOWN_ROLES | set(slots) | set(method.roles):
         raise LimbeckError(f"unknown argument {key!r}{nearest(key, names)}; this method reads {sorted(slots)}.")
     return slot
@@ -148,5 +148,5 @@ def _check_served(method: Method, scores: Mapping[str, Scores]) -> None:
                 f"{method.name or 'this method'} reads {', '.join(sorted(asked))} from {reader}; give {slot}{enough}."
             )
         kind = kinds[type(scores[reader.key])]
-        able = CARRIERS[kind] | ({"at"} if kind == "topk" else set())  # whoever chose the ids, here they are
+        able = SERVED[kind] | ({"at"} if kind == "topk" else set())  # whoever chose the ids, here they are
         refuse_lacking(method.name, str(reader), asked, able, kind)
