@@ -111,6 +111,28 @@ class Expr:
         """``[size(level)]`` values on a whole batch."""
         raise NotImplementedError
 
+    @property
+    def own_values(self) -> frozenset[tuple[str, str]]:
+        """The given values that this node itself takes, as (kind, name).
+
+        ``role``: the scores of a reader, by its key; ``sampled``: its log-probs of the scored tokens; ``field``: a
+        number per sequence; ``token``: a number per token.
+        """
+        return frozenset()
+
+    def used(self, units: Tensor, batch: EvalContext) -> Iterator[tuple[Expr, Tensor]]:
+        """Each child with the units of its level whose values can change the given units of this node.
+
+        An element-wise node uses a child wherever it is used itself. A node that reduces, looks ahead or chooses
+        overrides this.
+
+        Args:
+            units: bool ``[size(level)]``.
+            batch: for masks, which are evaluated.
+        """
+        for child in self.children:
+            yield child, batch.levels.touched(units, self.level, child.level)
+
     def __bool__(self) -> bool:
         # Python's "and", "or", "not" and "0 < x < 1" ask for a bool and would silently drop half of the expression.
         raise LimbeckError(f"{self} is no single bool; combine masks with &, | and ~, and write (x > 0) & (x < 1).")
@@ -337,6 +359,15 @@ class Op(Expr):
         down = batch.levels.down
         return self.combine([down(a.evaluate(batch), a.level, self.level) for a in self.args])
 
+    def used(self, units: Tensor, batch: EvalContext) -> Iterator[tuple[Expr, Tensor]]:
+        if self.name != "where" or self.args[0].live:
+            yield from super().used(units, batch)
+            return
+        mask, a, b = self.args
+        holds = batch.levels.down(mask.evaluate(batch), mask.level, self.level).bool()
+        for child, chosen in ((mask, units), (a, units & holds), (b, units & ~holds)):
+            yield child, batch.levels.touched(chosen, self.level, child.level)
+
     def __str__(self) -> str:
         if self.name in _PREFIX:
             return f"{_PREFIX[self.name]}({self.args[0]})"
@@ -455,6 +486,16 @@ class Over(Expr):
             mask = batch.levels.down(self.mask.evaluate(batch), self.mask.level, self.of.level).bool()
         return batch.levels.up(values, self.of.level, self.to, self.how, mask, self.empty)
 
+    def used(self, units: Tensor, batch: EvalContext) -> Iterator[tuple[Expr, Tensor]]:
+        # A statistic of the batch is read by the other processes as well.
+        units = torch.ones_like(units) if self.to == Level.BATCH else units
+        inside = batch.levels.down(units, self.to, self.of.level)
+        if self.mask is not None:
+            yield self.mask, batch.levels.touched(inside, self.of.level, self.mask.level)
+            if not self.mask.live:
+                inside = inside & batch.levels.down(self.mask.evaluate(batch), self.mask.level, self.of.level).bool()
+        yield self.of, inside
+
     def __str__(self) -> str:
         condition = "" if self.mask is None else f" where {self.mask}"
         return f"{self.how}_{self.to}({self.of}{condition}{', empty ones too' if self.empty else ''})"
@@ -501,6 +542,10 @@ class ToGo(Expr):
             return rest
         left = levels.record.length_B[levels.record.seq_N] - levels.position() + 1
         return rest / left
+
+    def used(self, units: Tensor, batch: EvalContext) -> Iterator[tuple[Expr, Tensor]]:
+        whole = batch.levels.touched(units, self.level, Level.SEQUENCE)
+        yield self.of, batch.levels.touched(whole, Level.SEQUENCE, self.of.level)
 
     def __str__(self) -> str:
         return (

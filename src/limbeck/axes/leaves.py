@@ -45,6 +45,11 @@ class Read(Expr):
     def evaluate(self, batch: EvalContext) -> Tensor:
         return batch.read(self.reader, self.statistic, self.target, self.support)
 
+    @property
+    def own_values(self) -> frozenset[tuple[str, str]]:
+        roles = frozenset(("role", reader.key) for reader in (self.reader, *readers_of(self.target)))
+        return roles | ({("sampled", self.reader.key)} if isinstance(self.statistic, LogProb) else frozenset())
+
     def __str__(self) -> str:
         if isinstance(self.statistic, Distance):
             over = "" if self.support is None else f"; {self.support}"
@@ -85,6 +90,10 @@ class Field(Expr):
     @property
     def own_fields(self) -> frozenset[str]:
         return frozenset({self.name})
+
+    @property
+    def own_values(self) -> frozenset[tuple[str, str]]:
+        return frozenset({("token" if self.at == Level.TOKEN else "field", self.name)})
 
     def evaluate(self, batch: EvalContext) -> Tensor:
         return _FIELDS[self.name](batch.levels)

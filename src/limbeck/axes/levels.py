@@ -83,6 +83,10 @@ class Levels:
             index = steps[Level(level)][index]
         return index
 
+    def touched(self, units: Tensor, at: Level, to: Level) -> Tensor:
+        """The units of another level that lie in one of these, or hold one. ``units`` is bool ``[size(at)]``."""
+        return self.down(units, at, to) if to <= at else self.up(units, at, to, "any")
+
     def down(self, x: Tensor, coarse: Level, fine: Level) -> Tensor:
         """Broadcast ``[size(coarse)]`` to ``[size(fine)]``."""
         return x if coarse == fine else x[self.index(fine, coarse)]

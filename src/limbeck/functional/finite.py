@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..axes.expression import Expr, Op, Over, ToGo
-from ..axes.leaves import Field, Read, readers_of
+from ..axes.expression import Expr
+from ..axes.leaves import readers_of
 from ..axes.levels import Level, Levels
 from ..axes.reader import student
 from ..errors import LimbeckError
 from ..loss.terms import Batch, Prepared
-from ..math.statistic import LogProb
 from ..space.term import Term
 from ..types import Dense, Hidden, Sampled, Scores, TopK
 
@@ -161,82 +160,47 @@ def refuse_doubts(prepared: Prepared, batch: Batch, doubts: Mapping[Key, list[Do
     real = {key: some for key, some in real.items() if some}
     if real:
         # Without all_sum: processes that have no doubt do not come here, and a sum over processes would wait for them.
-        walk = _Walk(Batch(batch.record, batch.scores, batch.step), real, places)
+        uses = _Uses(Batch(batch.record, batch.scores, batch.step), real, places)
         for part in prepared.parts:
-            walk.term(part.term, part.kept_N)
+            uses.refuse(part.term, part.kept_N)
 
 
-class _Walk:
-    """Follows an expression down to its leaves with the units whose values count."""
+class _Uses:
+    """Follows the expressions of a term down to the arguments, with the units whose values change its loss."""
 
     def __init__(self, batch: Batch, doubts: Mapping[Key, list[Doubt]], places: Places):
         self.batch, self.levels = batch, Levels(batch.record)
         self.doubts, self.places = doubts, places
 
-    def term(self, term: Term, kept_N: Tensor) -> None:
-        """Everything that a term reads."""
-        self.visit(term.where, torch.ones_like(kept_N), Level.TOKEN)
-        self.leaf("role", student.role, kept_N)
+    def refuse(self, term: Term, kept_N: Tensor) -> None:
+        """Raise where anything that a term reads is doubtful."""
+        self.follow(term.where, torch.ones_like(kept_N), Level.TOKEN)
+        self.argument("role", student.role, kept_N)
         for v in (term.weight, term.surrogate.base):
             if v is not None:
-                self.visit(v, kept_N, Level.TOKEN)
+                self.follow(v, kept_N, Level.TOKEN)
         if not isinstance(term.signal, Expr):
             for reader in readers_of(term.signal):
-                self.leaf("role", reader.key, kept_N)
+                self.argument("role", reader.key, kept_N)
             return
         if term.surrogate.scope >= Level.GROUP and "label" in term.signal.fields:
-            group = self._move(kept_N, Level.TOKEN, Level.GROUP)
-            self.leaf("preference", "label", self._move(group, Level.GROUP, Level.SEQUENCE))
-        signal_level = (
-            term.surrogate.signal_level
-        )  # a member of a kept group is told its signal, also where its own text is empty
-        units = kept_N if signal_level == Level.TOKEN else self._move(kept_N, Level.TOKEN, term.surrogate.scope)
-        self.visit(term.signal, units, Level.TOKEN if signal_level == Level.TOKEN else term.surrogate.scope)
+            group = self.levels.touched(kept_N, Level.TOKEN, Level.GROUP)
+            self.argument("preference", "label", self.levels.touched(group, Level.GROUP, Level.SEQUENCE))
+        # A member of a kept group takes its signal even where its own text is empty, so whole units count.
+        level = Level.TOKEN if term.surrogate.signal_level == Level.TOKEN else term.surrogate.scope
+        self.follow(term.signal, self.levels.touched(kept_N, Level.TOKEN, level), level)
 
-    def leaf(self, kind: str, name: str, read: Tensor) -> None:
-        """Raise where what is read is doubtful."""
+    def follow(self, v: Expr, units: Tensor, level: Level) -> None:
+        """Follow one expression; ``units`` says of which units of ``level`` its value is used."""
+        self._follow(v, self.levels.touched(units, level, v.level))
+
+    def _follow(self, v: Expr, units: Tensor) -> None:
+        for kind, name in sorted(v.own_values):
+            self.argument(kind, name, self.levels.touched(units, v.level, Level.SEQUENCE) if kind == "field" else units)
+        for child, read in v.used(units, self.batch):
+            self._follow(child, read)
+
+    def argument(self, kind: str, name: str, read: Tensor) -> None:
+        """Raise where a given value is read and doubtful."""
         for doubt in self.doubts.get((kind, name), []):
             self.places.refuse(doubt, read, token=kind in ("role", "sampled", "token"))
-
-    def visit(self, v: Expr, counts: Tensor, level: Level) -> None:
-        """Follow one expression; ``counts`` says of which units of ``level`` its value counts."""
-        mine = self._move(counts, level, v.level)
-        if isinstance(v, Read):
-            for reader in (v.reader, *readers_of(v.target)):
-                self.leaf("role", reader.key, mine)
-            if isinstance(v.statistic, LogProb):
-                self.leaf("sampled", v.reader.key, mine)
-        elif isinstance(v, Field) and v.level == Level.TOKEN:
-            self.leaf("token", v.name, mine)
-        elif isinstance(v, Field):
-            self.leaf("field", v.name, self._move(mine, v.level, Level.SEQUENCE))  # given for each sequence
-        elif isinstance(v, Over):
-            self._over(v, mine)
-        elif isinstance(v, ToGo):
-            whole = self._move(mine, v.level, Level.SEQUENCE)
-            self.visit(v.of, whole, Level.SEQUENCE)
-        elif isinstance(v, Op) and v.name == "where" and not v.args[0].live:
-            mask, a, b = v.args
-            holds = self._holds(mask, v.level)
-            self.visit(mask, mine, v.level)
-            self.visit(a, mine & holds, v.level)
-            self.visit(b, mine & ~holds, v.level)
-        else:
-            for child in v.children:
-                self.visit(child, mine, v.level)
-
-    def _over(self, v: Over, mine: Tensor) -> None:
-        units = torch.ones_like(mine) if v.to == Level.BATCH else mine  # other processes read a batch's statistic too
-        units = self.levels.down(units, v.to, v.of.level)
-        if v.mask is not None:
-            self.visit(v.mask, units, v.of.level)
-            units = units if v.mask.live else units & self._holds(v.mask, v.of.level)
-        self.visit(v.of, units, v.of.level)
-
-    def _holds(self, mask: Expr, level: Level) -> Tensor:
-        return self._move(mask.evaluate(self.batch).bool(), mask.level, level)
-
-    def _move(self, x: Tensor, level: Level, to: Level) -> Tensor:
-        if to <= level:
-            return self.levels.down(x, level, to)
-        return self.levels.up(x, level, to, "any")
