@@ -10,8 +10,8 @@ import fake_run
 import pytest
 
 from limbeck.report import RunData, charts, load_run, picture, render
-from limbeck.report.data import interval_of
-from limbeck.report.draw import Key
+from limbeck.report.plotting import Key
+from limbeck.report.run_data import interval_of
 from limbeck.report.words import comparison
 
 EVIL = "[/b] <script> $x$ _"

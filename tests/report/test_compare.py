@@ -26,7 +26,7 @@ from limbeck.report.compare import (
     sentences,
 )
 from limbeck.report.compare_page import render_comparison, write_comparison
-from limbeck.report.data import load_run
+from limbeck.report.run_data import load_run
 
 FIRST = [1, 1, 1, 0, 0, 0, 1, 0, 1, 0]
 SECOND = [1, 1, 1, 1, 1, 0, 1, 0, 0, 1]

@@ -11,7 +11,7 @@ import pytest
 
 from limbeck.errors import LimbeckError
 from limbeck.report import load_run
-from limbeck.report.data import accuracy_interval, number
+from limbeck.report.run_data import accuracy_interval, number
 
 
 def test_a_whole_run_is_read_back(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from rich.console import Console
 from limbeck.errors import LimbeckError
 from limbeck.report import RunData, charts, load_run, picture, summary_table
 from limbeck.report.charts import POINTS, series
-from limbeck.report.heat import SHOWN, heat
 from limbeck.report.page import commands, costs, spent_sentence
+from limbeck.report.token_heatmap import SHOWN, heat
 from limbeck.report.words import change, comparison, duration, plain
 
 

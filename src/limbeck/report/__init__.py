@@ -4,9 +4,9 @@ Reads a run's folder and nothing else (``data``); ``charts``, ``draw`` and ``hea
 report together.
 """
 
-from limbeck.report.data import RunData, load_run
 from limbeck.report.page import render, write_report
 from limbeck.report.picture import picture
+from limbeck.report.run_data import RunData, load_run
 from limbeck.report.summary import summary_table
 
 __all__ = ["RunData", "load_run", "picture", "render", "summary_table", "write_report"]

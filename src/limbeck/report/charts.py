@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from limbeck.evaluate.intervals import Interval
-from limbeck.report.data import Row, RunData, accuracy_interval, as_number, number
-from limbeck.report.draw import (
+from limbeck.report.plotting import (
     GREY,
     PALETTE,
     POINTS,
@@ -29,6 +28,7 @@ from limbeck.report.draw import (
     series,
     to_svg,
 )
+from limbeck.report.run_data import Row, RunData, accuracy_interval, as_number, number
 from limbeck.report.words import percent, plain
 
 __all__ = ["POINTS", "Figured", "before_after", "by_turn", "curves", "flat", "named_intervals", "series"]

@@ -15,7 +15,7 @@ from limbeck.errors import LimbeckError, nearest
 from limbeck.evaluate.intervals import Interval, mean_interval, paired_interval, wilson_difference
 from limbeck.evaluate.paired import paired_difference
 from limbeck.report import words
-from limbeck.report.data import Row, RunData, accuracy_interval, as_number, interval_of, number
+from limbeck.report.run_data import Row, RunData, accuracy_interval, as_number, interval_of, number
 
 HELD_OUT = ("accuracy", *(key for _, key, _ in words.MEASURES))
 """Measures of the last held-out evaluation."""

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 
 from limbeck.report.charts import CHARTS, Figured, Line, _empty, _figured
 from limbeck.report.compare import Comparison, Labelled, sections, sentences
-from limbeck.report.data import accuracy_interval, number
-from limbeck.report.draw import (
+from limbeck.report.plotting import (
     PALETTE,
     STYLE,
     WIDTH,
@@ -25,7 +24,8 @@ from limbeck.report.draw import (
     from_zero,
     to_svg,
 )
-from limbeck.report.heat import visible
+from limbeck.report.run_data import accuracy_interval, number
+from limbeck.report.token_heatmap import visible
 from limbeck.report.words import percent
 
 HERE = Path(__file__).parent

@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from limbeck.report import charts, words
-from limbeck.report.data import PHASES, RunData, load_run, number
-from limbeck.report.heat import heat, visible
+from limbeck.report.run_data import PHASES, RunData, load_run, number
+from limbeck.report.token_heatmap import heat, visible
 
 HERE = Path(__file__).parent
 

@@ -14,8 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from limbeck.errors import LimbeckError
 from limbeck.report.charts import named_intervals
-from limbeck.report.data import RunData, load_run, number
-from limbeck.report.draw import (
+from limbeck.report.plotting import (
     GREY,
     INK,
     PALETTE,
@@ -26,6 +25,7 @@ from limbeck.report.draw import (
     draw_line,
     from_zero,
 )
+from limbeck.report.run_data import RunData, load_run, number
 from limbeck.terminal import printable
 
 Run = RunData | Path | str

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from limbeck.report import words
-from limbeck.report.data import RunData
+from limbeck.report.run_data import RunData
 from limbeck.terminal import printable
 
 

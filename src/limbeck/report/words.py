@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from limbeck.evaluate.intervals import Interval, wilson_difference
-from limbeck.report.data import Row, RunData, accuracy_interval, interval_of, number
+from limbeck.report.run_data import Row, RunData, accuracy_interval, interval_of, number
 
 MEASURES = (
     ("KL reverse", "kl_reverse", "nats per token"),

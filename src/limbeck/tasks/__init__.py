@@ -112,7 +112,7 @@ def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task
     if isinstance(spec, Path) or "/" in name:
         raise LimbeckError(f"task {name!r} does not exist: check the path.")
     raise LimbeckError(
-        f"task {name!r} is unknown{nearest(name, (*available_tasks(), *own_files.names()))}: give a name of "
+        f"task {name!r} is unknown{nearest(name, (*available_tasks(), *own_files.names()))}; give a name of "
         f"available_tasks(), a file ({', '.join(FILES)}), a data set folder, OWNER/NAME of the hub, or a task in a "
         "file of --import."
     )

@@ -1,4 +1,4 @@
-"""What commands print: JSON documents, tables, and who gets to hear the engine."""
+"""Printing: one JSON document, tables, lines of text, and the console that the engine reports its progress to."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from ..terminal import printable, screen
 
 
 def print_json(value: Any) -> None:
-    """One JSON document, in one line, on stdout. Numbers that JSON lacks (NaN, infinities) become null."""
-    typer.echo(json.dumps(clean(value), allow_nan=False))
+    """Print one JSON document, on one line, to stdout. NaN and infinities become null."""
+    typer.echo(json.dumps(as_json_value(value), allow_nan=False))
 
 
-def clean(value: Any) -> Any:
-    """The value from what JSON knows: records become objects, sequences lists, anything else its text."""
+def as_json_value(value: Any) -> Any:
+    """Convert a value to JSON types: records become objects, sequences lists, tensors lists, other values text."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(k): clean(v) for k, v in value.items()}
+        return {str(k): as_json_value(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [clean(v) for v in value]
+        return [as_json_value(v) for v in value]
     if isinstance(value, set | frozenset):
-        return sorted(map(clean, value), key=str)
+        return sorted(map(as_json_value, value), key=str)
     if hasattr(value, "tolist"):  # a tensor or an array, of any rank
-        return clean(value.tolist())
+        return as_json_value(value.tolist())
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and type(value).__str__ is object.__str__:
-        return clean(dataclasses.asdict(value))
+        return as_json_value(dataclasses.asdict(value))
     return str(value)
 
 
 @contextlib.contextmanager
-def listening(*, as_json: bool, quiet: bool) -> Iterator[Console]:
-    """The console for the engine. With ``--json`` it is stderr, and so is whatever a library prints meanwhile."""
+def engine_console(*, as_json: bool, quiet: bool) -> Iterator[Console]:
+    """Yield the console for the engine. With ``--json`` it is stderr, and so is everything that a library prints."""
     if not as_json:
         yield screen(quiet=quiet)
         return
@@ -52,20 +52,20 @@ def listening(*, as_json: bool, quiet: bool) -> Iterator[Console]:
         yield screen(stderr=True, quiet=quiet)
 
 
-def table(*columns: str, **named: Any) -> Table:
-    """A table in the house style; cells are Text, because a bracket in a formula is no markup."""
+def make_table(*columns: str, **named: Any) -> Table:
+    """A table in the style of all commands."""
     made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False, **named)
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
 
 
-def row(to: Table, *cells: str, style: str = "") -> None:
-    """Add a row of plain text; the first cell in ``style``."""
+def add_row(to: Table, *cells: str, style: str = "") -> None:
+    """Add a row of text, which is not read as markup; the first cell is printed in ``style``."""
     first, *rest = cells
     to.add_row(Text(printable(first), style=style), *(Text(printable(cell)) for cell in rest))
 
 
-def plain(console: Console, text: str = "", style: str = "") -> None:
-    """A line of text exactly as it is; a line in a style is a command or a heading, which is never broken."""
+def print_line(console: Console, text: str = "", style: str = "") -> None:
+    """Print a line of text that is not read as markup; a line with a style (a command, a heading) is never wrapped."""
     console.print(Text(printable(text), style=style), soft_wrap=bool(style))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limbeck.report.data import Row, as_number
+from limbeck.report.run_data import Row, as_number
 from limbeck.report.words import DASH, percent, plain
 
 SHOWN = 1200

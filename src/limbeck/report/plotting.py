@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from limbeck.evaluate.intervals import Interval
-from limbeck.report.data import Row, RunData, interval_of, number
+from limbeck.report.run_data import Row, RunData, interval_of, number
 from limbeck.report.words import percent
 
 INK = "#010203"
