@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 import math
 import numbers
@@ -39,6 +40,17 @@ def quoted(text: object) -> str:
     """A name that somebody gave, as a sentence can quote it: its beginning where it is long."""
     whole = repr(text)
     return whole if len(whole) <= 80 else f"{whole[:77]}..."
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk (or quota) caused an error; libraries in C++ and Rust report it only in the message."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or f"(os error {errno.EDQUOT})" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

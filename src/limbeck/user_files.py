@@ -32,7 +32,7 @@ def run_file(file: object) -> str:
         LimbeckError: it is no file, or its code raises.
     """
     if not isinstance(file, str | Path):
-        raise LimbeckError(f"imports={shown(file)}: give Python files by their paths.")
+        raise LimbeckError(f"imports={shown(file)}; give Python files by their paths.")
     path = Path(file).expanduser()
     if path.suffix != ".py" or not path.is_file():
         raise LimbeckError(f"--import {shown(str(file))}: there is no such Python file; give the path of a FILE.py.")

@@ -68,7 +68,7 @@ def test_the_page_replaces_only_a_page(limbeck_: Run, pair: tuple[str, str], fol
         (("runs/a", "runs/x"), "runs/x: there is no such folder; name the folder of a run."),
         (
             ("runs/a", "runs"),
-            "'runs' is not a run folder: it has no run.json; name the folder a run was written to",
+            "'runs' is not a run folder (it has no run.json); name the folder of a run.",
         ),
         (("runs/a", "runs/b", "--out", "c.pdf"), "--out c.pdf: the page is HTML; give a name that ends with .html."),
         (

@@ -67,10 +67,10 @@ def test_misuse_gives_one_sentence(limbeck_: Run, words: tuple[str, ...], senten
 
 
 def test_a_users_mistake_in_the_engine_gives_one_sentence(limbeck_: Run, notes: Notes) -> None:
-    notes.trouble = LimbeckError("task 'x' is unknown: give another.")
+    notes.trouble = LimbeckError("task 'x' is unknown; give another.")
     result = limbeck_("train", "sft")
     assert result.exit_code == 2
-    assert result.stderr == "limbeck: task 'x' is unknown: give another.\n"
+    assert result.stderr == "limbeck: task 'x' is unknown; give another.\n"
 
 
 def test_control_c_says_how_to_continue(limbeck_: Run, notes: Notes, run_folder: Path) -> None:

@@ -156,7 +156,7 @@ MISTAKES = [
     (("a", "b", "c"), "sample shows one or two models, and 3 were named; leave some out."),
     (
         ("runs/r", "embedded", "--before"),
-        "sample shows at most two models: give a second one, or --before, or --teacher, not more.",
+        "sample shows at most two models; give a second one, or --before, or --teacher, not more.",
     ),
     (
         ("embedded", "--teacher", "--prompt", "x"),

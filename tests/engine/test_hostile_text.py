@@ -14,7 +14,7 @@ from tiny_runs import Parity, Shelf, distill, lines
 from limbeck.cli.output import add_row, engine_console, make_table, print_line
 from limbeck.engine import configure, train
 from limbeck.engine.storage.run_log import progress_bar
-from limbeck.report import load_run, picture, render, summary_table
+from limbeck.report import load_run, picture, render_report, summary_table
 from limbeck.tasks import EpisodeDied, Observation
 from limbeck.terminal import printable, screen
 from limbeck.types import Prompt
@@ -114,7 +114,7 @@ def test_reports_and_pictures_of_a_hostile_run_are_drawn(shelf: Shelf, out: Path
     file = io.StringIO()
     Console(file=file, width=300).print(summary_table(data))
     assert "\x1b" not in file.getvalue()
-    assert "<script>alert(1)" not in render(data)
+    assert "<script>alert(1)" not in render_report(data)
     for names in (None, [HOSTILE], ["$x^{", "two"][:1]):
         assert picture(out, out / "picture.svg", names).is_file()
 

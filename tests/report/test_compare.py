@@ -17,7 +17,6 @@ from limbeck.evaluate.paired import paired_difference
 from limbeck.report.compare import (
     Comparison,
     Labelled,
-    change,
     compare_runs,
     differing,
     final,
@@ -158,11 +157,11 @@ def test_the_best_comes_first(tmp_path: Path) -> None:
 
 def test_numbers_of_one_run(tmp_path: Path) -> None:
     data = run(tmp_path / "a", SECOND, before=FIRST).data
-    assert change(data) == paired_difference(FIRST, SECOND)
+    assert accuracy_change(data) == paired_difference(FIRST, SECOND)
     assert final(data, "loss") == data.metrics[-1]["loss"]
     assert final(data, "tokens_written") == 8 * 2000
     old = load_run(fake_run.whole(tmp_path / "old"))
-    assert change(old).mean == pytest.approx((160 - 32) / 256)  # type: ignore[union-attr]
+    assert accuracy_change(old).mean == pytest.approx((160 - 32) / 256)  # type: ignore[union-attr]
 
 
 def test_the_table_has_a_cell_for_every_run(tmp_path: Path) -> None:

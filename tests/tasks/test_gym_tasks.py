@@ -109,7 +109,7 @@ def test_a_reward_that_is_not_finite_is_refused_and_a_failing_verifier_means_wro
         ("chain_sum", {"train_size": 0}, "train_size of task 'chain_sum' is 0"),
         ("chain_sum", {"test_size": "9"}, "test_size of task 'chain_sum' is '9'"),
         ("chain_sum", {"seed": -1}, "seed of task 'chain_sum' is -1"),
-        ("chain_sum", {"reveal": 1}, "reveal of task 'chain_sum' is 1, give true or false"),
+        ("chain_sum", {"reveal": 1}, "reveal of task 'chain_sum' is 1; give true or false"),
         ("two_digit_sums", {"min_terms": 2}, "it knows train_size, test_size, reveal"),
     ],
 )

@@ -343,7 +343,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "an empty list": ([], {}, "holds no records"),
     "an empty data set": (datasets.Dataset.from_list([]), {}, "holds no records"),
     "a null problem": ([{"q": "a"}, {"q": None}], {"prompt": "q"}, "row 1: 'q', the problem, is null; give it text"),
-    "mixed types": ([{"prompt": "a"}, {"prompt": 3}], {}, "row 1: 'prompt' is 3, give a string"),
+    "mixed types": ([{"prompt": "a"}, {"prompt": 3}], {}, "row 1: 'prompt' is 3; give a string"),
     "rows that are none": ([1, 2], {}, "row 0 holds 1"),
     "no data": (3, {}, "the task's data is of type int; give a Dataset or DatasetDict"),
     "a generator": (iter(ROWS), {}, "the task's data is of type list_iterator; give a Dataset"),
@@ -364,7 +364,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         "split='train': .*has no splits; leave it out",
     ),
     "a test split of a list": (ROWS, {"prompt": "question", "test": "val"}, "test='val': .* has no splits"),
-    "no split to train on": (splits(a=ROWS, b=ROWS), {}, r"has the splits 'a', 'b': .* give split=\.\.\."),
+    "no split to train on": (splits(a=ROWS, b=ROWS), {}, r"has the splits 'a', 'b'; .* give split=\.\.\."),
     "the same split twice": (splits(train=ROWS), {"test": "train", "prompt": "question"}, "is the split to train on"),
     "a configuration": (ROWS, {"config": "main"}, "config='main' is for data sets of the hub"),
     "a test and a size": (ROWS, {"test": ROWS, "test_size": 0.2}, "are both given; keep one"),
@@ -431,7 +431,7 @@ def test_files_that_cannot_be_read(ending: str, content: bytes, words: str, tmp_
     with pytest.raises(LimbeckError, match=words) as e:
         lb.task(str(file))
     assert "\n" not in str(e.value)
-    with pytest.raises(LimbeckError, match="does not exist: check the path"):
+    with pytest.raises(LimbeckError, match="does not exist; check the path"):
         lb.task(str(tmp_path / f"none.{ending}"))
 
 
@@ -574,7 +574,7 @@ def test_distil_with_data_and_reward_in_memory(tmp_path: Path, capsys: pytest.Ca
     single = lb.task(rows, reward=tidy, prompt="question", test_size=2, name="tidy")
     settings: dict[str, Any] = {"steps": 2, "prompts": 4, "group": 4, "max_tokens": 6, "cpu": True, "eval_size": 4}
     for number, one in enumerate((task, single)):
-        result = lb.distill("grpo", task=one, out=tmp_path / str(number), warmup=0, **settings)
+        result = lb.distill("grpo", "embedded", task=one, out=tmp_path / str(number), warmup=0, **settings)
         assert result.steps == 2
     assert threads == {"limbeck-rewards"}
     metrics = [json.loads(line) for line in (tmp_path / "1" / "metrics.jsonl").read_text().splitlines()]

@@ -147,7 +147,7 @@ def comparison_document(found: Comparison, out: Path | None) -> dict[str, Any]:
 
 
 def _run(run: Labelled) -> dict[str, Any]:
-    from ..report.compare import METRICS, change, final
+    from ..report.compare import METRICS, accuracy_change, final
 
     data = run.data
     return {
@@ -160,7 +160,7 @@ def _run(run: Labelled) -> dict[str, Any]:
         "finished": data.finished,
         "before": data.before,
         "after": data.after,
-        "change": change(data),
+        "change": accuracy_change(data),
         "final": {key: value for key in METRICS if (value := final(data, key)) is not None},
         "spent": data.spent,
     }

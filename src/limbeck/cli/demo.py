@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import LimbeckError
+from ..processes import is_main_process
 from ..terminal import screen
-from .exits import is_main_process, stoppable
+from .exits import stoppable
 from .options import Json, typed_command
 from .output import engine_console, print_json, print_line
 from .settings import check, run_config, run_record

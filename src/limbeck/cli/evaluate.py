@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import LimbeckError, nearest
+from ..processes import is_main_process
 from ..terminal import screen
-from .exits import is_main_process
 from .options import MODEL, MODELS_AND_TASK, TASK, Json, Sets
 from .output import add_row, engine_console, make_table, print_json
 from .settings import check_model, check_task

@@ -5,7 +5,6 @@ It also handles ``--import`` before a command runs, and Ctrl-C or SIGTERM while 
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import signal
@@ -19,7 +18,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, is_disk_full
+from ..processes import is_main_process
 from ..terminal import printable
 from .output import print_json
 
@@ -123,7 +123,7 @@ def explained(e: BaseException) -> tuple[str, int]:
         return "stopped.", INTERRUPTED
     if hasattr(e, "format_message"):  # a usage error of click; Typer may bring its own copy of the class
         return _usage(e), USER_ERROR
-    if _disk_full(e):
+    if is_disk_full(e):
         return (
             "the disk is full; what was written before is intact: free some space, then continue with "
             "`limbeck train --resume DIR`.",
@@ -150,17 +150,6 @@ def _usage(e: Any) -> str:
     path = e.ctx.command_path if getattr(e, "ctx", None) else "limbeck"
     end = "" if message.endswith("?") else ";"
     return f"{message[:1].lower()}{message[1:]}{end} `{path} --help` lists the options."
-
-
-def _disk_full(e: BaseException | None) -> bool:
-    """Whether a full disk (or quota) caused an error; libraries in C++ and Rust report it only in the message."""
-    while e is not None:
-        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(e):
-            return True
-        e = e.__cause__ or e.__context__
-    return False
 
 
 @contextmanager
@@ -208,16 +197,6 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def is_main_process() -> bool:
-    """Whether this process prints and writes files: the only one, or rank 0 under ``accelerate launch``."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def several_processes() -> bool:
-    """Whether a launcher started more than one process."""
-    return os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
 
 
 def print_version(asked: bool) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -15,31 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..json_files import as_json_value
 from ..terminal import printable, screen
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document, on one line, to stdout. NaN and infinities become null."""
     typer.echo(json.dumps(as_json_value(value), allow_nan=False))
-
-
-def as_json_value(value: Any) -> Any:
-    """Convert a value to JSON types: records become objects, sequences lists, tensors lists, other values text."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): as_json_value(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json_value(v) for v in value]
-    if isinstance(value, set | frozenset):
-        return sorted(map(as_json_value, value), key=str)
-    if hasattr(value, "tolist"):  # a tensor or an array, of any rank
-        return as_json_value(value.tolist())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type) and type(value).__str__ is object.__str__:
-        return as_json_value(dataclasses.asdict(value))
-    return str(value)
 
 
 @contextlib.contextmanager

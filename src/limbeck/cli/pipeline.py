@@ -12,11 +12,12 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..errors import LimbeckError, shown
+from ..processes import is_main_process
 from ..space.pipeline import PIPELINES, Pipeline, PipelineRecipe, get_pipeline
 from ..space.registry import REGISTRY, get
 from ..terminal import screen
 from .docstrings import Doc, parse_docstring
-from .exits import is_main_process, stoppable
+from .exits import stoppable
 from .methods import default_of
 from .options import MODEL, MODELS_AND_TASK, SETTINGS, TASK, THE_RUN, Json, Quiet, typed_command
 from .output import engine_console, print_json

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import LimbeckError, nearest
+from ..processes import is_main_process
 from ..terminal import screen
 from ..types import Prompt
-from .exits import is_main_process
 from .named_models import NamedModel, chat_template_of, find_model, student_before_training, teacher_of
 from .options import TASK, Json, Sets
 from .output import engine_console, print_json
@@ -169,7 +169,7 @@ def _chosen(words: Sequence[str], before: bool, teacher: bool) -> list[NamedMode
     if len(words) > 2:
         raise LimbeckError(f"sample shows one or two models, and {len(words)} were named; leave some out.")
     if before + teacher + len(words) > 2:
-        raise LimbeckError("sample shows at most two models: give a second one, or --before, or --teacher, not more.")
+        raise LimbeckError("sample shows at most two models; give a second one, or --before, or --teacher, not more.")
     first = find_model(words[0])
     chosen = [first, *(find_model(word) for word in words[1:])]
     chosen += [student_before_training(first, words[0])] if before else []

@@ -5,7 +5,6 @@ Every check that needs no model is made here, before the engine is imported, whi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import user_files as own_files
 from ..errors import LimbeckError, shown
+from ..json_files import read_json_object
+from ..processes import is_main_process, several_processes
 from ..space.method import Method
 from ..space.registry import get
-from .exits import is_main_process, several_processes
 
 if TYPE_CHECKING:
     from ..engine.config import RunConfig
@@ -162,9 +162,8 @@ def _fresh(folder: Path) -> Path:
 
 
 def run_record(folder: Path) -> dict[str, Any]:
-    """``run.json`` of a run's folder; empty where it is missing or damaged."""
+    """``run.json`` of a run's folder; empty if it is missing or damaged."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json_object(folder / "run.json") or {}
+    except OSError:
         return {}
-    return record if isinstance(record, dict) else {}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import LimbeckError
+from ..processes import is_main_process
 from .dry_run import dry_run_document, print_sections
-from .exits import is_main_process, stoppable
+from .exits import stoppable
 from .options import MODEL, MODELS_AND_TASK, SETTINGS, TASK, THE_RUN, Json, Quiet, typed_command
 from .output import engine_console, print_json
 from .settings import check, notes_on_defaults, output_folder, run_config, run_record

@@ -22,8 +22,8 @@ def path(name: str) -> Path:
         LimbeckError: another name, or an installation without the model files.
     """
     if name not in NAMES:
-        raise LimbeckError(f"embedded model {name!r} does not exist{nearest(name, NAMES)}: give {' or '.join(NAMES)}.")
+        raise LimbeckError(f"embedded model {name!r} does not exist{nearest(name, NAMES)}; give {' or '.join(NAMES)}.")
     folder = Path(__file__).parent / name
     if not (folder / "model.safetensors").is_file():
-        raise LimbeckError(f"embedded model {name!r} is missing from {str(folder)!r}: install limbeck again.")
+        raise LimbeckError(f"embedded model {name!r} is missing from {str(folder)!r}; install limbeck again.")
     return folder

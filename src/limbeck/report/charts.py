@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from limbeck.evaluate.intervals import Interval
+from limbeck.report.numbers import format_number, format_percent
 from limbeck.report.plotting import (
     GREY,
     PALETTE,
@@ -28,10 +29,9 @@ from limbeck.report.plotting import (
     series,
     to_svg,
 )
-from limbeck.report.run_data import Row, RunData, accuracy_interval, as_number, number
-from limbeck.report.words import percent, plain
+from limbeck.report.run_data import Row, RunData, accuracy_interval, as_number, finite_number
 
-__all__ = ["POINTS", "Figured", "before_after", "by_turn", "curves", "flat", "named_intervals", "series"]
+__all__ = ["POINTS", "Figured", "before_after", "curves", "flat", "named_intervals", "series", "turn_charts"]
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def flat(data: RunData) -> list[str]:
         if values := _constant(data, chart):
             labels = [line.label for line in chart.lines if line.label not in ("", TRAINING)]
             if len(set(values)) == 1:
-                told = f" was {plain(values[0])} throughout" + (f" ({', '.join(labels)})" if labels else "")
+                told = f" was {format_number(values[0])} throughout" + (f" ({', '.join(labels)})" if labels else "")
             else:
-                own = [f"{label} was {plain(x)}" for label, x in zip(labels, values, strict=True)]
+                own = [f"{label} was {format_number(x)}" for label, x in zip(labels, values, strict=True)]
                 told = f": {', '.join(own)} throughout"
             sentences.append(f"{chart.title} ({chart.unit}){told}.")
     return sentences
@@ -130,7 +130,7 @@ TURNS = (
 )
 
 
-def by_turn(data: RunData) -> list[Figured]:
+def turn_charts(data: RunData) -> list[Figured]:
     """What changes along an episode, before and after training; empty for a task that is answered in one turn."""
     drawn = []
     for i, (title, unit, key, note) in enumerate(TURNS):
@@ -153,7 +153,7 @@ def before_after(data: RunData) -> Markup | None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.6 + 0.42 * len(rows)), layout="constrained")
         draw_intervals(figure.add_subplot(), rows)
-        spoken = "; ".join(f"{name} {percent(interval.mean)}" for name, interval, _ in rows)
+        spoken = "; ".join(f"{name} {format_percent(interval.mean)}" for name, interval, _ in rows)
         return to_svg(figure, "h-", f"Held-out accuracy with 95% intervals: {spoken}")
 
 
@@ -176,7 +176,7 @@ def _charts(data: RunData) -> list[Chart]:
 def _values(data: RunData, line: Line) -> list[float]:
     """All that a line and its held-out marks show."""
     rows = (*data.metrics, *(data.evaluations if line.evaluated else ()))
-    return [value for row in rows if (value := number(row, line.key)) is not None]
+    return [value for row in rows if (value := finite_number(row, line.key)) is not None]
 
 
 def _constant(data: RunData, chart: Chart) -> list[float]:
@@ -222,7 +222,7 @@ def _draw(data: RunData, chart: Chart) -> tuple[Figure, list[Key]]:
     """One chart: training curves as lines, evaluations as diamonds, the teacher's accuracy as a dashed line."""
     keys: list[Key] = []
     alone = len(chart.lines) == 1
-    last = max((number(row, "step") or 0 for row in (*data.metrics, *data.evaluations)), default=0)
+    last = max((finite_number(row, "step") or 0 for row in (*data.metrics, *data.evaluations)), default=0)
     with matplotlib.rc_context(STYLE):
         figure, axes = _empty("step", chart.unit)
         for i, line in enumerate(chart.lines):
@@ -255,7 +255,7 @@ def _ceiling(axes: Axes, data: RunData) -> list[Key]:
     axes.axhline(teacher.mean, color=PALETTE[2], linestyle="--", linewidth=1.3)
     if math.isfinite(teacher.low):
         axes.axhspan(teacher.low, teacher.high, color=PALETTE[2], alpha=0.1, linewidth=0)
-    return [Key(f"teacher, {percent(teacher.mean)}", "dash", PALETTE[2])]
+    return [Key(f"teacher, {format_percent(teacher.mean)}", "dash", PALETTE[2])]
 
 
 def _empty(x: str, y: str) -> tuple[Figure, Axes]:

@@ -14,10 +14,20 @@ from typing import Any
 from limbeck.errors import LimbeckError, nearest
 from limbeck.evaluate.intervals import Interval, mean_interval, paired_interval, wilson_difference
 from limbeck.evaluate.paired import paired_difference
-from limbeck.report import words
-from limbeck.report.run_data import Row, RunData, accuracy_interval, as_number, interval_of, number
+from limbeck.report.headline import MEASURES
+from limbeck.report.numbers import (
+    DASH,
+    format_change,
+    format_count,
+    format_interval,
+    format_number,
+    format_percent,
+    format_seconds,
+    format_steps,
+)
+from limbeck.report.run_data import Row, RunData, accuracy_interval, as_number, finite_number, interval_of
 
-HELD_OUT = ("accuracy", *(key for _, key, _ in words.MEASURES))
+HELD_OUT = ("accuracy", *(key for _, key, _ in MEASURES))
 """Measures of the last held-out evaluation."""
 
 OTHERS = ("loss", "tokens_written", "seconds")
@@ -99,13 +109,13 @@ def compare_runs(runs: Sequence[Labelled], metric: str = "accuracy", ordered: bo
 def final(data: RunData, metric: str) -> float | None:
     """The last value of a metric that the run recorded; None where it recorded none."""
     if metric in HELD_OUT:
-        return number(data.after, metric)
+        return finite_number(data.after, metric)
     if metric == "loss":
-        return next((x for row in reversed(data.metrics) if (x := number(row, "loss")) is not None), None)
+        return next((x for row in reversed(data.metrics) if (x := finite_number(row, "loss")) is not None), None)
     return data.spent.get(metric)
 
 
-def change(data: RunData) -> Interval | None:
+def accuracy_change(data: RunData) -> Interval | None:
     """Accuracy after training minus before, paired by problem where the run stored its verdicts; None if unknown."""
     before, after = (verdicts(row) for row in (data.before, data.after))
     if before and after and len(before) == len(after):
@@ -208,7 +218,7 @@ def _data(run: RunData) -> Mapping[str, Any]:
 
 def _left_out(run: RunData, told: Mapping[str, Any], asked: int) -> bool:
     """Whether fewer problems were asked than the evaluation wanted and the task had."""
-    wanted, there = number(run.table("config"), "eval_size"), as_number(told.get("test"))
+    wanted, there = finite_number(run.table("config"), "eval_size"), as_number(told.get("test"))
     return wanted is not None and there is not None and asked < min(wanted, there)
 
 
@@ -268,7 +278,8 @@ def _tasks(runs: Sequence[Labelled]) -> list[str]:
 
 def _unfinished(runs: Sequence[Labelled]) -> list[str]:
     return [
-        f"{run.label} has not finished; its numbers are those of step {words.whole(number(run.data.after, 'step'))}."
+        f"{run.label} has not finished; its held-out numbers are those of step "
+        f"{format_count(finite_number(run.data.after, 'step'))}."
         if run.data.after
         else f"{run.label} has no evaluation after training, so its held-out numbers are missing."
         for run in runs
@@ -294,25 +305,25 @@ def sections(found: Comparison) -> list[Section]:
     datas = [run.data for run in found.runs]
     what = [
         ("method", [data.name for data in datas]),
-        ("task", [str(data.run.get("task") or words.DASH) for data in datas]),
-        ("seed", [str(data.run.get("seed", words.DASH)) for data in datas]),
-        ("steps", [words.steps(data).removesuffix(" steps") for data in datas]),
+        ("task", [str(data.run.get("task") or DASH) for data in datas]),
+        ("seed", [str(data.run.get("seed", DASH)) for data in datas]),
+        ("steps", [format_steps(data).removesuffix(" steps") for data in datas]),
     ]
-    unlike = [(key, [words.DASH if v is None else _short(v) for v in values]) for key, values in differing(found.runs)]
+    unlike = [(key, [DASH if v is None else _short(v) for v in values]) for key, values in differing(found.runs)]
     reached = [
-        ("accuracy before", [words.bounds(accuracy_interval(data.before)) for data in datas]),
-        ("accuracy after", [words.bounds(accuracy_interval(data.after)) for data in datas]),
-        ("change, points", [points(change(data)) for data in datas]),
-        *((f"{name}, {unit}", [_measure(data.after, key) for data in datas]) for name, key, unit in words.MEASURES),
-        ("loss, last step", [words.plain(final(data, "loss")) for data in datas]),
+        ("accuracy before", [format_interval(accuracy_interval(data.before)) for data in datas]),
+        ("accuracy after", [format_interval(accuracy_interval(data.after)) for data in datas]),
+        ("change, points", [points(accuracy_change(data)) for data in datas]),
+        *((f"{name}, {unit}", [_measure(data.after, key) for data in datas]) for name, key, unit in MEASURES),
+        ("loss, last step", [format_number(final(data, "loss")) for data in datas]),
     ]
     cost = [
-        ("time", [words.duration(_seconds(data)) for data in datas]),
-        ("tokens written", [words.whole(data.spent.get("tokens_written")) for data in datas]),
-        ("tokens read", [words.whole(data.spent.get("tokens_read")) for data in datas]),
+        ("time", [format_seconds(_seconds(data)) for data in datas]),
+        ("tokens written", [format_count(data.spent.get("tokens_written")) for data in datas]),
+        ("tokens read", [format_count(data.spent.get("tokens_read")) for data in datas]),
     ]
     made = (("run", what), ("settings that differ", unlike), ("held-out, after training", reached), ("cost", cost))
-    kept = [(head, [row for row in rows if set(row[1]) != {words.DASH}]) for head, rows in made]
+    kept = [(head, [row for row in rows if set(row[1]) != {DASH}]) for head, rows in made]
     return [(head, rows) for head, rows in kept if rows]
 
 
@@ -334,7 +345,7 @@ def sentences(found: Comparison) -> list[str]:
 
 def points(interval: Interval | None) -> str:
     """``+12.5 [+8.0, +17.1]`` in points of a percentage."""
-    return words.DASH if interval is None else signed(interval, "accuracy").removesuffix(" points")
+    return DASH if interval is None else signed(interval, "accuracy").removesuffix(" points")
 
 
 def signed(interval: Interval, metric: str) -> str:
@@ -343,18 +354,18 @@ def signed(interval: Interval, metric: str) -> str:
     if metric == "accuracy":
         bounds = "" if math.isnan(ends[0]) else f" [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]"
         return f"{100 * interval.mean:+.1f}{bounds} points"
-    bounds = "" if math.isnan(ends[0]) else f" [{', '.join(words.change(0.0, x) for x in ends)}]"
-    return f"{words.change(0.0, interval.mean)}{bounds}"
+    bounds = "" if math.isnan(ends[0]) else f" [{', '.join(format_change(0.0, x) for x in ends)}]"
+    return f"{format_change(0.0, interval.mean)}{bounds}"
 
 
 def _value(x: float, metric: str) -> str:
-    return words.percent(x) if metric == "accuracy" else words.plain(x)
+    return format_percent(x) if metric == "accuracy" else format_number(x)
 
 
 def _measure(row: Row | None, key: str) -> str:
-    value, interval = number(row, key), interval_of(row, key)
-    spread = f" [{words.plain(interval.low)}, {words.plain(interval.high)}]" if interval else ""
-    return f"{words.plain(value)}{spread}"
+    value, interval = finite_number(row, key), interval_of(row, key)
+    spread = f" [{format_number(interval.low)}, {format_number(interval.high)}]" if interval else ""
+    return f"{format_number(value)}{spread}"
 
 
 def _seconds(data: RunData) -> float | None:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from limbeck.report.charts import CHARTS, Figured, Line, _empty, _figured
 from limbeck.report.compare import Comparison, Labelled, sections, sentences
+from limbeck.report.numbers import format_percent
 from limbeck.report.plotting import (
     PALETTE,
     STYLE,
@@ -24,9 +25,8 @@ from limbeck.report.plotting import (
     from_zero,
     to_svg,
 )
-from limbeck.report.run_data import accuracy_interval, number
+from limbeck.report.run_data import accuracy_interval, finite_number
 from limbeck.report.token_heatmap import visible
-from limbeck.report.words import percent
 
 HERE = Path(__file__).parent
 
@@ -79,7 +79,7 @@ def accuracies(runs: Sequence[Labelled]) -> Markup | None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.6 + 0.42 * len(rows)), layout="constrained")
         draw_intervals(figure.add_subplot(), rows)
-        spoken = "; ".join(f"{label} {percent(interval.mean)}" for label, interval, _ in rows)
+        spoken = "; ".join(f"{label} {format_percent(interval.mean)}" for label, interval, _ in rows)
         return to_svg(figure, "h-", f"Held-out accuracy with 95% intervals: {spoken}")
 
 
@@ -103,7 +103,7 @@ def overlaid(runs: Sequence[Labelled]) -> list[Figured]:
 
 def _values(runs: Sequence[Labelled], line: Line) -> set[float]:
     rows = (row for run in runs for row in (*run.data.metrics, *(run.data.evaluations if line.evaluated else ())))
-    return {value for row in rows if (value := number(row, line.key)) is not None}
+    return {value for row in rows if (value := finite_number(row, line.key)) is not None}
 
 
 def _draw(runs: Sequence[Labelled], line: Line, unit: str) -> tuple[Figure, list[Key]]:

@@ -14,8 +14,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from limbeck.report import charts, words
-from limbeck.report.run_data import PHASES, RunData, load_run, number
+from limbeck.report import charts
+from limbeck.report.headline import comparison, headline_sentences, teacher_sentences
+from limbeck.report.numbers import DASH, format_count, format_seconds, format_steps
+from limbeck.report.run_data import PHASES, RunData, finite_number, load_run
 from limbeck.report.token_heatmap import heat, visible
 
 HERE = Path(__file__).parent
@@ -37,7 +39,7 @@ def write_report(run_dir: Path | str, *, finished: str | None = None) -> Path:
     data = replace(data, run={**data.run, "finished": finished}) if finished else data
     target = Path(run_dir) / "report.html"
     # A lone surrogate (half of an emoji cut by the token limit) cannot be encoded, and must not cost the report.
-    content = render(data).encode("utf-8", errors="replace")
+    content = render_report(data).encode("utf-8", errors="replace")
     draft = target.with_name(f".report.html.{os.getpid()}")
     try:
         draft.write_bytes(content)
@@ -47,7 +49,7 @@ def write_report(run_dir: Path | str, *, finished: str | None = None) -> Path:
     return target
 
 
-def render(data: RunData) -> str:
+def render_report(data: RunData) -> str:
     """The report of a run as HTML text. Everything that came from the run is escaped."""
     return _template().render(
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
@@ -55,22 +57,22 @@ def render(data: RunData) -> str:
         run=data.run,
         title=data.name,
         subtitle=[visible(data.run[key]) for key in ("method", "task", "student") if data.run.get(key)],
-        headline=words.headline(data),
-        ceiling=words.ceiling(data),
+        headline=headline_sentences(data),
+        ceiling=teacher_sentences(data),
         spent=spent_sentence(data),
         picture=charts.before_after(data),
-        comparison=words.comparison(data, spread=True),
-        facts=facts(data, data.table("parameters")),
+        comparison=comparison(data, spread=True),
+        facts=run_facts(data, data.table("parameters")),
         formula=visible(data.run.get("formula")).strip("\n").split("\n"),
         command="\n".join(commands(data)),
         config=pretty(data.run.get("config")),
         curves=charts.curves(data),
-        turns=charts.by_turn(data),
+        turns=charts.turn_charts(data),
         flat=charts.flat(data),
         heat=heat(data.samples),
         costs=costs(data),
-        state=[*state(data), *told(data, "warnings")],
-        notices=told(data, "notices"),
+        state=[*state(data), *sentences_of(data, "warnings")],
+        notices=sentences_of(data, "notices"),
         points=charts.POINTS,
     )
 
@@ -88,16 +90,16 @@ def state(data: RunData) -> list[str]:
     return notes
 
 
-def told(data: RunData, key: str) -> list[str]:
+def sentences_of(data: RunData, key: str) -> list[str]:
     """The sentences of a list in ``run.json``, whose entries are sentences or tables with a ``sentence``."""
     entries = data.run.get(key)
     sentences = []
     for entry in entries if isinstance(entries, list) else []:
         row = entry if isinstance(entry, dict) else {"sentence": entry}
         text = visible(row.get("sentence")).strip().removeprefix("note: ")
-        first, steps = number(row, "first_step"), number(row, "steps")
-        when = [f"first at step {words.whole(first)}"] if first is not None else []
-        when += [f"seen in {words.whole(steps)} step{'' if steps == 1 else 's'}"] if steps is not None else []
+        first, steps = finite_number(row, "first_step"), finite_number(row, "steps")
+        when = [f"first at step {format_count(first)}"] if first is not None else []
+        when += [f"seen in {format_count(steps)} step{'' if steps == 1 else 's'}"] if steps is not None else []
         if text:
             text = text[0].upper() + text[1:]
             sentences.append(f"{text.rstrip('.')} ({', '.join(when)})." if when else text)
@@ -112,17 +114,17 @@ def commands(data: RunData) -> list[str]:
 
 def spent_sentence(data: RunData) -> str:
     """Steps, time and tokens in one sentence, as far as they are known."""
-    parts = [words.steps(data)] if data.steps else []
+    parts = [format_steps(data)] if data.steps else []
     seconds = data.wall_seconds if data.wall_seconds is not None else data.spent.get("seconds")
     if seconds is not None:
-        parts.append(words.duration(seconds))
+        parts.append(format_seconds(seconds))
     for name, verb in (("tokens_written", "written"), ("tokens_read", "read")):
         if name in data.spent:
             parts.append(f"{data.spent[name]:,.0f} tokens {verb}")
     return ", ".join(parts)
 
 
-def facts(data: RunData, parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
+def run_facts(data: RunData, parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of what was run; unknown ones are left out."""
     run = data.run
     machine, versions = data.table("machine"), data.table("versions")
@@ -167,8 +169,8 @@ def pretty(config: object) -> str:
 
 def _cost(stage: str, seconds: float, whole: float, tokens: float | None) -> tuple[str, str, str, str, str]:
     """One row of the cost table."""
-    rate = words.whole(tokens / seconds) if tokens is not None and seconds > 0 else words.DASH
-    return stage, words.duration(seconds), f"{100 * seconds / whole:.0f}%", words.whole(tokens), rate
+    rate = format_count(tokens / seconds) if tokens is not None and seconds > 0 else DASH
+    return stage, format_seconds(seconds), f"{100 * seconds / whole:.0f}%", format_count(tokens), rate
 
 
 def _model(name: object, parameters: object) -> str:

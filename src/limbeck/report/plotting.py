@@ -17,8 +17,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from limbeck.evaluate.intervals import Interval
-from limbeck.report.run_data import Row, RunData, interval_of, number
-from limbeck.report.words import percent
+from limbeck.report.numbers import format_percent
+from limbeck.report.run_data import Row, RunData, finite_number, interval_of
 
 INK = "#010203"
 """Drawn in this colour, text and axes become ``currentColor`` in the page."""
@@ -75,7 +75,7 @@ class Key:
 
 def series(rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of a key, float ``[n]`` each, where it is finite; averaged in bins beyond ``POINTS``."""
-    read = ((number(row, "step"), number(row, key)) for row in rows)
+    read = ((finite_number(row, "step"), finite_number(row, key)) for row in rows)
     pairs = [(step, value) for step, value in read if step is not None and value is not None]
     x, y = np.array(pairs, dtype=float).reshape(-1, 2).T
     if len(x) <= POINTS:
@@ -108,7 +108,7 @@ def draw_evaluations(
 ) -> list[Interval | None]:
     """Held-out values as open diamonds with their intervals, ``shift`` steps aside; returns the intervals."""
     x, y = series(data.evaluations, key)
-    intervals = [interval_of(row, key) for row in data.evaluations if number(row, key) is not None]
+    intervals = [interval_of(row, key) for row in data.evaluations if finite_number(row, key) is not None]
     if not len(x):
         return []
     if len(intervals) == len(x):
@@ -135,7 +135,9 @@ def draw_intervals(axes: Axes, rows: Sequence[tuple[str, Interval, str]]) -> Non
         low, high = (x if math.isfinite(x) else interval.mean for x in (interval.low, interval.high))
         axes.plot([100 * low, 100 * high], [i, i], color=colour, linewidth=5, alpha=0.35, solid_capstyle="round")
         axes.plot(100 * interval.mean, i, "o", color=colour, markersize=7)
-        axes.annotate(percent(interval.mean), (100 * high, i), xytext=(7, 0), textcoords="offset points", va="center")
+        axes.annotate(
+            format_percent(interval.mean), (100 * high, i), xytext=(7, 0), textcoords="offset points", va="center"
+        )
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     top = max(x for _, interval, _ in rows for x in (interval.mean, interval.high) if math.isfinite(x))

@@ -6,7 +6,6 @@ The folder holds ``run.json`` (what was run) and three JSON-lines files that gro
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from limbeck.errors import LimbeckError
 from limbeck.evaluate.intervals import Interval, wilson
+from limbeck.json_files import read_json_lines, read_json_object
 
 Row = Mapping[str, Any]
 
@@ -85,7 +85,7 @@ class RunData:
     @property
     def planned(self) -> int | None:
         """The steps that were asked for last, or None where that is not known."""
-        steps = number(self.table("config"), "steps")
+        steps = finite_number(self.table("config"), "steps")
         return None if steps is None else int(steps)
 
     def table(self, key: str) -> Row:
@@ -107,18 +107,16 @@ def load_run(run_dir: Path | str) -> RunData:
     """
     folder = Path(run_dir)
     try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        run = read_json_object(folder / "run.json")
     except OSError:
         raise LimbeckError(
-            f"{str(folder)!r} is not a run folder: it has no run.json; name the folder a run was written to"
+            f"{str(folder)!r} is not a run folder (it has no run.json); name the folder of a run."
         ) from None
-    except (ValueError, RecursionError):
-        run = None
-    if not isinstance(run, dict):
-        raise LimbeckError(f"run.json in {str(folder)!r} is not a JSON object; the file was damaged or is not ours")
-    written, lost_metrics = read_lines(folder / "metrics.jsonl")
-    evaluations, lost_evaluations = read_lines(folder / "evaluations.jsonl")
-    samples, lost_samples = read_lines(folder / "samples.jsonl")
+    if run is None:
+        raise LimbeckError(f"run.json in {str(folder)!r} is not a JSON object; restore the file or name another run.")
+    written, lost_metrics = read_json_lines(folder / "metrics.jsonl")
+    evaluations, lost_evaluations = read_json_lines(folder / "evaluations.jsonl")
+    samples, lost_samples = read_json_lines(folder / "samples.jsonl")
     return RunData(
         run=run,
         metrics=last_of_each_step(written),
@@ -130,31 +128,9 @@ def load_run(run_dir: Path | str) -> RunData:
     )
 
 
-def read_lines(path: Path) -> tuple[tuple[Row, ...], int]:
-    """The objects of a JSON-lines file and how many lines were broken; no file reads as an empty one.
-
-    A broken line is left out wherever it stands: a killed run leaves it last, and a resumed one writes on behind it.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:  # no file, or something else of its name
-        return (), 0
-    rows, broken = [], 0
-    for line in filter(str.strip, lines):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            broken += 1
-    return tuple(rows), broken
-
-
 def last_of_each_step(rows: Iterable[Row]) -> tuple[Row, ...]:
     """One row a step, the last written, in order of steps; rows without a step are dropped."""
-    by_step = {step: row for row in rows if (step := number(row, "step")) is not None}
+    by_step = {step: row for row in rows if (step := finite_number(row, "step")) is not None}
     return tuple(by_step[step] for step in sorted(by_step))
 
 
@@ -164,12 +140,12 @@ def totals(rows: Iterable[Row]) -> dict[str, float]:
     names = ("seconds", *(f"seconds_{phase}" for phase in PHASES), "tokens_written", "tokens_read")
     for row in rows:
         for name in names:
-            if (value := number(row, name)) is not None:
+            if (value := finite_number(row, name)) is not None:
                 sums[name] = sums.get(name, 0.0) + value
     return sums
 
 
-def number(row: Row | None, key: str) -> float | None:
+def finite_number(row: Row | None, key: str) -> float | None:
     """A finite float, or None for anything else (absent, null, NaN, infinite, text)."""
     value = row.get(key) if row else None
     return as_number(value)
@@ -187,7 +163,7 @@ def as_number(value: object) -> float | None:
 
 def accuracy_interval(row: Row | None) -> Interval | None:
     """Wilson's 95% interval of an evaluation's accuracy; with NaN ends if it does not say on how many problems."""
-    accuracy, n = number(row, "accuracy"), number(row, "n")
+    accuracy, n = finite_number(row, "accuracy"), finite_number(row, "n")
     if accuracy is None or not 0 <= accuracy <= 1:
         return None
     if n is None or n < 1:
@@ -199,10 +175,10 @@ def interval_of(row: Row | None, key: str) -> Interval | None:
     """The 95% interval of a number of an evaluation: Wilson's of an accuracy, else what ``KEY_interval`` holds."""
     if key == "accuracy":
         return accuracy_interval(row)
-    value, held = number(row, key), row.get(f"{key}_interval") if row else None
+    value, held = finite_number(row, key), row.get(f"{key}_interval") if row else None
     if value is None or not isinstance(held, list) or len(held) != 2:
         return None
     low, high = map(as_number, held)
     if low is None or high is None or not low <= value <= high:
         return None
-    return Interval(value, low, high, int(number(row, "n") or 0))
+    return Interval(value, low, high, int(finite_number(row, "n") or 0))

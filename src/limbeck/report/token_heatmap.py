@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from limbeck.report.numbers import DASH, format_number, format_percent
 from limbeck.report.run_data import Row, as_number
-from limbeck.report.words import DASH, percent, plain
 
 SHOWN = 1200
 """Tokens of one rollout on the page; a longer rollout is cut there, and says so."""
@@ -115,9 +115,9 @@ def _sample(row: Row, values: Sequence[float], top: float) -> ScoredSample:
         response=visible(row.get("response")),
         verdict="not judged" if correct is None else "correct" if correct else "wrong",
         correct=correct,
-        reward=plain(as_number(row.get("reward"))),
+        reward=format_number(as_number(row.get("reward"))),
         answer=None if row.get("answer") is None else visible(row["answer"]),
-        mean=plain(sum(t.value for t in known) / len(known)) if known else DASH,
+        mean=format_number(sum(t.value for t in known) / len(known)) if known else DASH,
         tokens=tokens[:SHOWN],
         worst=tuple(sorted((t for t in known if t.value > 0), key=lambda t: -t.value)[:WORST]),
         hidden=max(0, len(tokens) - SHOWN),
@@ -138,7 +138,7 @@ def _between(row: Row) -> dict[int, str]:
             as_number(rewards[last]) if last is not None and isinstance(rewards, list) and last < len(rewards) else None
         )
         told = [f"turn {int(k)}" if k is not None else "next turn"]
-        told += [f"reward {plain(earned)}"] if earned else []
+        told += [f"reward {format_number(earned)}"] if earned else []
         text = visible(said[last]).strip() if last is not None else ""
         out[i] = f"{', '.join(told)}{': ' + text if text else ''}"
     return out
@@ -148,11 +148,11 @@ def _token(
     i: int, text: str, value: float, top: float, student: float, teacher: float, entropy: float, between: str
 ) -> Token:
     """One token with its shade and its numbers."""
-    facts = [f"token {i + 1}", f"{plain(value)} nats" if not math.isnan(value) else "not scored"]
+    facts = [f"token {i + 1}", f"{format_number(value)} nats" if not math.isnan(value) else "not scored"]
     facts += [
         f"{who} {_chance(logp)}" for who, logp in (("student", student), ("teacher", teacher)) if not math.isnan(logp)
     ]
-    facts += [f"entropy {plain(entropy)} nats"] if not math.isnan(entropy) else []
+    facts += [f"entropy {format_number(entropy)} nats"] if not math.isnan(entropy) else []
     shade = None if math.isnan(value) else round(math.sqrt(min(max(value, 0.0) / top, 1.0)), 2)
     shown = visible(text).replace("\n", "↵\n") or "·"
     return Token(shown, shade, ", ".join(facts), i + 1, value, _chance(student), _chance(teacher), between)
@@ -187,4 +187,4 @@ def _chance(logp: float) -> str:
     if math.isnan(logp):
         return DASH
     chance = math.exp(min(logp, 0.0))
-    return percent(chance) if chance >= 0.001 else f"{100 * chance:.1e}%"
+    return format_percent(chance) if chance >= 0.001 else f"{100 * chance:.1e}%"

@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import user_files as own_files
 from ..errors import LimbeckError, nearest, shown
-from .base import Environment, Episode, EpisodeDied, Observation, Response, Task, Verdict, open_episode
+from .base import Environment, Episode, EpisodeDied, Observation, Response, Task, Verdict
 from .calculator import CalculatorTask
 from .corridor import Corridor
 from .dataset import DatasetTask
@@ -48,7 +48,6 @@ __all__ = [
     "Verdict",
     "available_tasks",
     "load_task",
-    "open_episode",
     "task",
 ]
 
@@ -90,7 +89,7 @@ def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task
     if not isinstance(spec, str | Path):
         if options:
             raise LimbeckError(
-                f"option {next(iter(options))!r} was given with a ready Task: set it where you build it."
+                f"option {next(iter(options))!r} was given with a ready Task; set it where you build it."
             )
         return spec
     name = str(spec)
@@ -110,7 +109,7 @@ def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task
     if is_local(name) or (isinstance(spec, str) and "/" in name and on_hub(name)):
         return _of_data(spec, options)
     if isinstance(spec, Path) or "/" in name:
-        raise LimbeckError(f"task {name!r} does not exist: check the path.")
+        raise LimbeckError(f"task {name!r} does not exist; check the path.")
     raise LimbeckError(
         f"task {name!r} is unknown{nearest(name, (*available_tasks(), *own_files.names()))}; give a name of "
         f"available_tasks(), a file ({', '.join(FILES)}), a data set folder, OWNER/NAME of the hub, or a task in a "
@@ -123,7 +122,7 @@ def _of_data(spec: str | Path, options: dict[str, Any]) -> Task:
     for option in options:
         if option not in (*known, *_EARLIER, "name"):
             raise LimbeckError(
-                f"option {option!r} is not one of task {str(spec)!r}{nearest(option, (*known, *_EARLIER))}: it knows "
+                f"option {option!r} is not one of task {str(spec)!r}{nearest(option, (*known, *_EARLIER))}; it knows "
                 f"{', '.join(known)}."
             )
     for earlier, option in _EARLIER.items():
@@ -162,14 +161,14 @@ def _built(name: str, own: Any, seed: int, options: dict[str, Any]) -> Task:
 def _retry(seed: int, options: dict[str, Any]) -> Task:
     """The options that Retry does not know are those of the inner task, which refuses what it does not know either."""
     if "task" not in options:
-        raise LimbeckError("task 'retry' needs the option task: give the task to retry, for instance chain_sum.")
+        raise LimbeckError("task 'retry' needs the option task; give the task to retry, for instance chain_sum.")
     own = {key: options[key] for key in ("turns", "template") if key in options}
     rest = {key: value for key, value in options.items() if key != "task" and key not in own}
     inner = options["task"]
     if not isinstance(inner, str | Path):
-        raise LimbeckError(f"task of task 'retry' is {inner!r}, give a name or a path; wrap a Task as Retry(task).")
+        raise LimbeckError(f"task of task 'retry' is {inner!r}; give a name or a path; wrap a Task as Retry(task).")
     if str(inner) == _RETRY:
-        raise LimbeckError("task of task 'retry' is 'retry' itself: raise turns instead.")
+        raise LimbeckError("task of task 'retry' is 'retry' itself; raise turns instead.")
     return Retry(load_task(inner, seed=seed, **rest), **own)
 
 
@@ -178,6 +177,6 @@ def _check(name: str, options: Iterable[str], build: Callable[..., Task]) -> Non
     for option in options:
         if option not in known:
             raise LimbeckError(
-                f"option {option!r} is not one of task {name!r}{nearest(option, known)}: it knows "
+                f"option {option!r} is not one of task {name!r}{nearest(option, known)}; it knows "
                 f"{', '.join(known) or 'none'}."
             )

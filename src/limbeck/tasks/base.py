@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -255,10 +255,9 @@ class Task(Protocol):
 
     Attributes:
         name: how users and reports call it.
-        serves: what it offers besides prompts, a subset of ``{"reward", "feedback", "responses", "pairs",
-            "episodes", "expert"}``. With ``"feedback"``, verdicts or observations carry feedback; with
-            ``"episodes"``, the task is an :class:`Environment`, and ``"reward"`` is then what its observations hold;
-            with ``"expert"``, it also has :meth:`Environment.expert`.
+        serves: what the task provides in addition to prompts, a subset of ``{"reward", "feedback", "responses",
+            "pairs", "episodes"}``. With ``"feedback"``, verdicts or observations carry feedback. With ``"episodes"``,
+            the task is an :class:`Environment`, and its rewards are those of its observations.
         train, test: prompts; no prompt of ``test`` occurs in ``train``.
     """
 
@@ -293,10 +292,6 @@ class Environment(Task, Protocol):
         """
         ...
 
-    def expert(self, prompt: Prompt) -> tuple[str, ...]:
-        """The assistant's turns that reach the goal. Only called where ``"expert" in serves``."""
-        ...
-
 
 class Turns:
     """What an environment without single responses says to those who ask for them.
@@ -313,25 +308,11 @@ class Turns:
         Raises:
             LimbeckError: always.
         """
-        raise LimbeckError(f"task {self.name!r} is played in turns and has no verdict on one text: use open(prompt).")
+        raise LimbeckError(f"task {self.name!r} is played in turns and has no verdict on one text; use open(prompt).")
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:  # noqa: ARG002
         """Nothing."""
         return ()
-
-
-def open_episode(task: Task, prompt: Prompt) -> Episode:
-    """A fresh episode of a task that serves them.
-
-    Raises:
-        LimbeckError: it does not.
-        EpisodeDied: the environment could not be started.
-    """
-    if "episodes" not in task.serves:
-        raise LimbeckError(
-            f"task {task.name!r} serves no episodes: give an environment, or wrap it as limbeck.tasks.Retry(task)."
-        )
-    return cast(Environment, task).open(prompt)
 
 
 def refuse_if_over(over: bool) -> None:
@@ -351,9 +332,9 @@ def whole_number(task: str, field: str, value: object, least: int) -> int:
         LimbeckError: not a whole number of at least ``least``.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise LimbeckError(f"{field} of task {task!r} is {shown(value)}, give a whole number of at least {least}.")
+        raise LimbeckError(f"{field} of task {task!r} is {shown(value)}; give a whole number of at least {least}.")
     if field != "seed" and value > LARGEST_COUNT:
-        raise LimbeckError(f"{field} of task {task!r} is {value:,}, give at most {LARGEST_COUNT:,}.")
+        raise LimbeckError(f"{field} of task {task!r} is {value:,}; give at most {LARGEST_COUNT:,}.")
     return value
 
 
@@ -364,5 +345,5 @@ def yes_or_no(task: str, field: str, value: object) -> bool:
         LimbeckError: neither true nor false.
     """
     if not isinstance(value, bool):
-        raise LimbeckError(f"{field} of task {task!r} is {shown(value)}, give true or false.")
+        raise LimbeckError(f"{field} of task {task!r} is {shown(value)}; give true or false.")
     return value

@@ -70,7 +70,7 @@ class Limits:
             kind = (int, float) if f.name.endswith("_s") else (int,)
             if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
                 raise LimbeckError(
-                    f"limit {f.name} is {value!r}, give a{'' if len(kind) == 2 else ' whole'} number above 0."
+                    f"limit {f.name} is {value!r}; give a{'' if len(kind) == 2 else ' whole'} number above 0."
                 )
 
 
@@ -116,10 +116,6 @@ class Pool:
     def close(self) -> None:
         """End all workers. Their open episodes come back, in new ones, if they are stepped."""
         _kill(self._workers)
-
-    def pids(self) -> list[int]:
-        """Process ids of the living workers."""
-        return [worker.process.pid for worker in self._workers if worker.alive()]
 
     def place(self, episode: int) -> _Worker:
         """A worker with room for an episode, which is counted as its own."""
@@ -241,7 +237,7 @@ class _Worker:
                 raise EpisodeDied(f"its worker did not start: {error.reason}") from None
             raise LimbeckError(
                 f"environment {factory['name']!r} of {factory['file'] or factory['module']} {error.reason} "
-                "while it was imported: see that it imports in a fresh Python."
+                "while it was imported; see that it imports in a fresh Python."
             ) from None
         except _Gone:
             raise EpisodeDied("its worker did not start") from None
@@ -369,11 +365,11 @@ def _locate(factory: Callable[..., Any] | str) -> dict[str, str | None]:
     if isinstance(factory, str):
         where, _, name = factory.rpartition(":")
         if not where or not name:
-            raise LimbeckError(f"factory {factory!r} names no function: write 'module:function' or 'file.py:function'.")
+            raise LimbeckError(f"factory {factory!r} names no function; write 'module:function' or 'file.py:function'.")
         file = str(Path(where).expanduser().resolve()) if where.endswith(".py") else None
         return {"module": Path(where).stem if file else where, "name": name, "file": file}
     module, name = getattr(factory, "__module__", None), getattr(factory, "__qualname__", "<")
     file = getattr(sys.modules.get("__main__"), "__file__", None) if module == "__main__" else None
     if not module or "<" in name or (module == "__main__" and file is None):
-        raise LimbeckError(f"factory {factory!r} cannot be found by another process: define it at the top of a module.")
+        raise LimbeckError(f"factory {factory!r} cannot be found by another process; define it at the top of a module.")
     return {"module": "guarded_main" if file else module, "name": name, "file": file}

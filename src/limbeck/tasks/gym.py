@@ -99,7 +99,7 @@ class GymTask:
         if not math.isfinite(reward):
             raise LimbeckError(
                 f"The verifier of {self.dataset!r} gave reward {reward} to answer {answer!r}, "
-                "which is not finite: use another data set or mend its score_answer."
+                "which is not finite; use another data set or mend its score_answer."
             )
         correct = reward >= 1 - 1e-6
         return Verdict(reward, correct, describe(text, correct, expected=expected))
@@ -129,7 +129,7 @@ class GymTask:
                 return chosen, tuple(chosen.values())
         raise LimbeckError(
             f"test_size={self._test_size} is more than the {len(chosen)} distinct questions found in "
-            f"{self.dataset!r}: lower test_size or widen the data set's options."
+            f"{self.dataset!r}; lower test_size or widen the data set's options."
         )
 
     def _make_item(self, split: str, index: int) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class GymTask:
         split, _, number = prompt.id.partition("/")
         size = {"train": len(self.train), "test": len(self.test)}.get(split, 0)
         if not number.isdecimal() or int(number) >= size:
-            raise LimbeckError(f"prompt {prompt.id!r} is not one of task {self.name!r}: verify it with its own task.")
+            raise LimbeckError(f"prompt {prompt.id!r} is not one of task {self.name!r}; verify it with its own task.")
         return self._item(split, int(number))
 
     def _prompt(self, split: str, index: int) -> Prompt:
@@ -219,7 +219,7 @@ def check_options(
     registry = _registry()
     if dataset not in registry:
         raise LimbeckError(
-            f"task {dataset!r} is not a reasoning-gym data set{nearest(dataset, registry)}: see available_tasks()."
+            f"task {dataset!r} is not a reasoning-gym data set{nearest(dataset, registry)}; see available_tasks()."
         )
     own = {f.name: f for f in dataclasses.fields(registry[dataset][1]) if f.name not in _OURS}
     known = list(own)
@@ -232,7 +232,7 @@ def check_options(
             )
         default, value = own[option].default, options[option]
         if isinstance(value, bool) and isinstance(default, int | float) and not isinstance(default, bool):
-            raise LimbeckError(f"{option} of task {task or dataset!r} is {value}, give a number (as {default}).")
+            raise LimbeckError(f"{option} of task {task or dataset!r} is {value}; give a number (as {default}).")
 
 
 def _create(dataset: str, size: int, stream: int, options: Mapping[str, Any]) -> Any:
@@ -242,7 +242,7 @@ def _create(dataset: str, size: int, stream: int, options: Mapping[str, Any]) ->
         return _gym().create_dataset(dataset, size=size, seed=seed, **options)
     except (AssertionError, ValueError, TypeError) as error:
         raise LimbeckError(
-            f"options {dict(options)} are refused by {dataset!r} ({error}): correct them or leave them out."
+            f"options {dict(options)} are refused by {dataset!r} ({error}); correct them or leave them out."
         ) from error
 
 

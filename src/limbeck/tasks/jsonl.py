@@ -18,7 +18,7 @@ def read_jsonl(path: str | Path) -> list[tuple[str, Any]]:
     """
     file = found(path, "file")
     if file is None:
-        raise LimbeckError(f"task file {str(path)!r} does not exist: check the path.")
+        raise LimbeckError(f"task file {str(path)!r} does not exist; check the path.")
     rows: list[tuple[str, Any]] = []
     try:
         with file.open(encoding="utf-8-sig") as lines:
@@ -27,9 +27,9 @@ def read_jsonl(path: str | Path) -> list[tuple[str, Any]]:
                     where = f"{path}, line {number}"
                     rows.append((where, _decode(line.removeprefix("\ufeff"), where)))  # files put together keep marks
     except UnicodeDecodeError as error:
-        raise LimbeckError(f"task file {str(path)!r} is not UTF-8 text ({error.reason}): convert it.") from error
+        raise LimbeckError(f"task file {str(path)!r} is not UTF-8 text ({error.reason}); convert it.") from error
     except OSError as error:
-        raise LimbeckError(f"task file {str(path)!r} cannot be read ({error.strerror}): check it.") from error
+        raise LimbeckError(f"task file {str(path)!r} cannot be read ({error.strerror}); check it.") from error
     return rows
 
 
@@ -39,7 +39,7 @@ def _once(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise LimbeckError(f"{where} has the key {twice!r} twice in one object: keep one.")
+        raise LimbeckError(f"{where} has the key {twice!r} twice in one object; keep one.")
     return made
 
 
@@ -50,10 +50,10 @@ def _decode(line: str, where: str) -> Any:
         raise
     except json.JSONDecodeError as error:
         raise LimbeckError(
-            f"{where} is not JSON ({error.msg} at column {error.colno}): give one object a line."
+            f"{where} is not JSON ({error.msg} at column {error.colno}); give one object a line."
         ) from error
     except ValueError as error:  # more digits than Python reads
-        raise LimbeckError(f"{where} holds a number of thousands of digits: give it as a string.") from error
+        raise LimbeckError(f"{where} holds a number of thousands of digits; give it as a string.") from error
     except RecursionError as error:
-        raise LimbeckError(f"{where} is nested too deeply: give one flat object a line.") from error
+        raise LimbeckError(f"{where} is nested too deeply; give one flat object a line.") from error
     return value

@@ -53,7 +53,7 @@ def parse_record(raw: Any, where: str, columns: Mapping[str, str] | None = None)
         LimbeckError: naming ``where``, the key, its value and the remedy.
     """
     if not isinstance(raw, Mapping):
-        raise LimbeckError(f"{where} holds {_short(raw)}, give an object with the key 'prompt' or 'messages'.")
+        raise LimbeckError(f"{where} holds {_short(raw)}; give an object with the key 'prompt' or 'messages'.")
     fields = _joined(_renamed(raw, columns or {}, where))
     _refuse_half_characters(fields, where)
     messages, demonstration = _messages(fields, where)
@@ -62,7 +62,7 @@ def parse_record(raw: Any, where: str, columns: Mapping[str, str] | None = None)
     text = as_text(messages, variables)
     identity = fields.get("id", hashlib.sha256(text.encode()).hexdigest()[:16])
     if isinstance(identity, bool) or not isinstance(identity, str | int):
-        raise LimbeckError(f"{where}: 'id' is {_short(identity)}, give a string or a whole number.")
+        raise LimbeckError(f"{where}: 'id' is {_short(identity)}; give a string or a whole number.")
     privileged = {key: _text(fields, key, where) for key in PRIVILEGED if key in fields}
     prompt = Prompt(str(identity), tuple(messages), privileged, _columns(fields), variables, where)
     serves = {"reward"} if "answer" in privileged else set()
@@ -105,7 +105,7 @@ class RecordTask:
             LimbeckError: the prompt has no answer.
         """
         if "answer" not in prompt.privileged:
-            raise LimbeckError(f"prompt {prompt.id!r} of task {self.name!r} has no 'answer' to verify against: add it.")
+            raise LimbeckError(f"prompt {prompt.id!r} of task {self.name!r} has no 'answer' to verify against; add it.")
         expected, given = prompt.privileged["answer"], extract_answer(text, boxed=True)
         # An expected answer may itself be boxed or a full solution that ends in "#### 12".
         correct = same_answer(extract_answer(expected, boxed=True), given)
@@ -128,12 +128,12 @@ def check_columns(columns: Mapping[str, str] | None) -> None:
         LimbeckError: with the nearest known key.
     """
     if columns is not None and not isinstance(columns, Mapping):
-        raise LimbeckError(f"columns is {_short(columns)}: give a table such as columns.prompt=question.")
+        raise LimbeckError(f"columns is {_short(columns)}; give a table such as columns.prompt=question.")
     for key, theirs in (columns or {}).items():
         if key not in KEYS:
             raise LimbeckError(f"columns names {key!r}{nearest(key, KEYS)}: the keys are {', '.join(KEYS)}.")
         if not isinstance(theirs, str):
-            raise LimbeckError(f"columns.{key} is {_short(theirs)}: give the name of a key of your data.")
+            raise LimbeckError(f"columns.{key} is {_short(theirs)}; give the name of a key of your data.")
 
 
 PROBLEM = ("prompt", "messages")
@@ -169,7 +169,7 @@ def _refuse_half_characters(value: Any, where: str, depth: int = 100) -> None:
             half = half_character(value)
             if half is not None:
                 told = f"\\u{ord(half):04x}"
-                raise LimbeckError(f"{where}: the text has half a character ({told}): mend or remove it.")
+                raise LimbeckError(f"{where}: the text has half a character ({told}); mend or remove it.")
         case Mapping():
             for key, inner in value.items():
                 _refuse_half_characters(key, where, depth - 1)
@@ -182,20 +182,20 @@ def _refuse_half_characters(value: Any, where: str, depth: int = 100) -> None:
 def _messages(fields: Mapping[str, Any], where: str) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """The messages of a record and, if they end in the assistant's turn, that message."""
     if "prompt" in fields and "messages" in fields:
-        raise LimbeckError(f"{where} has both 'prompt' and 'messages': remove one.")
+        raise LimbeckError(f"{where} has both 'prompt' and 'messages'; remove one.")
     if "prompt" in fields:
         return [{"role": "user", "content": _text(fields, "prompt", where, empty=False)}], None
     if "messages" not in fields:
         near = next((n for key in fields if key not in KEYS and (n := nearest(key, ("prompt", "messages")))), "")
-        raise LimbeckError(f"{where} has neither 'prompt' nor 'messages', only {_names(fields)}{near}: add one.")
+        raise LimbeckError(f"{where} has neither 'prompt' nor 'messages', only {_names(fields)}{near}; add one.")
     messages = fields["messages"]
     if not isinstance(messages, list) or not messages:
-        raise LimbeckError(f"{where}: 'messages' is {_short(messages)}, give a list of role and content.")
+        raise LimbeckError(f"{where}: 'messages' is {_short(messages)}; give a list of role and content.")
     whole = [_message(message, where) for message in messages]
     if whole[-1]["role"] != "assistant":
         return whole, None
     if len(whole) == 1:
-        raise LimbeckError(f"{where}: 'messages' holds only an assistant's message, put a user's message before it.")
+        raise LimbeckError(f"{where}: 'messages' holds only an assistant's message; put a user's message before it.")
     return whole[:-1], whole[-1]
 
 
@@ -209,7 +209,7 @@ def _message(message: Any, where: str) -> dict[str, Any]:
     silent = content is None and role == "assistant" and any(further.values())
     if not isinstance(role, str) or not (isinstance(content, str | list) or silent):
         raise LimbeckError(
-            f"{where}: 'messages' holds {_short(message)}, give strings 'role' and 'content', or text parts as content."
+            f"{where}: 'messages' holds {_short(message)}; give strings 'role' and 'content', or text parts as content."
         )
     made = {"role": role, "content": content, **further}
     if role in ("user", "assistant") and not text_of(made).strip() and not any(further.values()):
@@ -235,13 +235,13 @@ def _variables(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     _refuse_strange(own, where)
     for key in ("tools", "documents"):
         if not isinstance(own.get(key, []), list):
-            raise LimbeckError(f"{where}: {key!r} is {_short(own[key])}, give a list.")
+            raise LimbeckError(f"{where}: {key!r} is {_short(own[key])}; give a list.")
     further = own.pop("chat_template_kwargs", {})
     if not isinstance(further, Mapping) or not all(isinstance(key, str) for key in further):
-        raise LimbeckError(f"{where}: 'chat_template_kwargs' is {_short(further)}, give an object.")
+        raise LimbeckError(f"{where}: 'chat_template_kwargs' is {_short(further)}; give an object.")
     twice = next((key for key in own if key in further), None)
     if twice:
-        raise LimbeckError(f"{where} has {twice!r} in 'chat_template_kwargs' too: remove one.")
+        raise LimbeckError(f"{where} has {twice!r} in 'chat_template_kwargs' too; remove one.")
     return {**own, **further}
 
 
@@ -252,22 +252,22 @@ def _refuse_strange(fields: Mapping[str, Any], where: str) -> None:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
             raise LimbeckError(
-                f"{where}: {key!r} holds {_short(value)}, give text, numbers, lists and objects."
+                f"{where}: {key!r} holds {_short(value)}; give text, numbers, lists and objects."
             ) from None
 
 
 def _responses(fields: Mapping[str, Any], demonstration: Mapping[str, Any] | None, where: str) -> tuple[Response, ...]:
     if ("chosen" in fields) != ("rejected" in fields):
         has, lacks = ("chosen", "rejected") if "chosen" in fields else ("rejected", "chosen")
-        raise LimbeckError(f"{where} has {has!r} but no {lacks!r}: add it or remove {has!r}.")
+        raise LimbeckError(f"{where} has {has!r} but no {lacks!r}; add it or remove {has!r}.")
     given = [key for key in ("response", "chosen") if key in fields]
     given += ["an assistant's last message"] if demonstration is not None else []
     if len(given) > 1:
-        raise LimbeckError(f"{where} has both {given[0]!r} and {given[1]!r}: keep one.")
+        raise LimbeckError(f"{where} has both {given[0]!r} and {given[1]!r}; keep one.")
     if "chosen" in fields:
         chosen, rejected = (_text(fields, key, where, empty=False) for key in ("chosen", "rejected"))
         if chosen == rejected:
-            raise LimbeckError(f"{where}: 'chosen' and 'rejected' are both {_short(chosen)}: give two that differ.")
+            raise LimbeckError(f"{where}: 'chosen' and 'rejected' are both {_short(chosen)}; give two that differ.")
         return Response(chosen, 1.0), Response(rejected, 0.0)
     if "response" in fields:
         return (Response(_text(fields, "response", where, empty=False)),)
@@ -278,11 +278,11 @@ def _text(fields: Mapping[str, Any], key: str, where: str, empty: bool = True) -
     value = fields[key]
     if key == "answer" and isinstance(value, int | float) and not isinstance(value, bool):
         if isinstance(value, float) and not math.isfinite(value):
-            raise LimbeckError(f"{where}: 'answer' is {value}, give a finite number or a string.")
+            raise LimbeckError(f"{where}: 'answer' is {value}; give a finite number or a string.")
         return str(value)
     if not isinstance(value, str) or not (empty or value.strip()):
         kind = "a string" if empty else "a string that is not empty"
-        raise LimbeckError(f"{where}: {key!r} is {_short(value)}, give {kind}.")
+        raise LimbeckError(f"{where}: {key!r} is {_short(value)}; give {kind}.")
     return value
 
 
@@ -318,7 +318,7 @@ def _check_ids(records: Iterable[Record]) -> None:
         other = seen.setdefault(record.prompt.id, record)
         if other is not record and other.text != record.text:
             raise LimbeckError(
-                f"{record.where}: 'id' {record.prompt.id!r} is already used by {other.where}: change one."
+                f"{record.where}: 'id' {record.prompt.id!r} is already used by {other.where}; change one."
             )
 
 

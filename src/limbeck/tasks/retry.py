@@ -33,7 +33,7 @@ class Retry:
     def __init__(self, task: Task, *, turns: int = 2, template: str = "{feedback}\nTry again.") -> None:
         if "reward" not in task.serves or "episodes" in task.serves:
             why = "already is played in turns" if "episodes" in task.serves else "has no verifier"
-            raise LimbeckError(f"task {task.name!r} {why}: retry a task that verifies single responses.")
+            raise LimbeckError(f"task {task.name!r} {why}; retry a task that verifies single responses.")
         self.name = f"retry({task.name})"
         self.inner = task
         self.turns = whole_number("retry", "turns", turns, 1)
@@ -87,7 +87,7 @@ def _checked(template: object) -> str:
     except ValueError:
         fields = set()
     if not isinstance(template, str) or fields != {"feedback"}:
-        raise LimbeckError(f"template of task 'retry' is {template!r}, give a text whose only field is {{feedback}}.")
+        raise LimbeckError(f"template of task 'retry' is {template!r}; give a text whose only field is {{feedback}}.")
     return template
 
 

@@ -62,7 +62,7 @@ class Source:
             remedy = "name one of them" if any(self.splits) else "leave it out, or give a file"
             raise LimbeckError(f"{option}={split!r}: {self.where} {has}{nearest(split, self.splits)}; {remedy}.")
         if not rows:
-            raise LimbeckError(f"{self.at(split)} holds no records: give a row for each problem.")
+            raise LimbeckError(f"{self.at(split)} holds no records; give a row for each problem.")
         return rows
 
     def at(self, split: str) -> str:
@@ -82,7 +82,7 @@ class Source:
         if name is None:
             names = ", ".join(map(repr, self.splits))
             raise LimbeckError(
-                f"{self.where} has the splits {names}: name the one to train on 'train', or give split=... "
+                f"{self.where} has the splits {names}; name the one to train on 'train', or give split=... "
                 "(--set task_options.split=...)."
             )
         return name
@@ -124,9 +124,9 @@ def _named(data: str | Path, what: str, config: str | None, texts: Collection[st
     if found(name, "folder") is not None:
         return _folder(name)
     if found(name, "file") is not None:
-        raise LimbeckError(f"{what} {name!r} is a file of another kind: give {', '.join(FILES)}, or a data set folder.")
+        raise LimbeckError(f"{what} {name!r} is a file of another kind; give {', '.join(FILES)}, or a data set folder.")
     if isinstance(data, Path) or not on_hub(name):
-        raise LimbeckError(f"{what} {name!r} does not exist: check the path.")
+        raise LimbeckError(f"{what} {name!r} does not exist; check the path.")
     return _hub(name, config)
 
 
@@ -150,7 +150,7 @@ def _first_line(error: BaseException) -> str:
 def _file(path: str) -> Path:
     file = found(path, "file")
     if file is None:
-        raise LimbeckError(f"task file {path!r} does not exist: check the path.")
+        raise LimbeckError(f"task file {path!r} does not exist; check the path.")
     return file
 
 
@@ -161,7 +161,7 @@ def _parquet(path: str) -> Rows:
     try:
         rows = pyarrow.parquet.read_table(file).to_pylist()
     except Exception as error:  # Arrow raises errors of many classes
-        raise LimbeckError(f"task file {path!r} is no Parquet file ({_first_line(error)}): write it again.") from error
+        raise LimbeckError(f"task file {path!r} is no Parquet file ({_first_line(error)}); write it again.") from error
     return [(f"{path}, row {i}", row) for i, row in enumerate(rows)]
 
 
@@ -181,7 +181,7 @@ def _csv(path: str, texts: Collection[str]) -> Rows:
     try:
         table = pyarrow.csv.read_csv(file, parse_options=parse, convert_options=convert)
     except Exception as error:
-        raise LimbeckError(f"task file {path!r} cannot be read as CSV ({_first_line(error)}): mend it.") from error
+        raise LimbeckError(f"task file {path!r} cannot be read as CSV ({_first_line(error)}); mend it.") from error
     if len(set(table.column_names)) < len(table.column_names):
         twice = next(name for name in table.column_names if table.column_names.count(name) > 1)
         raise LimbeckError(f"task file {path!r} has two columns named {twice!r}: rename one.")
@@ -194,7 +194,7 @@ def _folder(path: str) -> Source:
     assert folder is not None
     if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         raise LimbeckError(
-            f"task folder {path!r} is not a data set: write one with datasets.Dataset.save_to_disk, or give a file "
+            f"task folder {path!r} is not a data set; write one with datasets.Dataset.save_to_disk, or give a file "
             f"({', '.join(FILES)})."
         )
     import datasets
@@ -202,7 +202,7 @@ def _folder(path: str) -> Source:
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # Arrow, JSON and file errors alike mean that the folder is damaged
-        raise LimbeckError(f"data set {path!r} cannot be read ({_first_line(error)}): write it again.") from error
+        raise LimbeckError(f"data set {path!r} cannot be read ({_first_line(error)}); write it again.") from error
     return _of_datasets(loaded, folder.resolve().name, path)
 
 
@@ -231,7 +231,7 @@ def rows_of(rows: Iterable[Any], where: str) -> Rows:
         return [(f"{where}, row {i}", row) for i, row in enumerate(rows)]
     except Exception as error:
         raise LimbeckError(
-            f"{where} cannot be read ({_first_line(error)}): leave columns other than text out."
+            f"{where} cannot be read ({_first_line(error)}); leave columns other than text out."
         ) from error
 
 

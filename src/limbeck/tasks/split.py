@@ -101,7 +101,7 @@ def drop_overlap(train: Sequence[Record], test: Sequence[Record], name: str) -> 
     kept = [r for r in train if r.text not in held_out]
     if not kept:
         raise LimbeckError(
-            f"All training prompts of {name} are also test prompts: give a different test file or split."
+            f"All training prompts of {name} are also test prompts; give a different test file or split."
         )
     if len(kept) < len(train):
         message = f"{len(train) - len(kept)} of {len(train)} training prompts of {name} are also test prompts: left out"
@@ -120,11 +120,11 @@ def each_turn(record: Record) -> list[Record]:
         LimbeckError: no assistant's turn, or a pair instead of one.
     """
     if "pairs" in record.serves:
-        raise LimbeckError(f"{record.where} is a pair, which has no turns to cut: leave per_turn out.")
+        raise LimbeckError(f"{record.where} is a pair, which has no turns to cut; leave per_turn out.")
     messages = [*record.prompt.messages, *(r.message for r in record.responses)]
     places = _assistants(messages)
     if not places:
-        raise LimbeckError(f"{record.where} has no assistant's turn: give the whole trajectory as 'messages'.")
+        raise LimbeckError(f"{record.where} has no assistant's turn; give the whole trajectory as 'messages'.")
     return [_cut(record, messages, place, turn) for turn, place in enumerate(places, start=1)]
 
 

@@ -57,7 +57,7 @@ class TextWorldTask(Turns):
     """
 
     name = "textworld"
-    serves = frozenset({"reward", "feedback", "episodes", "expert"})
+    serves = frozenset({"reward", "feedback", "episodes"})
 
     def __init__(
         self,
@@ -80,9 +80,9 @@ class TextWorldTask(Turns):
         self._seed = count("seed", seed, 0)
         sizes = {"train": count("train_size", train_size, 1), "test": count("test_size", test_size, 1)}
         if folder is not None and not isinstance(folder, str | Path):
-            raise LimbeckError(f"folder of task {self.name!r} is {folder!r}, give a path.")
+            raise LimbeckError(f"folder of task {self.name!r} is {folder!r}; give a path.")
         if importlib.util.find_spec("textworld") is None:
-            raise LimbeckError(f"task {self.name!r} needs TextWorld, which is missing: pip install limbeck[textworld].")
+            raise LimbeckError(f"task {self.name!r} needs TextWorld; run pip install limbeck[textworld].")
         self.folder = _cache() / "textworld" if folder is None else Path(folder).expanduser()
         here = Path(__file__).with_name("textworld_game.py")
         self._makers, self._players = Pool(f"{here}:Maker", _MAKE), Pool(f"{here}:Play", _PLAY)
@@ -102,10 +102,6 @@ class TextWorldTask(Turns):
         self._about(*self._index(prompt))
         return self._players.open(file=str(where / "game.z8"), max_turns=self.max_turns, hints=self.hints)
 
-    def expert(self, prompt: Prompt) -> tuple[str, ...]:
-        """The walkthrough."""
-        return tuple(self._about(*self._index(prompt))["walkthrough"])
-
     def close(self) -> None:
         """End the workers; they start again when they are needed."""
         self._makers.close()
@@ -114,7 +110,7 @@ class TextWorldTask(Turns):
     def _index(self, prompt: Prompt) -> tuple[str, int]:
         split, _, number = prompt.id.partition("/")
         if not number.isdecimal() or int(number) >= self._sizes.get(split, 0):
-            raise LimbeckError(f"prompt {prompt.id!r} is not one of task {self.name!r}: open it with its own task.")
+            raise LimbeckError(f"prompt {prompt.id!r} is not one of task {self.name!r}; open it with its own task.")
         return split, int(number)
 
     def _where(self, split: str, index: int) -> Path:

@@ -25,7 +25,7 @@ from limbeck.report.plotting import (
     draw_line,
     from_zero,
 )
-from limbeck.report.run_data import RunData, load_run, number
+from limbeck.report.run_data import RunData, finite_number, load_run
 from limbeck.terminal import printable
 
 Run = RunData | Path | str
@@ -92,7 +92,7 @@ def _figure(runs: Sequence[RunData], labels: Sequence[str], narrow: bool) -> Fig
         draw_line(right, run.metrics, "kl_forward", forward, "forward" if alone else "_", "-" if alone else "--")
     middle.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     kl = "KL to the teacher, nats per token"
-    dashed = any(number(row, "kl_forward") is not None for run in runs for row in run.metrics) and len(runs) > 1
+    dashed = any(finite_number(row, "kl_forward") is not None for run in runs for row in run.metrics) and len(runs) > 1
     for axes, title in ((middle, "accuracy"), (right, "KL, nats per token; dashed: forward" if dashed else kl)):
         _finish(axes, title)
     return figure

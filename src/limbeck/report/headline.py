@@ -1,11 +1,12 @@
-"""Numbers as a reader wants them, and the sentences of the headline."""
+"""The sentences and the table at the top of a report: held-out measures before and after training."""
 
 from __future__ import annotations
 
 import math
 
 from limbeck.evaluate.intervals import Interval, wilson_difference
-from limbeck.report.run_data import Row, RunData, accuracy_interval, interval_of, number
+from limbeck.report.numbers import DASH, format_change, format_count, format_interval, format_number, format_percent
+from limbeck.report.run_data import Row, RunData, accuracy_interval, finite_number, interval_of
 
 MEASURES = (
     ("KL reverse", "kl_reverse", "nats per token"),
@@ -17,58 +18,8 @@ MEASURES = (
 )
 """What an evaluation may report beside accuracy: name, key and unit."""
 
-DASH = "–"
 
-
-def percent(value: float) -> str:
-    """``12.5%``."""
-    return f"{100 * value:.1f}%"
-
-
-def plain(value: float | None) -> str:
-    """Three significant digits, thousands separated; a dash for None."""
-    if value is None:
-        return DASH
-    if value == 0:
-        return "0"
-    size = abs(value)
-    if size >= 1e6 or size < 1e-3:
-        return f"{value:.2e}"
-    digits = max(0, 2 - math.floor(math.log10(size)))
-    return f"{value:,.{digits}f}"
-
-
-def whole(value: float | None) -> str:
-    """A count with its thousands separated; a dash for None."""
-    return DASH if value is None else f"{round(value):,}"
-
-
-def duration(seconds: float | None) -> str:
-    """``7.4 s``, ``3 min 12 s`` or ``5 h 02 min``; a dash for None."""
-    if seconds is None:
-        return DASH
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def steps(data: RunData) -> str:
-    """``120 steps``, or ``80 of 120 steps`` where fewer were done than asked."""
-    done, planned = whole(data.steps), data.planned
-    return f"{done} steps" if planned in (None, data.steps) else f"{done} of {whole(planned)} steps"
-
-
-def bounds(interval: Interval | None) -> str:
-    """``12.5% [9.1, 16.9]``, without ends that are not known."""
-    if interval is None:
-        return DASH
-    if math.isnan(interval.low):
-        return percent(interval.mean)
-    return f"{percent(interval.mean)} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-
-
-def headline(data: RunData) -> list[str]:
+def headline_sentences(data: RunData) -> list[str]:
     """What the run did to held-out accuracy, in at most three sentences."""
     before, after = accuracy_interval(data.before), accuracy_interval(data.after)
     if before is None or after is None:
@@ -81,11 +32,13 @@ def headline(data: RunData) -> list[str]:
     if after.mean == before.mean:
         moved = f"Held-out accuracy stayed at {_spoken(after)}"
     problems = f" on {after.n:,} problems" if after.n else ""
-    step = "" if data.finished else f" by the last evaluation, at step {whole(number(data.after, 'step'))}"
+    step = (
+        "" if data.finished else f" by the last evaluation, at step {format_count(finite_number(data.after, 'step'))}"
+    )
     return [f"{moved}{problems}{step}.", *_difference(before, after)]
 
 
-def ceiling(data: RunData) -> list[str]:
+def teacher_sentences(data: RunData) -> list[str]:
     """What the teacher reaches on the same problems, as far as it was measured."""
     teacher = accuracy_interval(data.table("teacher_accuracy"))
     if teacher is None:
@@ -109,17 +62,8 @@ def _difference(before: Interval, after: Interval) -> list[str]:
 def _spoken(interval: Interval) -> str:
     """``12.5% (95% interval 9.1 to 16.9)``."""
     if math.isnan(interval.low):
-        return percent(interval.mean)
-    return f"{percent(interval.mean)} (95% interval {100 * interval.low:.1f} to {100 * interval.high:.1f})"
-
-
-def change(before: float | None, after: float | None) -> str:
-    """The signed difference of two numbers, or a dash."""
-    if before is None or after is None:
-        return DASH
-    text = plain(abs(after - before))
-    sign = "" if after == before else "+" if after > before else "−"
-    return sign + text
+        return format_percent(interval.mean)
+    return f"{format_percent(interval.mean)} (95% interval {100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
 def comparison(data: RunData, spread: bool = False) -> list[tuple[str, str, str, str, str]]:
@@ -134,19 +78,22 @@ def comparison(data: RunData, spread: bool = False) -> list[tuple[str, str, str,
     if first or last:
         moved = f"{100 * (last.mean - first.mean):+.1f} points" if first and last else DASH
         n = (last or first or Interval(0, 0, 0, 0)).n
-        rows.append(("accuracy", f"95%, n = {n:,}" if n else "95%", bounds(first), bounds(last), moved))
+        rows.append(
+            ("accuracy", f"95%, n = {n:,}" if n else "95%", format_interval(first), format_interval(last), moved)
+        )
     for name, key, unit in MEASURES:
-        old, new = number(data.before, key), number(data.after, key)
+        old, new = finite_number(data.before, key), finite_number(data.after, key)
         if old is not None or new is not None:
             was, became = (
-                _spread(row, key) if spread else plain(number(row, key)) for row in (data.before, data.after)
+                _spread(row, key) if spread else format_number(finite_number(row, key))
+                for row in (data.before, data.after)
             )
-            rows.append((name, unit, was, became, change(old, new)))
+            rows.append((name, unit, was, became, format_change(old, new)))
     return rows
 
 
 def _spread(row: Row | None, key: str) -> str:
     """``0.690 [0.634, 0.746]``, without ends that are not known."""
     interval = interval_of(row, key)
-    value = plain(number(row, key))
-    return f"{value} [{plain(interval.low)}, {plain(interval.high)}]" if interval else value
+    value = format_number(finite_number(row, key))
+    return f"{value} [{format_number(interval.low)}, {format_number(interval.high)}]" if interval else value
