@@ -23,7 +23,7 @@ def printable(text: str) -> str:
 
 class _Status(Status):
     def update(self, status: RenderableType | None = None, **options: Any) -> None:
-        super().update(None if status is None else as_text(status), **options)
+        super().update(None if status is None else without_markup(status), **options)
 
 
 class Screen(Console):
@@ -34,7 +34,7 @@ class Screen(Console):
 
     def status(self, status: RenderableType, **options: Any) -> Status:
         """As in ``Console``; a text is no markup."""
-        return _Status(as_text(status), console=self, **options)
+        return _Status(without_markup(status), console=self, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """A text as it is; spelled out here, it is measured and wrapped as it is shown."""
@@ -49,7 +49,7 @@ class Screen(Console):
                 yield Segment(printable(segment.text), segment.style)
 
 
-def as_text(shown: RenderableType) -> RenderableType:
+def without_markup(shown: RenderableType) -> RenderableType:
     """A text as one that holds no markup; anything else is itself."""
     return Text(printable(shown)) if isinstance(shown, str) else shown
 

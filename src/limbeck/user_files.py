@@ -1,6 +1,6 @@
 """Python files of the user's own, with methods, parts, tasks and rewards: ``--import FILE.py``.
 
-Methods register themselves with a decorator; tasks and rewards are found by their names in the file (``named``).
+Methods register themselves with a decorator; tasks and rewards are found by their names in the file (``imported_value``).
 
 Code runs only if the user names its file: a run's folder records which files it was run with, and resuming it asks for
 them again instead of running what a record names.
@@ -74,7 +74,7 @@ def run_files(files: object) -> tuple[str, ...]:
     return tuple(run_file(file) for file in several)
 
 
-def named(name: str) -> object:
+def imported_value(name: str) -> object:
     """The value of a top-level name in the files that ran; None where no file has the name.
 
     A task or a reward function of the user's own is given by such a name: ``--task mine``,
@@ -90,7 +90,7 @@ def named(name: str) -> object:
     return next(iter(have.values()), None)
 
 
-def names() -> tuple[str, ...]:
+def imported_names() -> tuple[str, ...]:
     """The top-level names of the files that ran, but for private ones."""
     return tuple(name for module in _MODULES.values() for name in vars(module) if not name.startswith("_"))
 

@@ -17,6 +17,7 @@ from limbeck.evaluate.paired import paired_difference
 from limbeck.report.compare import (
     Comparison,
     Labelled,
+    accuracy_change,
     compare_runs,
     differing,
     final,

@@ -83,7 +83,7 @@ def test_a_test_file_and_its_overlap(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="2 of 10 training prompts"):
         task = load_task(str(train), test_path=str(test))
     assert (len(task.train), len(task.test)) == (8, 5)
-    with pytest.raises(LimbeckError, match="All training prompts"):
+    with pytest.raises(LimbeckError, match="all training prompts"):
         load_task(str(train), test_path=str(train))
 
 
@@ -204,7 +204,7 @@ def test_wrong_files_and_options_are_refused(tmp_path: Path) -> None:
         (tmp_path / "latin.jsonl", {}, "is not UTF-8"),
         (tmp_path / "none", {}, "does not exist"),
         (write(tmp_path / "a.txt", ["a"]), {}, "another kind"),
-        (tmp_path, {}, "is not a data set"),
+        (tmp_path, {}, "is no saved data set"),
         (path, {"test_fracton": 0.1}, "did you mean 'test_fraction'?"),
         (path, {"test_fraction": 1.0}, "test_fraction is 1.0"),
         (path, {"reveal": "yes"}, "reveal of task 'a' is 'yes'; give true or false"),
@@ -323,7 +323,9 @@ def test_columns_that_cannot_be_decoded(tmp_path: Path) -> None:
 
     from limbeck.tasks.sources import rows_of
 
-    with pytest.raises(LimbeckError, match=r"here cannot be read \(Pillow is\); leave columns other than text out\.$"):
+    with pytest.raises(
+        LimbeckError, match=r"here cannot be read \(Pillow is\); leave out columns that are not text\.$"
+    ):
         rows_of(Broken(), "here")
 
 
@@ -374,7 +376,7 @@ def test_trajectories_of_one_opening_stay_on_one_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "per_turn", "words"),
     [
-        ({"prompt": "a"}, True, "line 1 has no assistant's turn; give the whole trajectory as 'messages'"),
+        ({"prompt": "a"}, True, "line 1 has no assistant turn; give the whole trajectory as 'messages'"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, True, "line 1 is a pair, which has no turns to cut"),
         ({"prompt": "a", "response": "b"}, 1, "is 1; give true or false"),
     ],
@@ -452,7 +454,7 @@ def test_prompts_that_differ_for_the_template_have_different_ids(tmp_path: Path)
 
 def test_keys_that_nothing_reads_are_named(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "answer": "1", "meta": {"x": 1}, "tags": ["a"], "level": 2}]
-    with pytest.warns(UserWarning, match=r"a.jsonl: 'meta', 'tags' hold lists or objects, which nothing reads"):
+    with pytest.warns(UserWarning, match=r"a.jsonl: 'meta', 'tags' hold lists or objects, which are not used"):
         load_task(write(tmp_path / "a.jsonl", rows))
     with pytest.warns(UserWarning, match=r"split train: 'tags' hold lists"):
         load_task(folder(tmp_path / "b", train=[{"prompt": "q", "answer": "1", "tags": ["a"]}]))

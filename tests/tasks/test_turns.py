@@ -131,7 +131,7 @@ def test_retry_pays_once_and_has_words_of_its_own() -> None:
         ("retry", {}, "needs the option task"),
         ("retry", {"task": "retry"}, "'retry' itself"),
         ("retry", {"task": 3}, "task of task 'retry' is 3"),
-        ("retry", {"task": "corridor"}, "task 'corridor' already is played in turns"),
+        ("retry", {"task": "corridor"}, "task 'corridor' already has several turns"),
         ("retry", {"task": "chain_sum", "turns": 0}, "turns of task 'retry' is 0"),
         ("retry", {"task": "chain_sum", "template": "no"}, "template of task 'retry' is 'no'"),
         ("retry", {"task": "chain_sum", "template": "{feedback} {answer}"}, "whose only field is {feedback}."),

@@ -25,7 +25,7 @@ from ...tasks.base import (
     Observation,
     Unjudged,
     half_character,
-    judged,
+    judge_response,
 )
 from ...types import STUDENT, TEACHER, Prompt
 from ..models.generate import SamplingPolicy, Written, generate
@@ -205,7 +205,7 @@ class _Talk:
 
     def step(self, text: str) -> Observation:
         """Judge an attempt."""
-        verdict = judged(self.task, self.prompt, text, self.seconds)
+        verdict = judge_response(self.task, self.prompt, text, self.seconds)
         known: Mapping[str, Any] = {
             **of_prompt(self.prompt),
             "reply": text,

@@ -10,7 +10,7 @@ from ...axes.reader import Blend
 from ...axes.source import Sample, Source, hand
 from ...errors import LimbeckError, shown
 from ...tasks import Verdict
-from ...tasks.base import Unjudged, judged_all
+from ...tasks.base import Unjudged, judge_responses
 from ...types import Prompt
 from ..models.generate import SamplingPolicy, Written
 from ..scoring.contexts import of_prompt, with_blocks
@@ -131,7 +131,7 @@ def judge_all(desk: Desk, prompts: Sequence[Prompt], texts: Sequence[Written]) -
     if "reward" not in task.serves or "episodes" in task.serves:
         return [None for _ in texts]
     written = [desk.policies["student"].text(w.ids) for w in texts]
-    said = judged_all(task, prompts, written, desk.verify_seconds)
+    said = judge_responses(task, prompts, written, desk.verify_seconds)
     desk.unjudged += [v.reason for v in said if isinstance(v, Unjudged)]
     return [UNJUDGED if isinstance(v, Unjudged) else v for v in said]
 
