@@ -116,7 +116,7 @@ def test_no_axis_begins_off_zero(key: str, values: list[float]) -> None:
 def test_terms_have_their_names_and_a_share_of_the_gradient(data: RunData) -> None:
     names = [f"{key}: {words}" for key, words in fake_run.RUN["terms"].items()]
     assert labels(data, "Gradient by term") == labels(data, "Loss by term") == names
-    assert "while its gradient is not 0" in figured(data, "Loss by term").note
+    assert "but its gradient is not 0" in figured(data, "Loss by term").note
     assert labels(data, "Coefficients") == names[:1]
     unnamed = RunData(run={}, metrics=tuple({**row} for row in data.metrics[:3]))
     assert labels(unnamed, "Loss by term") == ["term 1", "term 2"]
@@ -141,7 +141,7 @@ def test_what_was_said_stands_at_the_top(data: RunData) -> None:
     top = text[text.index("<main>") : text.index("What was run")]
     assert "earned the same reward (first at step 3, seen in 7 steps)." in top
     assert "Without --student, the student is &#39;tiny&#39;." in top
-    assert "The teacher answers 75.0% (95% interval 69.4 to 79.9) right on 256 problems." in top
+    assert "The teacher solves 75.0% (95% interval 69.4 to 79.9) on 256 problems." in top
     for odd in (None, "x", {}, [None, 3, [], {"sentence": None}, {"steps": "x"}]):
         render_report(RunData(run={"notices": odd, "warnings": odd, "terms": odd, "teacher_accuracy": odd}))
 

@@ -135,7 +135,7 @@ def test_one_evaluation_is_not_compared() -> None:
 
 def test_chance_is_named() -> None:
     evaluations = ({"step": 0, "accuracy": 0.5, "n": 10}, {"step": 9, "accuracy": 0.6, "n": 10})
-    assert "That interval holds zero" in words(render_report(RunData(run={}, evaluations=evaluations)))
+    assert "That interval contains zero" in words(render_report(RunData(run={}, evaluations=evaluations)))
 
 
 def test_nan_everywhere_renders() -> None:

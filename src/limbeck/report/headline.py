@@ -16,11 +16,11 @@ MEASURES = (
     ("length", "length", "tokens"),
     ("perplexity", "perplexity", "per token"),
 )
-"""What an evaluation may report beside accuracy: name, key and unit."""
+"""Measures of an evaluation in addition to accuracy: name, key and unit."""
 
 
 def headline_sentences(data: RunData) -> list[str]:
-    """What the run did to held-out accuracy, in at most three sentences."""
+    """At most three sentences on the change of held-out accuracy."""
     before, after = accuracy_interval(data.before), accuracy_interval(data.after)
     if before is None or after is None:
         if (only := before or after) is None:
@@ -39,39 +39,39 @@ def headline_sentences(data: RunData) -> list[str]:
 
 
 def teacher_sentences(data: RunData) -> list[str]:
-    """What the teacher reaches on the same problems, as far as it was measured."""
+    """A sentence on the teacher's accuracy on the same problems; empty if it was not measured."""
     teacher = accuracy_interval(data.table("teacher_accuracy"))
     if teacher is None:
         return []
     problems = f" on {teacher.n:,} problems" if teacher.n else ""
-    return [f"The teacher answers {_spoken(teacher)} right{problems}."]
+    return [f"The teacher solves {_spoken(teacher)}{problems}."]
 
 
 def _difference(before: Interval, after: Interval) -> list[str]:
-    """The change in points, and whether chance alone could have made it."""
+    """The change in percentage points, and whether its interval contains zero."""
     if math.isnan(before.low) or math.isnan(after.low):
         return []
     change = wilson_difference(before, after)
     points = f"The change is {100 * change.mean:+.1f} points"
     sentence = f"{points} (95% interval {100 * change.low:+.1f} to {100 * change.high:+.1f})."
     if change.low <= 0 <= change.high:
-        return [sentence, "That interval holds zero: these problems alone do not show that anything changed."]
+        return [sentence, "That interval contains zero, so these problems do not show a change."]
     return [sentence]
 
 
 def _spoken(interval: Interval) -> str:
-    """``12.5% (95% interval 9.1 to 16.9)``."""
+    """A percentage with its interval, such as ``12.5% (95% interval 9.1 to 16.9)``."""
     if math.isnan(interval.low):
         return format_percent(interval.mean)
     return f"{format_percent(interval.mean)} (95% interval {100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
 def comparison(data: RunData, spread: bool = False) -> list[tuple[str, str, str, str, str]]:
-    """Rows of the before/after table: measure, unit, before, after, change. Measures nobody reported are left out.
+    """Rows of the before/after table: measure, unit, before, after, change. Measures without a value are left out.
 
     Args:
         data: the run.
-        spread: show the interval of every measure that has one, not of accuracy alone.
+        spread: show the interval of every measure that has one, and not only of accuracy.
     """
     first, last = accuracy_interval(data.before), accuracy_interval(data.after)
     rows = []
@@ -93,7 +93,7 @@ def comparison(data: RunData, spread: bool = False) -> list[tuple[str, str, str,
 
 
 def _spread(row: Row | None, key: str) -> str:
-    """``0.690 [0.634, 0.746]``, without ends that are not known."""
+    """A value with its interval, such as ``0.690 [0.634, 0.746]``, or alone if the interval is not known."""
     interval = interval_of(row, key)
     value = format_number(finite_number(row, key))
     return f"{value} [{format_number(interval.low)}, {format_number(interval.high)}]" if interval else value

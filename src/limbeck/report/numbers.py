@@ -11,7 +11,7 @@ DASH = "–"
 
 
 def format_percent(value: float) -> str:
-    """``12.5%``."""
+    """A percentage with one decimal, such as ``12.5%``."""
     return f"{100 * value:.1f}%"
 
 
@@ -29,7 +29,7 @@ def format_number(value: float | None) -> str:
 
 
 def format_count(value: float | None) -> str:
-    """A count with its thousands separated; a dash for None."""
+    """A count with separated thousands; a dash for None."""
     return DASH if value is None else f"{round(value):,}"
 
 
@@ -44,13 +44,13 @@ def format_seconds(seconds: float | None) -> str:
 
 
 def format_steps(data: RunData) -> str:
-    """``120 steps``, or ``80 of 120 steps`` where fewer were done than asked."""
+    """``120 steps``, or ``80 of 120 steps`` if the run has not done all of them."""
     done, planned = format_count(data.steps), data.planned
     return f"{done} steps" if planned in (None, data.steps) else f"{done} of {format_count(planned)} steps"
 
 
 def format_interval(interval: Interval | None) -> str:
-    """``12.5% [9.1, 16.9]``, without ends that are not known."""
+    """A percentage with its interval, such as ``12.5% [9.1, 16.9]``, or alone if the interval is not known."""
     if interval is None:
         return DASH
     if math.isnan(interval.low):
