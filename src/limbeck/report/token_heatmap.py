@@ -78,8 +78,8 @@ def heat(samples: Sequence[Row]) -> Heat:
     """Shade the tokens of all samples on one scale, so that two rollouts can be compared.
 
     The shade shows the recorded ``kl``; without it, the absolute difference of the two log-probs; without a teacher,
-    the student's entropy. It grows with the square root of the value, so that small divergences stay visible, and is full
-    at the 98th percentile, at least 0.1 nats, so that one outlier does not make all other shades faint.
+    the student's entropy. It grows with the square root of the value, so that small divergences stay visible. It is
+    full at the 98th percentile, at least 0.1 nats, so that one outlier does not make all other shades faint.
     """
     for what, read in (
         ("divergence between student and teacher", _disagreement),
