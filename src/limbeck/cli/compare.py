@@ -27,7 +27,7 @@ MARK = '<meta name="generator" content="limbeck compare">'
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
     metric: Annotated[
         str, typer.Option(help="The measure to compare: accuracy, kl_reverse, length, loss, ...")
     ] = "accuracy",

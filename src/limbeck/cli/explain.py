@@ -18,7 +18,7 @@ from ..space.registry import Recipe, get
 from ..terminal import printable, screen
 from .docstrings import Doc, parse_docstring
 from .methods import default_of
-from .options import Json, Sets
+from .options import Json
 from .output import add_row, make_table, print_json, print_line
 from .settings import build
 
@@ -28,7 +28,14 @@ NameOf = Annotated[str, typer.Argument(metavar="NAME", help="The method; `limbec
 # ---------------------------------------------------------------- explain
 
 
-def explain(name: NameOf, settings: Sets = None, as_json: Json = False) -> None:
+def explain(
+    name: NameOf,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An argument of the method; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Explain a method: its formula, which models it reads, its arguments, its paper.
 
     The formula under "As it runs here" is printed from the same object that

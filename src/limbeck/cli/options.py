@@ -17,7 +17,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting or argument of the method; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="One of the settings named above; may be repeated."),
 ]
 
 

@@ -53,7 +53,7 @@ def sample_responses(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN_OR_MODEL...", help="One or two of: a run's folder, a model's folder, a hub name, 'embedded'."
+            metavar="RUN_OR_MODEL", help="One or two of: a run's folder, a model's folder, a hub name, 'embedded'."
         ),
     ],
     prompts: Annotated[
