@@ -1,8 +1,8 @@
 """Make ``.venv`` with everything in it. Called by ``make install``; it needs only the standard library.
 
-Nearly all of it is one ``uv pip install -c constraints.txt``. uv alone would not do, for three reasons. A bare clone has
-no uv, so it is installed into ``.venv`` first. uv does not read pip's settings for a registry, certificates and local
-wheels, so they are passed on. And PyPI's build of PyTorch for Linux brings several GB of CUDA, while
+Nearly all of it is one ``uv pip install -c constraints.txt``. uv alone would not do, for three reasons. A bare clone
+has no uv, so it is installed into ``.venv`` first. uv does not read pip's settings for a registry, certificates and
+local wheels, so they are passed on. And PyPI's build of PyTorch for Linux brings several GB of CUDA, while
 ``uv pip install --torch-backend=auto`` fails if PyTorch's own index cannot be reached, so the build is chosen here:
 from pip's local wheels, else from PyTorch's index of CPU builds, else from the registry.
 """
@@ -141,7 +141,7 @@ def uv_install(*words: str) -> list[str]:
 
 
 def offered_torch(options: tuple[str, ...], env: dict[str, str]) -> str:
-    """The version of PyTorch that uv would install with these options, without installing it; empty if there is none."""
+    """The version of PyTorch that uv would install with these options; empty if there is none."""
     impatient = {**env, "UV_HTTP_TIMEOUT": "20", "UV_HTTP_RETRIES": "1"}
     command = uv_install("--dry-run", "--reinstall", "--no-deps", "torch", *options)
     done = subprocess.run(command, env=impatient, capture_output=True, text=True, check=False)

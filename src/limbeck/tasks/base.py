@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ..errors import LimbeckError, shown
+from ..errors import LARGEST, LimbeckError, expect, shown, whole
 from ..limits import VERIFY_SECONDS, OutOfTime, within
 from ..types import Prompt, text_of
 
@@ -325,25 +325,21 @@ LARGEST_COUNT = 10_000_000
 """Upper limit of options that count problems or turns (ours): an order of so many fits into memory."""
 
 
-def whole_number(task: str, field: str, value: object, least: int) -> int:
-    """Check and return an option that counts something.
+def whole_number(task: str, field: str, value: Any, least: int) -> int:
+    """Check and return an option that counts something, or a seed.
 
     Raises:
         LimbeckError: the value is not a whole number of at least ``least``, or too large.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise LimbeckError(f"{field} of task {task!r} is {shown(value)}; give a whole number of at least {least}.")
-    if field != "seed" and value > LARGEST_COUNT:
-        raise LimbeckError(f"{field} of task {task!r} is {value:,}; give at most {LARGEST_COUNT:,}.")
-    return value
+    whole(f"{field} of task {task!r}", value, least, LARGEST if field == "seed" else LARGEST_COUNT)
+    return int(value)
 
 
-def yes_or_no(task: str, field: str, value: object) -> bool:
+def yes_or_no(task: str, field: str, value: Any) -> bool:
     """Check and return an option that is true or false.
 
     Raises:
         LimbeckError: the value is neither true nor false.
     """
-    if not isinstance(value, bool):
-        raise LimbeckError(f"{field} of task {task!r} is {shown(value)}; give true or false.")
-    return value
+    expect(f"{field} of task {task!r}", value, bool, "give true or false")
+    return bool(value)
