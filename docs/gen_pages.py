@@ -24,7 +24,7 @@ from gen_markdown import inline, split_doc, table
 
 import limbeck as lb
 from limbeck.axes.source import Data, Sample
-from limbeck.cli.listing import by_family
+from limbeck.cli.methods import by_family
 from limbeck.space import taxonomy
 from limbeck.space.explain import axes
 from limbeck.space.method import Method
@@ -444,7 +444,7 @@ def cli_page() -> str:
     """The commands with their arguments and options, from the typer application."""
     import typer.main
 
-    from limbeck.cli import app
+    from limbeck.cli.app import app
 
     group = typer.main.get_command(app)
     parts = ["# Command line"]

@@ -1,7 +1,10 @@
-"""Make ``.venv`` with everything in it. Called by ``make install``; the standard library is all it needs.
+"""Make ``.venv`` with everything in it. Called by ``make install``; it needs only the standard library.
 
-Nearly all of it is one ``uv pip install`` against ``constraints.txt``. The rest of this file chooses the build of
-PyTorch: the registry's own build for Linux brings several GB of CUDA, which a machine without a GPU has no use for.
+Nearly all of it is one ``uv pip install -c constraints.txt``. uv alone would not do, for three reasons. A bare clone
+has no uv, so it is installed into ``.venv`` first. uv does not read pip's settings for a registry, certificates and
+local wheels, so they are passed on. And PyPI's build of PyTorch for Linux brings several GB of CUDA, while
+``uv pip install --torch-backend=auto`` fails if PyTorch's own index cannot be reached, so the build is chosen here:
+from pip's local wheels, else from PyTorch's index of CPU builds, else from the registry.
 """
 
 from __future__ import annotations
@@ -16,8 +19,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,37 +32,14 @@ EXTRAS = "peers,smollm2,textworld,trackers"
 
 
 class InstallError(RuntimeError):
-    """What went wrong, in one sentence."""
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A PyTorch wheel in a local folder."""
-
-    version: str
-    folder: str
-
-    @property
-    def is_cpu(self) -> bool:
-        """Whether its name says that it is the build for machines without a GPU."""
-        return "+cpu" in self.version
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One way to get PyTorch."""
-
-    requirement: str
-    options: tuple[str, ...]
-    why: str
-    may_fail: bool = False
+    """The installation failed; the message is one sentence."""
 
 
 # ---------------------------------------------------------------- deciding: pure functions
 
 
 def pip_settings(listing: str) -> dict[str, str]:
-    """The settings in what ``pip config list`` prints (``global.find-links='...'``); the environment wins."""
+    """The settings in the output of ``pip config list`` (``global.find-links='...'``); the environment wins."""
     settings: dict[str, str] = {}
     for line in sorted(listing.splitlines(), key=lambda line: line.startswith(":env:")):
         key, mark, value = line.partition("=")
@@ -70,50 +49,34 @@ def pip_settings(listing: str) -> dict[str, str]:
             text = str(ast.literal_eval(value.strip()))
         except (ValueError, SyntaxError):
             text = value.strip()
-        # `global.`, `install.`, `:env:.`: which section a setting stands in does not matter here.
-        settings[key.rsplit(".", 1)[-1].strip()] = text
+        settings[key.rsplit(".", 1)[-1].strip()] = text  # without the section (`global.`, `install.`, `:env:.`)
     return settings
 
 
-def local_folders(links: str) -> list[str]:
-    """The folders among pip's find-links, which may also be web pages (uv could read those, we cannot list them)."""
-    return [link.removeprefix("file://") for link in links.split() if "://" not in link or link.startswith("file://")]
+def torch_options(
+    links: Sequence[str], gpu: bool, linux: bool, offered: Callable[[tuple[str, ...]], str]
+) -> tuple[tuple[str, ...], str]:
+    """The options of uv that select a build of PyTorch, and a sentence that says why.
 
-
-def torch_wheels(names: Sequence[str], folder: str, tag: str, machine: str) -> list[Wheel]:
-    """The PyTorch wheels among file names that fit this Python (``cp311``) and machine (``x86_64``), newest first."""
-    pattern = re.compile(rf"torch-([^-]+)-{re.escape(tag)}-[^-]+-[^-]*{re.escape(machine)}\.whl", re.IGNORECASE)
-    found = [Wheel(match.group(1).replace("%2B", "+"), folder) for match in map(pattern.fullmatch, names) if match]
-    return sorted(found, key=lambda wheel: [int(part) for part in re.findall(r"\d+", wheel.version)], reverse=True)
-
-
-def torch_choices(pinned: str, wheels: Sequence[Wheel], gpu: bool, linux: bool) -> list[Choice]:
-    """The ways to get PyTorch on this machine, best first. Where the first cannot be had, the next is tried."""
-    fitting = [wheel for wheel in wheels if not (gpu and wheel.is_cpu)]
-    if fitting:
-        wheel = fitting[0]
-        why = f"PyTorch {wheel.version} from {wheel.folder}, which pip is set up to look in"
-        return [Choice(f"torch=={wheel.version}", ("--find-links", wheel.folder), why)]
-    registry = f"torch=={pinned}"
-    if gpu:
-        return [Choice(registry, (), f"PyTorch {pinned} with CUDA, because this machine has an NVIDIA GPU")]
-    if not linux:
-        return [Choice(registry, (), f"PyTorch {pinned}")]
-    why = f"PyTorch {pinned} for the CPU, because this machine has no NVIDIA GPU"
-    large = f"PyTorch {pinned} with CUDA (several GB), because PyTorch's own index of CPU builds cannot be reached"
-    return [Choice(registry, ("--torch-backend", "cpu"), why, may_fail=True), Choice(registry, (), large)]
-
-
-def split_constraints(text: str) -> tuple[str, str]:
-    """The pinned version of PyTorch, and all other pins."""
-    pinned = re.search(r"^torch==([^\s;]+)", text, re.MULTILINE)
-    if not pinned:
-        raise InstallError("constraints.txt has no line `torch==VERSION`.")
-    return pinned.group(1), re.sub(r"^torch==.*\n?", "", text, flags=re.MULTILINE)
+    Args:
+        links: pip's find-links.
+        gpu: whether the machine has an NVIDIA GPU.
+        linux: whether it runs Linux, where PyPI's build brings CUDA.
+        offered: the version that uv would install with some options; empty if there is none.
+    """
+    local = tuple(word for link in links for word in ("--find-links", link))
+    version = offered(("--no-index", *local)) if local else ""
+    if version and not (gpu and version.endswith("+cpu")):
+        return local, f"PyTorch {version} from {' '.join(links)}, where pip looks for wheels"
+    if gpu or not linux:
+        return (), "PyTorch from the package registry" + (", with CUDA for the NVIDIA GPU" if gpu else "")
+    if version := offered(("--torch-backend", "cpu")):
+        return ("--torch-backend", "cpu"), f"PyTorch {version}, because this machine has no NVIDIA GPU"
+    return (), "PyTorch with CUDA (several GB), because PyTorch's own index of CPU builds cannot be reached"
 
 
 def fingerprint(*texts: str) -> str:
-    """Changes whenever an input of the installation does."""
+    """A digest that changes whenever an input of the installation does."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
@@ -121,7 +84,7 @@ def fingerprint(*texts: str) -> str:
 
 
 def run(command: Sequence[str], env: dict[str, str] | None = None, tries: int = 2) -> bool:
-    """Run a command that uses the network, once more if it fails: downloads do fail."""
+    """Run a command that uses the network, and repeat it once if it fails, because downloads sometimes fail."""
     for attempt in range(1, tries + 1):
         if subprocess.run(command, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode == 0:
             return True
@@ -132,7 +95,7 @@ def run(command: Sequence[str], env: dict[str, str] | None = None, tries: int = 
 
 
 def pip_configuration() -> dict[str, str]:
-    """pip's own settings, from its files and from the environment."""
+    """pip's settings, from its files and from the environment."""
     settings: dict[str, str] = {}
     for python in (sys.executable, str(BIN / "python")):
         listing = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
@@ -142,7 +105,7 @@ def pip_configuration() -> dict[str, str]:
 
 
 def uv_environment(settings: dict[str, str]) -> dict[str, str]:
-    """Tell uv, which does not read pip's configuration, of the user's own registry and certificates."""
+    """Environment variables that tell uv the user's registry and certificates, because it does not read pip's files."""
     env = {**os.environ, "VIRTUAL_ENV": str(VENV)}
     if "index-url" in settings:
         env.setdefault("UV_DEFAULT_INDEX", settings["index-url"])
@@ -151,15 +114,8 @@ def uv_environment(settings: dict[str, str]) -> dict[str, str]:
     return env
 
 
-def find_torch_wheels(links: str) -> list[Wheel]:
-    """The PyTorch wheels in pip's local folders that this Python can install."""
-    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    folders = [folder for folder in local_folders(links) if Path(folder).is_dir()]
-    return [wheel for at in folders for wheel in torch_wheels(os.listdir(at), at, tag, platform.machine())]
-
-
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver is there."""
+    """Whether an NVIDIA driver is installed."""
     return shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia/version").exists()
 
 
@@ -179,34 +135,32 @@ def make_venv() -> None:
         raise InstallError(f"pip could not install {UV}: is the package registry reachable?")
 
 
-def available(choice: Choice, env: dict[str, str]) -> bool:
-    """Ask uv, without installing anything, whether it can get PyTorch this way."""
-    command = [str(BIN / "uv"), "pip", "install", "--quiet", "--dry-run", "--no-deps", choice.requirement]
+def uv_install(*words: str) -> list[str]:
+    """The command ``uv pip install`` with the pinned versions."""
+    return [str(BIN / "uv"), "pip", "install", "--constraint", str(CONSTRAINTS), *words]
+
+
+def offered_torch(options: tuple[str, ...], env: dict[str, str]) -> str:
+    """The version of PyTorch that uv would install with these options; empty if there is none."""
     impatient = {**env, "UV_HTTP_TIMEOUT": "20", "UV_HTTP_RETRIES": "1"}
-    done = subprocess.run([*command, *choice.options], env=impatient, capture_output=True, check=False)
-    return done.returncode == 0
+    command = uv_install("--dry-run", "--reinstall", "--no-deps", "torch", *options)
+    done = subprocess.run(command, env=impatient, capture_output=True, text=True, check=False)
+    found = re.search(r"^ \+ torch==(\S+)", done.stderr, re.MULTILINE)
+    return found[1] if found and done.returncode == 0 else ""
 
 
-def install(settings: dict[str, str]) -> str:
-    """Install everything; returns the requirement by which PyTorch came."""
+def install(settings: dict[str, str]) -> None:
+    """Install everything."""
     env = uv_environment(settings)
-    pinned, others = split_constraints(CONSTRAINTS.read_text(encoding="utf-8"))
-    wheels = find_torch_wheels(settings.get("find-links", ""))
-    choices = torch_choices(pinned, wheels, has_gpu(), sys.platform.startswith("linux"))
-    choice = next(choice for choice in choices if not choice.may_fail or available(choice, env))
-    print(f"  {choice.why}", flush=True)
-    # PyTorch's own pin is left to the requirement: a wheel's version may carry a suffix such as +cpu.
-    pins = VENV / "constraints.txt"
-    pins.write_text(others, encoding="utf-8")
-    command = [str(BIN / "uv"), "pip", "install", "--constraint", str(pins), choice.requirement, *choice.options]
-    command += ["--group", "dev", "--editable", f".[{EXTRAS}]"]
-    if not run(command, env):
-        raise InstallError(f"uv could not install the packages: its own words are above.{compiler_hint()}")
-    return choice.requirement
+    links = settings.get("find-links", "").split()
+    options, why = torch_options(links, has_gpu(), sys.platform.startswith("linux"), lambda o: offered_torch(o, env))
+    print(f"  {why}", flush=True)
+    if not run(uv_install(*options, "--group", "dev", "--editable", f".[{EXTRAS}]"), env):
+        raise InstallError(f"uv could not install the packages; its messages are above.{compiler_hint()}")
 
 
 def compiler_hint() -> str:
-    """What may be the matter on a bare machine: one package, pycosat (reasoning-gym wants it), is built from C."""
+    """A likely cause on a bare machine: pycosat, which reasoning-gym needs, is compiled from C."""
     headers = Path(sysconfig.get_path("include")) / "Python.h"
     if headers.exists() and any(map(shutil.which, ("cc", "gcc", "clang"))):
         return ""
@@ -214,10 +168,10 @@ def compiler_hint() -> str:
 
 
 def try_out() -> None:
-    """Import the heavy packages once: proof that they work, and their bytecode is there when the demo starts.
+    """Import the large packages once, to check that they work and to compile their bytecode before the demo.
 
-    Warnings are off, because one package's source provokes SyntaxWarnings, which Python shows when it compiles it.
-    Limbeck itself is not imported: a mistake in its code is for the tests to tell, not for the installer.
+    Warnings are off, because the source of one package provokes SyntaxWarnings when Python compiles it. Limbeck is not
+    imported, because the tests check its code.
     """
     print("  Trying it out", flush=True)
     code = "import torch, reasoning_gym; from transformers import AutoTokenizer, LlamaForCausalLM"
@@ -225,11 +179,11 @@ def try_out() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InstallError(f"The packages are installed, but they do not import: {reason}")
+        raise InstallError(f"the packages are installed, but they cannot be imported: {reason}")
 
 
 def main() -> int:
-    """Install unless nothing changed since the last time."""
+    """Install, unless nothing has changed since the last time."""
     start = time.monotonic()
     if sys.version_info < (3, 11):  # noqa: UP036
         print(f"error: Limbeck needs Python 3.11 or newer, and this is {platform.python_version()}.", file=sys.stderr)
@@ -241,13 +195,13 @@ def main() -> int:
             return 0
         print("Installing Limbeck into .venv (a minute or two, once):", flush=True)
         make_venv()
-        torch = install(pip_configuration())
+        install(pip_configuration())
         try_out()
         STAMP.write_text(wanted)
     except (InstallError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"Installed in {time.monotonic() - start:.0f} s, with {torch}.")
+    print(f"Installed in {time.monotonic() - start:.0f} s.")
     return 0
 
 

@@ -1,8 +1,9 @@
-"""The one exception a user's mistake raises."""
+"""The exception for mistakes of users, and checks of values that raise it."""
 
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 import math
 import numbers
@@ -13,10 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 
 class LimbeckError(ValueError):
-    """A user's mistake, told in one sentence that names the field, the value and the remedy.
+    """A mistake of the user. The message is one sentence that names the field, the value and the remedy.
 
-    The command line prints the sentence without a traceback and exits with status 2. A word of thousands of letters in
-    it, which somebody gave as a name or a value, is clipped.
+    The command line prints the message without a traceback and exits with status 2. Very long words in the message,
+    which come from names or values that were given, are shortened.
     """
 
     def __init__(self, sentence: object = "", *further: object) -> None:
@@ -28,7 +29,7 @@ _LONG = re.compile(rf"\S{{{_LONGEST_WORD},}}")
 
 
 def clipped(text: str) -> str:
-    """The text without the middle of words of thousands of letters, and of what is longer than any sentence."""
+    """The text, with the middle of very long words removed, and the middle of a very long text."""
     text = _LONG.sub(lambda found: f"{found[0][:60]}...{found[0][-20:]}", text)
     if len(text) > _LONGEST_SENTENCE:
         text = f"{text[: _LONGEST_SENTENCE // 2]} ... {text[-_LONGEST_SENTENCE // 2 :]}"
@@ -36,13 +37,24 @@ def clipped(text: str) -> str:
 
 
 def quoted(text: object) -> str:
-    """A name that somebody gave, as a sentence can quote it: its beginning where it is long."""
+    """The ``repr`` of a name for a message, shortened to 80 characters."""
     whole = repr(text)
     return whole if len(whole) <= 80 else f"{whole[:77]}..."
 
 
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk (or quota) caused an error; libraries in C++ and Rust report it only in the message."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or f"(os error {errno.EDQUOT})" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the closest known name, or an empty string."""
+    """`` (did you mean 'x'?)`` with the closest known name, or an empty string if none is close."""
     if not isinstance(word, str) or len(word) > 100:
         return ""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
@@ -50,7 +62,7 @@ def nearest(word: object, known: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a sentence can hold it: itself where it is short, else what it is."""
+    """A value for a message: its ``repr`` if that is short, else its type."""
     if inspect.isfunction(value) or inspect.isclass(value):
         return f"the {'function' if inspect.isfunction(value) else 'class'} {value.__name__}"
     text = repr(value)
@@ -58,7 +70,7 @@ def shown(value: object) -> str:
 
 
 def expect(what: str, value: object, kinds: type | tuple[type, ...], remedy: str) -> None:
-    """Raise where a value is none of these kinds; ``remedy`` says what to give.
+    """Raise if a value is not of one of these types; ``remedy`` says what to give.
 
     Raises:
         LimbeckError: naming the value and the remedy.
@@ -68,13 +80,13 @@ def expect(what: str, value: object, kinds: type | tuple[type, ...], remedy: str
 
 
 def number(what: str, value: object, low: float = -math.inf, high: float = math.inf, ends: bool = False) -> None:
-    """Raise where a value is not a number between two bounds.
+    """Raise if a value is not a number between two bounds.
 
     Args:
-        what: how the sentence calls it.
-        value: whatever was given.
+        what: name of the value in the message.
+        value: to be checked.
         low, high: the bounds.
-        ends: whether the bounds themselves are allowed, also infinite ones.
+        ends: whether the bounds themselves are allowed, including infinite ones.
     """
     try:
         x = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
@@ -88,11 +100,11 @@ def number(what: str, value: object, low: float = -math.inf, high: float = math.
 
 
 LARGEST = 10**15
-"""Whole numbers up to here are numbers in every format that a run writes."""
+"""Largest whole number (ours): up to here, every file format of a run stores whole numbers exactly."""
 
 
 def whole(what: str, value: object, low: int, high: int = LARGEST) -> None:
-    """Raise where a value is not a whole number of at least ``low`` and at most ``high``."""
+    """Raise if a value is not a whole number of at least ``low`` and at most ``high``."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < low:
         raise LimbeckError(f"{what} is {shown(value)}; give a whole number of at least {low}.")
     if int(value) > high:
@@ -112,7 +124,7 @@ _KINDS = {
 
 
 def _kinds(hint: object) -> tuple[type, ...]:
-    """The classes of an annotation; a list serves where a tuple is meant, because TOML and JSON have only lists."""
+    """The classes of an annotation; a list is accepted for a tuple, because TOML and JSON have only lists."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     kinds = [typing.get_origin(part) or part for part in parts]
     known = tuple(k for kind in kinds for k in ((tuple, list) if kind is tuple else (kind,)) if isinstance(k, type))
@@ -120,7 +132,7 @@ def _kinds(hint: object) -> tuple[type, ...]:
 
 
 def _hints(function: Callable[..., object]) -> dict[str, object]:
-    """The annotations of a function; none where it names what only a type checker knows."""
+    """The annotations of a function; empty if they name types that are only imported for type checkers."""
     try:
         return dict(typing.get_type_hints(function))
     except (NameError, TypeError, AttributeError):
@@ -128,7 +140,7 @@ def _hints(function: Callable[..., object]) -> dict[str, object]:
 
 
 def refuse_wrong_types(name: str, function: Callable[..., object], arguments: Mapping[str, object]) -> None:
-    """Raise where an argument is not of a type that the function's annotations allow (a whole number is a number).
+    """Raise if an argument is not of a type that the function's annotations allow (a whole number is also a number).
 
     Raises:
         LimbeckError: naming the argument, its value and its default.

@@ -1,4 +1,7 @@
-"""Whether the Hugging Face hub can be reached, asked once: its own client retries for most of a minute."""
+"""Check once whether the Hugging Face hub can be reached; its own client retries for almost a minute.
+
+The answer is remembered for the life of the process.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ import huggingface_hub
 from huggingface_hub import constants
 
 SECONDS = 5
-"""How long an answer may take; ours."""
+"""Time limit of the check (ours)."""
 
 
 @functools.cache
 def reachable() -> bool:
-    """Whether the hub answers, through proxies where the environment names some."""
+    """Whether the hub answers, through the proxies in the environment."""
     try:
         huggingface_hub.get_session().head(constants.ENDPOINT, timeout=SECONDS)
-    except Exception:  # no network, no name, no proxy, offline by choice: all mean the same here
+    except Exception:  # no network, no name resolution, no proxy, or offline mode
         return False
     return True

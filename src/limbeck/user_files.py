@@ -1,9 +1,8 @@
-"""Python files of the user's own, with methods, parts, tasks and rewards: ``--import FILE.py``.
+"""Run Python files of the user with methods, parts, tasks and rewards: ``--import FILE.py``.
 
-Methods register themselves with a decorator; tasks and rewards are found by their names in the file (``named``).
-
-Code runs only if the user names its file: a run's folder records which files it was run with, and resuming it asks for
-them again instead of running what a record names.
+Methods register themselves with a decorator; tasks and rewards are found by their names in the file
+(``imported_value``). Code runs only if the user names its file: a run's folder records its files, and resuming the run
+asks the user to name them again.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from types import ModuleType
 from .errors import LimbeckError, shown
 
 _RUN: dict[str, str] = {}
-"""Files that ran in this process, by their absolute path: what the user typed."""
+"""Files that ran in this process: the path as typed, by absolute path."""
 
 _MODULES: dict[str, ModuleType] = {}
-"""The modules that the same files became."""
+"""The modules of the same files, by absolute path."""
 
 
 def run_file(file: object) -> str:
     """Run a Python file once, as a module of its own, and return its absolute path.
 
     Raises:
-        LimbeckError: it is no file, or its code raises.
+        LimbeckError: there is no such file, or its code raises an exception.
     """
     if not isinstance(file, str | Path):
-        raise LimbeckError(f"imports={shown(file)}: give Python files by their paths.")
+        raise LimbeckError(f"imports={shown(file)} is not a path; give paths of Python files.")
     path = Path(file).expanduser()
     if path.suffix != ".py" or not path.is_file():
         raise LimbeckError(f"--import {shown(str(file))}: there is no such Python file; give the path of a FILE.py.")
@@ -44,8 +43,8 @@ def run_file(file: object) -> str:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickling look their module up
-    sys.path.insert(0, str(path.parent))  # what lies beside it can be imported, as when Python runs a file
+    sys.modules[name] = module  # dataclasses and pickle look up the module
+    sys.path.insert(0, str(path.parent))  # files next to it can be imported, as when Python runs a file
     try:
         spec.loader.exec_module(module)
     except LimbeckError as e:
@@ -57,7 +56,7 @@ def run_file(file: object) -> str:
         line = frames[-1].lineno if frames else getattr(e, "lineno", None)
         said = next(iter(str(e).strip().splitlines()), "no message").rstrip(".")
         raise LimbeckError(
-            f"--import {file}{f', line {line}' if line else ''}: it raises {type(e).__name__} ({said}); mend it."
+            f"--import {file}{f', line {line}' if line else ''}: it raises {type(e).__name__} ({said}); correct it."
         ) from None
     finally:
         sys.path.remove(str(path.parent))
@@ -70,18 +69,17 @@ def run_files(files: object) -> tuple[str, ...]:
     """Run some files in order; see ``run_file``."""
     several = [files] if isinstance(files, str | Path) else files
     if not isinstance(several, Iterable):
-        raise LimbeckError(f"imports={shown(files)} is no list of files; give imports=['FILE.py'].")
+        raise LimbeckError(f"imports={shown(files)} is not a list of files; give imports=['FILE.py'].")
     return tuple(run_file(file) for file in several)
 
 
-def named(name: str) -> object:
-    """The value of a top-level name in the files that ran; None where no file has the name.
+def imported_value(name: str) -> object:
+    """The value of a top-level name in the files that ran; None if no file has the name.
 
-    A task or a reward function of the user's own is given by such a name: ``--task mine``,
-    ``--set task_options.reward=mine``.
+    Such a name selects a task or a reward function of the user: ``--task mine``, ``--set task_options.reward=mine``.
 
     Raises:
-        LimbeckError: two files have the name, for different things.
+        LimbeckError: two files define the name with different values.
     """
     have = {path: getattr(module, name) for path, module in _MODULES.items() if hasattr(module, name)}
     if len({id(value) for value in have.values()}) > 1:
@@ -90,23 +88,23 @@ def named(name: str) -> object:
     return next(iter(have.values()), None)
 
 
-def names() -> tuple[str, ...]:
-    """The top-level names of the files that ran, but for private ones."""
+def imported_names() -> tuple[str, ...]:
+    """The public top-level names of the files that ran."""
     return tuple(name for module in _MODULES.values() for name in vars(module) if not name.startswith("_"))
 
 
 def refuse_unnamed(out: Path, files: Iterable[str]) -> None:
-    """Raise where a run was made with files that the user has not named again.
+    """Raise if a run was started with files that the user has not named again.
 
     Raises:
-        LimbeckError: with what to type.
+        LimbeckError: naming the options to add.
     """
     lacking = [file for file in files if file not in _RUN]
     if lacking:
         again = " ".join(f"--import {file}" for file in lacking)
         raise LimbeckError(
-            f"{out} was run with code of your own ({', '.join(Path(f).name for f in lacking)}), which runs only where "
-            f"you say so; add {again}."
+            f"{out} was run with code of your own ({', '.join(Path(f).name for f in lacking)}), which runs only if you "
+            f"name it again; add {again}."
         )
 
 
@@ -116,5 +114,5 @@ def ran() -> tuple[str, ...]:
 
 
 def typed() -> str:
-    """The options that name the files of this process again, for commands that are shown."""
+    """The ``--import`` options of this process, for commands that messages suggest."""
     return "".join(f" --import {file}" for file in _RUN.values())

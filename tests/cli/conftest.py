@@ -11,7 +11,7 @@ from stub_engine import MEASURED, Notes, Run
 from typer.testing import CliRunner, Result
 
 import limbeck.engine
-from limbeck.cli import app
+from limbeck.cli.app import app
 
 
 @pytest.fixture

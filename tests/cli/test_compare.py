@@ -57,7 +57,7 @@ def test_the_page_replaces_only_a_page(limbeck_: Run, pair: tuple[str, str], fol
     (folder / "mine.html").write_text("<p>mine</p>")
     refused = limbeck_("compare", *pair, "--out", "mine.html")
     assert (refused.exit_code, (folder / "mine.html").read_text()) == (2, "<p>mine</p>")
-    assert "--out mine.html: there is something else than an earlier comparison" in refused.stderr
+    assert "--out mine.html: the file exists and is not an earlier comparison" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_the_page_replaces_only_a_page(limbeck_: Run, pair: tuple[str, str], fol
     [
         (("runs/a",), "compare needs at least two runs, and only runs/a was named; name another."),
         (("runs/a", "runs/a/"), "runs/a was named twice; name every run once."),
-        (("runs/a", "runs/x"), "runs/x: there is no such folder; name a folder that a run has written to."),
+        (("runs/a", "runs/x"), "runs/x: there is no such folder; name the folder of a run."),
         (
             ("runs/a", "runs"),
-            "'runs' is not a run folder: it has no run.json; name the folder a run was written to",
+            "'runs' is not a run folder (it has no run.json); name the folder of a run.",
         ),
         (("runs/a", "runs/b", "--out", "c.pdf"), "--out c.pdf: the page is HTML; give a name that ends with .html."),
         (

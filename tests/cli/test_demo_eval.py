@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stub_engine import MEASURED, Notes, Run
 
-from limbeck.cli.run import DEMO, story
+from limbeck.cli.demo import DEMO, story
 from limbeck.engine import Result
 
 
@@ -34,9 +34,9 @@ def test_demo_trains_the_embedded_pair(limbeck_: Run, notes: Notes) -> None:
 
 def test_demo_prints_what_happened_and_what_to_do_next(limbeck_: Run, notes: Notes) -> None:
     shown = limbeck_("demo").stdout
-    solved = "Of 200 problems it had not seen it solved 25.0% [20.0% to 31.0%] before and 75.0% [69.0% to 80.0%] after"
+    solved = "It solved 25.0% [20.0% to 31.0%] of 200 held-out problems before training and 75.0% [69.0%"
     assert solved in shown
-    assert "It is nearer to its teacher than it was: 0.900 nats a token before, 0.300 after" in shown
+    assert "the reverse KL was 0.900 nats per token and is now 0.300" in shown
     for hint in ("open runs/demo/report.html", "limbeck explain kdrl", "limbeck train kdrl --student Qwen"):
         assert hint in shown
 
@@ -49,7 +49,7 @@ def test_demo_with_another_method_keeps_that_methods_defaults(limbeck_: Run, not
 def test_demo_overwrites_only_the_folder_of_an_earlier_demo(limbeck_: Run, notes: Notes, run_folder: Path) -> None:
     refused = limbeck_("demo", "--out", "old")
     assert (refused.exit_code, notes.calls) == (2, [])
-    assert "--out old: it holds something else than an earlier demo" in refused.stderr
+    assert "--out old: the folder holds something other than an earlier demo" in refused.stderr
     (run_folder / "run.json").write_text(json.dumps({"command": "limbeck demo --out old"}))
     assert limbeck_("demo", "--out", "old").exit_code == 0
     (run_folder / "run.json").write_text("damaged")
@@ -63,11 +63,11 @@ def _result(before: dict | None, after: dict | None) -> Result:
 def test_demo_claims_an_effect_only_beyond_chance() -> None:
     base = {"accuracy": 0.5, "correct": [0, 1] * 20}
     better, worse, chance = [1] * 40, [0] * 40, [1, 1, *[0, 1] * 19]
-    assert story("X", _result(base, {**base, "correct": better}))[-1] == "That is better, and more than chance."
-    assert story("X", _result(base, {**base, "correct": worse}))[-1] == "That is worse, and more than chance."
+    assert story("X", _result(base, {**base, "correct": better}))[-1] == "The student is better, by more than chance."
+    assert story("X", _result(base, {**base, "correct": worse}))[-1] == "The student is worse, by more than chance."
     assert "may be chance" in story("X", _result(base, {**base, "correct": chance}))[-1]
     assert "further from its teacher" in story("X", _result({"kl_reverse": 0.1}, {"kl_reverse": 0.2}))[-1]
-    assert story("X", _result(None, None)) == ["X, 3 steps. The student, as it is now, lies in o/student."]
+    assert story("X", _result(None, None)) == ["X, 3 steps. The trained student is in o/student."]
 
 
 def test_eval_passes_its_options_to_the_engine(limbeck_: Run, notes: Notes) -> None:
@@ -95,7 +95,7 @@ def test_eval_passes_its_options_to_the_engine(limbeck_: Run, notes: Notes) -> N
 def test_eval_prints_a_table_of_its_numbers(limbeck_: Run, notes: Notes) -> None:
     shown = [" ".join(line.split()) for line in limbeck_("eval", "--student", "embedded").stdout.splitlines()]
     assert "accuracy 25.0% (95% interval 20.0% to 31.0%)" in shown
-    assert "KL(student ‖ teacher) 0.9000 nats a token" in shown
+    assert "KL(student ‖ teacher) 0.9000 nats per token" in shown
     assert "length 21.2 tokens" in shown
     assert shown[-2:] == ["pass@1 25.0%", "pass@4 50.0%"]
     assert not any(line.startswith("perplexity") for line in shown)

@@ -51,7 +51,7 @@ def test_it_says_what_would_happen_and_writes_nothing(limbeck_: Run, notes: Note
         "32 prompts, 4 responses to each from student",
         "128 sequences",
         "at most 5,120 of responses",
-        "right within a factor of",
+        "correct within a factor of",
         "  max_tokens = 40",
         "State the final answer to the following arithmetic problem",
         "Nothing was trained or written",
@@ -137,11 +137,11 @@ def spoilt(folder: Path) -> Path:
         (("sft", "--student", "./encoder"), "hidden_size=0 in its config.json"),
         (("grpo", "--task", "long.jsonl"), "but the model reads only"),
         (("grpo", "--task", "none.jsonl"), "there is no such file"),
-        (("sft", "--out", "full"), "the folder holds other things than a run"),
+        (("sft", "--out", "full"), "the folder is not empty and holds no run"),
         (("sft", "--set", "template=none.jinja"), "template='none.jinja': there is no such file"),
         (("sft", "--set", "lora_rank=4096"), "lora_rank=4096 is more than any layer"),
         (("dpo",), "dpo reads pairs from 'two_digit_sums'"),
-        (("sft", "--resume", "full"), "it is not the folder of a run"),
+        (("sft", "--resume", "full"), "the folder has no readable run.json"),
     ],
 )
 def test_what_a_run_would_refuse_is_refused(
@@ -158,7 +158,7 @@ def test_what_a_run_would_refuse_is_refused(
 
 def test_a_run_that_goes_on_has_no_dry_run(limbeck_: Run, notes: Notes, run_folder: Path) -> None:
     result = limbeck_("train", "--resume", "old", "--dry-run")
-    assert "--dry-run does not fit --resume" in result.stderr
+    assert "--dry-run cannot be combined with --resume" in result.stderr
     assert notes.calls == []
 
 

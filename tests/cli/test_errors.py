@@ -13,7 +13,7 @@ import pytest
 from stub_engine import Notes, Run
 
 import limbeck
-from limbeck.cli import app
+from limbeck.cli.app import app
 from limbeck.errors import LimbeckError
 from limbeck.space.registry import REGISTRY
 
@@ -48,11 +48,11 @@ def test_every_command_has_a_help_with_examples(limbeck_: Run, name: str) -> Non
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("tarin",), "no such command 'tarin'. Did you mean 'train'? `limbeck --help` shows what there is."),
-        (("--frobnicate",), "no such option: --frobnicate; `limbeck --help` shows what there is."),
-        (("eval",), "missing option '--student'; `limbeck eval --help` shows what there is."),
-        (("diff",), "missing argument 'A'; `limbeck diff --help` shows what there is."),
-        (("diff", "gkd"), "diff compares two methods: `limbeck diff gkd OTHER`; `limbeck methods` lists them."),
+        (("tarin",), "no such command 'tarin'. Did you mean 'train'? `limbeck --help` lists the options."),
+        (("--frobnicate",), "no such option: --frobnicate; `limbeck --help` lists the options."),
+        (("eval",), "missing option '--student'; `limbeck eval --help` lists the options."),
+        (("diff",), "missing argument 'A'; `limbeck diff --help` lists the options."),
+        (("diff", "gkd"), "diff compares two methods, and only gkd was named; write `limbeck diff gkd OTHER`."),
         (
             ("diff", "gdk"),
             f"unknown method 'gdk' (did you mean 'gkd'?); `limbeck methods` lists all {len(REGISTRY)}, and --import "
@@ -67,10 +67,10 @@ def test_misuse_gives_one_sentence(limbeck_: Run, words: tuple[str, ...], senten
 
 
 def test_a_users_mistake_in_the_engine_gives_one_sentence(limbeck_: Run, notes: Notes) -> None:
-    notes.trouble = LimbeckError("task 'x' is unknown: give another.")
+    notes.trouble = LimbeckError("task 'x' is unknown; give another.")
     result = limbeck_("train", "sft")
     assert result.exit_code == 2
-    assert result.stderr == "limbeck: task 'x' is unknown: give another.\n"
+    assert result.stderr == "limbeck: task 'x' is unknown; give another.\n"
 
 
 def test_control_c_says_how_to_continue(limbeck_: Run, notes: Notes, run_folder: Path) -> None:
@@ -82,7 +82,7 @@ def test_control_c_says_how_to_continue(limbeck_: Run, notes: Notes, run_folder:
     for words in (("train", "--resume", "old"), ("train", "sft", "--out", "old", "--overwrite")):
         result = limbeck_(*words, "--quiet")
         assert result.exit_code == 130
-        assert result.stderr == "limbeck: stopped; go on with `limbeck train --resume old`.\n"
+        assert result.stderr == "limbeck: stopped; continue with `limbeck train --resume old`.\n"
     early = limbeck_("train", "sft", "--json")
     assert early.exit_code == 130
     assert json.loads(early.stdout) == {"error": "stopped before anything was written."}
@@ -109,7 +109,7 @@ def test_a_full_disk_gives_one_sentence(limbeck_: Run, notes: Notes, trouble: Ba
     notes.trouble = trouble
     result = limbeck_("train", "sft")
     assert result.exit_code == 2
-    assert result.stderr.startswith("limbeck: the disk is full; nothing that was written before is lost")
+    assert result.stderr.startswith("limbeck: the disk is full; what was written before is intact")
     assert result.stderr.count("\n") == 1
 
 

@@ -74,7 +74,7 @@ def test_python_code_may_name_files_to_import(mine: str) -> None:
 def test_a_record_alone_runs_no_code(folder: Path, mine: str) -> None:
     """What a run's folder names runs only if the user names it again."""
     file = str(Path(mine).resolve())
-    with pytest.raises(LimbeckError, match=r"runs only where you say so; add --import .*mine\.py\.$"):
+    with pytest.raises(LimbeckError, match=r"runs only if you name it again; add --import .*mine\.py\.$"):
         refuse_unnamed(folder / "o", (file,))
     own_files.run_file(mine)
     refuse_unnamed(folder / "o", (file,))

@@ -61,7 +61,7 @@ def test_a_stopped_pipeline_says_that_the_same_command_continues_it(limbeck_: Ru
     noted.trouble = KeyboardInterrupt()
     result = limbeck_("pipeline", "sd_zero", "--out", "a b")
     assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == "limbeck: stopped; go on with `limbeck pipeline sd_zero --out 'a b'`."
+    assert result.stderr.splitlines()[-1] == "limbeck: stopped; continue with `limbeck pipeline sd_zero --out 'a b'`."
 
 
 def test_without_a_name_all_pipelines_are_listed(limbeck_: Run) -> None:
@@ -82,7 +82,7 @@ def test_without_a_name_all_pipelines_are_listed(limbeck_: Run) -> None:
     ("words", "sentence"),
     [
         (("sdzero",), "unknown pipeline 'sdzero' (did you mean 'sd_zero'?)"),
-        (("sd_zero",), "a pipeline needs a folder: --out runs/sd_zero"),
+        (("sd_zero",), "a pipeline needs a folder; add --out runs/sd_zero"),
         (("sd_zero", "--out", "p", "--student", "./nowhere"), "--student ./nowhere: there is no such folder"),
         (("sd_zero", "--out", "p", "--task", "no.jsonl"), "--task no.jsonl: there is no such file"),
         (("sd_zero", "--out", "p", "--set", "iterations=0"), "iterations of sd_zero is 0"),

@@ -27,5 +27,5 @@ def test_a_folder_without_a_run_is_refused(name: str, limbeck_: Run, tmp_path: P
     (tmp_path / "empty").mkdir()
     result = limbeck_("report", str(tmp_path / name))
     assert result.exit_code == 2
-    assert "is not a run folder: it has no run.json" in result.stderr
+    assert "is not a run folder (it has no run.json)" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -13,7 +13,7 @@ from stub_engine import Run
 
 import limbeck.engine.responses
 from limbeck import embedded
-from limbeck.cli.responses import heading, show, summary
+from limbeck.cli.show_responses import heading, print_responses, summary
 from limbeck.errors import LimbeckError
 from limbeck.terminal import screen
 from limbeck.types import Prompt
@@ -121,7 +121,7 @@ def test_json_and_a_file(limbeck_: Run, asked: list[Any], run: Path, folder: Pat
     assert len(lines) == 4
     assert lines[0]["messages"] == [{"role": "user", "content": "x"}]
     again = limbeck_("sample", "embedded", "--prompt", "x", "--out", "o.jsonl")
-    assert "--out o.jsonl: there is a file of this name already; name a new file." in again.stderr
+    assert "--out o.jsonl: it already exists; name a new file." in again.stderr
 
 
 MISTAKES = [
@@ -131,31 +131,32 @@ MISTAKES = [
     ),
     (
         ("runs", "--prompt", "x"),
-        "runs: the folder is neither a run (run.json) nor a model (config.json); it holds runs, for instance runs/r.",
+        "runs: the folder holds neither a run (run.json) nor a model (config.json); it holds runs, for instance "
+        "runs/r.",
     ),
     (
         ("embedded",),
-        "there is no prompt and no task: give --prompt TEXT, or --task NAME for a task's held-out problems.",
+        "there is no prompt and no task; give --prompt TEXT, or --task NAME for held-out problems of a task.",
     ),
     (("embedded", "--prompt", " "), "--prompt number 1 is empty; give a text."),
     (
         ("embedded", "--task", "two_digit_sum"),
-        "task 'two_digit_sum' is unknown (did you mean 'two_digit_sums'?): give a name of available_tasks(), a file "
+        "task 'two_digit_sum' is unknown (did you mean 'two_digit_sums'?); give a name of available_tasks(), a file "
         "(.jsonl, .parquet, .csv), a data set folder, OWNER/NAME of the hub, or a task in a file of --import.",
     ),
     (("embedded", "--task", "x.jsonl"), "--task x.jsonl: there is no such file; check the path."),
     (
         ("embedded", "--task", "x", "--prompt", "x"),
-        "--task x is for a task's held-out problems and does not fit --prompt; leave one of them out.",
+        "--task x selects held-out problems and cannot be combined with --prompt; leave one out.",
     ),
     (
         ("embedded", "--prompt", "x", "--n", "3"),
-        "--n 3 is for a task's held-out problems and does not fit --prompt; leave one of them out.",
+        "--n 3 selects held-out problems and cannot be combined with --prompt; leave one out.",
     ),
     (("a", "b", "c"), "sample shows one or two models, and 3 were named; leave some out."),
     (
         ("runs/r", "embedded", "--before"),
-        "sample shows at most two models: give a second one, or --before, or --teacher, not more.",
+        "sample shows at most two models; give a second one, or --before, or --teacher, not more.",
     ),
     (
         ("embedded", "--teacher", "--prompt", "x"),
@@ -164,7 +165,7 @@ MISTAKES = [
     (("embedded", "embedded", "--prompt", "x"), "embedded was named twice; name two models, or one."),
     (
         ("embedded", "--prompt", "x", "--set", "lr=1"),
-        "--set lr: sampling has no such setting; it takes template, remote_code, skip_overlong, verify_seconds, "
+        "--set lr: sampling has no such setting; it accepts template, remote_code, skip_overlong, verify_seconds, "
         "episode_turns, generate_batch and task_options.",
     ),
     (
@@ -205,21 +206,21 @@ def test_a_run_without_a_teacher_or_with_a_student_in_memory(limbeck_: Run, aske
     inputs = {"models": {"student": {"by": "tensors", "digest": "d"}}}
     record(run, finished="yes", config={**CONFIG, "teacher": None}, inputs=inputs)
     assert "--teacher: the run runs/r has no teacher" in limbeck_("sample", "runs/r", "--teacher").stderr
-    assert "its first weights are on no disk" in limbeck_("sample", "runs/r", "--before").stderr
+    assert "its first weights were not saved" in limbeck_("sample", "runs/r", "--before").stderr
 
 
 def test_a_task_that_cannot_be_read_again(limbeck_: Run, asked: list[Any], run: Path) -> None:
     record(run, finished="yes", config={**CONFIG, "task": "gone.jsonl"})
     told = limbeck_("sample", "runs/r").stderr
     assert told.startswith(
-        "limbeck: the task of runs/r, final student cannot be read again (--task gone.jsonl: there is"
+        "limbeck: the task of runs/r, final student cannot be loaded again (--task gone.jsonl: there is"
     )
     assert told.count("\n") == 1
 
 
 def test_data_that_has_changed_is_said(limbeck_: Run, asked: list[Any], run: Path) -> None:
     record(run, finished="yes", inputs={"data": {"task": {"digest": "another"}}})
-    assert "the data of 'two_digit_sums' is not what the run read" in limbeck_("sample", "runs/r").stdout
+    assert "the data of 'two_digit_sums' has changed since the run" in limbeck_("sample", "runs/r").stdout
 
 
 # ---------------------------------------------------------------- the terminal
@@ -228,7 +229,7 @@ def test_data_that_has_changed_is_said(limbeck_: Run, asked: list[Any], run: Pat
 def shown(width: int, labels: list[str], written: list[list[dict[str, Any]]]) -> list[str]:
     console = Console(width=width, record=True, file=io.StringIO(), color_system=None)
     prompts = [Prompt("p", ({"role": "user", "content": "7 * 8?"},), {"answer": "56"})]
-    show(screen(console), labels, prompts, written)
+    print_responses(screen(console), labels, prompts, written)
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 

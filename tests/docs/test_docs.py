@@ -137,11 +137,11 @@ def _check_command(words: list[str], where: str) -> None:
 def _check_limbeck(words: list[str], where: str) -> None:
     import typer.main
 
-    from limbeck.cli import app
-    from limbeck.cli.app import imports_apart
+    from limbeck.cli.app import app
+    from limbeck.cli.exits import split_imports
 
     group = typer.main.get_command(app)
-    name, *rest = imports_apart(words)[0]
+    name, *rest = split_imports(words)[0]
     assert name in group.commands, where  # type: ignore[attr-defined]
     command = group.commands[name]  # type: ignore[attr-defined]
     context = command.make_context(name, list(rest))
@@ -151,10 +151,10 @@ def _check_limbeck(words: list[str], where: str) -> None:
         if method in REGISTRY:
             configure(method, parse_settings(_sets(rest)))
     if name == "pipeline" and rest:
-        from limbeck.cli.pipe import asked
+        from limbeck.cli.pipeline import pipeline_settings
         from limbeck.engine.pipeline import _refuse_unknown
 
-        _refuse_unknown(*asked(get_pipeline(rest[0]), {}, None, _sets(rest)))
+        _refuse_unknown(*pipeline_settings(get_pipeline(rest[0]), {}, None, _sets(rest)))
 
 
 def _sets(words: list[str]) -> list[str]:

@@ -24,7 +24,7 @@ from limbeck.engine.rollout.sources import write, writer_for
 from limbeck.engine.rollout.trajectory import Segment, Trajectory, assemble
 from limbeck.engine.rollout.writer import RolloutWriter
 from limbeck.errors import LimbeckError
-from limbeck.report import load_run, render
+from limbeck.report import load_run, render_report
 from limbeck.tasks import EpisodeDied, Observation
 from limbeck.types import STUDENT, TEACHER, Prompt
 
@@ -179,7 +179,7 @@ def test_an_evaluation_of_episodes_says_what_changes_along_them(shelf: Shelf, ou
         assert sorted(set(row["turn"])) == [1, 2, 3]
         assert row["said"] == ["go on", "go on"]
         assert row["reward"] == sum(row["rewards"])
-    page = render(load_run(out))
+    page = render_report(load_run(out))
     assert page.count("by turn</h3>") == 3
     assert re.search(r'<div class="said">turn 2(, reward 1.00)?: go on</div>', page)
 
@@ -200,9 +200,9 @@ def test_means_by_turn_are_over_the_episodes_that_got_there() -> None:
 
 def test_an_answer_in_one_turn_has_nothing_along_it(shelf: Shelf, out: Path) -> None:
     go(shelf, "opd", out, steps=1)
-    assert not any("by_turn" in key for row in lines(out / "evaluations.jsonl") for key in row)
+    assert not any("turn_charts" in key for row in lines(out / "evaluations.jsonl") for key in row)
     assert not any("turn" in row for row in lines(out / "samples.jsonl"))
-    page = render(load_run(out))
+    page = render_report(load_run(out))
     assert "by turn</h3>" not in page
     assert 'class="said"' not in page
 

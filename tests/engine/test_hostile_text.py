@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 from tiny_runs import Parity, Shelf, distill, lines
 
-from limbeck.cli.out import listening, plain, row, table
+from limbeck.cli.output import add_row, engine_console, make_table, print_line
 from limbeck.engine import configure, train
 from limbeck.engine.storage.run_log import progress_bar
-from limbeck.report import load_run, picture, render, summary_table
+from limbeck.report import load_run, picture, render_report, summary_table
 from limbeck.tasks import EpisodeDied, Observation
 from limbeck.terminal import printable, screen
 from limbeck.types import Prompt
@@ -46,9 +46,9 @@ def test_a_screen_shows_text_cells_titles_and_progress_as_they_are() -> None:
     file = io.StringIO()
     out = screen(file=file, width=2000, force_terminal=False)
     out.print(HOSTILE, style="bold")
-    plain(out, HOSTILE)
-    made = table(HOSTILE, title=HOSTILE)
-    row(made, HOSTILE)
+    print_line(out, HOSTILE)
+    made = make_table(HOSTILE, title=HOSTILE)
+    add_row(made, HOSTILE)
     made.add_row(HOSTILE)
     out.print(made)
     with out.status(HOSTILE) as status:
@@ -78,7 +78,7 @@ def test_styles_of_a_terminal_are_kept() -> None:
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_what_commands_hand_to_the_engine_reads_no_markup(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    with listening(as_json=as_json, quiet=False) as console:
+    with engine_console(as_json=as_json, quiet=False) as console:
         console.print(HOSTILE, soft_wrap=True)
     prepared = capsys.readouterr()
     assert SEEN in prepared.out + prepared.err
@@ -114,7 +114,7 @@ def test_reports_and_pictures_of_a_hostile_run_are_drawn(shelf: Shelf, out: Path
     file = io.StringIO()
     Console(file=file, width=300).print(summary_table(data))
     assert "\x1b" not in file.getvalue()
-    assert "<script>alert(1)" not in render(data)
+    assert "<script>alert(1)" not in render_report(data)
     for names in (None, [HOSTILE], ["$x^{", "two"][:1]):
         assert picture(out, out / "picture.svg", names).is_file()
 

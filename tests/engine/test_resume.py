@@ -211,7 +211,7 @@ def _slow_run(shelf: Shelf, out: Path, settings: dict[str, Any]) -> None:
 
 
 def _stoppable_run(shelf: Shelf, out: Path, settings: dict[str, Any]) -> None:
-    from limbeck.cli.app import Stopped, stoppable
+    from limbeck.cli.exits import Stopped, stoppable
 
     try:
         with stoppable(out):

@@ -30,7 +30,7 @@ def test_true_is_not_accepted_as_a_number(field: str, value: bool) -> None:
 
 
 def test_true_is_not_accepted_as_a_number_by_a_task() -> None:
-    with pytest.raises(LimbeckError, match="min_terms of task 'chain_sum' is True, give a number"):
+    with pytest.raises(LimbeckError, match="min_terms of task 'chain_sum' is True; give a number"):
         load_task("chain_sum", min_terms=True)
 
 

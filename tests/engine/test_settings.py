@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 import limbeck as lb
 from limbeck import LimbeckError
-from limbeck.cli.pipe import asked
+from limbeck.cli.pipeline import pipeline_settings
 from limbeck.cli.settings import run_config
 from limbeck.engine import aliases, configure, distill, run_pipeline
 from limbeck.engine import run as engine_run
@@ -239,7 +239,7 @@ def test_each_layer_of_the_command_line_may_spell_as_it_likes(tmp_path: Path) ->
 def test_pipelines_read_the_spellings_too(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = get_pipeline("opd_then_rl")
     stage = plan().methods[-1]
-    value, common = asked(
+    value, common = pipeline_settings(
         plan, {}, None, ["learning_rate=1e-3", f"{stage}.max_new_tokens=3", f"{stage}.max_tokens=4"][:2]
     )
     assert common == {"lr": 1e-3}

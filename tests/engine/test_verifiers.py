@@ -15,7 +15,7 @@ from tiny_runs import Shelf, distill
 
 from limbeck import LimbeckError, limits
 from limbeck.tasks import DatasetTask, Retry, Verdict
-from limbeck.tasks.base import Unjudged, judged
+from limbeck.tasks.base import Unjudged, judge_response
 
 WRONG = {
     "a number": 1.0,
@@ -52,19 +52,19 @@ def task(shelf: Shelf) -> Saying:
 def test_what_is_no_verdict_is_one_sentence_with_the_prompt(task: Saying, said: object) -> None:
     task.say = lambda _: said
     with pytest.raises(LimbeckError, match=r"the verifier of .* gave .* to a response to prompt .*Verdict\(reward"):
-        judged(task, task.train[0], "7")
+        judge_response(task, task.train[0], "7")
 
 
 @pytest.mark.parametrize("said", [None, Verdict(None, False)])  # type: ignore[arg-type]
 def test_none_says_that_a_response_is_not_judged(task: Saying, said: object) -> None:
     task.say = lambda _: said
     with pytest.raises(Unjudged, match="None"):
-        judged(task, task.train[0], "7")
+        judge_response(task, task.train[0], "7")
 
 
 def test_numbers_of_numpy_are_a_verdict(task: Saying) -> None:
     task.say = lambda _: Verdict(np.float32(0.5), np.bool_(True))  # type: ignore[arg-type]
-    assert judged(task, task.train[0], "7") == Verdict(0.5, True)
+    assert judge_response(task, task.train[0], "7") == Verdict(0.5, True)
 
 
 def _stubborn(_: int) -> Verdict:
@@ -80,7 +80,7 @@ def test_a_verifier_that_hangs_is_left_after_its_time(task: Saying, aside: bool)
 
     def ask() -> None:
         try:
-            judged(task, task.train[0], "7", 0.2)
+            judge_response(task, task.train[0], "7", 0.2)
         except Unjudged as e:
             caught.append(e)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from limbeck.errors import LimbeckError
-from limbeck.evaluate import mean_interval, pass_at_k, pass_curve
+from limbeck.evaluate import pass_at_k
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "pass_at_k.json").read_text(encoding="utf-8"))
 
@@ -56,10 +56,3 @@ def test_empty_is_empty() -> None:
 def test_impossible_counts_are_refused(n: int, c: int, k: int, name: str) -> None:
     with pytest.raises(LimbeckError, match=name):
         pass_at_k(n, c, k)
-
-
-def test_curve_is_the_mean_over_problems() -> None:
-    curve = pass_curve(8, [0, 2, 8, 4], [1, 8])
-    assert curve[1] == mean_interval([0, 0.25, 1, 0.5])
-    assert curve[8].mean == 0.75
-    assert curve[8].n == 4

@@ -20,7 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS: tuple[set[str], ...] = (
     {"errors", "lazy_torch"},
     {"types"},
-    {"limits", "terminal", "embedded", "online", "user_files"},
+    {"json_files", "limits", "terminal", "embedded", "online", "processes", "user_files"},
     {"math"},
     {"kernels"},
     {"axes"},

@@ -9,10 +9,10 @@ from typing import Any
 import fake_run
 import pytest
 
-from limbeck.report import RunData, charts, load_run, picture, render
-from limbeck.report.data import interval_of
-from limbeck.report.draw import Key
-from limbeck.report.words import comparison
+from limbeck.report import RunData, charts, load_run, picture, render_report
+from limbeck.report.headline import comparison
+from limbeck.report.plotting import Key
+from limbeck.report.run_data import interval_of
 
 EVIL = "[/b] <script> $x$ _"
 
@@ -70,7 +70,7 @@ def test_evaluations_carry_their_intervals(data: RunData) -> None:
 def test_an_odd_interval_is_none(odd: object) -> None:
     row = {"step": 0, "n": 4, "entropy": 0.5, "entropy_interval": odd}
     assert interval_of(row, "entropy") is None
-    render(RunData(run={}, evaluations=(row, {**row, "step": 1, "entropy": 0.6})))
+    render_report(RunData(run={}, evaluations=(row, {**row, "step": 1, "entropy": 0.6})))
 
 
 def test_every_measure_has_a_unit(data: RunData) -> None:
@@ -96,7 +96,7 @@ def test_a_series_that_never_moves_is_a_sentence_and_no_picture() -> None:
         "KL between student and teacher (nats per token) was 0 throughout (reverse).",
         "How responses end (share of responses): cut at the limit was 1.00, ended with an end token was 0 throughout.",
     ]
-    assert "Reward (mean reward per response) was 0 throughout." in render(still)
+    assert "Reward (mean reward per response) was 0 throughout." in render_report(still)
     # One step is no history, and held-out values that differ from the training's are a picture.
     assert charts.flat(RunData(run={}, metrics=rows(reward=[0]))) == []
     other = RunData(run={}, metrics=rows(reward=[0, 0]), evaluations=({"step": 0, "reward": 1},))
@@ -116,7 +116,7 @@ def test_no_axis_begins_off_zero(key: str, values: list[float]) -> None:
 def test_terms_have_their_names_and_a_share_of_the_gradient(data: RunData) -> None:
     names = [f"{key}: {words}" for key, words in fake_run.RUN["terms"].items()]
     assert labels(data, "Gradient by term") == labels(data, "Loss by term") == names
-    assert "while its gradient is not 0" in figured(data, "Loss by term").note
+    assert "but its gradient is not 0" in figured(data, "Loss by term").note
     assert labels(data, "Coefficients") == names[:1]
     unnamed = RunData(run={}, metrics=tuple({**row} for row in data.metrics[:3]))
     assert labels(unnamed, "Loss by term") == ["term 1", "term 2"]
@@ -129,7 +129,7 @@ def test_signal_and_endings_are_drawn() -> None:
 
 def test_before_is_seen_where_it_equals_after() -> None:
     row = {"step": 0, "entropy_by_turn": [0.5, 0.5]}
-    (chart,) = charts.by_turn(RunData(run={}, evaluations=(row, {**row, "step": 9})))
+    (chart,) = charts.turn_charts(RunData(run={}, evaluations=(row, {**row, "step": 9})))
     assert chart.keys == (Key("before", "square", "#7f7f7f"), Key("after", "line", "#0072b2"))
     before, after = (re.findall(rf'<use [^>]*x="([\d.]+)"[^>]*{mark}', chart.svg) for mark in ("grey", "line-0"))
     assert len(before) == len(after) == 2
@@ -137,20 +137,20 @@ def test_before_is_seen_where_it_equals_after() -> None:
 
 
 def test_what_was_said_stands_at_the_top(data: RunData) -> None:
-    text = render(data)
+    text = render_report(data)
     top = text[text.index("<main>") : text.index("What was run")]
     assert "earned the same reward (first at step 3, seen in 7 steps)." in top
     assert "Without --student, the student is &#39;tiny&#39;." in top
-    assert "The teacher answers 75.0% (95% interval 69.4 to 79.9) right on 256 problems." in top
+    assert "The teacher solves 75.0% (95% interval 69.4 to 79.9) on 256 problems." in top
     for odd in (None, "x", {}, [None, 3, [], {"sentence": None}, {"steps": "x"}]):
-        render(RunData(run={"notices": odd, "warnings": odd, "terms": odd, "teacher_accuracy": odd}))
+        render_report(RunData(run={"notices": odd, "warnings": odd, "terms": odd, "teacher_accuracy": odd}))
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     run = {**fake_run.RUN, "terms": {"1": EVIL, "2": EVIL}, "notices": [EVIL], "warnings": [{"sentence": EVIL}]}
     data = load_run(fake_run.write(tmp_path / "run", run, fake_run.metrics(9), fake_run.evaluations(9)))
     assert labels(data, "Loss by term") == [f"1: {EVIL}", f"2: {EVIL}"]
-    text = render(data)
+    text = render_report(data)
     assert "<script> $x$" not in text
     assert "[/b] &lt;script&gt; $x$ _" in text
     svg = picture([data, data], tmp_path / "a.svg", names=[EVIL, f"_{EVIL}"]).read_text()

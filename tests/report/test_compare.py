@@ -17,7 +17,7 @@ from limbeck.evaluate.paired import paired_difference
 from limbeck.report.compare import (
     Comparison,
     Labelled,
-    change,
+    accuracy_change,
     compare_runs,
     differing,
     final,
@@ -26,7 +26,7 @@ from limbeck.report.compare import (
     sentences,
 )
 from limbeck.report.compare_page import render_comparison, write_comparison
-from limbeck.report.data import load_run
+from limbeck.report.run_data import load_run
 
 FIRST = [1, 1, 1, 0, 0, 0, 1, 0, 1, 0]
 SECOND = [1, 1, 1, 1, 1, 0, 1, 0, 0, 1]
@@ -63,7 +63,9 @@ def test_two_runs_are_paired_by_problem(tmp_path: Path) -> None:
     assert not found.notes
     (sentence,) = sentences(found)
     assert sentence.startswith("b minus a: +20.0 [")
-    assert sentence.endswith("points accuracy, paired by 10 problems; the interval holds zero, so this may be chance.")
+    assert sentence.endswith(
+        "points accuracy, paired by 10 problems; the interval contains zero, so this may be chance."
+    )
 
 
 def test_a_sure_difference_is_not_called_chance(tmp_path: Path) -> None:
@@ -75,16 +77,16 @@ def test_a_sure_difference_is_not_called_chance(tmp_path: Path) -> None:
 def test_the_first_problems_are_paired_where_one_was_asked_more(tmp_path: Path) -> None:
     found = compare_runs([run(tmp_path / "a", FIRST), run(tmp_path / "b", SECOND[:6])])
     assert found.differences[0].interval == paired_difference(FIRST[:6], SECOND[:6])
-    assert found.notes == ("b and a were asked 6 and 10 problems; they are paired on the first 6.",)
+    assert found.notes == ("b and a were evaluated on 6 and 10 problems; they are paired on the first 6.",)
 
 
 @pytest.mark.parametrize(
     ("own", "why"),
     [
-        ({"digest": "other"}, "their data is not the same (a generated task is another one with another seed)"),
-        ({"inputs": {}}, "one of them does not record which data it read"),
+        ({"digest": "other"}, "their data differs (a generated task has other problems with another seed)"),
+        ({"inputs": {}}, "one of them does not record which data it used"),
         ({"task": "chain_sum"}, "their tasks are arithmetic and chain_sum"),
-        ({"config": {"eval_size": 20}}, "one of them left out problems that were too long, and which is not recorded"),
+        ({"config": {"eval_size": 20}}, "one of them left out problems that were too long, without recording which"),
     ],
 )
 def test_why_two_runs_are_not_paired(tmp_path: Path, own: dict[str, Any], why: str) -> None:
@@ -104,7 +106,7 @@ def test_verdicts_that_are_not_stored(tmp_path: Path) -> None:
 
 def test_runs_of_different_tasks_are_shown_with_a_word(tmp_path: Path) -> None:
     found = compare_runs([run(tmp_path / "a", FIRST), run(tmp_path / "b", SECOND, task="chain_sum")])
-    words = "The runs have different tasks (arithmetic, chain_sum), so their numbers are not on the same problems."
+    words = "The runs have different tasks (arithmetic, chain_sum), so their numbers are for different problems."
     assert words in found.notes
     assert len(found.runs) == 2
 
@@ -131,14 +133,14 @@ def test_methods_are_paired_by_seed(tmp_path: Path) -> None:
 def test_one_seed_in_common_is_too_few(tmp_path: Path) -> None:
     runs = [run(tmp_path / f"k{s}", FIRST, seed=s) for s in (0, 1)]
     found = compare_runs([*runs, run(tmp_path / "g1", SECOND, seed=1, method="gkd")])
-    words = "gkd (g1) and kdrl (k0, k1) are not paired by seed: 1 seed in common, and two are needed."
+    words = "gkd (g1) and kdrl (k0, k1) are not paired by seed: they have 1 seed in common, and two are needed."
     assert words in found.notes
 
 
 def test_another_metric_is_not_paired_by_problem(tmp_path: Path) -> None:
     found = compare_runs([run(tmp_path / "a", FIRST), run(tmp_path / "b", SECOND)], "kl_reverse")
     assert found.notes == (
-        "kl_reverse is not paired by problem: a run stores a verdict for each problem, and no other number.",
+        "kl_reverse is not paired by problem, because a run stores only the verdict for each problem.",
     )
 
 
@@ -158,11 +160,11 @@ def test_the_best_comes_first(tmp_path: Path) -> None:
 
 def test_numbers_of_one_run(tmp_path: Path) -> None:
     data = run(tmp_path / "a", SECOND, before=FIRST).data
-    assert change(data) == paired_difference(FIRST, SECOND)
+    assert accuracy_change(data) == paired_difference(FIRST, SECOND)
     assert final(data, "loss") == data.metrics[-1]["loss"]
     assert final(data, "tokens_written") == 8 * 2000
     old = load_run(fake_run.whole(tmp_path / "old"))
-    assert change(old).mean == pytest.approx((160 - 32) / 256)  # type: ignore[union-attr]
+    assert accuracy_change(old).mean == pytest.approx((160 - 32) / 256)  # type: ignore[union-attr]
 
 
 def test_the_table_has_a_cell_for_every_run(tmp_path: Path) -> None:

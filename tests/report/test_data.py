@@ -11,7 +11,7 @@ import pytest
 
 from limbeck.errors import LimbeckError
 from limbeck.report import load_run
-from limbeck.report.data import accuracy_interval, number
+from limbeck.report.run_data import accuracy_interval, finite_number
 
 
 def test_a_whole_run_is_read_back(tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
 def test_only_finite_numbers_are_numbers() -> None:
     row = {"a": 1, "b": math.nan, "c": None, "d": "3", "e": math.inf}
-    assert [number(row, key) for key in "abcdef"] == [1.0, None, None, None, None, None]
-    assert number(None, "a") is None
+    assert [finite_number(row, key) for key in "abcdef"] == [1.0, None, None, None, None, None]
+    assert finite_number(None, "a") is None
 
 
 def test_accuracies_get_intervals_where_possible() -> None:

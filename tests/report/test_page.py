@@ -11,7 +11,7 @@ import pytest
 from page_tags import EVIL, Tags
 
 from limbeck.errors import LimbeckError
-from limbeck.report import RunData, load_run, page, render, write_report
+from limbeck.report import RunData, load_run, page, render_report, write_report
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_nothing_from_a_run_can_act(tmp_path: Path) -> None:
     sample = {"prompt": EVIL, "response": EVIL, "answer": EVIL, "tokens": [EVIL, '" onclick="z'], "kl": [1.0, 2.0]}
     metrics = [{"step": i, f"coef/{EVIL}": i, f"term/{EVIL}/loss": i, "term/2/loss": 1} for i in range(3)]
     data = load_run(fake_run.write(tmp_path, run, metrics, [], [sample]))
-    tags = Tags(render(data))
+    tags = Tags(render_report(data))
     assert tags.names.count("script") == 1
     assert "img" not in tags.names
     assert not [name for name, _ in tags.attributes if name.startswith("on")]
@@ -111,7 +111,7 @@ def test_a_missing_file_becomes_a_sentence(tmp_path: Path, missing: str) -> None
 
 
 def test_an_empty_run_renders() -> None:
-    text = words(render(RunData(run={})))
+    text = words(render_report(RunData(run={})))
     for sentence in ("has not finished", "No step was recorded", "The command was not recorded", "Teacher none"):
         assert sentence in text
 
@@ -128,14 +128,14 @@ def test_a_killed_run_renders_and_says_so(tmp_path: Path) -> None:
 
 
 def test_one_evaluation_is_not_compared() -> None:
-    text = words(render(RunData(run={}, evaluations=({"step": 0, "accuracy": 0.5, "n": 10},))))
+    text = words(render_report(RunData(run={}, evaluations=({"step": 0, "accuracy": 0.5, "n": 10},))))
     assert "before training was 50.0%" in text
     assert "no second evaluation" in text
 
 
 def test_chance_is_named() -> None:
     evaluations = ({"step": 0, "accuracy": 0.5, "n": 10}, {"step": 9, "accuracy": 0.6, "n": 10})
-    assert "That interval holds zero" in words(render(RunData(run={}, evaluations=evaluations)))
+    assert "That interval contains zero" in words(render_report(RunData(run={}, evaluations=evaluations)))
 
 
 def test_nan_everywhere_renders() -> None:
@@ -143,12 +143,12 @@ def test_nan_everywhere_renders() -> None:
     row: dict[str, Any] = dict.fromkeys(("loss", "reward", "accuracy", "kl_reverse", "entropy", "seconds", "n"), nan)
     sample = {"tokens": ["a"], "kl": [nan], "entropy": [None], "student_logp": [nan], "reward": nan}
     data = RunData(run={}, metrics=({"step": 1, **row},), evaluations=({"step": 0, **row},), samples=(sample,))
-    assert "nan" not in words(render(data)).lower()
+    assert "nan" not in words(render_report(data)).lower()
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     data = load_run(fake_run.whole(tmp_path, steps=5))
-    assert render(data) == render(data)
+    assert render_report(data) == render_report(data)
 
 
 def test_half_a_character_does_not_prevent_the_report(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_half_a_character_does_not_prevent_the_report(tmp_path: Path) -> None:
 
 def test_a_long_run_stays_small(tmp_path: Path) -> None:
     data = load_run(fake_run.write(tmp_path, metrics=[{"step": i, "loss": i % 7} for i in range(20_000)]))
-    assert len(render(data)) < 100_000
+    assert len(render_report(data)) < 100_000
 
 
 def test_a_failure_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ def test_a_failure_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.Mo
     report = write_report(folder)
     old = report.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(page, "render", lambda data: 1 / 0)
+        patch.setattr(page, "render_report", lambda data: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_report(folder)
     assert report.read_bytes() == old

@@ -15,9 +15,10 @@ from rich.console import Console
 from limbeck.errors import LimbeckError
 from limbeck.report import RunData, charts, load_run, picture, summary_table
 from limbeck.report.charts import POINTS, series
-from limbeck.report.heat import SHOWN, heat
+from limbeck.report.headline import comparison
+from limbeck.report.numbers import format_change, format_number, format_seconds
 from limbeck.report.page import commands, costs, spent_sentence
-from limbeck.report.words import change, comparison, duration, plain
+from limbeck.report.token_heatmap import SHOWN, heat
 
 
 def test_heat_is_shared_by_all_samples_and_grows_with_the_root() -> None:
@@ -77,7 +78,7 @@ def test_a_long_rollout_is_cut_and_says_so() -> None:
     ],
 )
 def test_numbers_are_shown_with_few_digits(value: float | None, text: str) -> None:
-    assert plain(value) == text
+    assert format_number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -92,11 +93,16 @@ def test_numbers_are_shown_with_few_digits(value: float | None, text: str) -> No
     ],
 )
 def test_durations_are_short_texts(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_seconds(seconds) == text
 
 
 def test_changes_are_written_with_their_sign() -> None:
-    assert [change(1, 3), change(3, 1), change(2, 2), change(None, 1)] == ["+2.00", "−2.00", "0", "–"]
+    assert [format_change(1, 3), format_change(3, 1), format_change(2, 2), format_change(None, 1)] == [
+        "+2.00",
+        "−2.00",
+        "0",
+        "–",
+    ]
 
 
 def test_costs_add_up() -> None:
@@ -201,10 +207,10 @@ def test_turns_are_told_apart_and_odd_records_of_them_are_no_reason_to_stop() ->
 def test_what_changes_along_an_episode_is_drawn(tmp_path: Path) -> None:
     rows = [{"step": s, "n": 2, "accuracy": 0.5, "kl_reverse_by_turn": [0.1, 0.2, s / 9]} for s in (0, 4)]
     data = load_run(fake_run.write(tmp_path / "run", evaluations=rows))
-    (figure,) = charts.by_turn(data)
+    (figure,) = charts.turn_charts(data)
     assert figure.title == "KL between student and teacher, by turn"
     assert "before" in figure.svg
     assert "after" in figure.svg
     for odd in ([], [1.0], "x", [None, None], [float("nan"), "y"]):
         strange = load_run(fake_run.write(tmp_path / "odd", evaluations=[{**rows[0], "entropy_by_turn": odd}, rows[1]]))
-        charts.by_turn(strange)
+        charts.turn_charts(strange)

@@ -6,8 +6,6 @@ import re
 import subprocess
 import tomllib
 
-import pytest
-
 
 def test_pip_settings_reads_files_and_environment(installer):
     listing = ":env:.find-links='/b'\nglobal.cert='/etc/c.crt'\nglobal.find-links='/a'\nnonsense\n"
@@ -16,64 +14,47 @@ def test_pip_settings_reads_files_and_environment(installer):
     assert settings["find-links"] == "/b", "the environment wins, as in pip"
 
 
-def test_local_folders_leave_web_pages_out(installer):
-    assert installer.local_folders("/a https://x.example/simple file:///b") == ["/a", "/b"]
-    assert installer.local_folders("") == []
+class Offers:
+    """What uv would install by the options that select a build; remembers what it was asked."""
+
+    def __init__(self, **versions):
+        self.versions, self.asked = versions, []
+
+    def __call__(self, options):
+        self.asked.append(options)
+        return self.versions.get("local" if "--no-index" in options else "cpu", "")
 
 
-NAMES = [
-    "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl",
-    "torch-2.9.1-cp311-cp311-manylinux_2_28_x86_64.whl",
-    "torch-2.14.0+cpu-cp312-cp312-manylinux_2_28_x86_64.whl",
-    "torch-2.15.0-cp311-none-macosx_11_0_arm64.whl",
-    "torchvision-0.30.0-cp311-cp311-manylinux_2_28_x86_64.whl",
-    "torch-2.16.0.tar.gz",
-]
-
-
-def test_torch_wheels_fit_this_python_and_machine_newest_first(installer):
-    wheels = installer.torch_wheels(NAMES, "/wheels", "cp311", "x86_64")
-    assert [wheel.version for wheel in wheels] == ["2.13.0+cpu", "2.9.1"]
-    assert installer.torch_wheels(NAMES, "/wheels", "cp310", "x86_64") == []
-
-
-def decide(installer, names=(), **facts):
-    """The arguments of each choice, in order."""
-    wheels = installer.torch_wheels(list(names), "/wheels", "cp311", "x86_64")
-    choices = installer.torch_choices("2.13.0", wheels, **facts)
-    return [(choice.requirement, *choice.options) for choice in choices]
+def decide(installer, links, offers, *, gpu=False, linux=True):
+    return installer.torch_options(links, gpu, linux, offers)[0]
 
 
 def test_a_wheel_on_disk_is_taken_first(installer):
-    wanted = [("torch==2.13.0+cpu", "--find-links", "/wheels")]
-    assert decide(installer, NAMES[:1], gpu=False, linux=True) == wanted
+    offers = Offers(local="2.13.0+cpu", cpu="2.13.0+cpu")
+    assert decide(installer, ["/a", "/b"], offers) == ("--find-links", "/a", "--find-links", "/b")
+    assert offers.asked == [("--no-index", "--find-links", "/a", "--find-links", "/b")]
 
 
 def test_without_a_gpu_the_cpu_build_then_the_registry(installer):
-    wanted = [("torch==2.13.0", "--torch-backend", "cpu"), ("torch==2.13.0",)]
-    assert decide(installer, gpu=False, linux=True) == wanted
+    assert decide(installer, ["/a"], Offers(cpu="2.13.0+cpu")) == ("--torch-backend", "cpu")
+    assert decide(installer, [], Offers(cpu="2.13.0+cpu")) == ("--torch-backend", "cpu")
+    assert decide(installer, ["/a"], Offers()) == ()
 
 
 def test_with_a_gpu_the_registry_even_if_a_cpu_wheel_is_there(installer):
-    assert decide(installer, NAMES[:1], gpu=True, linux=True) == [("torch==2.13.0",)]
+    assert decide(installer, ["/a"], Offers(local="2.13.0+cpu", cpu="2.13.0+cpu"), gpu=True) == ()
+    assert decide(installer, ["/a"], Offers(local="2.13.0"), gpu=True) == ("--find-links", "/a")
 
 
 def test_elsewhere_than_linux_the_registry(installer):
-    assert decide(installer, gpu=False, linux=False) == [("torch==2.13.0",)]
+    offers = Offers(cpu="2.13.0+cpu")
+    assert decide(installer, [], offers, linux=False) == ()
+    assert offers.asked == []
 
 
-def test_the_last_choice_is_always_taken(installer):
-    for gpu in (False, True):
-        for linux in (False, True):
-            assert not installer.torch_choices("2.13.0", [], gpu, linux)[-1].may_fail
-
-
-def test_split_constraints(installer):
-    pinned, others = installer.split_constraints("six==1.0\ntorch==2.13.0\ntorchdata==0.11\n")
-    assert pinned == "2.13.0"
-    assert others == "six==1.0\ntorchdata==0.11\n"
-    with pytest.raises(installer.InstallError, match="torch=="):
-        installer.split_constraints("six==1.0\n")
+def test_every_version_comes_from_the_constraints(installer):
+    assert installer.uv_install("x")[1:] == ["pip", "install", "--constraint", str(installer.CONSTRAINTS), "x"]
+    assert re.search(r"^torch==", installer.CONSTRAINTS.read_text(), re.MULTILINE)
 
 
 def test_fingerprint_keeps_its_inputs_apart(installer):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
+import warnings
 from typing import Any
 
 import pytest
 
 from limbeck.errors import LimbeckError
-from limbeck.tasks import EpisodeDied, available_tasks, load_task, open_episode
+from limbeck.tasks import available_tasks, load_task
 from limbeck.tasks.arithmetic import Mistake, calculate
 
 
@@ -81,12 +81,13 @@ def calculator(**options: Any) -> Any:
 
 
 @pytest.mark.parametrize("dataset", ["chain_sum", "basic_arithmetic"])
-def test_the_expert_calls_and_answers(dataset: str) -> None:
+def test_a_call_and_an_answer_solve_a_problem(dataset: str) -> None:
     task = calculator(dataset=dataset)
-    assert (task.name, task.serves) == ("calculator", {"reward", "feedback", "episodes", "expert"})
+    assert (task.name, task.serves) == ("calculator", {"reward", "feedback", "episodes"})
     for prompt in (*task.train, *task.test):
-        call, answer = task.expert(prompt)
-        episode = open_episode(task, prompt)
+        item = task.problems.item(prompt)
+        call, answer = f"<calc>{item['metadata']['expression']}</calc>", f"<answer>{item['answer']}</answer>"
+        episode = task.open(prompt)
         said = episode.step(call)
         assert (said.text, said.done, said.reward) == (prompt.privileged["answer"], False, 0.0)
         last = episode.step(answer)
@@ -127,26 +128,19 @@ def test_a_wrong_answer_ends_the_episode() -> None:
     assert (last.done, last.correct, last.feedback, last.role) == (True, False, "got x, which is not right", "user")
 
 
-def test_a_calculator_that_dies_is_an_error_and_the_next_one_works() -> None:
-    task = calculator()
-    episode = task.open(task.test[0])
-    assert episode.step("<calc>1 + 1</calc>").text == "2"
-    (pid,) = task.pool().pids()
-
-    def die(text: str) -> None:
-        raise EpisodeDied("a step took longer than 5 s")
-
-    episode._calculator.step = die
-    assert episode.step("<calc>1 + 1</calc>").feedback == "the calculation took too long or too much memory"
-    assert episode.step("<calc>2 + 2</calc>").text == "4"
-    assert pid != os.getpid()
+def test_a_warning_of_python_about_an_expression_is_not_shown() -> None:
+    """The message goes to the model, and the terminal shows nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(Mistake, match="'5 and 3' is not allowed"):
+            calculate("5and 3")
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"dataset": "chain_sums"}, "dataset of task 'calculator' is 'chain_sums' (did you mean 'chain_sum'?)"),
-        ({"role": "system"}, "role of task 'calculator' is 'system': give user or tool."),
+        ({"role": "system"}, "role of task 'calculator' is 'system'; give user or tool."),
         ({"max_turns": 0}, "max_turns of task 'calculator' is 0"),
         ({"max_turn": 2}, "option 'max_turn' is not one of task 'calculator' (did you mean 'max_turns'?)"),
         ({"name": "x"}, "option 'name' is not one of task 'calculator'"),

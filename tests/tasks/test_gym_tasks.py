@@ -109,8 +109,8 @@ def test_a_reward_that_is_not_finite_is_refused_and_a_failing_verifier_means_wro
         ("chain_sum", {"train_size": 0}, "train_size of task 'chain_sum' is 0"),
         ("chain_sum", {"test_size": "9"}, "test_size of task 'chain_sum' is '9'"),
         ("chain_sum", {"seed": -1}, "seed of task 'chain_sum' is -1"),
-        ("chain_sum", {"reveal": 1}, "reveal of task 'chain_sum' is 1, give true or false"),
-        ("two_digit_sums", {"min_terms": 2}, "it knows train_size, test_size, reveal"),
+        ("chain_sum", {"reveal": 1}, "reveal of task 'chain_sum' is 1; give true or false"),
+        ("two_digit_sums", {"min_terms": 2}, "it takes train_size, test_size, reveal"),
     ],
 )
 def test_wrong_options_are_refused(name: str, options: dict[str, Any], sentence: str) -> None:
@@ -137,7 +137,7 @@ def test_a_foreign_prompt_is_refused() -> None:
 def test_a_ready_task_is_passed_through() -> None:
     task = load_task("two_digit_sums")
     assert load_task(task) is task
-    with pytest.raises(LimbeckError, match="'test_size' was given with a ready Task"):
+    with pytest.raises(LimbeckError, match="'test_size' was given with a Task object"):
         load_task(task, test_size=3)
 
 

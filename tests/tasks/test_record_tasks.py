@@ -83,7 +83,7 @@ def test_a_test_file_and_its_overlap(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="2 of 10 training prompts"):
         task = load_task(str(train), test_path=str(test))
     assert (len(task.train), len(task.test)) == (8, 5)
-    with pytest.raises(LimbeckError, match="All training prompts"):
+    with pytest.raises(LimbeckError, match="all training prompts"):
         load_task(str(train), test_path=str(train))
 
 
@@ -157,15 +157,15 @@ def test_the_verifier_outside_the_main_thread() -> None:
         ("{nope", "line 2 is not JSON"),
         ("[1]", "line 2 holds [1]"),
         ({"promt": "x"}, "line 2 has neither 'prompt' nor 'messages', only 'promt' (did you mean 'prompt'?)"),
-        ({"prompt": 3}, "line 2: 'prompt' is 3, give a string"),
-        ({"prompt": " "}, "line 2: 'prompt' is ' ', give a string that is not empty"),
+        ({"prompt": 3}, "line 2: 'prompt' is 3; give a string"),
+        ({"prompt": " "}, "line 2: 'prompt' is ' '; give a string that is not empty"),
         ({"prompt": "a", "messages": []}, "line 2 has both 'prompt' and 'messages'"),
         ({"messages": []}, "line 2: 'messages' is []"),
         ({"messages": ["hi"]}, "line 2: 'messages' holds 'hi'"),
         ({"messages": [{"role": "user"}]}, "give strings 'role' and 'content'"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "only an assistant's message"),
         ({"prompt": "a", "chosen": "c"}, "line 2 has 'chosen' but no 'rejected'"),
-        ({"prompt": "a", "chosen": "c", "rejected": ["r"]}, "line 2: 'rejected' is ['r'], give a string"),
+        ({"prompt": "a", "chosen": "c", "rejected": ["r"]}, "line 2: 'rejected' is ['r']; give a string"),
         ({"prompt": "a", "chosen": "c", "rejected": "r", "response": "r"}, "line 2 has both 'response' and 'chosen'"),
         ({"prompt": "a", "answer": True}, "line 2: 'answer' is True"),
         ({"prompt": "a", "id": [1]}, "line 2: 'id' is [1]"),
@@ -173,11 +173,11 @@ def test_the_verifier_outside_the_main_thread() -> None:
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}, "content is empty"),
         ({"messages": [{"role": "user", "content": None}]}, "give strings 'role' and 'content'"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant"}]}, "give strings 'role' and 'content'"),
-        ({"prompt": "a", "response": ""}, "line 2: 'response' is '', give a string that is not empty"),
+        ({"prompt": "a", "response": ""}, "line 2: 'response' is ''; give a string that is not empty"),
         ({"prompt": "a", "chosen": "c", "rejected": " "}, "line 2: 'rejected' is ' '"),
         ({"prompt": "a", "chosen": "c", "rejected": "c"}, "line 2: 'chosen' and 'rejected' are both 'c'"),
-        ({"prompt": "a", "tools": "add"}, "line 2: 'tools' is 'add', give a list"),
-        ({"prompt": "a", "chat_template_kwargs": ["x"]}, "line 2: 'chat_template_kwargs' is ['x'], give an object"),
+        ({"prompt": "a", "tools": "add"}, "line 2: 'tools' is 'add'; give a list"),
+        ({"prompt": "a", "chat_template_kwargs": ["x"]}, "line 2: 'chat_template_kwargs' is ['x']; give an object"),
         (
             {"prompt": "a", "tools": [1], "chat_template_kwargs": {"tools": [2]}},
             "has 'tools' in 'chat_template_kwargs'",
@@ -204,10 +204,10 @@ def test_wrong_files_and_options_are_refused(tmp_path: Path) -> None:
         (tmp_path / "latin.jsonl", {}, "is not UTF-8"),
         (tmp_path / "none", {}, "does not exist"),
         (write(tmp_path / "a.txt", ["a"]), {}, "another kind"),
-        (tmp_path, {}, "is not a data set"),
+        (tmp_path, {}, "is no saved data set"),
         (path, {"test_fracton": 0.1}, "did you mean 'test_fraction'?"),
         (path, {"test_fraction": 1.0}, "test_fraction is 1.0"),
-        (path, {"reveal": "yes"}, "reveal of task 'a' is 'yes', give true or false"),
+        (path, {"reveal": "yes"}, "reveal of task 'a' is 'yes'; give true or false"),
         (path, {"columns": {"promt": "x"}}, "did you mean 'prompt'?"),
         (path, {"columns": {"prompt": "promt"}}, "no column 'promt' for 'prompt' (did you mean 'prompt'?); it has"),
     ]:
@@ -243,7 +243,7 @@ def test_a_folder_with_and_without_a_test_split(tmp_path: Path) -> None:
 def test_wrong_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LimbeckError, match="split train, row 1: 'prompt' is ' '"):
         load_task(folder(tmp_path / "a", train=[{"prompt": "x"}, {"prompt": " "}]))
-    with pytest.raises(LimbeckError, match="'x', 'y': name the one to train on 'train'"):
+    with pytest.raises(LimbeckError, match="'x', 'y'; name the one to train on 'train'"):
         load_task(folder(tmp_path / "b", x=problems(1), y=problems(1)))
     broken = tmp_path / "c"
     broken.mkdir()
@@ -323,7 +323,9 @@ def test_columns_that_cannot_be_decoded(tmp_path: Path) -> None:
 
     from limbeck.tasks.sources import rows_of
 
-    with pytest.raises(LimbeckError, match=r"here cannot be read \(Pillow is\): leave columns other than text out\.$"):
+    with pytest.raises(
+        LimbeckError, match=r"here cannot be read \(Pillow is\); leave out columns that are not text\.$"
+    ):
         rows_of(Broken(), "here")
 
 
@@ -374,9 +376,9 @@ def test_trajectories_of_one_opening_stay_on_one_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "per_turn", "words"),
     [
-        ({"prompt": "a"}, True, "line 1 has no assistant's turn: give the whole trajectory as 'messages'"),
+        ({"prompt": "a"}, True, "line 1 has no assistant turn; give the whole trajectory as 'messages'"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, True, "line 1 is a pair, which has no turns to cut"),
-        ({"prompt": "a", "response": "b"}, 1, "is 1, give true or false"),
+        ({"prompt": "a", "response": "b"}, 1, "is 1; give true or false"),
     ],
 )
 def test_trajectories_that_cannot_be_cut_are_refused(
@@ -452,7 +454,7 @@ def test_prompts_that_differ_for_the_template_have_different_ids(tmp_path: Path)
 
 def test_keys_that_nothing_reads_are_named(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "answer": "1", "meta": {"x": 1}, "tags": ["a"], "level": 2}]
-    with pytest.warns(UserWarning, match=r"a.jsonl: 'meta', 'tags' hold lists or objects, which nothing reads"):
+    with pytest.warns(UserWarning, match=r"a.jsonl: 'meta', 'tags' hold lists or objects, which are not used"):
         load_task(write(tmp_path / "a.jsonl", rows))
     with pytest.warns(UserWarning, match=r"split train: 'tags' hold lists"):
         load_task(folder(tmp_path / "b", train=[{"prompt": "q", "answer": "1", "tags": ["a"]}]))

@@ -24,7 +24,7 @@ from limbeck.engine.build import build_method, prepare_tasks
 from limbeck.engine.config import RunConfig, configure, parse_settings
 from limbeck.errors import LimbeckError
 from limbeck.tasks import DatasetTask, Verdict, load_task, sources
-from limbeck.tasks.base import Unjudged, judged, judged_all
+from limbeck.tasks.base import Unjudged, judge_response, judge_responses
 
 ROWS = [{"question": f"What is {i} + {i}?", "gold": str(2 * i), "level": i % 3} for i in range(40)]
 
@@ -149,7 +149,7 @@ def test_the_earlier_names_of_options_still_work(tmp_path: Path) -> None:
 
 def judge(reward: Any, text: str = "abc", **options: Any) -> Verdict:
     task = lb.task(ROWS, prompt="question", reward=reward, **options)
-    return judged(task, next(p for p in task.train if "4 + 4" in p.messages[0]["content"]), text)
+    return judge_response(task, next(p for p in task.train if "4 + 4" in p.messages[0]["content"]), text)
 
 
 def test_arguments_are_filled_by_name() -> None:
@@ -173,11 +173,11 @@ def test_a_batch_gets_lists_as_in_trl() -> None:
         return [float(g == c) for g, c in zip(gold, completions, strict=True)]
 
     task = lb.task(ROWS, prompt="question", reward=batch)
-    said = judged_all(task, task.train[:3], ["0", "0", "4"])
+    said = judge_responses(task, task.train[:3], ["0", "0", "4"])
     assert [v.reward for v in said if isinstance(v, Verdict)] == [1.0, 0.0, 1.0]
     assert seen == [(texts(task.train[:3]), ["0", "0", "4"], ["0", "2", "4"], ["level", "question"])]
     chat = lb.task([{"prompt": [{"role": "user", "content": "Hi"}]}], reward=batch_of_messages)
-    assert judged(chat, chat.train[0], "Ho").reward == 2.0
+    assert judge_response(chat, chat.train[0], "Ho").reward == 2.0
 
 
 def batch_of_messages(prompts: Any, completions: Any) -> Any:
@@ -220,7 +220,7 @@ def test_in_a_batch_that_raises_only_those_at_fault_are_lost() -> None:
         return [1 / len(c) for c in completions]
 
     task = lb.task(ROWS, prompt="question", reward=batch)
-    said = judged_all(task, task.train[:3], ["a", "", "ab"])
+    said = judge_responses(task, task.train[:3], ["a", "", "ab"])
     assert [v.reward if isinstance(v, Verdict) else v.reason.partition(":")[0] for v in said] == [
         1.0,
         "ZeroDivisionError",
@@ -244,14 +244,14 @@ def test_coroutines_run_together_in_one_loop() -> None:
         return float(response)
 
     task = lb.task(ROWS, prompt="question", reward=ask)
-    said = judged_all(task, task.train[:4], ["1", "2", "bad", "3"])
+    said = judge_responses(task, task.train[:4], ["1", "2", "bad", "3"])
     assert [v.reward if isinstance(v, Verdict) else v.reason for v in said] == [1.0, 2.0, "OSError: refused", 3.0]
-    assert judged(task, task.train[0], "5").reward == 5.0
+    assert judge_response(task, task.train[0], "5").reward == 5.0
     assert most == 4
     assert len(loops) == 1  # a client keeps its connections
 
     async def in_a_notebook() -> Any:  # where a loop is running already
-        return judged(task, task.train[0], "6")
+        return judge_response(task, task.train[0], "6")
 
     assert asyncio.run(in_a_notebook()).reward == 6.0
 
@@ -259,7 +259,7 @@ def test_coroutines_run_together_in_one_loop() -> None:
         return [float(c) for c in completions]
 
     both = lb.task(ROWS, prompt="question", reward=[ask, batch])
-    assert [v.reward for v in judged_all(both, both.train[:2], ["1", "2"]) if isinstance(v, Verdict)] == [2.0, 4.0]
+    assert [v.reward for v in judge_responses(both, both.train[:2], ["1", "2"]) if isinstance(v, Verdict)] == [2.0, 4.0]
 
 
 @pytest.mark.parametrize("kind", ["sync", "async", "batch"])
@@ -277,7 +277,7 @@ def test_a_reward_that_hangs_is_ended(kind: str) -> None:
 
     task = lb.task(ROWS, prompt="question", reward={"sync": hangs, "async": waits, "batch": batch}[kind])
     began = time.monotonic()
-    said = judged_all(task, task.train[:2], ["x", "y"], seconds=0.3)
+    said = judge_responses(task, task.train[:2], ["x", "y"], seconds=0.3)
     assert time.monotonic() - began < 5
     assert isinstance(said[0], Unjudged)
     assert said[0].reason == "it took longer than 0.3 s"
@@ -307,13 +307,13 @@ def test_a_subclass_may_judge_by_itself() -> None:
             return Verdict(0.125, False)
 
     task = Own([{"prompt": "p", "answer": "1"}])
-    assert judged_all(task, task.train, ["x"]) == [Verdict(0.125, False)]
+    assert judge_responses(task, task.train, ["x"]) == [Verdict(0.125, False)]
 
 
 def test_answers_of_any_kind_reach_a_reward() -> None:
     rows = [{"prompt": f"p{i}", "answer": [i], "solution": {"x": i}} for i in range(3)]
     task = lb.task(rows, reward=lambda response, answer, solution: float(answer == [solution["x"]]), test_size=0)
-    assert judged(task, task.train[2], "").reward == 1.0
+    assert judge_response(task, task.train[2], "").reward == 1.0
     assert task.serves == {"reward"}
 
 
@@ -343,7 +343,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "an empty list": ([], {}, "holds no records"),
     "an empty data set": (datasets.Dataset.from_list([]), {}, "holds no records"),
     "a null problem": ([{"q": "a"}, {"q": None}], {"prompt": "q"}, "row 1: 'q', the problem, is null; give it text"),
-    "mixed types": ([{"prompt": "a"}, {"prompt": 3}], {}, "row 1: 'prompt' is 3, give a string"),
+    "mixed types": ([{"prompt": "a"}, {"prompt": 3}], {}, "row 1: 'prompt' is 3; give a string"),
     "rows that are none": ([1, 2], {}, "row 0 holds 1"),
     "no data": (3, {}, "the task's data is of type int; give a Dataset or DatasetDict"),
     "a generator": (iter(ROWS), {}, "the task's data is of type list_iterator; give a Dataset"),
@@ -364,31 +364,35 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         "split='train': .*has no splits; leave it out",
     ),
     "a test split of a list": (ROWS, {"prompt": "question", "test": "val"}, "test='val': .* has no splits"),
-    "no split to train on": (splits(a=ROWS, b=ROWS), {}, r"has the splits 'a', 'b': .* give split=\.\.\."),
+    "no split to train on": (splits(a=ROWS, b=ROWS), {}, r"has the splits 'a', 'b'; .* give split=\.\.\."),
     "the same split twice": (splits(train=ROWS), {"test": "train", "prompt": "question"}, "is the split to train on"),
-    "a configuration": (ROWS, {"config": "main"}, "config='main' is for data sets of the hub"),
+    "a configuration": (ROWS, {"config": "main"}, "config='main' is only for hub data sets"),
     "a test and a size": (ROWS, {"test": ROWS, "test_size": 0.2}, "are both given; keep one"),
     "a size of one": (ROWS, {"test_size": 1.0}, "test_size is 1.0; give a share"),
     "a size below zero": (ROWS, {"test_size": -1}, "test_size is -1; give a share"),
     "a size that is none": (ROWS, {"test_size": True}, "test_size is True; give a share"),
     "a name that is none": (ROWS, {"name": 3}, "name is 3; give a text"),
     "a column that is none": (ROWS, {"prompt": 3}, "prompt is 3; give the name of a column"),
-    "a column named twice": (ROWS, {"prompt": "a", "columns": {"prompt": "b"}}, "name it twice; keep one"),
+    "a column named twice": (ROWS, {"prompt": "a", "columns": {"prompt": "b"}}, "name the same column twice; keep one"),
     "no function": (ROWS, {"prompt": "question", "reward": 3}, "reward=3 is not a function"),
     "a class": (ROWS, {"prompt": "question", "reward": dict}, "reward=the class dict is not a function"),
     "no functions": (ROWS, {"prompt": "question", "reward": []}, r"reward=\[\] holds no function"),
-    "an unknown name": (ROWS, {"prompt": "question", "reward": "mine"}, "reward='mine' is in no file of --import"),
+    "an unknown name": (
+        ROWS,
+        {"prompt": "question", "reward": "mine"},
+        "reward='mine' is not defined in a file of --import",
+    ),
     "a strange argument": (
         ROWS,
         {"prompt": "question", "reward": named("r", lambda response, golt: 0)},
-        r"reward r has the argument 'golt', which is no column of the data \(did you mean 'gold'\?\)",
+        r"reward r has the argument 'golt', which is not a column of the data \(did you mean 'gold'\?\)",
     ),
-    "an argument by place": (ROWS, {"prompt": "question", "reward": by_place}, "takes 'response' by place alone"),
+    "an argument by place": (ROWS, {"prompt": "question", "reward": by_place}, "takes 'response' by position only"),
     "a response not read": (ROWS, {"prompt": "question", "reward": unread}, "reward unread does not read the response"),
     "too many weights": (
         ROWS,
         {"prompt": "question", "reward": shorter, "weights": [1, 2]},
-        "are 2 for 1 reward functions",
+        "has 2 entries for 1 reward functions",
     ),
     "a weight that is none": (
         ROWS,
@@ -402,7 +406,11 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "weights of nothing": (ROWS, {"prompt": "question", "weights": [1]}, "weights=.* without reward functions"),
     "a threshold": (ROWS, {"prompt": "question", "reward": shorter, "correct_at": "1"}, "correct_at is '1'"),
-    "turns with a reward": (ROWS, {"prompt": "question", "reward": shorter, "per_turn": True}, "per_turn cuts prompts"),
+    "turns with a reward": (
+        ROWS,
+        {"prompt": "question", "reward": shorter, "per_turn": True},
+        "per_turn makes prompts",
+    ),
 }
 
 
@@ -417,7 +425,7 @@ def test_bad_input_gets_one_sentence(case: str) -> None:
 @pytest.mark.parametrize(
     ("ending", "content", "words"),
     [
-        ("parquet", b"PAR0", "is no Parquet file"),
+        ("parquet", b"PAR0", "is not Parquet"),
         ("csv", b'a,b\n"1', "cannot be read as CSV"),
         ("csv", b"", "cannot be read as CSV"),
         ("csv", b"prompt,prompt\na,b\n", "has two columns named 'prompt'"),
@@ -431,7 +439,7 @@ def test_files_that_cannot_be_read(ending: str, content: bytes, words: str, tmp_
     with pytest.raises(LimbeckError, match=words) as e:
         lb.task(str(file))
     assert "\n" not in str(e.value)
-    with pytest.raises(LimbeckError, match="does not exist: check the path"):
+    with pytest.raises(LimbeckError, match="does not exist; check the path"):
         lb.task(str(tmp_path / f"none.{ending}"))
 
 
@@ -473,7 +481,7 @@ def test_a_data_set_of_the_hub_is_read_from_the_cache(cached: None) -> None:
     ):
         with pytest.raises(LimbeckError, match=words):
             load_task("owner/sums", prompt="question", **options)
-    with pytest.raises(LimbeckError, match="'owner/other' is neither on this disk nor in the cache"):
+    with pytest.raises(LimbeckError, match="'owner/other' is neither on this disk nor in the local cache"):
         load_task("owner/other")
     assert time.monotonic() - began < 20  # the hub's client would have retried for most of a minute each time
 
@@ -519,12 +527,12 @@ def test_tasks_of_an_imported_file_have_its_names(own: Path) -> None:
     assert load_task("ready").name == "ready"
     task = load_task("mine", seed=3, size=20)
     assert (task.name, len(task.train) + len(task.test)) == ("mine-3", 20)
-    assert judged(task, task.train[0], "").reward <= 1
+    assert judge_response(task, task.train[0], "").reward <= 1
     for name, options, words in (
         ("mine", {"siez": 3}, r"option 'siez' is not one of task 'mine' \(did you mean 'size'\?\)"),
-        ("ready", {"size": 3}, "was given with a ready Task"),
+        ("ready", {"size": 3}, "was given with a Task object"),
         ("nothing", {}, "is a function that returned 3; have it return lb.task"),
-        ("corridor", {}, "is one of Limbeck's own and a name in your file"),
+        ("corridor", {}, "is both a task of Limbeck and a name in your file"),
         ("mien", {}, r"task 'mien' is unknown \(did you mean 'mine'\?\)"),
     ):
         with pytest.raises(LimbeckError, match=words):
@@ -533,7 +541,9 @@ def test_tasks_of_an_imported_file_have_its_names(own: Path) -> None:
 
 def test_rewards_of_an_imported_file_serve_a_data_file(own: Path, tmp_path: Path) -> None:
     file = make("parquet", tmp_path)
-    with pytest.raises(LimbeckError, match=r"reward='shrt' is in no file of --import \(did you mean 'short'\?\)"):
+    with pytest.raises(
+        LimbeckError, match=r"reward='shrt' is not defined in a file of --import \(did you mean 'short'\?\)"
+    ):
         load_task(file, prompt="question", reward="shrt")
     task = load_task(file, prompt="question", reward="short", answer="gold", columns={"hint": "level"})
     assert task.serves == {"reward"}
@@ -548,7 +558,7 @@ def test_the_command_line_names_data_columns_and_rewards(own: Path, tmp_path: Pa
         task = prepare_tasks(one, build_method(one))["task"]
         assert (len(task.test), task.serves) == (4, {"reward"})
         prompt = next(p for p in task.train if p.messages[0]["content"] == "What is 4 + 4?")
-        assert judged(task, prompt, "ab").reward == pytest.approx(1.5 / 11)
+        assert judge_response(task, prompt, "ab").reward == pytest.approx(1.5 / 11)
 
 
 def test_a_name_in_two_files_must_be_one_thing(own: Path) -> None:
@@ -556,7 +566,7 @@ def test_a_name_in_two_files_must_be_one_thing(own: Path) -> None:
     other.write_text("short = 3\nfrom limbeck import task as lbt\n")
     own_files.run_file(other)
     with pytest.raises(LimbeckError, match=r"'short' means different things in .*own\.py and .*other\.py"):
-        own_files.named("short")
+        own_files.imported_value("short")
 
 
 # ---------------------------------------------------------------- a whole run

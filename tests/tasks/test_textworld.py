@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from limbeck.errors import LimbeckError
-from limbeck.tasks import EpisodeDied, TextWorldTask, available_tasks, load_task, open_episode
+from limbeck.tasks import EpisodeDied, TextWorldTask, available_tasks, load_task
 from limbeck.tasks.textworld import _cache
 from limbeck.tasks.textworld_game import Maker, clean, command, side
 from limbeck.types import Prompt
@@ -56,14 +56,14 @@ def test_a_game_is_on_one_side() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"world_size": 0}, "world_size of task 'textworld' is 0, give a whole number of at least 1."),
+        ({"world_size": 0}, "world_size of task 'textworld' is 0; give a whole number of at least 1."),
         ({"quest_length": 2.5}, "quest_length of task 'textworld' is 2.5"),
         ({"nb_objects": True}, "nb_objects of task 'textworld' is True"),
         ({"train_size": 0}, "train_size of task 'textworld' is 0"),
         ({"test_size": 0}, "test_size of task 'textworld' is 0"),
         ({"max_turns": 0}, "max_turns of task 'textworld' is 0"),
-        ({"hints": "no"}, "hints of task 'textworld' is 'no', give true or false."),
-        ({"folder": 3}, "folder of task 'textworld' is 3, give a path."),
+        ({"hints": "no"}, "hints of task 'textworld' is 'no'; give true or false."),
+        ({"folder": 3}, "folder of task 'textworld' is 3; give a path."),
         ({"seed": -1}, "seed of task 'textworld' is -1"),
         ({"nb_object": 3}, "option 'nb_object' is not one of task 'textworld' (did you mean 'nb_objects'?)"),
     ],
@@ -107,18 +107,18 @@ def task(folder: Path) -> Iterator[TextWorldTask]:
 
 
 def play(task: Any, prompt: Prompt, actions: Any) -> list[Any]:
-    episode = open_episode(task, prompt)
+    episode = task.open(prompt)
     seen = [episode.step(action) for action in actions]
     episode.close()
     return seen
 
 
 @needs_textworld
-def test_the_expert_wins(task: TextWorldTask) -> None:
-    assert task.serves == {"reward", "feedback", "episodes", "expert"}
+def test_the_walkthrough_wins(task: TextWorldTask) -> None:
+    assert task.serves == {"reward", "feedback", "episodes"}
     for prompt in (*task.train, *task.test):
-        steps = task.expert(prompt)
-        assert (len(steps), prompt.privileged["solution"]) == (2, "\n".join(steps))
+        steps = prompt.privileged["solution"].split("\n")
+        assert len(steps) == 2
         assert prompt.columns == {"quest_length": 2.0, "max_score": 1.0}
         seen = play(task, prompt, steps)
         assert [(o.done, o.correct, o.reward) for o in seen] == [(False, False, 0.0), (True, True, 1.0)]
@@ -148,7 +148,7 @@ def test_an_episode_ends_after_its_turns_and_hints_are_listed(folder: Path) -> N
     task = TextWorldTask(**GAMES, folder=str(folder), hints=True, max_turns=2)
     prompt = task.test[0]
     listed = prompt.messages[0]["content"].rpartition("Possible commands: ")[2].split("; ")
-    assert task.expert(prompt)[0] in listed
+    assert prompt.privileged["solution"].split("\n")[0] in listed
     seen = play(task, prompt, ["dance", "look"])
     assert seen[0].text.endswith("Possible commands: " + "; ".join(listed))
     assert [(o.done, o.correct) for o in seen] == [(False, False), (True, False)]
@@ -177,7 +177,7 @@ def test_a_game_that_is_kept_is_not_made_again(task: TextWorldTask, folder: Path
     task.close()
     again = TextWorldTask(**GAMES, folder=str(folder))
     assert list(again.train) == list(task.train)
-    assert again._makers.pids() == []
+    assert again._makers._workers == []
     assert not list(folder.glob(".making-*"))
     with pytest.raises(LimbeckError, match="'train/3' is not one of task 'textworld'"):
         again.open(Prompt("train/3", ()))

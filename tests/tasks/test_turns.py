@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from limbeck.errors import LimbeckError
-from limbeck.tasks import Corridor, Observation, Retry, Verdict, available_tasks, load_task, open_episode
+from limbeck.tasks import Corridor, Observation, Retry, Verdict, available_tasks, load_task
 from limbeck.types import Prompt
 
 
 def play(task: Any, prompt: Prompt, actions: Any) -> list[Observation]:
-    episode = open_episode(task, prompt)
+    episode = task.open(prompt)
     try:
         return [episode.step(action) for action in actions]
     finally:
@@ -20,14 +20,13 @@ def play(task: Any, prompt: Prompt, actions: Any) -> list[Observation]:
         episode.close()
 
 
-def test_the_corridor_is_walked_by_its_expert() -> None:
+def test_the_solution_of_the_corridor_reaches_the_goal() -> None:
     task = load_task("corridor", cells=5, test_size=4, step_cost=0.1)
-    assert task.serves == {"reward", "feedback", "episodes", "expert"}
+    assert task.serves == {"reward", "feedback", "episodes"}
     for prompt in (*task.train, *task.test):
-        moves = task.expert(prompt)
+        moves = prompt.privileged["solution"].split("\n")
         distance = abs(prompt.columns["start"] - prompt.columns["goal"])
         assert prompt.columns["distance"] == len(moves) == distance
-        assert prompt.privileged["solution"].split("\n") == list(moves)
         seen = play(task, prompt, moves)
         assert [o.done for o in seen] == [o.correct for o in seen] == [False] * (len(moves) - 1) + [True]
         assert sum(o.reward for o in seen) == pytest.approx(1 - 0.1 * distance)
@@ -67,16 +66,14 @@ def test_an_episode_that_is_over_takes_no_action() -> None:
         episode.step("r")
 
 
-def test_a_task_in_turns_does_not_judge_one_text_and_others_have_no_episodes() -> None:
+def test_a_task_in_turns_does_not_judge_one_text() -> None:
     corridor = load_task("corridor")
     with pytest.raises(LimbeckError, match="'corridor' is played in turns and has no verdict"):
         corridor.verify(corridor.train[0], "r")
     assert corridor.responses(corridor.train[0]) == ()
     sums = load_task("two_digit_sums", train_size=1, test_size=1)
-    with pytest.raises(LimbeckError, match=r"'two_digit_sums' serves no episodes: .*Retry"):
-        open_episode(sums, sums.train[0])
     with pytest.raises(LimbeckError, match="'train/0' is not one of task 'corridor'"):
-        open_episode(corridor, sums.train[0])
+        corridor.open(sums.train[0])
 
 
 WRONG = "<answer>x</answer>"
@@ -121,20 +118,20 @@ def test_retry_pays_once_and_has_words_of_its_own() -> None:
     ("name", "options", "sentence"),
     [
         ("corridor", {"cell": 3}, "option 'cell' is not one of task 'corridor' (did you mean 'cells'?)"),
-        ("corridor", {"cells": 1}, "cells of task 'corridor' is 1, give a whole number of at least 2."),
+        ("corridor", {"cells": 1}, "cells of task 'corridor' is 1; give a whole number of at least 2."),
         ("corridor", {"cells": "nine"}, "cells of task 'corridor' is 'nine'"),
         ("corridor", {"max_turns": 0}, "max_turns of task 'corridor' is 0"),
-        ("corridor", {"step_cost": 1.5}, "step_cost of task 'corridor' is 1.5, give a number from 0 to 1."),
+        ("corridor", {"step_cost": 1.5}, "step_cost of task 'corridor' is 1.5; give a number from 0 to 1."),
         ("corridor", {"step_cost": float("nan")}, "step_cost of task 'corridor' is nan"),
-        ("corridor", {"test_size": 72}, "9 cells make only 72 prompts"),
-        ("corridor", {"train_size": 61}, "train_size is 61, but 9 cells make only 72 prompts"),
+        ("corridor", {"test_size": 72}, "9 cells give only 72 prompts"),
+        ("corridor", {"train_size": 61}, "train_size is 61, but 9 cells give only 72 prompts"),
         ("corridor", {"train_size": 0}, "train_size of task 'corridor' is 0"),
         ("corridor", {"seed": -1}, "seed of task 'corridor' is -1"),
         ("coridor", {}, "did you mean 'corridor'?"),
         ("retry", {}, "needs the option task"),
         ("retry", {"task": "retry"}, "'retry' itself"),
         ("retry", {"task": 3}, "task of task 'retry' is 3"),
-        ("retry", {"task": "corridor"}, "task 'corridor' already is played in turns"),
+        ("retry", {"task": "corridor"}, "task 'corridor' already has several turns"),
         ("retry", {"task": "chain_sum", "turns": 0}, "turns of task 'retry' is 0"),
         ("retry", {"task": "chain_sum", "template": "no"}, "template of task 'retry' is 'no'"),
         ("retry", {"task": "chain_sum", "template": "{feedback} {answer}"}, "whose only field is {feedback}."),

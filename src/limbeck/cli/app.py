@@ -1,226 +1,95 @@
-"""The frame of every command: errors as one sentence, exit statuses, the words that were typed."""
+"""The typer application: its help, and the commands in their groups."""
 
 from __future__ import annotations
 
-import errno
-import os
-import shlex
-import signal
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from ..errors import LimbeckError
-from ..terminal import printable
-from .out import print_json
+from .compare import compare
+from .demo import demo
+from .evaluate import evaluate
+from .exits import Commands, print_version
+from .explain import diff, explain
+from .methods import methods
+from .pipeline import pipeline
+from .report import report
+from .sample import sample_responses
+from .train import train
 
-USER_ERROR, BUG, INTERRUPTED, TERMINATED = 2, 1, 130, 143
-"""Exit statuses besides 0."""
+app = typer.Typer(
+    name="limbeck",
+    cls=Commands,
+    rich_markup_mode="rich",
+    add_completion=False,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+)
 
 
-class Stopped(Exception):
-    """Ctrl-C, or a scheduler's SIGTERM, during a command that can say how to go on."""
+@app.callback()
+def limbeck(
+    ctx: typer.Context,
+    show_version: bool = typer.Option(
+        False, "--version", callback=print_version, is_eager=True, help="Show the version and stop."
+    ),
+    files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="FILE.py",
+            help="Run a Python file of yours first, with your own methods, tasks or rewards. Works with every command "
+            "and may be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Distil language models: train a student from a teacher, from rewards, or from both, with published methods.
 
-    def __init__(self, sentence: str, status: int = INTERRUPTED):
-        super().__init__(sentence)
-        self.status = status
+    [bold]Try it[/]
 
+    [cyan]limbeck demo[/]              train a small student on a small teacher
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: it takes the way of a Ctrl-C, past every ``except Exception``."""
+    [bold]Choose a method[/]
 
+    [cyan]limbeck methods[/]           list the methods and what each needs
+    [cyan]limbeck explain kdrl[/]      its formula, its arguments, its paper
+    [cyan]limbeck diff gkd kdrl[/]     how two methods differ
 
-class Commands(TyperGroup):
-    """The group of commands: whatever goes wrong ends in one sentence on stderr and an exit status, never a traceback.
+    [bold]Use it[/]
 
-    ``LIMBECK_DEBUG=1`` adds the traceback; ``--json`` adds ``{"error": ...}`` on stdout.
+    [cyan]limbeck train kdrl --student small --teacher big --task problems.jsonl[/]
+    [cyan]limbeck eval --student runs/mine/student --task problems.jsonl[/]
+    [cyan]limbeck pipeline[/]          run several methods in a row
+    [cyan]limbeck report runs/mine[/]  a run's report, also while it is running
+
+    [bold]Look at the results[/]
+
+    [cyan]limbeck sample runs/mine --before[/]    responses before and after training
+    [cyan]limbeck compare runs/a runs/b[/]        runs side by side
+
+    Every command has its own help: [cyan]limbeck train --help[/].
     """
-
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
-        """Run one command and exit with its status; the typed words are kept as the root context's ``obj``."""
-        words = list(sys.argv[1:] if args is None else args)
-        try:
-            value = super().main(
-                _after_imports(words),
-                prog_name or "limbeck",
-                complete_var,
-                standalone_mode=False,
-                windows_expand_args=windows_expand_args,
-                obj=words,
-                **extra,
-            )
-            # An Exit arrives as its status. Some versions of Typer turn a Ctrl-C into one as well.
-            status = value if isinstance(value, int) else 0
-            if status == INTERRUPTED:
-                raise KeyboardInterrupt
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader has gone, as in `limbeck methods | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = BUG
-        except (Exception, KeyboardInterrupt) as e:
-            sentence, status = told(e)
-            tell(e, sentence, as_json="--json" in words)
-        if not standalone_mode:
-            return status
-        sys.exit(status)
+    del show_version, files  # `print_version` and `Commands` have handled them already
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
 
 
-def _after_imports(words: Sequence[str]) -> list[str]:
-    """The words without ``--import FILE.py``, once the files have run."""
-    rest, files = imports_apart(words)
-    if files:
-        from ..user_files import run_files
-
-        run_files(files)
-    return rest
-
-
-def imports_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of a command without ``--import FILE.py``, which may stand anywhere, and the files.
-
-    Raises:
-        LimbeckError: where the file is missing.
-    """
-    rest: list[str] = []
-    files: list[str] = []
-    left = iter(words)
-    for word in left:
-        option, equals, file = word.partition("=")
-        if option != "--import":
-            rest.append(word)
-            continue
-        file = file if equals else next(left, "")
-        if not file:
-            raise LimbeckError("--import needs a file; write --import FILE.py.")
-        files.append(file)
-    return rest, files
+app.command("demo", rich_help_panel="Try it")(demo)
+app.command("methods", rich_help_panel="Choose a method")(methods)
+app.command("explain", rich_help_panel="Choose a method")(explain)
+app.command("diff", rich_help_panel="Choose a method")(diff)
+app.command("train", rich_help_panel="Use it")(train)
+app.command("pipeline", rich_help_panel="Use it")(pipeline)
+app.command("eval", rich_help_panel="Use it")(evaluate)
+app.command("report", rich_help_panel="Use it")(report)
+app.command("sample", rich_help_panel="Look at the results")(sample_responses)
+app.command("compare", rich_help_panel="Look at the results")(compare)
 
 
-def told(e: BaseException) -> tuple[str, int]:
-    """What went wrong as one sentence, and the exit status."""
-    if isinstance(e, LimbeckError):
-        return str(e), USER_ERROR
-    if isinstance(e, Stopped):
-        return str(e), e.status
-    if isinstance(e, KeyboardInterrupt | typer.Abort):
-        return "stopped.", INTERRUPTED
-    if hasattr(e, "format_message"):  # a usage error of click, which Typer may carry under a name of its own
-        return _usage(e), USER_ERROR
-    if _disk_full(e):
-        return (
-            "the disk is full; nothing that was written before is lost: free some space, then go on with "
-            "`limbeck train --resume DIR`.",
-            USER_ERROR,
-        )
-    hint = "" if os.environ.get("LIMBECK_DEBUG") else " (LIMBECK_DEBUG=1 shows the traceback)"
-    if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError":
-        return f"memory is full: set micro_tokens or generate_batch lower, or max_tokens{hint}.", BUG
-    first = next(iter(str(e).strip().splitlines()), "") or "no message"
-    return f"unexpected {type(e).__name__}: {first.rstrip('.')}{hint}.", BUG
-
-
-def tell(e: BaseException, sentence: str, *, as_json: bool) -> None:
-    """The sentence on stderr, and as JSON on stdout where that was asked for."""
-    if os.environ.get("LIMBECK_DEBUG"):
-        typer.echo(printable("".join(traceback.format_exception(e))), err=True)
-    typer.echo(f"limbeck: {printable(sentence)}", err=True)
-    if as_json and is_main_process():
-        print_json({"error": sentence})
-
-
-def _usage(e: Any) -> str:
-    message = e.format_message().strip().rstrip(".")
-    path = e.ctx.command_path if getattr(e, "ctx", None) else "limbeck"
-    end = "" if message.endswith("?") else ";"
-    return f"{message[:1].lower()}{message[1:]}{end} `{path} --help` shows what there is."
-
-
-def _disk_full(e: BaseException | None) -> bool:
-    """Whether a full disk (or quota) lies somewhere behind an error; writers in C++ only say it in words."""
-    while e is not None:
-        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(e):
-            return True
-        e = e.__cause__ or e.__context__
-    return False
-
-
-@contextmanager
-def stoppable(out: Path, record: str = "run.json", go_on: str = "") -> Iterator[None]:
-    """A Ctrl-C or SIGTERM inside says how to go on with what is in ``out``.
-
-    Args:
-        out: folder of a run, or of a pipeline.
-        record: the file that shows that there is something to go on with.
-        go_on: the command; default: that of a run.
-    """
-    try:
-        with _sigterm_is_heard():
-            yield
-    except KeyboardInterrupt as e:
-        status = TERMINATED if isinstance(e, _Terminated) else INTERRUPTED
-        if (out / record).is_file():
-            from ..user_files import typed
-
-            go_on, run = go_on or f"limbeck train --resume {shlex.quote(str(out))}{typed()}", not go_on
-            if run and not any((out / "checkpoints").glob("step-*")):
-                raise Stopped(
-                    f"stopped before the first checkpoint, so `{go_on}` starts again from step 0; a smaller save_every "
-                    "saves more.",
-                    status,
-                ) from None
-            raise Stopped(f"stopped; go on with `{go_on}`.", status) from None
-        raise Stopped("stopped before anything was written.", status) from None
-
-
-@contextmanager
-def _sigterm_is_heard() -> Iterator[None]:
-    """SIGTERM raises inside; a second one ends the process, should the first be stuck."""
-
-    def on_sigterm(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise _Terminated
-
-    try:
-        before = signal.signal(signal.SIGTERM, on_sigterm)
-    except ValueError:  # only the main thread may ask for signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that speaks, under ``accelerate launch`` or alone."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def several_processes() -> bool:
-    """Whether a launcher started more than one."""
-    return os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
-
-
-def version(asked: bool) -> None:
-    """The callback of ``--version``."""
-    if asked:
-        from .. import __version__
-
-        typer.echo(f"limbeck {__version__}")
-        raise typer.Exit
+def main() -> None:
+    """Entry point of the command ``limbeck``."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show π must not stop a run
+            stream.reconfigure(errors="replace")
+    app(prog_name="limbeck")

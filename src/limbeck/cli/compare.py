@@ -1,4 +1,4 @@
-"""``limbeck compare``: runs side by side."""
+"""``limbeck compare``: show runs side by side, with paired differences."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ from rich.text import Text
 
 from ..errors import LimbeckError
 from ..terminal import printable, screen
-from .out import listening, plain, print_json, row, table
-from .run import Json
+from .options import Json
+from .output import add_row, engine_console, make_table, print_json, print_line
 
 if TYPE_CHECKING:
     from ..report.compare import Comparison, Labelled
 
 NAME, COLUMN = 30, 24
-"""Columns of a terminal for the names of the rows and for each run: the widest cells have an interval."""
+"""Widths in characters: of the row names, and of the column of each run (a value with its interval)."""
 
 MARK = '<meta name="generator" content="limbeck compare">'
-"""Stands near the beginning of every page of this command."""
+"""A line near the beginning of every page that this command writes, by which it recognises them."""
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders that runs have written to.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
     metric: Annotated[
-        str, typer.Option(help="What differences are taken of: accuracy, kl_reverse, length, loss, ...")
+        str, typer.Option(help="The measure to compare: accuracy, kl_reverse, length, loss, ...")
     ] = "accuracy",
     sort: Annotated[bool, typer.Option("--sort", help="Order the runs by the metric, the best first.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with overlaid curves.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Also write an HTML page with overlaid curves.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show runs side by side: what differs, what they reached, what it cost, and whether a difference is chance.
+    """Show runs side by side: settings that differ, results, cost, and whether differences may be chance.
 
-    Each run is compared with the first one. Where both answered the same
-    held-out problems, the difference is paired by problem. Where one method
-    ran with several seeds, methods are paired by seed. Where runs cannot be
-    paired, a line says why.
+    Each run is compared with the first one. If both answered the same held-out
+    problems, the difference is paired by problem. If a method ran with several
+    seeds, methods are paired by seed. If runs cannot be paired, a note says
+    why.
 
     [bold]Examples[/]
 
@@ -51,9 +53,9 @@ def compare(
     _check_runs(runs)
     if out is not None:
         _check_out(out)
-    with listening(as_json=as_json, quiet=False):
+    with engine_console(as_json=as_json, quiet=False):
         from ..report.compare import Labelled, compare_runs
-        from ..report.data import load_run
+        from ..report.run_data import load_run
 
         loaded = [Labelled(label, load_run(run)) for label, run in zip(labels(runs), runs, strict=True)]
         found = compare_runs(loaded, metric, sort)
@@ -62,21 +64,21 @@ def compare(
 
             write_comparison(found, out)
     if as_json:
-        print_json(document(found, out))
+        print_json(comparison_document(found, out))
         return
-    show(screen(), found)
+    print_comparison(screen(), found)
     if out is not None:
         screen().print(f"page  {out}")
 
 
 def labels(runs: Sequence[Path]) -> list[str]:
-    """What runs are called: the last name of each folder where no two are the same, else the whole path."""
+    """A label for each run: the name of its folder, or the whole path if two folders have the same name."""
     names = [run.resolve().name for run in runs]
     return [name if names.count(name) == 1 else str(run) for name, run in zip(names, runs, strict=True)]
 
 
 def _check_runs(runs: Sequence[Path]) -> None:
-    """Refuse what cannot be compared before anything slow is imported."""
+    """Refuse folders that cannot be compared, before any slow import."""
     if len(runs) < 2:
         raise LimbeckError(f"compare needs at least two runs, and only {runs[0]} was named; name another.")
     seen: dict[Path, Path] = {}
@@ -86,7 +88,7 @@ def _check_runs(runs: Sequence[Path]) -> None:
             raise LimbeckError(f"{run} was named twice; name every run once.")
         seen[there] = run
         if not run.is_dir():
-            raise LimbeckError(f"{run}: there is no such folder; name a folder that a run has written to.")
+            raise LimbeckError(f"{run}: there is no such folder; name the folder of a run.")
 
 
 def _check_out(out: Path) -> None:
@@ -94,7 +96,7 @@ def _check_out(out: Path) -> None:
     if out.suffix != ".html":
         raise LimbeckError(f"--out {out}: the page is HTML; give a name that ends with .html.")
     if out.exists() and not _ours(out):
-        raise LimbeckError(f"--out {out}: there is something else than an earlier comparison; name a new file.")
+        raise LimbeckError(f"--out {out}: the file exists and is not an earlier comparison; name a new file.")
     if not os.access(out.absolute().parent, os.W_OK | os.X_OK):
         raise LimbeckError(
             f"--out {out}: {out.absolute().parent} is not a folder that can be written to; name another."
@@ -109,28 +111,28 @@ def _ours(out: Path) -> bool:
         return MARK in f.read(4096)
 
 
-def show(console: Console, found: Comparison) -> None:
-    """Print the tables, as many runs beside each other as the terminal is wide for, then the differences."""
+def print_comparison(console: Console, found: Comparison) -> None:
+    """Print the tables, with as many runs side by side as fit the terminal, then the differences."""
     from ..report.compare import sections, sentences
 
     made, names = sections(found), [run.label for run in found.runs]
     at_once = max(1, (console.width - NAME) // COLUMN)
     for first in range(0, len(names), at_once):
-        grid = table("", *map(printable, names[first : first + at_once]))
+        grid = make_table("", *map(printable, names[first : first + at_once]))
         for heading, rows in made:
-            row(grid, heading, style="bold")
+            add_row(grid, heading, style="bold")
             for name, cells in rows:
-                row(grid, f"  {name}", *cells[first : first + at_once])
+                add_row(grid, f"  {name}", *cells[first : first + at_once])
         console.print(grid)
-        plain(console)
+        print_line(console)
     for sentence in sentences(found):
         console.print(Text(printable(sentence)))
     for sentence in found.notes:
         console.print(Text(printable(f"note: {sentence}"), style="yellow"))
 
 
-def document(found: Comparison, out: Path | None) -> dict[str, Any]:
-    """The comparison as what JSON knows."""
+def comparison_document(found: Comparison, out: Path | None) -> dict[str, Any]:
+    """The comparison as one JSON document."""
     from ..report.compare import differing
 
     return {
@@ -145,7 +147,7 @@ def document(found: Comparison, out: Path | None) -> dict[str, Any]:
 
 
 def _run(run: Labelled) -> dict[str, Any]:
-    from ..report.compare import METRICS, change, final
+    from ..report.compare import METRICS, accuracy_change, final
 
     data = run.data
     return {
@@ -158,7 +160,7 @@ def _run(run: Labelled) -> dict[str, Any]:
         "finished": data.finished,
         "before": data.before,
         "after": data.after,
-        "change": change(data),
+        "change": accuracy_change(data),
         "final": {key: value for key in METRICS if (value := final(data, key)) is not None},
         "spent": data.spent,
     }

@@ -1,11 +1,11 @@
-"""A method's docstring, taken apart: what it is, its formulae, its remarks, and a text for every argument."""
+"""Parse a method's docstring into a summary, formulae, remarks, and a text for every argument."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from .maths import inline, readable
+from .latex import inline, readable
 
 SECTION = re.compile(r"^(Args|Returns|Raises|References|Example|Examples|Note|Notes):$", re.MULTILINE)
 ARGUMENT = re.compile(r"^    (\*{0,2}\w+(?:, \*{0,2}\w+)*): *(.*)$")
@@ -22,15 +22,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Doc:
-    """What a docstring says."""
+    """A parsed docstring."""
 
     summary: str
     blocks: tuple[Block, ...]
     arguments: dict[str, str]
 
 
-def read(doc: str) -> Doc:
-    """Take a Google-style docstring with reStructuredText formulae apart."""
+def parse_docstring(doc: str) -> Doc:
+    """Parse a Google-style docstring with reStructuredText formulae."""
     start = SECTION.search(doc)
     prose = doc[: start.start()] if start else doc
     summary, _, body = prose.strip().partition("\n\n")
@@ -40,7 +40,7 @@ def read(doc: str) -> Doc:
 
 
 def _blocks(paragraph: str) -> list[Block]:
-    """A paragraph is a formula, or text in which lists keep their lines."""
+    """Split a paragraph into a formula, or texts and list items."""
     lines = paragraph.strip("\n").splitlines()
     if lines and lines[0].strip().startswith(".. math::"):
         formula = readable("\n".join([lines[0].strip().removeprefix(".. math::"), *lines[1:]]))
@@ -54,7 +54,7 @@ def _blocks(paragraph: str) -> list[Block]:
 
 
 def _arguments(doc: str) -> dict[str, str]:
-    """The text of every argument; two that share an entry share its text."""
+    """The text of every argument; arguments that share an entry share its text."""
     _, found, section = doc.partition("\nArgs:\n")
     texts: dict[str, list[str]] = {}
     names: list[str] = []

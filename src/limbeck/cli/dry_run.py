@@ -1,4 +1,4 @@
-"""``limbeck train --dry-run``: what a run would do, for people and as JSON."""
+"""``limbeck train --dry-run``: print a description of a run, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any
 
 from rich.console import Console
 
-from .docstrings import read
-from .out import plain
+from .docstrings import parse_docstring
+from .output import print_line
 
 LONGEST = 1500
-"""Characters of a rendered prompt that are shown; ``--json`` has all of them."""
+"""Characters of a rendered prompt that are printed (ours); ``--json`` has all of them."""
 
 
-def document(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON document: what the engine found, with the method's docstring cut to its sentence."""
+def dry_run_document(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON document: the engine's findings, with the method's docstring cut to its first sentence."""
     method = {k: v for k, v in found["method"].items() if k != "doc"}
     return {**found, "method": {**method, "sentence": _sentence(found["method"]["doc"])}}
 
 
 def _sentence(doc: str) -> str:
-    return read(doc).summary
+    return parse_docstring(doc).summary
 
 
-def show(console: Console, found: Mapping[str, Any]) -> None:
-    """Print it in sections."""
+def print_sections(console: Console, found: Mapping[str, Any]) -> None:
+    """Print the findings in sections."""
     method = found["method"]
-    plain(console, f"Dry run of {method['title'] or method['name']}", "bold")
+    print_line(console, f"Dry run of {method['title'] or method['name']}", "bold")
     paper = f" ({method['paper']})" if method["paper"] else ""
-    plain(console, f"{_sentence(method['doc'])}{paper}")
+    print_line(console, f"{_sentence(method['doc'])}{paper}")
     for title, lines in (
         ("Models", _models(found["models"])),
         ("Data", _data(found["data"])),
@@ -38,16 +38,16 @@ def show(console: Console, found: Mapping[str, Any]) -> None:
         ("Time", _time(found["time"], found["step"]["steps"])),
         ("Settings that differ from the defaults", [f"{k} = {v!r}" for k, v in found["settings"].items()] or ["none"]),
     ):
-        plain(console)
-        plain(console, title, "bold")
+        print_line(console)
+        print_line(console, title, "bold")
         for line in lines:
-            plain(console, f"  {line}")
+            print_line(console, f"  {line}")
     _prompts(console, found["prompts"])
     for note in found["notes"]:
-        plain(console)
-        plain(console, note, "yellow")
-    plain(console)
-    plain(console, "Nothing was trained or written. Leave out --dry-run to start the run.")
+        print_line(console)
+        print_line(console, note, "yellow")
+    print_line(console)
+    print_line(console, "Nothing was trained or written. Leave out --dry-run to start the run.")
 
 
 def _models(models: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -63,7 +63,7 @@ def _models(models: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 def _data(data: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, split in data.items():
         what = "" if name == "task" else f"{name}: "
-        serves = f"; it gives {', '.join(split['serves'])}" if split["serves"] else ""
+        serves = f"; it provides {', '.join(split['serves'])}" if split["serves"] else ""
         yield f"{what}{split['task']}, {split['training']:,} training prompts, {split['held_out']:,} held out{serves}"
 
 
@@ -79,12 +79,12 @@ def _step(step: Mapping[str, Any]) -> Iterator[str]:
 def _memory(memory: Mapping[str, int]) -> Iterator[str]:
     total, training, models, work = (_bytes(memory[k]) for k in ("total", "training", "models", "work"))
     yield (
-        f"about {total}: {training} for what is trained (weights, gradients, AdamW), {models} for other weights, and "
-        f"up to {work} for activations or the cache of generation"
+        f"about {total}: {training} for the trained weights with gradients and AdamW, {models} for other weights, and "
+        f"up to {work} for activations or the key-value cache of generation"
     )
     yield (
-        "weights are held in float32; for less, lower micro_tokens or generate_batch, or set gradient_checkpointing or "
-        "lora_rank"
+        "weights are in float32; to use less memory, lower micro_tokens or generate_batch, or set "
+        "gradient_checkpointing or lora_rank"
     )
 
 
@@ -96,22 +96,22 @@ def _time(time: Mapping[str, Any], steps: int) -> Iterator[str]:
         f"({_duration(time['evaluation'])} each); between {_duration(low)} and {_duration(high)}"
     )
     yield (
-        f"estimated from the numbers above, with responses at their full length, and the speed of this machine "
+        f"estimated from the numbers above, with every response at its maximum length, and the speed of this machine "
         f"({speed['device']}: {speed['flops'] / 1e9:,.0f} GFLOP/s in matrix products, "
         f"{speed['bytes'] / 1e9:,.3g} GB/s of memory); "
-        f"right within a factor of {factor}, and too high where responses end early"
+        f"correct within a factor of {factor}, and too high if responses end early"
     )
 
 
 def _prompts(console: Console, prompts: Sequence[Mapping[str, Any]]) -> None:
-    plain(console)
-    plain(console, "The first prompts, as the student reads them", "bold")
+    print_line(console)
+    print_line(console, "The first prompts, as the student reads them", "bold")
     for prompt in prompts:
         text = prompt["text"]
         cut = f"\n... ({len(text) - LONGEST:,} more characters)" if len(text) > LONGEST else ""
-        plain(console, f"  {prompt['id']} ({prompt['tokens']:,} tokens)", "cyan")
+        print_line(console, f"  {prompt['id']} ({prompt['tokens']:,} tokens)", "cyan")
         for line in f"{text[:LONGEST]}{cut}".splitlines():
-            plain(console, f"    {line}")
+            print_line(console, f"    {line}")
 
 
 def _bytes(n: float) -> str:

@@ -1,4 +1,4 @@
-"""``limbeck report``."""
+"""``limbeck report``: write a run's report again and print its summary."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from typing import Annotated
 import typer
 
 from ..terminal import screen
-from .out import listening, print_json
-from .run import Json
+from .options import Json
+from .output import engine_console, print_json
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A folder that a run has written to.", metavar="RUN")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")],
     as_json: Json = False,
 ) -> None:
-    """Write a run's report again and show its summary: also of a run that was stopped, or is still going.
+    """Write a run's report again and print its summary; also works for stopped and running runs.
 
     [bold]Examples[/]
 
     [cyan]limbeck report runs/mine[/]
     [cyan]limbeck report runs/mine --json | jq .after.accuracy[/]
 
-    The report is one HTML file in the run's folder. Nothing else in the folder
-    changes.
+    The report is one HTML file in the run's folder. No other file is changed.
     """
-    with listening(as_json=as_json, quiet=False):
+    with engine_console(as_json=as_json, quiet=False):
         from ..report import load_run, summary_table, write_report
 
         data = load_run(folder)

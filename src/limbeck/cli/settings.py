@@ -1,11 +1,10 @@
-"""From words to a checked ``RunConfig``: ``--set`` over flags over ``--config`` over defaults.
+"""Turn what was typed into a checked ``RunConfig``: ``--set`` overrides flags, which override ``--config``.
 
-Whatever can be refused without loading a model is refused here, before the seconds that importing the engine takes.
+Every check that needs no model is made here, before the engine is imported, which takes seconds.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import user_files as own_files
 from ..errors import LimbeckError, shown
+from ..json_files import read_json_object
+from ..processes import is_main_process, several_processes
 from ..space.method import Method
 from ..space.registry import get
-from .app import is_main_process, several_processes
 
 if TYPE_CHECKING:
     from ..engine.config import RunConfig
@@ -24,16 +24,16 @@ Settings = dict[str, Any]
 
 
 def run_config(name: str | None, flags: Mapping[str, Any], file: Path | None, pairs: Sequence[str]) -> RunConfig:
-    """The run that the command line asks for.
+    """The configuration that the command line describes.
 
     Args:
-        name: the method's, from the command line.
+        name: of the method, from the command line.
         flags: options by field; None means that the option was not given.
         file: of ``--config``.
-        pairs: the words of ``--set``.
+        pairs: ``KEY=VALUE`` of each ``--set``.
     """
     if name and not file and not any(pair.startswith("imports") for pair in pairs):
-        get(name)  # a misspelt method is told before the engine is imported
+        get(name)  # report a misspelt method before importing the engine
     from ..engine.config import configure, load_toml, parse_settings
 
     written = load_toml(file) if file else {}
@@ -43,22 +43,22 @@ def run_config(name: str | None, flags: Mapping[str, Any], file: Path | None, pa
     if method is not None and not isinstance(method, str):
         raise LimbeckError(f"method={shown(method)} is not the name of a method; `limbeck methods` lists them.")
     if not method:
-        raise LimbeckError("a run needs a method: `limbeck train kdrl ...`; `limbeck methods` lists them.")
+        raise LimbeckError("no method is given; write `limbeck train NAME ...` (`limbeck methods` lists them).")
     known = get(method).arguments
     merged: Settings = {}
     for layer in (written, {k: v for k, v in flags.items() if v is not None}, given):
-        lay(merged, _normal(layer, known, method))
+        merge_into(merged, _normal(layer, known, method))
     return configure(method, {**merged, **imports})
 
 
 def own_imports(*layers: Mapping[str, Any]) -> Settings:
-    """The setting ``imports``: files of ``--import``, which ran already, and those of the layers, which run here."""
+    """The setting ``imports``: the files of ``--import``, which have run, and those of the layers, which run here."""
     files = [*own_files.ran(), *(file for layer in layers for file in own_files.run_files(layer.get("imports", ())))]
     return {"imports": tuple(dict.fromkeys(files))} if files else {}
 
 
-def defaults(config: RunConfig) -> list[str]:
-    """A word on what decides a run and was not given."""
+def notes_on_defaults(config: RunConfig) -> list[str]:
+    """A note that names the student and the task if they were not given and the defaults are used."""
     silent = [name for name in ("student", "task") if name not in config.model_fields_set]
     if not silent:
         return []
@@ -67,7 +67,7 @@ def defaults(config: RunConfig) -> list[str]:
 
 
 def _normal(layer: Mapping[str, Any], arguments: Mapping[str, object], method: str) -> Settings:
-    """The layer under our names, with the method's arguments in their table: ``group`` is ``arguments.group``."""
+    """The layer with our names for settings, and the method's arguments moved to the table ``arguments``."""
     from ..engine.aliases import in_our_words
 
     out = in_our_words(layer, arguments, method)
@@ -80,30 +80,30 @@ def _normal(layer: Mapping[str, Any], arguments: Mapping[str, object], method: s
     return {**out, "arguments": {**in_our_words(own, arguments, method), **moved}}
 
 
-def lay(below: Settings, above: Mapping[str, Any]) -> None:
-    """Lay one layer over another; tables are merged key by key."""
+def merge_into(below: Settings, above: Mapping[str, Any]) -> None:
+    """Merge one layer of settings into another, whose values it replaces; tables are merged key by key."""
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(below.get(key), dict):
-            lay(below[key], value)
+            merge_into(below[key], value)
         else:
             below[key] = dict(value) if isinstance(value, Mapping) else value
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> Method:
-    """The method's value; an argument of the wrong kind is the user's mistake, not ours."""
+    """Build the method; an argument of the wrong type is reported as the user's mistake."""
     try:
         return get(name)(**arguments)
     except LimbeckError:
         raise
     except (TypeError, ValueError, AttributeError) as e:
         words = ", ".join(f"{k}={shown(v)}" for k, v in arguments.items())
-        raise LimbeckError(f"{name}({words}): {e}; `limbeck explain {name}` shows what its arguments are.") from e
+        raise LimbeckError(f"{name}({words}): {e}; `limbeck explain {name}` lists its arguments.") from e
 
 
 def check(config: RunConfig) -> Method:
-    """Refuse what cannot run: arguments of the method, a missing teacher, folders and files that do not exist."""
+    """Build the method, and refuse wrong arguments, a missing teacher, and folders and files that do not exist."""
     method = build(config.method, config.arguments)
-    # The reference and the initial weights are the student's own unless another is named; a teacher must be named.
+    # The reference defaults to the student before training; a teacher must be given.
     method.validate(**{role: "model" for role in method.roles if role != "teacher" or config.teacher})
     for role in ("student", "teacher", "ref"):
         check_model(role, getattr(config, role))
@@ -112,7 +112,7 @@ def check(config: RunConfig) -> Method:
 
 
 def check_model(role: str, name: str | None) -> None:
-    """Refuse a folder that is not there; a hub name is left to the hub."""
+    """Refuse a model folder that does not exist; hub names are checked when the model is loaded."""
     from .. import embedded
 
     if name == "embedded" and role in embedded.NAMES:
@@ -124,7 +124,7 @@ def check_model(role: str, name: str | None) -> None:
 
 
 def check_task(task: str) -> None:
-    """Refuse a task file that is not there; names are left to the tasks."""
+    """Refuse a task file that does not exist; other names are checked when the task is loaded."""
     from ..tasks.base import found
 
     if task.endswith((".jsonl", ".parquet", ".csv")) and found(task, "file") is None:
@@ -132,29 +132,29 @@ def check_task(task: str) -> None:
 
 
 def output_folder(out: Path | None, method: str, *, overwrite: bool) -> Path:
-    """The folder of a new run. Only a run is ever overwritten, and only where that was asked for."""
+    """The folder of a new run. Only the folder of a run can be overwritten, and only with ``overwrite``."""
     if out is None:
         if several_processes():
-            raise LimbeckError("several processes need to agree on one folder: name it with --out.")
+            raise LimbeckError("several processes need one folder; name it with --out.")
         return _fresh(Path("runs") / f"{method}-{datetime.now():%Y%m%d-%H%M%S}")
-    if not is_main_process():  # the main process may be writing already
+    if not is_main_process():  # the main process may already be writing to it
         return out
     from ..engine.storage.run_folder import empty, refuse_impossible
 
     refuse_impossible(out)
     if not empty(out):
         if not (out / "run.json").is_file():
-            raise LimbeckError(f"--out {out}: the folder holds other things than a run; name a new one.")
+            raise LimbeckError(f"--out {out}: the folder is not empty and holds no run; name a new one.")
         if not overwrite:
             raise LimbeckError(
-                f"--out {out}: there is a run already; go on with it (limbeck train --resume {out}), replace it "
+                f"--out {out}: the folder already holds a run; continue it (limbeck train --resume {out}), replace it "
                 "(--overwrite), or name another folder."
             )
     return out
 
 
 def _fresh(folder: Path) -> Path:
-    """The folder, numbered where two runs start in one second."""
+    """The folder, with a number added if another run started in the same second."""
     number, free = 2, folder
     while free.exists():
         free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
@@ -162,9 +162,8 @@ def _fresh(folder: Path) -> Path:
 
 
 def run_record(folder: Path) -> dict[str, Any]:
-    """``run.json`` of a run's folder; empty where it is missing or damaged."""
+    """``run.json`` of a run's folder; empty if it is missing or damaged."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json_object(folder / "run.json") or {}
+    except OSError:
         return {}
-    return record if isinstance(record, dict) else {}

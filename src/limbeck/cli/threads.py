@@ -1,4 +1,4 @@
-"""How many threads a run may take: one a physical core, of those that this process may use."""
+"""The number of threads of a run: one for each physical core that this process may use."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Microseconds of processor time a period, and the period: what a container may use."""
+"""Holds a container's limit: microseconds of processor time in a period, and the length of the period."""
 
 
-def settle() -> None:
-    """Hold torch to the cores there are, unless ``OMP_NUM_THREADS`` says otherwise.
+def limit_threads() -> None:
+    """Limit PyTorch to one thread for each core, unless ``OMP_NUM_THREADS`` is set.
 
-    Two threads on one core, or more threads than a container's share of time, wait for each other in every product of
-    matrices.
+    Two threads on one core, or more threads than a container's share of time, wait for each other in every matrix
+    product.
     """
     if os.environ.get("OMP_NUM_THREADS"):
         return
@@ -24,7 +24,7 @@ def settle() -> None:
 
 
 def cores() -> int:
-    """Physical cores for this process, at least 1; processes that a launcher started share them."""
+    """Physical cores for this process, at least 1; the processes of a launcher share the cores of a machine."""
     known = [_physical(), _allowed(), _share()]
     return max(1, min(n for n in known if n) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
 
@@ -36,12 +36,12 @@ def _physical() -> int:
 
 
 def _allowed() -> int | None:
-    """Cores that the scheduler lets this process run on; None where the system does not say."""
+    """Cores that the scheduler lets this process run on; None if the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def _share() -> int | None:
-    """Whole cores' worth of time in a container, at least 1; None where there is no limit."""
+    """The time limit of a container in whole cores, at least 1; None if there is no limit."""
     try:
         quota, period = QUOTA.read_text().split()
         return max(1, int(quota) // int(period))

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from .. import embedded
 from ..report import load_run
-from ..report.words import comparison
+from ..report.headline import comparison
 from ..tasks.base import found
 from .config import RunConfig
 from .inputs import specs

@@ -1,9 +1,10 @@
-"""Measures of a student, without training: pass@k, intervals, fidelity to a teacher, where errors lie.
+"""Statistics of evaluations: pass@k, confidence intervals, paired differences, and where feedback objects.
 
-Pure functions of numbers and arrays. Running the model is ``engine.evaluation``; drawing the result is ``report``.
+Pure functions of numbers and arrays, all of them public. ``engine.evaluation`` runs the model and ``report`` draws the
+results.
 """
 
-from limbeck.evaluate.fidelity import agreement, entropy, kl_forward, kl_reverse, perplexity
+from limbeck.evaluate.feedback_alignment import localisation, objection
 from limbeck.evaluate.intervals import (
     Interval,
     mean_interval,
@@ -13,17 +14,12 @@ from limbeck.evaluate.intervals import (
     wilson,
     wilson_difference,
 )
-from limbeck.evaluate.localisation import localisation, objection
 from limbeck.evaluate.paired import PairCounts, pair_counts, paired_difference
-from limbeck.evaluate.passk import pass_at_k, pass_curve
+from limbeck.evaluate.passk import pass_at_k
 
 __all__ = [
     "Interval",
     "PairCounts",
-    "agreement",
-    "entropy",
-    "kl_forward",
-    "kl_reverse",
     "localisation",
     "mean_interval",
     "objection",
@@ -31,8 +27,6 @@ __all__ = [
     "paired_difference",
     "paired_interval",
     "pass_at_k",
-    "pass_curve",
-    "perplexity",
     "ratio_interval",
     "student_quantile",
     "wilson",

@@ -1,18 +1,15 @@
 """pass@k: the chance that at least one of k samples is correct, estimated from n >= k samples.
 
-The estimator is that of Chen et al. 2021 (arXiv:2107.03374, section 2.1), used to compare a model before and after
-reinforcement learning in arXiv:2504.13837 (card B9).
+The estimator is that of Chen et al. 2021 (arXiv:2107.03374, section 2.1); arXiv:2504.13837 uses it to compare a model
+before and after reinforcement learning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 
-from limbeck.errors import LimbeckError
-from limbeck.evaluate.intervals import Interval, mean_interval
+from ..errors import LimbeckError
 
 
 def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -33,27 +30,11 @@ def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: npt.ArrayLike) -> npt.NDArr
     """
     total, correct, draws = np.broadcast_arrays(*(np.asarray(x, dtype=np.int64) for x in (n, c, k)))
     if ((correct < 0) | (correct > total)).any():
-        raise LimbeckError("c must lie between 0 and n: a problem cannot have more correct samples than samples")
+        raise LimbeckError("c must lie between 0 and n, the number of samples of a problem; check the counts.")
     if ((draws < 1) | (draws > total)).any():
-        raise LimbeckError("k must lie between 1 and n: draw more samples a problem, or ask for a smaller k")
+        raise LimbeckError("k must lie between 1 and n, the number of samples of a problem; lower k.")
     # Factor i of the product has j = n - i and is kept while i < c. Where n - c < k one of them has j = k and is zero.
     offset = np.arange(int(correct.max(initial=0)), dtype=np.int64)
     j = np.maximum(total[..., None] - offset, 1)
     factors = np.where(offset < correct[..., None], 1.0 - draws[..., None] / j, 1.0)
     return np.asarray(1.0 - factors.prod(axis=-1))
-
-
-def pass_curve(n: npt.ArrayLike, c: npt.ArrayLike, ks: Iterable[int], level: float = 0.95) -> dict[int, Interval]:
-    """Mean pass@k over problems for each k, with Student's t interval over the problems.
-
-    Args:
-        n: int, samples of each problem, ``[P]`` or one number for all.
-        c: int ``[P]``, correct samples of each problem.
-        ks: the values of k.
-        level: of the intervals.
-
-    Raises:
-        LimbeckError: as :func:`pass_at_k`.
-    """
-    counts = np.atleast_1d(np.asarray(c))
-    return {k: mean_interval(pass_at_k(n, counts, k).tolist(), level) for k in ks}

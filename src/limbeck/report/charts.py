@@ -1,4 +1,4 @@
-"""The charts of a report: which there are, what each says in words, and which have nothing to show but one number."""
+"""The charts of a report, and sentences for charts whose values never change."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from limbeck.evaluate.intervals import Interval
-from limbeck.report.data import Row, RunData, accuracy_interval, as_number, number
-from limbeck.report.draw import (
+from limbeck.report.numbers import format_number, format_percent
+from limbeck.report.plotting import (
     GREY,
     PALETTE,
     POINTS,
@@ -29,14 +29,14 @@ from limbeck.report.draw import (
     series,
     to_svg,
 )
-from limbeck.report.words import percent, plain
+from limbeck.report.run_data import Row, RunData, accuracy_interval, as_number, finite_number
 
-__all__ = ["POINTS", "Figured", "before_after", "by_turn", "curves", "flat", "named_intervals", "series"]
+__all__ = ["POINTS", "DrawnChart", "before_after", "curves", "flat", "named_intervals", "series", "turn_charts"]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: a key of the metrics, and whether the evaluations carry the same key."""
+    """One curve: its key in the metrics, and whether the evaluations have the same key."""
 
     label: str
     key: str
@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture: a title, the unit of its axis, its curves, a sentence under it."""
+    """One chart: its title, the unit of its axis, its curves, and a sentence below it."""
 
     title: str
     unit: str
@@ -54,8 +54,8 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Figured:
-    """A chart that was drawn."""
+class DrawnChart:
+    """A chart as SVG, with its legend."""
 
     title: str
     note: str
@@ -70,15 +70,15 @@ CHARTS = (
         "Accuracy",
         "share correct",
         (Line(TRAINING, "accuracy", True),),
-        "Training responses are sampled, to the problems of their step; held-out responses are greedy, to problems "
-        "that are not trained on. The two differ also where nothing is learned.",
+        "Training responses are sampled, for the problems of their step; held-out responses are greedy, for problems "
+        "that are not trained on. The two can differ even if nothing is learned.",
     ),
     Chart("Reward", "mean reward per response", (Line(TRAINING, "reward", True),)),
     Chart(
         "Groups with a signal",
         "share of groups",
         (Line(TRAINING, "groups_with_signal"),),
-        "A group whose responses all earned the same reward teaches a method nothing that compares them.",
+        "If all responses of a group have the same reward, a method that compares them gets no gradient from it.",
     ),
     Chart(
         "KL between student and teacher",
@@ -93,45 +93,50 @@ CHARTS = (
         "share of responses",
         (Line("cut at the limit", "truncated"), Line("ended with an end token", "ended")),
     ),
-    Chart("Loss", "loss, in the method's unit", (Line("", "loss"),), "The value that was minimised."),
+    Chart("Loss", "loss, in the method's unit", (Line("", "loss"),), "The value that is minimised."),
     Chart("Gradient norm", "norm", (Line("", "grad_norm"),), "Before clipping."),
 )
 
 
-def curves(data: RunData) -> list[Figured]:
-    """The charts that have data and change, in order."""
+def curves(data: RunData) -> list[DrawnChart]:
+    """The charts that have data and whose values change, in order."""
     drawn = []
     for i, chart in enumerate(_charts(data)):
         if not _constant(data, chart):
             figure, keys = _draw(data, chart)
-            drawn.append(_figured(chart.title, chart.note, figure, keys, f"c{i}-", "by training step"))
+            drawn.append(drawn_chart(chart.title, chart.note, figure, keys, f"c{i}-", "by training step"))
     return drawn
 
 
 def flat(data: RunData) -> list[str]:
-    """A sentence for each chart whose curves never change: a picture of them would be a straight line."""
+    """A sentence for each chart whose values never change, in place of a straight line."""
     sentences = []
     for chart in _charts(data):
         if values := _constant(data, chart):
             labels = [line.label for line in chart.lines if line.label not in ("", TRAINING)]
             if len(set(values)) == 1:
-                told = f" was {plain(values[0])} throughout" + (f" ({', '.join(labels)})" if labels else "")
+                text = f" was {format_number(values[0])} throughout" + (f" ({', '.join(labels)})" if labels else "")
             else:
-                own = [f"{label} was {plain(x)}" for label, x in zip(labels, values, strict=True)]
-                told = f": {', '.join(own)} throughout"
-            sentences.append(f"{chart.title} ({chart.unit}){told}.")
+                own = [f"{label} was {format_number(x)}" for label, x in zip(labels, values, strict=True)]
+                text = f": {', '.join(own)} throughout"
+            sentences.append(f"{chart.title} ({chart.unit}){text}.")
     return sentences
 
 
 TURNS = (
-    ("KL between student and teacher", "nats per token", "kl_reverse_by_turn", "Reverse KL, on the student's text."),
+    (
+        "KL between student and teacher",
+        "nats per token",
+        "kl_reverse_by_turn",
+        "Reverse KL, on the student's responses.",
+    ),
     ("Entropy of the student", "nats per token", "entropy_by_turn", ""),
-    ("Episodes that got so far", "episodes", "episodes_by_turn", ""),
+    ("Episodes that reached the turn", "episodes", "episodes_by_turn", ""),
 )
 
 
-def by_turn(data: RunData) -> list[Figured]:
-    """What changes along an episode, before and after training; empty for a task that is answered in one turn."""
+def turn_charts(data: RunData) -> list[DrawnChart]:
+    """Charts by turn of an episode, before and after training; empty for a task with a single turn."""
     drawn = []
     for i, (title, unit, key, note) in enumerate(TURNS):
         rows = [
@@ -139,12 +144,12 @@ def by_turn(data: RunData) -> list[Figured]:
         ]
         if rows and max(len(by) for _, by in rows) > 1:
             figure, keys = _along(rows, unit)
-            drawn.append(_figured(f"{title}, by turn", note, figure, keys, f"t{i}-", "of an episode"))
+            drawn.append(drawn_chart(f"{title}, by turn", note, figure, keys, f"t{i}-", "of an episode"))
     return drawn
 
 
 def before_after(data: RunData) -> Markup | None:
-    """The small picture of the headline: accuracy before and after, with intervals. None without an evaluation."""
+    """The small chart next to the headline: accuracy before and after, with intervals. None without an evaluation."""
     rows = [(name, interval, PALETTE[0] if i else GREY) for i, (name, interval) in enumerate(named_intervals(data))]
     if not rows:
         return None
@@ -153,18 +158,18 @@ def before_after(data: RunData) -> Markup | None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.6 + 0.42 * len(rows)), layout="constrained")
         draw_intervals(figure.add_subplot(), rows)
-        spoken = "; ".join(f"{name} {percent(interval.mean)}" for name, interval, _ in rows)
+        spoken = "; ".join(f"{name} {format_percent(interval.mean)}" for name, interval, _ in rows)
         return to_svg(figure, "h-", f"Held-out accuracy with 95% intervals: {spoken}")
 
 
 def named_intervals(data: RunData) -> list[tuple[str, Interval]]:
-    """``before`` and ``after`` with their intervals, as far as they were evaluated."""
+    """``before`` and ``after`` with their intervals; evaluations that are missing are left out."""
     pairs = (("before", accuracy_interval(data.before)), ("after", accuracy_interval(data.after)))
     return [(name, interval) for name, interval in pairs if interval]
 
 
 def _charts(data: RunData) -> list[Chart]:
-    """Every chart with the lines that have data; charts without any are left out."""
+    """Every chart with the lines that have data; charts without data are left out."""
     kept = []
     for chart in (*CHARTS, *_by_prefix(data)):
         lines = tuple(line for line in chart.lines if _values(data, line))
@@ -174,13 +179,13 @@ def _charts(data: RunData) -> list[Chart]:
 
 
 def _values(data: RunData, line: Line) -> list[float]:
-    """All that a line and its held-out marks show."""
+    """All values of a line and of its held-out marks."""
     rows = (*data.metrics, *(data.evaluations if line.evaluated else ()))
-    return [value for row in rows if (value := number(row, line.key)) is not None]
+    return [value for row in rows if (value := finite_number(row, line.key)) is not None]
 
 
 def _constant(data: RunData, chart: Chart) -> list[float]:
-    """The one value of each line, if none of them changes and there is more than one point; else empty."""
+    """The value of each line, if every line has several equal values; else empty."""
     values = [_values(data, line) for line in chart.lines]
     if any(len(set(own)) > 1 or len(own) < 2 for own in values):
         return []
@@ -194,17 +199,17 @@ def _numbers(row: Row | None, key: str) -> list[float]:
     return [math.nan if (x := as_number(entry)) is None else x for entry in held]
 
 
-def _figured(title: str, note: str, figure: Figure, keys: Sequence[Key], prefix: str, over: str) -> Figured:
+def drawn_chart(title: str, note: str, figure: Figure, keys: Sequence[Key], prefix: str, over: str) -> DrawnChart:
     named = tuple(key for key in keys if key.label)
     spoken = f"{title} {over}: {', '.join(key.label for key in named)}".removesuffix(": ")
-    return Figured(title, note, to_svg(figure, prefix, spoken), named)
+    return DrawnChart(title, note, to_svg(figure, prefix, spoken), named)
 
 
 def _along(rows: Sequence[tuple[str, list[float]]], unit: str) -> tuple[Figure, list[Key]]:
-    """A line for each named list of values, the first at turn 1; what was before is dashed, under what is after."""
+    """Draw a line over turns for each named list of values; the values before training are dashed."""
     keys = []
     with matplotlib.rc_context(STYLE):
-        figure, axes = _empty("turn", unit)
+        figure, axes = empty_axes("turn", unit)
         for name, values in rows:
             old = name == "before"
             colour, aside = (GREY, -0.06) if old else (PALETTE[0], 0.06)
@@ -219,12 +224,12 @@ def _along(rows: Sequence[tuple[str, list[float]]], unit: str) -> tuple[Figure, 
 
 
 def _draw(data: RunData, chart: Chart) -> tuple[Figure, list[Key]]:
-    """One chart: training curves as lines, evaluations as diamonds, the teacher's accuracy as a dashed line."""
+    """Draw training curves as lines, evaluations as diamonds, and the teacher's accuracy as a dashed line."""
     keys: list[Key] = []
     alone = len(chart.lines) == 1
-    last = max((number(row, "step") or 0 for row in (*data.metrics, *data.evaluations)), default=0)
+    last = max((finite_number(row, "step") or 0 for row in (*data.metrics, *data.evaluations)), default=0)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _empty("step", chart.unit)
+        figure, axes = empty_axes("step", chart.unit)
         for i, line in enumerate(chart.lines):
             colour = PALETTE[i % len(PALETTE)]
             if draw_line(axes, data.metrics, line.key, colour, line.label):
@@ -232,8 +237,8 @@ def _draw(data: RunData, chart: Chart) -> tuple[Figure, list[Key]]:
                 keys.append(Key(label, "line", colour))
             if not line.evaluated:
                 continue
-            # A lone training curve gets its own colour apart from the evaluations; a pair keeps a colour a quantity,
-            # and stands side by side, because two marks at one step would hide each other.
+            # With one line, evaluations get their own colour. With two, each line and its marks share a colour, and the
+            # marks are shifted, because two marks at one step would hide each other.
             marks = PALETTE[1] if alone else colour
             shift = 0.0 if alone else (i - (len(chart.lines) - 1) / 2) * 0.02 * last
             intervals = draw_evaluations(axes, data, line.key, marks, line.label, shift)
@@ -248,18 +253,18 @@ def _draw(data: RunData, chart: Chart) -> tuple[Figure, list[Key]]:
 
 
 def _ceiling(axes: Axes, data: RunData) -> list[Key]:
-    """The teacher's accuracy on the held-out problems, which a student that only imitates does not pass."""
+    """Draw the teacher's accuracy on the held-out problems, which a student that only imitates does not exceed."""
     teacher = accuracy_interval(data.table("teacher_accuracy"))
     if teacher is None:
         return []
     axes.axhline(teacher.mean, color=PALETTE[2], linestyle="--", linewidth=1.3)
     if math.isfinite(teacher.low):
         axes.axhspan(teacher.low, teacher.high, color=PALETTE[2], alpha=0.1, linewidth=0)
-    return [Key(f"teacher, {percent(teacher.mean)}", "dash", PALETTE[2])]
+    return [Key(f"teacher, {format_percent(teacher.mean)}", "dash", PALETTE[2])]
 
 
-def _empty(x: str, y: str) -> tuple[Figure, Axes]:
-    """A figure as wide as a phone with named axes."""
+def empty_axes(x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure of the width of a phone, with axes named ``x`` and ``y``."""
     figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x)
@@ -270,7 +275,7 @@ def _empty(x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def _by_prefix(data: RunData) -> list[Chart]:
-    """Charts of what only some methods have: loss and gradient of each term, and coefficients that move."""
+    """Charts of values that only some methods have: loss and gradient of each term, and changing coefficients."""
     keys = sorted({key for row in data.metrics for key in row if isinstance(key, str)})
     names = data.table("terms")
 
@@ -297,7 +302,7 @@ def _by_prefix(data: RunData) -> list[Chart]:
             "Loss by term",
             "loss, in the method's unit",
             own if len(own := lines("loss")) > 1 else (),
-            "A policy term on fresh text has a loss of 0 (its advantages sum to 0), while its gradient is not 0.",
+            "The loss of a policy term on new rollouts is 0 (its advantages sum to 0), but its gradient is not 0.",
         ),
-        Chart("Coefficients", "value", moving, "What each term was multiplied with at that step."),
+        Chart("Coefficients", "value", moving, "The factor of each term at each step."),
     ]

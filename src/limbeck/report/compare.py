@@ -1,7 +1,4 @@
-"""Several runs side by side: what differs in their settings, what they reached, what it cost, and paired differences.
-
-The first run that was named is the one that the others are compared with.
-"""
+"""Compare several runs: settings that differ, results, cost, and paired differences to the first run."""
 
 from __future__ import annotations
 
@@ -14,24 +11,34 @@ from typing import Any
 from limbeck.errors import LimbeckError, nearest
 from limbeck.evaluate.intervals import Interval, mean_interval, paired_interval, wilson_difference
 from limbeck.evaluate.paired import paired_difference
-from limbeck.report import words
-from limbeck.report.data import Row, RunData, accuracy_interval, as_number, interval_of, number
+from limbeck.report.headline import MEASURES
+from limbeck.report.numbers import (
+    DASH,
+    format_change,
+    format_count,
+    format_interval,
+    format_number,
+    format_percent,
+    format_seconds,
+    format_steps,
+)
+from limbeck.report.run_data import Row, RunData, accuracy_interval, as_number, finite_number, interval_of
 
-HELD_OUT = ("accuracy", *(key for _, key, _ in words.MEASURES))
+HELD_OUT = ("accuracy", *(key for _, key, _ in MEASURES))
 """Measures of the last held-out evaluation."""
 
 OTHERS = ("loss", "tokens_written", "seconds")
-"""Of the last step (the loss), and summed over all steps."""
+"""The loss of the last step, and sums over all steps."""
 
 METRICS = (*HELD_OUT, *OTHERS)
 
 HIGHER_FIRST = frozenset({"accuracy", "reward"})
-"""Measures of which the larger value is listed first; of the others the smaller."""
+"""Measures for which a larger value is listed first; for the others a smaller value is."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A run with what it is called in the tables."""
+    """A run with its label in the tables."""
 
     label: str
     data: RunData
@@ -39,7 +46,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Difference:
-    """One run, or the runs of one configuration, minus another.
+    """The difference of two runs, or of the runs of two configurations.
 
     Attributes:
         first, second: labels; the difference is second minus first.
@@ -55,14 +62,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is known of several runs.
+    """The result of comparing several runs.
 
     Attributes:
-        metric: what differences are taken of.
+        metric: the measure of the differences.
         runs: in the order of the tables.
-        differences: paired ones.
-        spreads: for each configuration that ran with several seeds, its label and the mean over them.
-        notes: sentences, among them why runs cannot be paired.
+        differences: paired differences.
+        spreads: for each configuration that ran with several seeds, its label and the mean over seeds.
+        notes: sentences, for instance why runs cannot be paired.
     """
 
     metric: str
@@ -78,7 +85,7 @@ def compare_runs(runs: Sequence[Labelled], metric: str = "accuracy", ordered: bo
     Args:
         runs: at least two.
         metric: one of ``METRICS``.
-        ordered: order the runs by the metric, the best first (the smallest where no direction is better).
+        ordered: sort the runs by the metric, the best first (the smallest if no direction is better).
 
     Raises:
         LimbeckError: fewer than two runs, or an unknown metric.
@@ -97,16 +104,16 @@ def compare_runs(runs: Sequence[Labelled], metric: str = "accuracy", ordered: bo
 
 
 def final(data: RunData, metric: str) -> float | None:
-    """The last value of a metric that the run recorded; None where it recorded none."""
+    """The last recorded value of a metric; None if there is none."""
     if metric in HELD_OUT:
-        return number(data.after, metric)
+        return finite_number(data.after, metric)
     if metric == "loss":
-        return next((x for row in reversed(data.metrics) if (x := number(row, "loss")) is not None), None)
+        return next((x for row in reversed(data.metrics) if (x := finite_number(row, "loss")) is not None), None)
     return data.spent.get(metric)
 
 
-def change(data: RunData) -> Interval | None:
-    """Accuracy after training minus before, paired by problem where the run stored its verdicts; None if unknown."""
+def accuracy_change(data: RunData) -> Interval | None:
+    """Accuracy after training minus before, paired by problem if the run stored its verdicts; None if unknown."""
     before, after = (verdicts(row) for row in (data.before, data.after))
     if before and after and len(before) == len(after):
         return paired_difference(before, after)
@@ -119,7 +126,7 @@ def change(data: RunData) -> Interval | None:
 
 
 def verdicts(row: Row | None) -> list[int]:
-    """1 or 0 for each problem of an evaluation; empty where it did not store them."""
+    """1 or 0 for each problem of an evaluation; empty if they were not stored."""
     held = row.get("correct") if row else None
     return [int(x) for x in held] if isinstance(held, list) and all(x in (0, 1) for x in held) else []
 
@@ -128,7 +135,7 @@ def verdicts(row: Row | None) -> list[int]:
 
 
 def settings(data: RunData) -> dict[str, Any]:
-    """The run's settings with dots for tables (``task_options.size``), without the seed and the method's name."""
+    """The settings of a run, with dots for tables (``task_options.size``), without the seed and the method."""
     out: dict[str, Any] = {}
     _flatten("", data.table("config"), out)
     return {k.removeprefix("arguments."): v for k, v in out.items() if k not in ("seed", "method")}
@@ -143,7 +150,7 @@ def _flatten(prefix: str, table: Mapping[str, Any], out: dict[str, Any]) -> None
 
 
 def differing(runs: Sequence[Labelled]) -> list[tuple[str, list[Any]]]:
-    """Each setting that is not the same in all runs, with its value in each; None where a run has no such setting."""
+    """Each setting that differs between runs, with its value in each run; None if a run does not have it."""
     each = [settings(run.data) for run in runs]
     keys = dict.fromkeys(key for own in each for key in own)
     rows = [(key, [own.get(key) for own in each]) for key in keys]
@@ -158,9 +165,9 @@ def _as_key(value: object) -> str:
 
 
 def _by_problem(runs: Sequence[Labelled], metric: str) -> tuple[list[Difference], list[str]]:
-    """The difference of each run to the first on the problems that both were asked; else why there is none."""
+    """The difference of each run to the first, paired by problem, and notes on runs that cannot be paired."""
     if metric != "accuracy":
-        return [], [f"{metric} is not paired by problem: a run stores a verdict for each problem, and no other number."]
+        return [], [f"{metric} is not paired by problem, because a run stores only the verdict for each problem."]
     first, *others = runs
     found, notes = [], []
     for other in others:
@@ -171,49 +178,49 @@ def _by_problem(runs: Sequence[Labelled], metric: str) -> tuple[list[Difference]
         found.append(Difference(first.label, other.label, "problem", paired_difference(*pairs)))
         if pairs and (n := len(verdicts(other.data.after))) != len(verdicts(first.data.after)):
             notes.append(
-                f"{other.label} and {first.label} were asked {n:,} and {len(verdicts(first.data.after)):,} problems; "
-                f"they are paired on the first {len(pairs[0]):,}."
+                f"{other.label} and {first.label} were evaluated on {n:,} and "
+                f"{len(verdicts(first.data.after)):,} problems; they are paired on the first {len(pairs[0]):,}."
             )
     return found, notes
 
 
 def same_problems(first: RunData, second: RunData) -> tuple[tuple[list[int], list[int]], str]:
-    """The verdicts of two runs on the problems that both were asked, or a clause that says why none can be paired."""
+    """The verdicts of two runs on the same problems, or a clause that says why they cannot be paired."""
     nothing: tuple[list[int], list[int]] = ([], [])
     data = [_data(run) for run in (first, second)]
     if first.run.get("task") != second.run.get("task"):
         return nothing, f"their tasks are {first.run.get('task')} and {second.run.get('task')}"
     if not all(isinstance(d.get("digest"), str) for d in data):
-        return nothing, "one of them does not record which data it read"
+        return nothing, "one of them does not record which data it used"
     if data[0]["digest"] != data[1]["digest"]:
-        return nothing, "their data is not the same (a generated task is another one with another seed)"
+        return nothing, "their data differs (a generated task has other problems with another seed)"
     if first.after is None or second.after is None:
         return nothing, "one of them has no evaluation after training"
     a, b = verdicts(first.after), verdicts(second.after)
     if not a or not b:
         return nothing, "one of them stored no verdict for each problem"
     if any(_left_out(run, told, len(own)) for run, told, own in zip((first, second), data, (a, b), strict=True)):
-        return nothing, "one of them left out problems that were too long, and which is not recorded"
-    k = min(len(a), len(b))  # an evaluation asks the first problems of the held-out split
+        return nothing, "one of them left out problems that were too long, without recording which"
+    k = min(len(a), len(b))  # an evaluation uses the first problems of the held-out split
     return (a[:k], b[:k]), ""
 
 
 def _data(run: RunData) -> Mapping[str, Any]:
-    """What ``run.json`` records of the task's data; empty where it records nothing."""
+    """The record of the task's data in ``run.json``; empty if there is none."""
     inputs = run.table("inputs")
     data = inputs.get("data")
     task = data.get("task") if isinstance(data, dict) else None
     return task if isinstance(task, dict) else {}
 
 
-def _left_out(run: RunData, told: Mapping[str, Any], asked: int) -> bool:
-    """Whether fewer problems were asked than the evaluation wanted and the task had."""
-    wanted, there = number(run.table("config"), "eval_size"), as_number(told.get("test"))
+def _left_out(run: RunData, recorded: Mapping[str, Any], asked: int) -> bool:
+    """Whether the evaluation used fewer problems than were wanted and available."""
+    wanted, there = finite_number(run.table("config"), "eval_size"), as_number(recorded.get("test"))
     return wanted is not None and there is not None and asked < min(wanted, there)
 
 
 def _by_seed(runs: Sequence[Labelled], metric: str) -> tuple[list[Difference], list[tuple[str, Interval]], list[str]]:
-    """Means of configurations that ran with several seeds, and differences to the first run's configuration."""
+    """Means over seeds of each configuration, and differences to the configuration of the first run."""
     groups: dict[str, list[Labelled]] = {}
     for run in runs:
         key = _as_key([run.data.run.get("method"), run.data.run.get("task"), settings(run.data)])
@@ -235,7 +242,7 @@ def _by_seed(runs: Sequence[Labelled], metric: str) -> tuple[list[Difference], l
         if first[0].data.run.get("task") != group[0].data.run.get("task"):
             notes.append(f"{names} are not paired by seed: their tasks differ.")
         elif len(common) < 2:
-            notes.append(f"{names} are not paired by seed: {len(common)} seed in common, and two are needed.")
+            notes.append(f"{names} are not paired by seed: they have {len(common)} seed in common, and two are needed.")
         else:
             interval = paired_interval([own[s] for s in common], [its[s] for s in common])
             found.append(Difference(_group_label(first), _group_label(group), "seed", interval))
@@ -243,7 +250,7 @@ def _by_seed(runs: Sequence[Labelled], metric: str) -> tuple[list[Difference], l
 
 
 def _of_seeds(group: Sequence[Labelled], metric: str) -> dict[object, float]:
-    """The metric of each seed; of two runs with one seed, the first."""
+    """The metric by seed; of two runs with the same seed, that of the first."""
     out: dict[object, float] = {}
     for run in group:
         if (value := final(run.data, metric)) is not None:
@@ -263,12 +270,13 @@ def _tasks(runs: Sequence[Labelled]) -> list[str]:
     tasks = dict.fromkeys(str(run.data.run.get("task") or "unknown") for run in runs)
     if len(tasks) < 2:
         return []
-    return [f"The runs have different tasks ({', '.join(tasks)}), so their numbers are not on the same problems."]
+    return [f"The runs have different tasks ({', '.join(tasks)}), so their numbers are for different problems."]
 
 
 def _unfinished(runs: Sequence[Labelled]) -> list[str]:
     return [
-        f"{run.label} has not finished; its numbers are those of step {words.whole(number(run.data.after, 'step'))}."
+        f"{run.label} has not finished; its held-out numbers are those of step "
+        f"{format_count(finite_number(run.data.after, 'step'))}."
         if run.data.after
         else f"{run.label} has no evaluation after training, so its held-out numbers are missing."
         for run in runs
@@ -290,29 +298,29 @@ Section = tuple[str, list[tuple[str, list[str]]]]
 
 
 def sections(found: Comparison) -> list[Section]:
-    """The comparison as tables of text; rows that no run has anything for are left out."""
+    """The comparison as tables of text; rows without a value in any run are left out."""
     datas = [run.data for run in found.runs]
     what = [
         ("method", [data.name for data in datas]),
-        ("task", [str(data.run.get("task") or words.DASH) for data in datas]),
-        ("seed", [str(data.run.get("seed", words.DASH)) for data in datas]),
-        ("steps", [words.steps(data).removesuffix(" steps") for data in datas]),
+        ("task", [str(data.run.get("task") or DASH) for data in datas]),
+        ("seed", [str(data.run.get("seed", DASH)) for data in datas]),
+        ("steps", [format_steps(data).removesuffix(" steps") for data in datas]),
     ]
-    unlike = [(key, [words.DASH if v is None else _short(v) for v in values]) for key, values in differing(found.runs)]
+    unlike = [(key, [DASH if v is None else _short(v) for v in values]) for key, values in differing(found.runs)]
     reached = [
-        ("accuracy before", [words.bounds(accuracy_interval(data.before)) for data in datas]),
-        ("accuracy after", [words.bounds(accuracy_interval(data.after)) for data in datas]),
-        ("change, points", [points(change(data)) for data in datas]),
-        *((f"{name}, {unit}", [_measure(data.after, key) for data in datas]) for name, key, unit in words.MEASURES),
-        ("loss, last step", [words.plain(final(data, "loss")) for data in datas]),
+        ("accuracy before", [format_interval(accuracy_interval(data.before)) for data in datas]),
+        ("accuracy after", [format_interval(accuracy_interval(data.after)) for data in datas]),
+        ("change, points", [points(accuracy_change(data)) for data in datas]),
+        *((f"{name}, {unit}", [_measure(data.after, key) for data in datas]) for name, key, unit in MEASURES),
+        ("loss, last step", [format_number(final(data, "loss")) for data in datas]),
     ]
     cost = [
-        ("time", [words.duration(_seconds(data)) for data in datas]),
-        ("tokens written", [words.whole(data.spent.get("tokens_written")) for data in datas]),
-        ("tokens read", [words.whole(data.spent.get("tokens_read")) for data in datas]),
+        ("time", [format_seconds(_seconds(data)) for data in datas]),
+        ("tokens written", [format_count(data.spent.get("tokens_written")) for data in datas]),
+        ("tokens read", [format_count(data.spent.get("tokens_read")) for data in datas]),
     ]
     made = (("run", what), ("settings that differ", unlike), ("held-out, after training", reached), ("cost", cost))
-    kept = [(head, [row for row in rows if set(row[1]) != {words.DASH}]) for head, rows in made]
+    kept = [(head, [row for row in rows if set(row[1]) != {DASH}]) for head, rows in made]
     return [(head, rows) for head, rows in kept if rows]
 
 
@@ -322,7 +330,7 @@ def sentences(found: Comparison) -> list[str]:
     for d in found.differences:
         n = f"{d.interval.n:,} {d.paired_by}{'' if d.interval.n == 1 else 's'}"
         zero = math.isfinite(d.interval.low) and d.interval.low <= 0 <= d.interval.high
-        chance = "; the interval holds zero, so this may be chance" if zero else ""
+        chance = "; the interval contains zero, so this may be chance" if zero else ""
         value = signed(d.interval, found.metric)
         out.append(f"{d.second} minus {d.first}: {value} {found.metric}, paired by {n}{chance}.")
     for label, interval in found.spreads:
@@ -333,28 +341,28 @@ def sentences(found: Comparison) -> list[str]:
 
 
 def points(interval: Interval | None) -> str:
-    """``+12.5 [+8.0, +17.1]`` in points of a percentage."""
-    return words.DASH if interval is None else signed(interval, "accuracy").removesuffix(" points")
+    """A difference of accuracies in percentage points, such as ``+12.5 [+8.0, +17.1]``."""
+    return DASH if interval is None else signed(interval, "accuracy").removesuffix(" points")
 
 
 def signed(interval: Interval, metric: str) -> str:
-    """``+12.5 [+8.0, +17.1] points`` of an accuracy, else three significant digits; no ends where none are known."""
+    """A signed difference, such as ``+12.5 [+8.0, +17.1] points``; the interval is left out if it is not known."""
     ends = (interval.low, interval.high)
     if metric == "accuracy":
         bounds = "" if math.isnan(ends[0]) else f" [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]"
         return f"{100 * interval.mean:+.1f}{bounds} points"
-    bounds = "" if math.isnan(ends[0]) else f" [{', '.join(words.change(0.0, x) for x in ends)}]"
-    return f"{words.change(0.0, interval.mean)}{bounds}"
+    bounds = "" if math.isnan(ends[0]) else f" [{', '.join(format_change(0.0, x) for x in ends)}]"
+    return f"{format_change(0.0, interval.mean)}{bounds}"
 
 
 def _value(x: float, metric: str) -> str:
-    return words.percent(x) if metric == "accuracy" else words.plain(x)
+    return format_percent(x) if metric == "accuracy" else format_number(x)
 
 
 def _measure(row: Row | None, key: str) -> str:
-    value, interval = number(row, key), interval_of(row, key)
-    spread = f" [{words.plain(interval.low)}, {words.plain(interval.high)}]" if interval else ""
-    return f"{words.plain(value)}{spread}"
+    value, interval = finite_number(row, key), interval_of(row, key)
+    spread = f" [{format_number(interval.low)}, {format_number(interval.high)}]" if interval else ""
+    return f"{format_number(value)}{spread}"
 
 
 def _seconds(data: RunData) -> float | None:

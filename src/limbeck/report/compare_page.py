@@ -11,10 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from limbeck.report.charts import CHARTS, Figured, Line, _empty, _figured
+from limbeck.report.charts import CHARTS, DrawnChart, Line, drawn_chart, empty_axes
 from limbeck.report.compare import Comparison, Labelled, sections, sentences
-from limbeck.report.data import accuracy_interval, number
-from limbeck.report.draw import (
+from limbeck.report.numbers import format_percent
+from limbeck.report.plotting import (
     PALETTE,
     STYLE,
     WIDTH,
@@ -25,18 +25,18 @@ from limbeck.report.draw import (
     from_zero,
     to_svg,
 )
-from limbeck.report.heat import visible
-from limbeck.report.words import percent
+from limbeck.report.run_data import accuracy_interval, finite_number
+from limbeck.report.token_heatmap import visible
 
 HERE = Path(__file__).parent
 
 DASHES = ("-", "--", ":")
-"""Beyond the colours of the palette, lines go on dashed, then dotted."""
+"""When the colours of the palette are used up, lines are dashed, then dotted."""
 
 
 def write_comparison(found: Comparison, path: Path) -> None:
     """Write the comparison as an HTML file, which appears whole or not at all."""
-    # A lone surrogate (a folder's name that is no UTF-8) cannot be encoded, and must not cost the page.
+    # A lone surrogate (from a folder's name that is not UTF-8) cannot be encoded, and is replaced.
     content = render_comparison(found).encode("utf-8", errors="replace")
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -47,7 +47,7 @@ def write_comparison(found: Comparison, path: Path) -> None:
 
 
 def render_comparison(found: Comparison) -> str:
-    """The comparison as HTML text. Everything that came from the runs is escaped."""
+    """The comparison as HTML text. All values from the runs are escaped."""
     loader = FileSystemLoader(HERE)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -68,7 +68,7 @@ def render_comparison(found: Comparison) -> str:
 
 
 def accuracies(runs: Sequence[Labelled]) -> Markup | None:
-    """Held-out accuracy after training of every run with its interval; None where no run has one."""
+    """A chart of every run's held-out accuracy after training, with its interval; None if no run has one."""
     rows = [
         (_clipped(run.label), interval, PALETTE[i % len(PALETTE)])
         for i, run in enumerate(runs)
@@ -79,16 +79,16 @@ def accuracies(runs: Sequence[Labelled]) -> Markup | None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.6 + 0.42 * len(rows)), layout="constrained")
         draw_intervals(figure.add_subplot(), rows)
-        spoken = "; ".join(f"{label} {percent(interval.mean)}" for label, interval, _ in rows)
+        spoken = "; ".join(f"{label} {format_percent(interval.mean)}" for label, interval, _ in rows)
         return to_svg(figure, "h-", f"Held-out accuracy with 95% intervals: {spoken}")
 
 
 def _clipped(label: str) -> str:
-    """A label that leaves the picture room; its end is what tells folders of one method apart."""
+    """A label cut to 28 characters; the end is kept, because folders of one method differ there."""
     return label if len(label) <= 28 else f"…{label[-27:]}"
 
 
-def overlaid(runs: Sequence[Labelled]) -> list[Figured]:
+def overlaid(runs: Sequence[Labelled]) -> list[DrawnChart]:
     """One chart for each quantity that changes in some run, with a line for every run that recorded it."""
     drawn = []
     for i, chart in enumerate(CHARTS):
@@ -97,20 +97,20 @@ def overlaid(runs: Sequence[Labelled]) -> list[Figured]:
             title = f"{chart.title}, {line.label}" if several else chart.title
             if len(_values(runs, line)) > 1:
                 figure, keys = _draw(runs, line, chart.unit)
-                drawn.append(_figured(title, "", figure, keys, f"c{i}{j}-", "by training step"))
+                drawn.append(drawn_chart(title, "", figure, keys, f"c{i}{j}-", "by training step"))
     return drawn
 
 
 def _values(runs: Sequence[Labelled], line: Line) -> set[float]:
     rows = (row for run in runs for row in (*run.data.metrics, *(run.data.evaluations if line.evaluated else ())))
-    return {value for row in rows if (value := number(row, line.key)) is not None}
+    return {value for row in rows if (value := finite_number(row, line.key)) is not None}
 
 
 def _draw(runs: Sequence[Labelled], line: Line, unit: str) -> tuple[Figure, list[Key]]:
-    """Training as lines and held-out evaluations as diamonds, a colour for each run."""
+    """Draw training as lines and held-out evaluations as diamonds, with one colour for each run."""
     keys = []
     with matplotlib.rc_context(STYLE):
-        figure, axes = _empty("step", unit)
+        figure, axes = empty_axes("step", unit)
         for i, run in enumerate(runs):
             colour, dash = PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]
             there = draw_line(axes, run.data.metrics, line.key, colour, run.label, dash)

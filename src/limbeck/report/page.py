@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs no network, no account and no other file."""
+"""The report of a run: one HTML file that needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from limbeck.report import charts, words
-from limbeck.report.data import PHASES, RunData, load_run, number
-from limbeck.report.heat import heat, visible
+from limbeck.report import charts
+from limbeck.report.headline import comparison, headline_sentences, teacher_sentences
+from limbeck.report.numbers import DASH, format_count, format_seconds, format_steps
+from limbeck.report.run_data import PHASES, RunData, finite_number, load_run
+from limbeck.report.token_heatmap import heat, visible
 
 HERE = Path(__file__).parent
 
@@ -24,11 +26,11 @@ HERE = Path(__file__).parent
 def write_report(run_dir: Path | str, *, finished: str | None = None) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
-    The file appears whole or not at all: it is written beside its place and then moved there.
+    The file is written under another name and then renamed, so it is always complete.
 
     Args:
-        run_dir: of the run.
-        finished: when the run ended, where ``run.json`` does not say so yet.
+        run_dir: folder of the run.
+        finished: time at which the run ended, if ``run.json`` does not have it yet.
 
     Raises:
         LimbeckError: if ``run_dir`` is not a run folder.
@@ -36,8 +38,8 @@ def write_report(run_dir: Path | str, *, finished: str | None = None) -> Path:
     data = load_run(run_dir)
     data = replace(data, run={**data.run, "finished": finished}) if finished else data
     target = Path(run_dir) / "report.html"
-    # A lone surrogate (half of an emoji cut by the token limit) cannot be encoded, and must not cost the report.
-    content = render(data).encode("utf-8", errors="replace")
+    # A lone surrogate (half of an emoji, cut at the token limit) cannot be encoded, and is replaced.
+    content = render_report(data).encode("utf-8", errors="replace")
     draft = target.with_name(f".report.html.{os.getpid()}")
     try:
         draft.write_bytes(content)
@@ -47,57 +49,59 @@ def write_report(run_dir: Path | str, *, finished: str | None = None) -> Path:
     return target
 
 
-def render(data: RunData) -> str:
-    """The report of a run as HTML text. Everything that came from the run is escaped."""
+def render_report(data: RunData) -> str:
+    """The report of a run as HTML text. All values from the run are escaped."""
     return _template().render(
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         data=data,
         run=data.run,
         title=data.name,
         subtitle=[visible(data.run[key]) for key in ("method", "task", "student") if data.run.get(key)],
-        headline=words.headline(data),
-        ceiling=words.ceiling(data),
+        headline=headline_sentences(data),
+        ceiling=teacher_sentences(data),
         spent=spent_sentence(data),
         picture=charts.before_after(data),
-        comparison=words.comparison(data, spread=True),
-        facts=facts(data, data.table("parameters")),
+        comparison=comparison(data, spread=True),
+        facts=run_facts(data, data.table("parameters")),
         formula=visible(data.run.get("formula")).strip("\n").split("\n"),
         command="\n".join(commands(data)),
         config=pretty(data.run.get("config")),
         curves=charts.curves(data),
-        turns=charts.by_turn(data),
+        turns=charts.turn_charts(data),
         flat=charts.flat(data),
         heat=heat(data.samples),
         costs=costs(data),
-        state=[*state(data), *told(data, "warnings")],
-        notices=told(data, "notices"),
+        state=[*state(data), *sentences_of(data, "warnings")],
+        notices=sentences_of(data, "notices"),
         points=charts.POINTS,
     )
 
 
 def state(data: RunData) -> list[str]:
-    """Sentences about what is missing from the run; empty for a whole one."""
+    """Sentences about what is missing; empty for a complete run."""
     notes = []
     if not data.finished:
         notes.append(
-            f"This run has not finished: it was stopped, or is still going. {data.steps:,} steps were recorded."
+            f"This run has not finished; it was stopped or is still running. {data.steps:,} steps were recorded."
         )
     if data.broken:
         lines = "1 line" if data.broken == 1 else f"{data.broken} lines"
-        notes.append(f"{lines} of its records could not be read and were left out, as a killed run leaves them.")
+        notes.append(
+            f"{lines} of its records could not be read and were left out; a run that is killed leaves incomplete lines."
+        )
     return notes
 
 
-def told(data: RunData, key: str) -> list[str]:
-    """The sentences of a list in ``run.json``, whose entries are sentences or tables with a ``sentence``."""
+def sentences_of(data: RunData, key: str) -> list[str]:
+    """The sentences of a list in ``run.json``; entries are sentences or tables with a key ``sentence``."""
     entries = data.run.get(key)
     sentences = []
     for entry in entries if isinstance(entries, list) else []:
         row = entry if isinstance(entry, dict) else {"sentence": entry}
         text = visible(row.get("sentence")).strip().removeprefix("note: ")
-        first, steps = number(row, "first_step"), number(row, "steps")
-        when = [f"first at step {words.whole(first)}"] if first is not None else []
-        when += [f"seen in {words.whole(steps)} step{'' if steps == 1 else 's'}"] if steps is not None else []
+        first, steps = finite_number(row, "first_step"), finite_number(row, "steps")
+        when = [f"first at step {format_count(first)}"] if first is not None else []
+        when += [f"seen in {format_count(steps)} step{'' if steps == 1 else 's'}"] if steps is not None else []
         if text:
             text = text[0].upper() + text[1:]
             sentences.append(f"{text.rstrip('.')} ({', '.join(when)})." if when else text)
@@ -105,25 +109,25 @@ def told(data: RunData, key: str) -> list[str]:
 
 
 def commands(data: RunData) -> list[str]:
-    """What was typed: the start, then every time the run went on."""
+    """The commands that were typed: the first one, then one for each time the run was resumed."""
     typed = [data.run.get("command"), *(row.get("command") for row in data.resumed)]
     return [text for command in typed if command and (text := visible(command).strip())]
 
 
 def spent_sentence(data: RunData) -> str:
-    """Steps, time and tokens in one sentence, as far as they are known."""
-    parts = [words.steps(data)] if data.steps else []
+    """Steps, time and tokens in one sentence; unknown ones are left out."""
+    parts = [format_steps(data)] if data.steps else []
     seconds = data.wall_seconds if data.wall_seconds is not None else data.spent.get("seconds")
     if seconds is not None:
-        parts.append(words.duration(seconds))
+        parts.append(format_seconds(seconds))
     for name, verb in (("tokens_written", "written"), ("tokens_read", "read")):
         if name in data.spent:
             parts.append(f"{data.spent[name]:,.0f} tokens {verb}")
     return ", ".join(parts)
 
 
-def facts(data: RunData, parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of what was run; unknown ones are left out."""
+def run_facts(data: RunData, parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of the facts about a run; unknown ones are left out."""
     run = data.run
     machine, versions = data.table("machine"), data.table("versions")
     cores = f"{machine['cores']} cores" if machine.get("cores") else ""
@@ -143,7 +147,7 @@ def facts(data: RunData, parameters: Mapping[str, Any]) -> list[tuple[str, str]]
 
 
 def costs(data: RunData) -> list[tuple[str, str, str, str, str]]:
-    """Rows of the cost table: stage, time, share, tokens, tokens a second. Empty if no time was recorded."""
+    """Rows of the cost table: stage, time, share, tokens, tokens per second. Empty if no time was recorded."""
     spent = data.spent
     phases = {phase: spent[f"seconds_{phase}"] for phase in PHASES if f"seconds_{phase}" in spent}
     steps = spent.get("seconds", sum(phases.values()))
@@ -167,25 +171,25 @@ def pretty(config: object) -> str:
 
 def _cost(stage: str, seconds: float, whole: float, tokens: float | None) -> tuple[str, str, str, str, str]:
     """One row of the cost table."""
-    rate = words.whole(tokens / seconds) if tokens is not None and seconds > 0 else words.DASH
-    return stage, words.duration(seconds), f"{100 * seconds / whole:.0f}%", words.whole(tokens), rate
+    rate = format_count(tokens / seconds) if tokens is not None and seconds > 0 else DASH
+    return stage, format_seconds(seconds), f"{100 * seconds / whole:.0f}%", format_count(tokens), rate
 
 
 def _model(name: object, parameters: object) -> str:
-    """``name (1,234,567 parameters)``; empty without a name."""
+    """A model with its size, such as ``name (1,234,567 parameters)``; empty without a name."""
     if not name:
         return ""
     return f"{name} ({parameters:,} parameters)" if isinstance(parameters, int) else str(name)
 
 
 def _moment(stamp: object) -> str:
-    """``2026-01-02 10:00:00+00:00`` from an ISO time: without the T and fractions of a second."""
+    """An ISO time without the T and fractions of a second, such as ``2026-01-02 10:00:00+00:00``."""
     return re.sub(r"\.\d+", "", str(stamp or "")).replace("T", " ")
 
 
 @cache
 def _template() -> Template:
-    """The page's template; a name it lacks is an error, everything put into it is escaped."""
+    """The template of the page; undefined names are errors, and all values are escaped."""
     loader = FileSystemLoader(HERE)
     return Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -1,11 +1,13 @@
-"""Tasks: prompts, with a verifier, an environment or written responses.
+"""Tasks: prompts with a verifier, an environment or written responses.
 
-``base``      what a task is; verdicts, episodes, observations
-``records``   JSONL files and data sets (``jsonl``, ``hf``); ``split`` what is held out; ``answers`` compares answers
-``gym``       reasoning-gym data sets; ``presets`` named ones; ``arithmetic`` and ``calculator`` sums, alone and
-              with a tool
-``corridor``, ``textworld``, ``retry``   several turns
-``guard``     foreign code in a process of its own
+``base``      the interface of a task; verdicts, episodes, observations
+``dataset``   tasks from the user's own data, with ``sources`` (files, folders, the hub), ``jsonl``, ``records``
+              (parsing), ``split`` (held-out problems), ``answers`` (comparing answers) and ``rewards`` (own functions)
+``gym``       reasoning-gym data sets; ``presets`` has named ones
+``calculator``, ``corridor``, ``textworld``, ``retry``   tasks in several turns
+``guard``     runs foreign code in a worker process
+
+The names exported here are public.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 from .. import user_files as own_files
 from ..errors import LimbeckError, nearest, shown
-from .base import Environment, Episode, EpisodeDied, Observation, Response, Task, Verdict, open_episode
+from .base import Environment, Episode, EpisodeDied, Observation, Response, Task, Verdict
 from .calculator import CalculatorTask
 from .corridor import Corridor
 from .dataset import DatasetTask
@@ -48,49 +50,49 @@ __all__ = [
     "Verdict",
     "available_tasks",
     "load_task",
-    "open_episode",
     "task",
 ]
 
 task = DatasetTask
-"""``lb.task(dataset, reward=..., prompt=...)``: the short way to a task of one's own data."""
+"""``lb.task(dataset, reward=..., prompt=...)`` makes a task of your own data."""
 
-# Set by load_task or by a preset, never by the user's options.
+# Set by load_task or by a preset, and not available as options.
 _RESERVED = ("self", "seed", "name", "demonstrate", "options")
 _NAMED: dict[str, Callable[..., Task]] = {**PRESETS, "corridor": Corridor, "textworld": TextWorldTask}
 _RETRY, _CALCULATOR = "retry", "calculator"
 
 
 def available_tasks() -> tuple[str, ...]:
-    """Names that :func:`load_task` knows: our presets and environments, then the reasoning-gym data sets."""
+    """Names that :func:`load_task` accepts: presets and environments, then the reasoning-gym data sets."""
     return (*_NAMED, _CALCULATOR, _RETRY, *gym_names())
 
 
 _EARLIER = {"test_path": "test", "test_fraction": "test_size"}
-"""Options of files under the names that they had before version 0.1."""
+"""Earlier names of options, which are still accepted."""
 
 
 def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task:
-    """The task of a name, a file of data, a data set folder or a data set of the hub; a Task is passed through.
+    """Load a task by name, from a file, from a data set folder or from the hub; a Task is returned as it is.
 
-    Names are looked for in this order: tasks in the files of ``--import``, our own presets and environments, files
-    (``.jsonl``, ``.parquet``, ``.csv``), the data sets of reasoning-gym, folders, and last the hub, where the name has
-    an owner (``openai/gsm8k``). Write ``./name`` for a folder that is called as a task is.
+    Names are looked up in this order: tasks in the files of ``--import``, presets and environments, files
+    (``.jsonl``, ``.parquet``, ``.csv``), the data sets of reasoning-gym, folders, and last the hub, if the name has an
+    owner (``openai/gsm8k``). Write ``./name`` for a folder that has the name of a task.
 
     Args:
         spec: for instance ``"two_digit_sums"``, ``"chain_sum"``, ``"problems.jsonl"``, ``"openai/gsm8k"``.
-        seed: of generated tasks. The split of a file depends on its text alone, unless its own option ``seed`` is set.
-        **options: those of :class:`DatasetTask` for data, those of :class:`GymTask` and the fields of its configuration
-            for a reasoning-gym data set (``min_terms=2``). ``"retry"`` takes those of :class:`Retry`, the name of the
-            inner task as ``task``, and the options of that. A task function of the user's own takes its arguments.
+        seed: of generated tasks. The split of data depends on its text alone, unless the option ``seed`` is set.
+        **options: for data those of :class:`DatasetTask`; for a reasoning-gym data set those of :class:`GymTask` and
+            the fields of the data set's configuration (``min_terms=2``); for ``"retry"`` those of :class:`Retry`, the
+            name of the inner task as ``task``, and the inner task's options; for a task function of your own its
+            arguments.
 
     Raises:
-        LimbeckError: unknown task or option (with the nearest name), or data that cannot be used.
+        LimbeckError: the task or an option is unknown, or the data cannot be used.
     """
     if not isinstance(spec, str | Path):
         if options:
             raise LimbeckError(
-                f"option {next(iter(options))!r} was given with a ready Task: set it where you build it."
+                f"option {next(iter(options))!r} was given with a Task object; pass it where you create the task."
             )
         return spec
     name = str(spec)
@@ -100,19 +102,18 @@ def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task
         _check(name, options, _NAMED[name])
         return _NAMED[name](seed=seed, **options)
     if name == _CALCULATOR:
-        # As with GymTask below: it refuses unknown fields of the data set's configuration itself.
+        # CalculatorTask and GymTask refuse unknown fields of the configuration themselves.
         return CalculatorTask(seed=seed, **options)
     if name == _RETRY:
         return _retry(seed, options)
     if Path(name).suffix not in FILES and name in gym_names():
-        # GymTask itself refuses unknown fields of the configuration.
         return GymTask(name, seed=seed, **options)
     if is_local(name) or (isinstance(spec, str) and "/" in name and on_hub(name)):
         return _of_data(spec, options)
     if isinstance(spec, Path) or "/" in name:
-        raise LimbeckError(f"task {name!r} does not exist: check the path.")
+        raise LimbeckError(f"task {name!r} does not exist; check the path.")
     raise LimbeckError(
-        f"task {name!r} is unknown{nearest(name, (*available_tasks(), *own_files.names()))}: give a name of "
+        f"task {name!r} is unknown{nearest(name, (*available_tasks(), *own_files.imported_names()))}; give a name of "
         f"available_tasks(), a file ({', '.join(FILES)}), a data set folder, OWNER/NAME of the hub, or a task in a "
         "file of --import."
     )
@@ -123,29 +124,29 @@ def _of_data(spec: str | Path, options: dict[str, Any]) -> Task:
     for option in options:
         if option not in (*known, *_EARLIER, "name"):
             raise LimbeckError(
-                f"option {option!r} is not one of task {str(spec)!r}{nearest(option, (*known, *_EARLIER))}: it knows "
+                f"option {option!r} is not one of task {str(spec)!r}{nearest(option, (*known, *_EARLIER))}; it takes "
                 f"{', '.join(known)}."
             )
     for earlier, option in _EARLIER.items():
         if earlier in options and option in options:
-            raise LimbeckError(f"{option} and {earlier} of task {str(spec)!r} are one option; give {option} alone.")
+            raise LimbeckError(f"{option} and {earlier} of task {str(spec)!r} are the same option; give only {option}.")
     if "test_fraction" in options:
         check_size(options["test_fraction"], "test_fraction")
     return DatasetTask(spec, **{_EARLIER.get(option, option): value for option, value in options.items()})
 
 
 def _of_own(name: str) -> object:
-    """The task, or the function that makes one, which a file of ``--import`` has under a name."""
-    own = own_files.named(name) if name.isidentifier() else None
+    """The task, or the function that returns one, with this name in a file of ``--import``; None if there is none."""
+    own = own_files.imported_value(name) if name.isidentifier() else None
     if own is None or not (inspect.isfunction(own) or hasattr(own, "serves")):
         return None
     if name in available_tasks():
-        raise LimbeckError(f"task {name!r} is one of Limbeck's own and a name in your file; give yours another name.")
+        raise LimbeckError(f"task {name!r} is both a task of Limbeck and a name in your file; rename yours.")
     return own
 
 
 def _built(name: str, own: Any, seed: int, options: dict[str, Any]) -> Task:
-    """A task of the user's own; a function gets the options, and the run's seed where it has an argument for it."""
+    """Build a task of the user's own; a function gets the options, and the seed if it has an argument ``seed``."""
     if not inspect.isfunction(own):
         return load_task(own, **options)
     _check(name, options, own)
@@ -160,16 +161,16 @@ def _built(name: str, own: Any, seed: int, options: dict[str, Any]) -> Task:
 
 
 def _retry(seed: int, options: dict[str, Any]) -> Task:
-    """The options that Retry does not know are those of the inner task, which refuses what it does not know either."""
+    """Build a Retry; options that Retry does not have are passed to the inner task, which refuses unknown ones."""
     if "task" not in options:
-        raise LimbeckError("task 'retry' needs the option task: give the task to retry, for instance chain_sum.")
+        raise LimbeckError("task 'retry' needs the option task; give the task to retry, for instance chain_sum.")
     own = {key: options[key] for key in ("turns", "template") if key in options}
     rest = {key: value for key, value in options.items() if key != "task" and key not in own}
     inner = options["task"]
     if not isinstance(inner, str | Path):
-        raise LimbeckError(f"task of task 'retry' is {inner!r}, give a name or a path; wrap a Task as Retry(task).")
+        raise LimbeckError(f"task of task 'retry' is {inner!r}; give a name or a path; wrap a Task as Retry(task).")
     if str(inner) == _RETRY:
-        raise LimbeckError("task of task 'retry' is 'retry' itself: raise turns instead.")
+        raise LimbeckError("task of task 'retry' is 'retry' itself; raise turns instead.")
     return Retry(load_task(inner, seed=seed, **rest), **own)
 
 
@@ -178,6 +179,6 @@ def _check(name: str, options: Iterable[str], build: Callable[..., Task]) -> Non
     for option in options:
         if option not in known:
             raise LimbeckError(
-                f"option {option!r} is not one of task {name!r}{nearest(option, known)}: it knows "
+                f"option {option!r} is not one of task {name!r}{nearest(option, known)}; it takes "
                 f"{', '.join(known) or 'none'}."
             )

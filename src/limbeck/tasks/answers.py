@@ -1,4 +1,4 @@
-"""The answer in a response: where it stands, and whether it equals the expected one."""
+"""Extract the answer from a response and compare it with the expected answer."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _BOXED = "\\boxed{"
-# What remains of an expression when LaTeX commands and the names of functions are taken out: no word is left in it,
-# and no sign that belongs to text, dates or times.
+# Signs that a text is not mathematics, once LaTeX commands and names of functions are removed: words, and characters
+# of sentences, dates or times.
 _NAMES = re.compile(r"\\[a-zA-Z]+|\b(?:sqrt|sin|cos|tan|log|ln|exp|pi)\b")
 _NOT_MATHS = re.compile(r"[a-zA-Z]{2,}|[:;?!@#&_\"']|\d-\d+-\d|[^\x00-\x7f]")
-# Longer than any expression worth comparing; keeps the parser's work small where no alarm can stop it.
+# Longer texts are not compared as mathematics, which bounds the parser's work where no alarm can stop it.
 _LONGEST_EXPRESSION = 200
 _PARSE_SECONDS = 5
-# Of a wrong answer in feedback, in characters.
+# Characters of a wrong answer that feedback quotes.
 _LONGEST_QUOTE = 80
-# Of the product of all numbers in exponents: what a tower of powers, however it is written, may multiply out to.
+# Limit of the product of all numbers in exponents, which bounds towers of powers in any notation.
 _LARGEST_POWER = 10_000
 _POWER = re.compile(r"\^|\*\*")
-# Factorials, and sums, products and binomials up to a large number: computing them takes forever.
+# Factorials, sums, products, binomials and huge exponents, which can take forever to compute.
 _EXPENSIVE = re.compile(r"[\d)}\]]\s*!|\\(?:d|t)?binom|\\(?:sum|prod)|\d\s*[eE]\s*[+-]?\s*\d{5,}")
 
 
 def extract_answer(text: str, boxed: bool = False) -> str:
     """The answer in a response, stripped.
 
-    The last ``<answer>...</answer>`` wins; then, if ``boxed``, the last ``\\boxed{...}`` whose braces close; then what
-    follows the last ``####``; then the whole text.
+    The last ``<answer>...</answer>`` is taken; without one, if ``boxed``, the last ``\\boxed{...}`` whose braces close;
+    else the text after the last ``####``; else the whole text.
     """
     marked = marked_answer(text, boxed)
     return text.strip() if marked is None else marked
 
 
 def marked_answer(text: str, boxed: bool = False) -> str | None:
-    """The answer in a response, stripped, where something marks it; None where only the whole text could be meant."""
+    """The answer in a response, stripped, if a tag, a box or ``####`` marks it; else None."""
     tagged = _TAGGED.findall(text)
     if tagged:
         return str(tagged[-1]).strip()
@@ -47,13 +47,13 @@ def marked_answer(text: str, boxed: bool = False) -> str | None:
 
 
 def describe(text: str, correct: bool, boxed: bool = False, expected: str | None = None) -> str:
-    """Feedback on a response: what came and whether it is right.
+    """Feedback on a response: its answer, and whether that is right.
 
     Args:
         text: the response.
-        correct: the verifier's word.
+        correct: the verdict.
         boxed: as in :func:`extract_answer`.
-        expected: told as well; None keeps it from whoever reads the feedback.
+        expected: the expected answer, to be included; None leaves it out.
     """
     marked = marked_answer(text, boxed)
     if correct:
@@ -66,13 +66,13 @@ def describe(text: str, correct: bool, boxed: bool = False, expected: str | None
 
 
 def _short(answer: str) -> str:
-    """On one line, for a model may have written anything between its tags."""
+    """The answer on one line, shortened, because a model may write any text between the tags."""
     line = " ".join(answer.split())
     return line if len(line) <= _LONGEST_QUOTE else f"{line[: _LONGEST_QUOTE - 3]}..."
 
 
 def last_boxed(text: str) -> str | None:
-    """What stands in the last ``\\boxed{...}``, braces counted; None if there is none or it never closes."""
+    """The content of the last ``\\boxed{...}``, with balanced braces; None if there is none or it never closes."""
     start = text.rfind(_BOXED)
     if start < 0:
         return None
@@ -113,7 +113,7 @@ def same_answer(expected: str, given: str) -> bool:
 
 
 def is_expensive(text: str) -> bool:
-    """Whether computing an expression could take forever; a model that writes one is wrong."""
+    """Whether computing an expression could take very long; such an answer counts as wrong."""
     if _EXPENSIVE.search(text):
         return True
     most = 1
@@ -127,7 +127,7 @@ def is_expensive(text: str) -> bool:
 
 
 def _exponent(text: str, start: int) -> tuple[str, str]:
-    """The exponent that begins at a place, and what follows it."""
+    """The exponent that begins at position ``start``, and the text after it."""
     text = text[start:].lstrip()
     if text[:1] not in ("{", "("):
         found = re.match(r"[+-]?(?:\d+|.)?", text, re.DOTALL)
@@ -142,7 +142,7 @@ def _exponent(text: str, start: int) -> tuple[str, str]:
 
 
 def _parse(text: str, seconds: int | None) -> list[Any]:
-    """Text to sympy objects; an expression is read as LaTeX, in a sentence the last expression is looked for."""
+    """Parse a text into sympy objects: an expression as LaTeX, or the last expression of a sentence."""
     from math_verify import parse
 
     text = text[-_LONGEST_EXPRESSION:]
@@ -156,5 +156,5 @@ def _parse_gold(text: str, seconds: int | None) -> tuple[Any, ...]:
 
 
 def _seconds() -> int | None:
-    """math-verify stops itself by an alarm signal, which only the main thread may set."""
+    """Time limit for math-verify, which uses an alarm signal; None outside the main thread, which cannot set one."""
     return _PARSE_SECONDS if threading.current_thread() is threading.main_thread() else None

@@ -1,6 +1,6 @@
-"""A calculator for expressions that a model wrote: numbers, operators and four functions, nothing else.
+"""A calculator for expressions that a model wrote: numbers, operators and four functions, and nothing else.
 
-Standard library only: the file is loaded on its own in a guarded worker, which bounds what the checks here let through.
+The length of an expression and the size of every intermediate value are bounded, so that no expression takes long.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 _LONGEST = 1000
-# Of an exact result; a power is refused before it is computed if it would be longer.
+# Limits of an exact result; a power that would be longer is refused before it is computed.
 _DIGITS = 1000
 _BITS = int(_DIGITS * math.log2(10))
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
@@ -29,20 +30,23 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs,
 
 
 class Mistake(ValueError):
-    """What is wrong with an expression, in words for whoever wrote it."""
+    """An expression that cannot be evaluated; the message tells its author why."""
 
 
 def calculate(expression: str) -> str:
-    """The value of an expression, as Python writes it; a float that is whole loses its ``.0``.
+    """The value of an expression as text, as Python prints it; a float that is a whole number has no ``.0``.
 
     Raises:
-        Mistake: not an expression of numbers, ``+ - * / // % **``, parentheses, ``min``, ``max``, ``abs`` and
-            ``round``; or it has no value; or the value is too large.
+        Mistake: the text is not an expression of numbers, ``+ - * / // % **``, parentheses, ``min``, ``max``, ``abs``
+            and ``round``, or it has no value, or a value is too large.
     """
     if len(expression) > _LONGEST:
         raise Mistake(f"the expression is longer than {_LONGEST} characters")
     try:
-        value = _value(ast.parse(expression.strip(), mode="eval").body)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns about literals such as 1if; the model gets a message instead
+            tree = ast.parse(expression.strip(), mode="eval")
+        value = _value(tree.body)
     except (SyntaxError, MemoryError, RecursionError):
         raise Mistake("this is not an expression") from None
     except ZeroDivisionError:
@@ -72,11 +76,11 @@ def _value(node: ast.expr) -> int | float:
             if name == "round" and len(given) == 2 and abs(given[1]) > _DIGITS:
                 raise Mistake(f"round takes at most {_DIGITS} digits")
             return _bounded(_FUNCTIONS[name](*given))
-    raise Mistake(f"{ast.unparse(node)[:40]!r} is not allowed: use numbers, + - * / // % **, min, max, abs and round")
+    raise Mistake(f"{ast.unparse(node)[:40]!r} is not allowed; use numbers, + - * / // % **, min, max, abs and round")
 
 
 def _refuse_long_power(base: int | float, exponent: int | float) -> None:
-    # |base| is at least 2 ** (bits - 1): what is refused here is too large, and what is not is soon computed.
+    # |base| is at least 2 ** (bits - 1), so a power that is refused here is too large; any other is computed quickly.
     if isinstance(base, int) and isinstance(exponent, int) and (base.bit_length() - 1) * abs(exponent) > _BITS:
         raise Mistake("the value is too large")
 
@@ -88,17 +92,3 @@ def _bounded(value: Any) -> int | float:
         raise Mistake("the value is too large")
     number: int | float = value
     return number
-
-
-class Calculator:
-    """The calculator as an environment: an action is an expression, an observation its value or the mistake."""
-
-    def step(self, text: str) -> dict[str, Any]:
-        """Calculate."""
-        try:
-            return {"text": calculate(text)}
-        except Mistake as mistake:
-            return {"text": f"error: {mistake}", "feedback": str(mistake)}
-
-    def close(self) -> None:
-        """Nothing to give back."""

@@ -1,4 +1,4 @@
-"""What a task is: prompts with a verifier, written responses or an environment to act in, where it has them."""
+"""The interface of a task: prompts, and optionally a verifier, written responses or an environment."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ..errors import LimbeckError, shown
+from ..errors import LARGEST, LimbeckError, expect, shown, whole
 from ..limits import VERIFY_SECONDS, OutOfTime, within
 from ..types import Prompt, text_of
 
 
 def found(path: str | Path, kind: Literal["file", "folder"]) -> Path | None:
-    """The path with ``~`` expanded where such a file or folder is there; what no file system can name is not there."""
+    """The path with ``~`` expanded if it is an existing file or folder, else None; impossible names give None."""
     try:
         there = Path(path).expanduser()
         return there if (there.is_file() if kind == "file" else there.is_dir()) else None
-    except (OSError, RuntimeError, ValueError):  # a name too long, an unknown user, a zero byte
+    except (OSError, RuntimeError, ValueError):  # the name is too long, the user is unknown, or it has a zero byte
         return None
 
 
 def half_character(text: str) -> str | None:
-    """The first lone surrogate of a text: half a character, which no tokenizer reads and no file holds."""
+    """The first lone surrogate of a text (half a character, which UTF-8 cannot encode), or None."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -36,13 +36,13 @@ def half_character(text: str) -> str | None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verifier says of one response.
+    """The judgement of a verifier on one response.
 
     Attributes:
         reward: reward units, finite; usually 0 to 1.
         correct: whether the answer is right (masks are keyed on this, not on the reward).
-        feedback: text a student may be told and a teacher may read: what came and what is wrong with it. It does not
-            hold the expected answer unless the task's option ``reveal`` is set. None where there is nothing to say.
+        feedback: text that a student or a teacher may be shown: what the answer was and what is wrong with it. It
+            contains the expected answer only if the task's option ``reveal`` is set. None if there is no feedback.
     """
 
     reward: float
@@ -51,7 +51,7 @@ class Verdict:
 
 
 class Unjudged(Exception):
-    """A verifier said nothing of a response: it raised, took too long, or returned None.
+    """A verifier gave no verdict on a response: it raised, took too long, or returned None.
 
     Attributes:
         reason: one clause for the log.
@@ -63,51 +63,51 @@ class Unjudged(Exception):
 
 
 MOST_REWARD = 1e30
-"""Absolute value from which float32 statistics of a reward are infinite."""
+"""Largest absolute value of a reward (ours): float32 statistics of larger ones are infinite."""
 
 
-def judged(task: Task, prompt: Prompt, text: str, seconds: float = VERIFY_SECONDS) -> Verdict:
-    """A task's verdict on a response, checked.
+def judge_response(task: Task, prompt: Prompt, text: str, seconds: float = VERIFY_SECONDS) -> Verdict:
+    """Judge a response with a task's verifier, and check the verdict.
 
     Args:
         task: serves ``reward``.
         prompt: of the task.
         text: the response.
-        seconds: that the verifier may take.
+        seconds: time limit of the verifier.
 
     Raises:
         Unjudged: the verifier raised, took too long, or gave no reward (None).
-        LimbeckError: it gave something that is no verdict, or the task itself refuses.
+        LimbeckError: it returned something other than a verdict, or the task itself refuses.
     """
     try:
         said: object = within(seconds, lambda: task.verify(prompt, text))
     except (LimbeckError, Unjudged):
         raise
-    except (Exception, SystemExit, OutOfTime) as e:  # whatever foreign code does costs its response and no more
+    except (Exception, SystemExit, OutOfTime) as e:  # an exception in user code leaves out this response only
         raise Unjudged(reason_of(e)) from None
     return _checked(task, prompt, text, said)
 
 
-def judged_all(
+def judge_responses(
     task: Task, prompts: Sequence[Prompt], texts: Sequence[str], seconds: float = VERIFY_SECONDS
 ) -> list[Verdict | Unjudged]:
-    """A task's verdicts on several responses, each checked, and ``Unjudged`` in place of those it did not give.
+    """Judge several responses with a task's verifier; a response without a verdict gets ``Unjudged``.
 
-    A task with ``verify_all(prompts, texts, seconds)`` (:class:`~limbeck.tasks.DatasetTask`) gets all of them at once;
-    of any other, ``verify`` is called for each.
+    If the task has ``verify_all(prompts, texts, seconds)`` (:class:`~limbeck.tasks.DatasetTask`), it is called once
+    with all responses; otherwise ``verify`` is called for each.
 
     Args:
         task: serves ``reward``.
         prompts: of the task, one for each response.
         texts: the responses.
-        seconds: that the verifier may take for one response.
+        seconds: time limit of the verifier for one response.
 
     Raises:
-        LimbeckError: something that is no verdict, or the task itself refuses.
+        LimbeckError: a verdict has the wrong form, or the task itself refuses.
     """
     several = getattr(task, "verify_all", None)
     if several is None:
-        return [_or_unjudged(partial(judged, task, p, t, seconds)) for p, t in zip(prompts, texts, strict=True)]
+        return [_or_unjudged(partial(judge_response, task, p, t, seconds)) for p, t in zip(prompts, texts, strict=True)]
     said = several(prompts, texts, seconds)
     return [
         s if isinstance(s, Unjudged) else _or_unjudged(partial(_checked, task, p, t, s))
@@ -123,7 +123,7 @@ def _or_unjudged(call: Callable[[], Verdict]) -> Verdict | Unjudged:
 
 
 def reason_of(e: BaseException) -> str:
-    """Why foreign code gave nothing, as one clause for the log."""
+    """Why user code failed, as one clause for the log."""
     if isinstance(e, OutOfTime):
         return f"it {e}"
     first = str(e).strip().split("\n")[0][:200]
@@ -131,11 +131,11 @@ def reason_of(e: BaseException) -> str:
 
 
 def _checked(task: Task, prompt: Prompt, text: str, said: object) -> Verdict:
-    """What a verifier gave, as a verdict.
+    """Check the return value of a verifier.
 
     Raises:
-        Unjudged: it gave no reward (None).
-        LimbeckError: it gave something that is no verdict.
+        Unjudged: it has no reward (None).
+        LimbeckError: it is not a verdict.
     """
     if said is None or (isinstance(said, Verdict) and said.reward is None):
         raise Unjudged("it returned None")
@@ -144,19 +144,19 @@ def _checked(task: Task, prompt: Prompt, text: str, said: object) -> Verdict:
         raise LimbeckError(
             f"the verifier of {shown(task.name)} {wrong} to a response to prompt {shown(prompt.id)} "
             f"({text[:60]!r}); have it return Verdict(reward, correct), with a finite number and true or false, or "
-            "None where it cannot judge."
+            "None if it cannot judge."
         )
     assert isinstance(said, Verdict)
     return Verdict(float(said.reward), bool(said.correct), said.feedback)
 
 
 def bounded(reward: Any) -> bool:
-    """Whether a reward is a number that training can compute with; compared as it is, because 10**400 is no float."""
+    """Whether a reward is below ``MOST_REWARD`` in absolute value; it may be an integer too large for a float."""
     return bool(-MOST_REWARD < reward < MOST_REWARD)
 
 
 def _wrong(said: object) -> str:
-    """What keeps something from being a verdict, as a clause; empty where nothing does."""
+    """A clause that says why something is not a valid verdict; empty if it is one."""
     if not isinstance(said, Verdict):
         return f"gave {shown(said)}"
     reward: object = said.reward
@@ -172,12 +172,12 @@ def _wrong(said: object) -> str:
 
 @dataclass(frozen=True)
 class Response:
-    """A response that the task's data holds.
+    """A response in the task's data: a demonstration or half of a pair.
 
     Attributes:
         text: the assistant's text.
-        label: NaN for a plain demonstration; 1 and 0 for the chosen and the rejected one of a pair.
-        further: what else the assistant's message holds (``tool_calls``, ``reasoning_content``), and ``content`` where
+        label: NaN for a demonstration; 1 and 0 for the chosen and the rejected response of a pair.
+        further: other keys of the assistant's message (``tool_calls``, ``reasoning_content``), and ``content`` if
             that is null or a list of parts.
     """
 
@@ -187,12 +187,12 @@ class Response:
 
     @property
     def message(self) -> dict[str, Any]:
-        """The assistant's message, as a chat template reads it."""
+        """The assistant's message, in the form that a chat template takes."""
         return {"role": "assistant", "content": self.text, **self.further}
 
     @classmethod
     def of(cls, message: Mapping[str, Any]) -> Response:
-        """The demonstration that an assistant's message is."""
+        """A demonstration from an assistant's message."""
         content = message.get("content")
         further = {k: v for k, v in message.items() if k not in ("role", "content")}
         return cls(text_of(message), further=further if isinstance(content, str) else {"content": content, **further})
@@ -200,15 +200,15 @@ class Response:
 
 @dataclass(frozen=True)
 class Observation:
-    """What an environment says after an action.
+    """The reply of an environment to an action.
 
     Attributes:
-        text: appended to the conversation as a message of ``role``; not appended where ``done``.
+        text: appended to the conversation as a message of ``role``, unless ``done``.
         done: the episode is over.
         reward: reward units for the action just taken, finite.
         correct: whether the goal has been reached.
-        feedback: what was wrong with the action, or None.
-        role: of the message, ``"user"`` unless the student's chat template knows a better one.
+        feedback: text that says what was wrong with the action, or None.
+        role: of the message; ``"user"`` works with every chat template.
     """
 
     text: str
@@ -220,9 +220,9 @@ class Observation:
 
 
 class EpisodeDied(Exception):
-    """An episode broke off through no fault of the run: its environment hung, crashed or gave no finite reward.
+    """The environment of an episode failed: it hung, crashed or gave a reward that is not finite.
 
-    Whoever plays ends that one episode (reward 0, not correct) and goes on with the others.
+    The engine ends this episode (reward 0, not correct) and continues with the others.
 
     Attributes:
         reason: one clause for the log, for instance ``"a step took longer than 10 s"``.
@@ -234,31 +234,30 @@ class EpisodeDied(Exception):
 
 
 class Episode(Protocol):
-    """One conversation with an environment: a deterministic function of the prompt and the actions."""
+    """One conversation with an environment; the replies must depend on the prompt and the actions alone."""
 
     def step(self, text: str) -> Observation:
-        """Act with the assistant's whole turn.
+        """Take the assistant's whole turn as an action, and return the reply.
 
         Raises:
-            EpisodeDied: the environment broke.
+            EpisodeDied: the environment failed.
             RuntimeError: the episode is already over.
         """
         ...
 
     def close(self) -> None:
-        """Give back what the episode holds. May be called at any time and more than once."""
+        """Release what the episode holds. May be called at any time and more than once."""
         ...
 
 
 class Task(Protocol):
-    """Prompts of two disjoint splits and what can be done with them.
+    """Prompts in two disjoint splits, with the services that the task provides for them.
 
     Attributes:
-        name: how users and reports call it.
-        serves: what it offers besides prompts, a subset of ``{"reward", "feedback", "responses", "pairs",
-            "episodes", "expert"}``. With ``"feedback"``, verdicts or observations carry feedback; with
-            ``"episodes"``, the task is an :class:`Environment`, and ``"reward"`` is then what its observations hold;
-            with ``"expert"``, it also has :meth:`Environment.expert`.
+        name: used in reports and messages.
+        serves: what the task provides in addition to prompts, a subset of ``{"reward", "feedback", "responses",
+            "pairs", "episodes"}``. With ``"feedback"``, verdicts or observations carry feedback. With ``"episodes"``,
+            the task is an :class:`Environment`, and its rewards are those of its observations.
         train, test: prompts; no prompt of ``test`` occurs in ``train``.
     """
 
@@ -268,38 +267,34 @@ class Task(Protocol):
     test: Sequence[Prompt]
 
     def verify(self, prompt: Prompt, text: str) -> Verdict:
-        """Judge a response. Only called where ``"reward" in serves`` and ``"episodes"`` is not.
+        """Judge a response. Only called if ``"reward"`` is in ``serves`` and ``"episodes"`` is not.
 
-        None says that it cannot be judged: the response is then left out of the batch, as where this raises.
+        Return None if the response cannot be judged; it is then left out of the batch, as if this raised.
         """
         ...
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:
-        """Written responses, best first: one demonstration, or a pair (chosen, rejected)."""
+        """The responses in the data: one demonstration, or a pair (chosen, rejected), or nothing."""
         ...
 
 
 class Environment(Task, Protocol):
-    """A task that is played in turns. ``prompt.messages`` already holds the instructions and the first observation.
+    """A task in several turns. ``prompt.messages`` contains the instructions and the first observation.
 
-    ``verify`` judges a single response where that means something, and refuses otherwise (:class:`Turns`).
+    ``verify`` judges a single response if the task defines that, and refuses otherwise (:class:`Turns`).
     """
 
     def open(self, prompt: Prompt) -> Episode:
-        """A fresh episode. Only called where ``"episodes" in serves``.
+        """Start an episode. Only called if ``"episodes"`` is in ``serves``.
 
         Raises:
             EpisodeDied: the environment could not be started.
         """
         ...
 
-    def expert(self, prompt: Prompt) -> tuple[str, ...]:
-        """The assistant's turns that reach the goal. Only called where ``"expert" in serves``."""
-        ...
-
 
 class Turns:
-    """What an environment without single responses says to those who ask for them.
+    """Base class of environments that have no verdict on a single response and no written responses.
 
     Attributes:
         name: of the task.
@@ -308,61 +303,43 @@ class Turns:
     name: str
 
     def verify(self, prompt: Prompt, text: str) -> Verdict:  # noqa: ARG002
-        """Refuse: one response is not an episode.
+        """Refuse, because one response is not an episode.
 
         Raises:
             LimbeckError: always.
         """
-        raise LimbeckError(f"task {self.name!r} is played in turns and has no verdict on one text: use open(prompt).")
+        raise LimbeckError(f"task {self.name!r} is played in turns and has no verdict on one text; use open(prompt).")
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:  # noqa: ARG002
-        """Nothing."""
+        """Return nothing."""
         return ()
 
 
-def open_episode(task: Task, prompt: Prompt) -> Episode:
-    """A fresh episode of a task that serves them.
-
-    Raises:
-        LimbeckError: it does not.
-        EpisodeDied: the environment could not be started.
-    """
-    if "episodes" not in task.serves:
-        raise LimbeckError(
-            f"task {task.name!r} serves no episodes: give an environment, or wrap it as limbeck.tasks.Retry(task)."
-        )
-    return cast(Environment, task).open(prompt)
-
-
 def refuse_if_over(over: bool) -> None:
-    """What every episode says to an action after its end: the caller ignored ``done``."""
+    """Raise RuntimeError if an episode is over: the caller has ignored ``done``."""
     if over:
-        raise RuntimeError("the episode is over: open another one")
+        raise RuntimeError("the episode is over; open another one")
 
 
 LARGEST_COUNT = 10_000_000
-"""Of problems, turns and the like: their order is held in memory, and a file of as many is none that we make."""
+"""Upper limit of options that count problems or turns (ours): an order of so many fits into memory."""
 
 
-def whole_number(task: str, field: str, value: object, least: int) -> int:
-    """The value of an option that counts something.
-
-    Raises:
-        LimbeckError: not a whole number of at least ``least``.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise LimbeckError(f"{field} of task {task!r} is {shown(value)}, give a whole number of at least {least}.")
-    if field != "seed" and value > LARGEST_COUNT:
-        raise LimbeckError(f"{field} of task {task!r} is {value:,}, give at most {LARGEST_COUNT:,}.")
-    return value
-
-
-def yes_or_no(task: str, field: str, value: object) -> bool:
-    """The value of an option that is on or off.
+def whole_number(task: str, field: str, value: Any, least: int) -> int:
+    """Check and return an option that counts something, or a seed.
 
     Raises:
-        LimbeckError: neither true nor false.
+        LimbeckError: the value is not a whole number of at least ``least``, or too large.
     """
-    if not isinstance(value, bool):
-        raise LimbeckError(f"{field} of task {task!r} is {shown(value)}, give true or false.")
-    return value
+    whole(f"{field} of task {task!r}", value, least, LARGEST if field == "seed" else LARGEST_COUNT)
+    return int(value)
+
+
+def yes_or_no(task: str, field: str, value: Any) -> bool:
+    """Check and return an option that is true or false.
+
+    Raises:
+        LimbeckError: the value is neither true nor false.
+    """
+    expect(f"{field} of task {task!r}", value, bool, "give true or false")
+    return bool(value)

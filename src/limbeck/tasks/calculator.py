@@ -1,17 +1,16 @@
-"""Arithmetic with a tool: the assistant may have a calculator compute before it answers."""
+"""Arithmetic with a tool: the assistant may call a calculator before it answers."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import LimbeckError, nearest
 from ..types import Prompt
-from .base import EpisodeDied, Observation, Response, Verdict, refuse_if_over, whole_number
-from .guard import Guarded, Limits, Pool
+from .arithmetic import Mistake, calculate
+from .base import Observation, Response, Verdict, refuse_if_over, whole_number
 from .gym import GymTask, Lazy, check_options
 
 _DATASETS = ("chain_sum", "basic_arithmetic")
@@ -22,20 +21,17 @@ _INSTRUCTIONS = (
     "You have a calculator: write <calc>EXPRESSION</calc>, for instance <calc>3 * (4 + 5)</calc>, and end your turn; "
     "you are told the value. Call it once a turn. Then give the result as <answer>NUMBER</answer>."
 )
-# One calculation; the checks of the calculator itself answer in microseconds.
-_LIMITS = Limits(step_s=5.0, start_s=60.0, memory_mb=512, output_chars=2000, episodes=64)
 
 
 class CalculatorTask:
     """Arithmetic problems of reasoning-gym with a calculator as a tool.
 
-    A turn with ``<calc>EXPRESSION</calc>`` is answered with the value, or with what is wrong with the expression
-    (also given as feedback). A turn without one is the answer: the data set's own verifier judges it and the episode
-    ends. The reward is that verdict's, and 0 for every turn before. After ``max_turns`` turns without an answer the
-    episode ends with reward 0.
+    The reply to a turn with ``<calc>EXPRESSION</calc>`` is the value, or an error message, which is also the feedback.
+    A turn without a call is the answer: the data set's own verifier judges it, and the episode ends. The verdict gives
+    the reward; all earlier turns have reward 0. After ``max_turns`` turns without an answer the episode ends with
+    reward 0.
 
-    The calculator runs in a worker process with limits on time, memory and output; an expression that it does not
-    survive is answered as an error, and the episode goes on.
+    Expressions are evaluated without ``eval``, and their length and the size of every intermediate value are bounded.
 
     Args:
         dataset: ``chain_sum`` or ``basic_arithmetic``.
@@ -46,11 +42,11 @@ class CalculatorTask:
         **options: fields of the data set's configuration.
 
     Raises:
-        LimbeckError: an option that cannot be used.
+        LimbeckError: an option has a wrong value.
     """
 
     name = "calculator"
-    serves = frozenset({"reward", "feedback", "episodes", "expert"})
+    serves = frozenset({"reward", "feedback", "episodes"})
 
     def __init__(
         self,
@@ -68,7 +64,7 @@ class CalculatorTask:
             if value not in known:
                 words = " or ".join(known)
                 raise LimbeckError(
-                    f"{field} of task {self.name!r} is {value!r}{nearest(str(value), known)}: give {words}."
+                    f"{field} of task {self.name!r} is {value!r}{nearest(str(value), known)}; give {words}."
                 )
         check_options(dataset, options, self.name, _OWN)
         self.max_turns = whole_number(self.name, "max_turns", max_turns, 1)
@@ -76,31 +72,25 @@ class CalculatorTask:
         self.problems = GymTask(
             dataset, train_size=train_size, test_size=test_size, seed=seed, name=self.name, reveal=reveal, **options
         )
-        self._pool: Pool | None = None
         self.train: Sequence[Prompt] = Lazy(train_size, lambda i: self._with_tool(self.problems.train[i]))
         self.test: Sequence[Prompt] = Lazy(test_size, lambda i: self._with_tool(self.problems.test[i]))
 
     def verify(self, prompt: Prompt, text: str) -> Verdict:
-        """The data set's verdict on an answer, as if no tool were there."""
+        """The data set's verdict on an answer; calls are not evaluated."""
         return self.problems.verify(prompt, text)
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:  # noqa: ARG002
-        """Nothing: see :meth:`expert`."""
+        """Return nothing; ``prompt.privileged["solution"]`` describes the call and the answer."""
         return ()
 
-    def expert(self, prompt: Prompt) -> tuple[str, ...]:
-        """One call with the whole expression, then the answer."""
-        item = self.problems.item(prompt)
-        return f"<calc>{_expression(item)}</calc>", f"<answer>{item['answer']}</answer>"
-
-    def open(self, prompt: Prompt) -> Reckoning:
-        """A fresh episode; the calculator's process starts with the first call."""
-        return Reckoning(self, prompt)
+    def open(self, prompt: Prompt) -> CalculatorEpisode:
+        """Start an episode."""
+        return CalculatorEpisode(self, prompt)
 
     def _with_tool(self, prompt: Prompt) -> Prompt:
-        """The data set's prompt with the instructions, and with a solution in words."""
+        """The data set's prompt with the instructions, and with a written solution."""
         item = self.problems.item(prompt)
-        call, answer = _expression(item), item["answer"]
+        call, answer = item["metadata"]["expression"], item["answer"]
         return dataclasses.replace(
             prompt,
             messages=({"role": "user", "content": f"{_INSTRUCTIONS}\n\n{item['question']}"},),
@@ -111,22 +101,15 @@ class CalculatorTask:
             },
         )
 
-    def pool(self) -> Pool:
-        """The calculator's workers."""
-        if self._pool is None:
-            self._pool = Pool(f"{Path(__file__).with_name('arithmetic.py')}:Calculator", _LIMITS)
-        return self._pool
 
-
-class Reckoning:
+class CalculatorEpisode:
     """One episode of :class:`CalculatorTask`."""
 
     def __init__(self, task: CalculatorTask, prompt: Prompt) -> None:
         self._task, self._prompt, self._left = task, prompt, task.max_turns
-        self._calculator: Guarded | None = None
 
     def step(self, text: str) -> Observation:
-        """Calculate, or judge the answer.
+        """Evaluate a call, or judge the answer.
 
         Raises:
             LimbeckError: the prompt is not one of this task.
@@ -138,33 +121,23 @@ class Reckoning:
             verdict = self._task.verify(self._prompt, text)
             return Observation("", True, verdict.reward, verdict.correct, verdict.feedback, self._task.role)
         self._left -= 1
-        said = self._calculate(calls[0]) if len(calls) == 1 else _mistake("call the calculator once a turn")
+        said = _evaluated(calls[0]) if len(calls) == 1 else _mistake("call the calculator once a turn")
         if not self._left:
             ran_out = f"no answer was given in {self._task.max_turns} turns"
             said = dataclasses.replace(said, done=True, feedback=said.feedback or ran_out)
         return dataclasses.replace(said, role=self._task.role)
 
-    def _calculate(self, expression: str) -> Observation:
-        try:
-            if self._calculator is None:
-                self._calculator = self._task.pool().open()
-            return self._calculator.step(expression)
-        except EpisodeDied:
-            # What died is the calculator, which has no memory: the next call gets a fresh one.
-            self._calculator = None
-            return _mistake("the calculation took too long or too much memory")
-
     def close(self) -> None:
-        """Give the calculator back."""
+        """End the episode."""
         self._left = 0
-        if self._calculator is not None:
-            self._calculator.close()
-            self._calculator = None
+
+
+def _evaluated(expression: str) -> Observation:
+    try:
+        return Observation(calculate(expression))
+    except Mistake as mistake:
+        return _mistake(str(mistake))
 
 
 def _mistake(what: str) -> Observation:
     return Observation(f"error: {what}", feedback=what)
-
-
-def _expression(item: Mapping[str, Any]) -> str:
-    return str(item["metadata"]["expression"])

@@ -1,4 +1,4 @@
-"""A task made of the user's own data, with a verifier for answers or with reward functions of the user's own."""
+"""A task made of the user's own data, with the built-in verifier for answers or with reward functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import LimbeckError, expect, nearest
 from ..limits import VERIFY_SECONDS
 from ..types import Prompt
-from .base import Unjudged, Verdict, judged
+from .base import Unjudged, Verdict, judge_response
 from .records import (
     KEYS,
     PRIVILEGED,
@@ -21,58 +21,61 @@ from .records import (
     parse_record,
     say_left_out,
 )
-from .rewards import Asked, Rewards
-from .sources import Rows, Source, is_local, open_source
+from .rewards import JudgedResponse, Rewards
+from .sources import DataSource, Rows, is_local, open_source
 from .split import check_size
 from .split import split as split_rows
 
 TEST_SIZE = 0.1
-"""Share of the problems that are held out where the data has no test split; ours."""
+"""Share of the problems that are held out if the data has no test split (ours)."""
 
 _TEXTS = ("prompt", *PRIVILEGED, "response", "chosen", "rejected", "id")
 
 
 class DatasetTask(RecordTask):
-    """Problems from a data set, a file or a list; ``lb.task`` is this class.
+    """A task from a data set, a file or a list of problems. ``lb.task`` is another name for this class.
 
-    A row has a problem (``prompt``) and whatever else there is: an ``answer`` for the built-in verifier, a
-    ``response`` (a demonstration) or ``chosen`` and ``rejected`` (a pair), ``solution``, ``hint`` and
-    ``step_feedback`` (for privileged readers), ``id``, ``tools``, ``documents`` and ``chat_template_kwargs`` (for the
-    chat template). The task serves what all of its rows have.
+    For example, ``lb.task("problems.jsonl")`` uses the built-in verifier, and
+    ``lb.task(my_dataset, reward=my_function, prompt="question")`` uses a reward function of your own.
+
+    Every row needs a problem (``prompt``). It may also have an ``answer`` for the built-in verifier; a ``response`` (a
+    demonstration), or ``chosen`` and ``rejected`` (a pair); ``solution``, ``hint`` and ``step_feedback`` for privileged
+    teachers; ``id``; and ``tools``, ``documents`` and ``chat_template_kwargs`` for the chat template. The task serves
+    what all of its rows have.
 
     Args:
         dataset: a ``datasets.Dataset`` or ``DatasetDict``, a list of dictionaries, a ``.jsonl``, ``.parquet`` or
-            ``.csv`` file, a folder that ``save_to_disk`` wrote, or the name of a data set on the hub (from the local
-            cache where the hub cannot be reached).
-        reward: a function, or a list of them, instead of the built-in verifier. Arguments are filled by name:
-            ``prompt``, ``response``, ``row`` and columns; a function with ``completions`` takes lists, as in TRL. It
-            may be a coroutine. A response for which it raises or returns None is not judged. A text names a function
-            in a file of ``--import``.
-        weights: of several rewards, 1 each by default; the task's reward is their weighted sum.
-        correct_at: reward from which a response counts as correct, for accuracy and for masks; ours.
+            ``.csv`` file, a folder written by ``save_to_disk``, or the name of a data set on the hub (read from the
+            local cache if the hub cannot be reached).
+        reward: a function, or a list of functions, used instead of the built-in verifier. Its arguments are matched by
+            name: ``prompt``, ``response``, ``row`` and the columns. A function with an argument ``completions`` takes
+            lists, as in TRL. It may be a coroutine. If it raises or returns None, the response is not judged. A string
+            names a function in a file of ``--import``.
+        weights: one for each of several rewards, 1 by default; the task's reward is the weighted sum.
+        correct_at: a response counts as correct, for accuracy and for masks, from this reward on; 0.5 is ours.
         prompt: the column with the problem, a text or a list of chat messages; default: ``prompt``, else ``messages``.
-        answer: the column with the expected answer; default: ``answer``, where there is one.
+        answer: the column with the expected answer; default: ``answer``, if there is one.
         response: the column with a demonstration, a text or a list of chat messages; default: ``response``.
         chosen, rejected: the columns of a preference pair; default: these names.
-        columns: the data's name of any other key, for instance ``{"solution": "proof"}``.
-        split: the split to train on; default: ``train``, or the only one. Of the hub also ``train[:500]``.
+        columns: column names for other keys, for instance ``{"solution": "proof"}``.
+        split: the split to train on; default: ``train``, or the only one. For hub data also ``train[:500]``.
         config: the configuration of a data set on the hub.
-        test: held-out problems: a split of the same data by name, or data of any kind that ``dataset`` may be.
-            Training problems that are among them are left out, with a warning. Default: the split ``test``, where there
-            is one and ``test_size`` is not given.
-        test_size: share (0.2) or number (200) of the problems to hold out where there is no ``test``; default 0.1.
-            They are chosen by a hash of their text, so that with a share, rows that are added later move none.
-        seed: of that choice; another one holds out other problems.
-        name: what reports call the task; default: the file's or data set's.
-        reveal: whether the built-in verifier's feedback names the expected answer.
-        per_turn: cut every trajectory into one prompt for each of its assistant's turns, with the earlier ones before
-            it (step-level sampling, OPAD). The cut prompts serve responses and no reward.
+        test: held-out problems: the name of a split of the same data, or any data that ``dataset`` accepts. Training
+            problems that are also in ``test`` are left out, with a warning. Default: the split ``test``, if there is
+            one and ``test_size`` is not given.
+        test_size: share (0.2) or number (200) of the problems to hold out if there is no ``test``; default 0.1 (ours).
+            Problems are chosen by a hash of their text, so with a share, adding rows moves no row to the other side.
+        seed: of that choice; another seed holds out other problems.
+        name: of the task in reports; default: the name of the file or data set.
+        reveal: whether the feedback of the built-in verifier contains the expected answer.
+        per_turn: cut every trajectory into one prompt for each assistant turn, with all earlier turns before it
+            (step-level sampling, OPAD, arXiv:2605.01347). The cut prompts serve responses and no reward.
 
     Attributes:
-        code: the reward functions, which a run records.
+        code: the reward functions; a run records them.
 
     Raises:
-        LimbeckError: naming the option, or the file and row.
+        LimbeckError: an option or a row is wrong; the message names the option, or the file and row.
     """
 
     def __init__(
@@ -105,13 +108,13 @@ class DatasetTask(RecordTask):
         if test_size is not None:
             check_size(test_size)
         if reward is None and weights is not None:
-            raise LimbeckError(f"weights={weights!r} are given without reward functions; give reward=[...] too.")
+            raise LimbeckError(f"weights={weights!r} are given without reward functions; give reward=[...] as well.")
         if reward is not None and per_turn is True:
-            raise LimbeckError("per_turn cuts prompts that serve no reward; leave reward or per_turn out.")
+            raise LimbeckError("per_turn makes prompts without a reward; leave out reward or per_turn.")
         train, held_out, source = _rows(dataset, split, config, test, test_size, self._texts())
         has = dict.fromkeys(key for _, row in (*train, *(held_out or ())) if isinstance(row, Mapping) for key in row)
         _check_names(self._names, has, source.where)
-        # Before the records are parsed: what is wrong with a function is cheaper to find.
+        # Checked before the records are parsed, because this is faster.
         self._rewards = Rewards(reward, weights, correct_at, {*has, *self._names}) if reward is not None else None
         self._rows = dict((*train, *(held_out or ()))) if self._rewards else {}
         self.code = tuple(f.call for f in self._rewards.functions) if self._rewards else ()
@@ -125,11 +128,11 @@ class DatasetTask(RecordTask):
             self.lacking.pop("reward", None)
 
     def verify(self, prompt: Prompt, text: str) -> Verdict:
-        """The verdict of the reward functions, or of the built-in verifier where none is given.
+        """Judge a response with the reward functions, or with the built-in verifier if there are none.
 
         Raises:
             Unjudged: a function raised, took too long, or gave no reward.
-            LimbeckError: the prompt has no answer, or a function gave what is no reward.
+            LimbeckError: the prompt has no answer, or a function returned something other than a reward.
         """
         if self._rewards is None:
             return super().verify(prompt, text)
@@ -139,12 +142,12 @@ class DatasetTask(RecordTask):
         return said
 
     def verify_all(self, prompts: Sequence[Prompt], texts: Sequence[str], seconds: float) -> list[Verdict | Unjudged]:
-        """Verdicts on several responses at once; batches and coroutines run together.
+        """Judge several responses at once; batches and coroutines run together.
 
         Args:
             prompts: of this task, one for each response.
             texts: the responses.
-            seconds: for one response, or for one call of a function that takes a batch.
+            seconds: time limit for one response, or for one call of a function that takes a batch.
         """
         both = zip(prompts, texts, strict=True)
         if self._rewards is None or type(self).verify is not DatasetTask.verify:  # a subclass judges by itself
@@ -153,16 +156,16 @@ class DatasetTask(RecordTask):
 
     def _alone(self, prompt: Prompt, text: str, seconds: float) -> Verdict | Unjudged:
         try:
-            return judged(self, prompt, text, seconds)
+            return judge_response(self, prompt, text, seconds)
         except Unjudged as e:
             return e
 
-    def _asked(self, prompt: Prompt, text: str) -> Asked:
+    def _asked(self, prompt: Prompt, text: str) -> JudgedResponse:
         row = self._rows.get(prompt.where, {})
         columns = {**{ours: row[theirs] for ours, theirs in self._names.items() if theirs in row}, **row}
         messages = [dict(message) for message in prompt.messages]
         problem = row.get(self._names.get("prompt", "prompt"))
-        return Asked(prompt.id, problem if isinstance(problem, str) else messages, text, row, columns)
+        return JudgedResponse(prompt.id, problem if isinstance(problem, str) else messages, text, row, columns)
 
     def _texts(self) -> tuple[str, ...]:
         """The columns that are read as text."""
@@ -179,7 +182,7 @@ class DatasetTask(RecordTask):
         return records
 
     def _without_odd(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row without answers and the like that are no text: a reward function reads them, and nothing else could."""
+        """The row without answers and similar keys that are not text; only a reward function can use those."""
         keys = {key: self._names.get(key, key) for key in PRIVILEGED}
         odd = {
             theirs
@@ -190,14 +193,16 @@ class DatasetTask(RecordTask):
 
 
 def _renamings(own: Mapping[str, object], columns: Mapping[str, str]) -> dict[str, str]:
-    """The data's name of every key that has another there."""
+    """The column name of every key whose column has another name."""
     names = dict(columns)
     for key, theirs in own.items():
         if theirs is None:
             continue
         expect(key, theirs, str, "give the name of a column of your data")
         if key in columns:
-            raise LimbeckError(f"{key}={theirs!r} and columns.{key}={columns[key]!r} name it twice; keep one.")
+            raise LimbeckError(
+                f"{key}={theirs!r} and columns.{key}={columns[key]!r} name the same column twice; keep one."
+            )
         names[key] = str(theirs)
     return names
 
@@ -209,7 +214,7 @@ def _check_texts(**values: object) -> None:
 
 
 def _check_names(names: Mapping[str, str], has: Mapping[str, None], where: str) -> None:
-    """Refuse columns that no row has, and data that lacks a problem."""
+    """Refuse columns that no row has, and data without a problem column."""
     listed = ", ".join(map(repr, has)) or "nothing"
     for ours, theirs in names.items():
         if theirs not in has:
@@ -225,8 +230,8 @@ def _check_names(names: Mapping[str, str], has: Mapping[str, None], where: str) 
 
 def _rows(
     dataset: object, split: str | None, config: str | None, test: object, test_size: float | None, texts: Sequence[str]
-) -> tuple[Rows, Rows | None, Source]:
-    """Rows to train on, rows held out where they are named, and where they come from."""
+) -> tuple[Rows, Rows | None, DataSource]:
+    """Training rows, held-out rows if they were named, and the source of the data."""
     source = open_source(dataset, "the task's data" if not isinstance(dataset, str | Path) else "task", config, texts)
     chosen = source.training(split)
     train = source.rows(chosen, "split")

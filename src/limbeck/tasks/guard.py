@@ -1,8 +1,8 @@
-"""Environments in worker processes with limits on time, memory and output.
+"""Run environments in worker processes with limits on time, memory and output.
 
-A hang, a crash, a memory bomb, an exception or a reward that is not finite ends the one episode it happens in, as
-:class:`~limbeck.tasks.base.EpisodeDied`. The worker is killed and replaced. Episodes that shared it go on: they are
-deterministic functions of their actions, so they are replayed in another worker when they are next stepped.
+A hang, a crash, excessive memory, an exception or a reward that is not finite ends only the episode it happens in, with
+:class:`~limbeck.tasks.base.EpisodeDied`. The worker is killed and replaced. Other episodes in it continue: because they
+are deterministic functions of their actions, they are replayed in another worker at their next step.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from ..errors import LimbeckError
 from .base import EpisodeDied, Observation, refuse_if_over
 
 _SCRIPT = Path(__file__).with_name("guard_worker.py")
-# One order of sets in all workers, or a replay could come out differently; and one thread, because threads of linear
-# algebra that nobody needs fill the address space.
+# A fixed hash seed, because the order of sets must be the same in a replay; and one thread, because the threads of
+# linear algebra libraries take up address space.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-# What foreign code needs to start and to import what it imports; the rest (tokens, keys, proxies with passwords) is
-# nobody's but the run's own.
+# Variables that foreign code may need to start and to import packages; others (tokens, keys, proxies with passwords)
+# are not passed on.
 _PASSED = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TEMP", "TMP", "TZ", "LANG", "LANGUAGE", "TERM"),
     *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
     *("XDG_CACHE_HOME", "XDG_DATA_HOME", "SYSTEMROOT", "SYSTEMDRIVE", "COMSPEC", "PATHEXT", "WINDIR", "USERPROFILE"),
     *("APPDATA", "LOCALAPPDATA", "JAVA_HOME"),
 )
-# A worker that has had this many episodes takes no more: what an environment leaks goes with it.
+# Episodes after which a worker is replaced, so that memory which an environment leaks is freed (ours).
 _RETIRE_AFTER = 1000
-# How often an episode is brought back after its worker vanished between two requests.
+# How often an episode is replayed after its worker ended between two requests (ours).
 _REVIVALS = 3
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an environment may use.
+    """Limits of a worker and of the environments in it; all defaults are ours.
 
     Attributes:
         step_s: seconds for one step, and for one close.
@@ -70,14 +70,14 @@ class Limits:
             kind = (int, float) if f.name.endswith("_s") else (int,)
             if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
                 raise LimbeckError(
-                    f"limit {f.name} is {value!r}, give a{'' if len(kind) == 2 else ' whole'} number above 0."
+                    f"limit {f.name} is {value!r}; give a{'' if len(kind) == 2 else ' whole'} number above 0."
                 )
 
 
 class Pool:
-    """Workers for one kind of environment, started when needed and used again.
+    """Worker processes for one kind of environment, started when needed and reused.
 
-    Whoever loses the pool loses its workers: they end with it, and at the latest with this process.
+    The workers end when the pool is garbage-collected, and at the latest with this process.
 
     Args:
         factory: called in the worker with the keyword arguments of :meth:`open`; returns an object with ``step(text)``
@@ -87,10 +87,10 @@ class Pool:
         limits: of every worker.
 
     Attributes:
-        limits: in force for workers and episodes from now on.
+        limits: may be changed; the new limits apply to later workers and steps.
 
     Raises:
-        LimbeckError: the factory cannot be found from another process.
+        LimbeckError: another process cannot import the factory.
     """
 
     def __init__(self, factory: Callable[..., Any] | str, limits: Limits | None = None) -> None:
@@ -102,10 +102,10 @@ class Pool:
         weakref.finalize(self, _kill, self._workers)
 
     def open(self, **arguments: Any) -> Guarded:
-        """A fresh episode.
+        """Start an episode.
 
         Args:
-            **arguments: of the factory; what JSON can hold.
+            **arguments: of the factory; values that JSON can hold.
 
         Raises:
             EpisodeDied: the environment did not start.
@@ -114,15 +114,11 @@ class Pool:
         return Guarded(self, next(self._numbers), arguments)
 
     def close(self) -> None:
-        """End all workers. Their open episodes come back, in new ones, if they are stepped."""
+        """End all workers. Open episodes are replayed in new workers if they are stepped again."""
         _kill(self._workers)
 
-    def pids(self) -> list[int]:
-        """Process ids of the living workers."""
-        return [worker.process.pid for worker in self._workers if worker.alive()]
-
     def place(self, episode: int) -> _Worker:
-        """A worker with room for an episode, which is counted as its own."""
+        """A worker with room for an episode; the episode is registered in it."""
         with self._lock:
             self._workers[:] = [worker for worker in self._workers if worker.useful()]
             for worker in self._workers:
@@ -137,7 +133,7 @@ class Pool:
 
 
 class Guarded:
-    """One episode in a worker. Made by :meth:`Pool.open`."""
+    """One episode in a worker, created by :meth:`Pool.open`."""
 
     def __init__(self, pool: Pool, number: int, arguments: Mapping[str, Any]) -> None:
         self._pool, self._number, self._arguments = pool, number, arguments
@@ -147,7 +143,7 @@ class Guarded:
         self._survive(self._enter)
 
     def step(self, text: str) -> Observation:
-        """Act.
+        """Take an action.
 
         Raises:
             EpisodeDied: it took too long, crashed, raised, wrote too much or gave a reward that is not finite.
@@ -159,7 +155,7 @@ class Guarded:
         return observation
 
     def close(self) -> None:
-        """Give the place in the worker back."""
+        """Close the episode in its worker."""
         worker, self._worker, self._over = self._worker, None, True
         if worker is not None:
             with contextlib.suppress(EpisodeDied, _Gone):
@@ -167,7 +163,7 @@ class Guarded:
             worker.leave(self._number)
 
     def _survive(self, do: Callable[[], Any]) -> Any:
-        """Do it; where the worker turns out to have ended before it was asked, bring the episode back first."""
+        """Run ``do``; if the worker has ended before the request, replay the episode in another one first."""
         try:
             for _ in range(_REVIVALS):
                 try:
@@ -200,11 +196,11 @@ class Guarded:
 
 
 class _Gone(Exception):
-    """The worker had ended before it was asked."""
+    """The worker had ended before the request."""
 
 
 class _Worker:
-    """A process and the channel to it. One request at a time."""
+    """A worker process with its pipes; it handles one request at a time."""
 
     def __init__(self, factory: Mapping[str, Any], limits: Limits) -> None:
         self.episodes: set[int] = set()
@@ -213,7 +209,7 @@ class _Worker:
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        # A session of its own: Ctrl-C in the terminal reaches the run, and the run ends its workers.
+        # Its own session, so that Ctrl-C in the terminal reaches only the run, which then ends its workers.
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-s", str(_SCRIPT)],
             stdin=subprocess.PIPE,
@@ -223,7 +219,7 @@ class _Worker:
             start_new_session=True,
         )
         assert self.process.stdout is not None
-        # Six bytes are the longest way to write a character in JSON; the rest is for the other fields.
+        # A character takes at most six bytes in JSON; 10,000 is for the other fields.
         longest = 12 * limits.output_chars + 10_000
         self._reader = threading.Thread(target=_read, args=(self.process.stdout, longest, self._answers), daemon=True)
         self._reader.start()
@@ -241,17 +237,17 @@ class _Worker:
                 raise EpisodeDied(f"its worker did not start: {error.reason}") from None
             raise LimbeckError(
                 f"environment {factory['name']!r} of {factory['file'] or factory['module']} {error.reason} "
-                "while it was imported: see that it imports in a fresh Python."
+                "while it was imported; see that it imports in a fresh Python."
             ) from None
         except _Gone:
             raise EpisodeDied("its worker did not start") from None
 
     def ask(self, do: str, seconds: float, read: Callable[[Any], Any] = lambda value: value, **given: Any) -> Any:
-        """Send a request and wait for the answer; whatever goes wrong ends the worker.
+        """Send a request and wait for the answer; any error ends the worker.
 
         Raises:
             EpisodeDied: with the reason.
-            _Gone: the worker had ended before.
+            _Gone: the worker had already ended.
         """
         with self._lock:
             if not self.alive():
@@ -259,7 +255,7 @@ class _Worker:
                 raise _Gone
             try:
                 return read(self._exchange(do, seconds, given))
-            except BaseException:  # Ctrl-C too: an answer that nobody waits for would be taken for the next one's
+            except BaseException:  # also on Ctrl-C, after which a late answer would be read as that of the next request
                 self.kill()
                 raise
 
@@ -289,30 +285,30 @@ class _Worker:
         return answer["value"]
 
     def _end(self) -> str:
-        """How the process ended by itself, in words."""
+        """A clause that says how the process ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self.process.wait(timeout=5)
             return f"crashed its worker ({_signal_name(-code)})" if code < 0 else f"ended its worker (exit {code})"
         return "closed the channel of its worker"
 
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
         return self.process.poll() is None
 
     def useful(self) -> bool:
-        """Whether to keep it; ends a worker that is worn out and empty."""
+        """Whether to keep the worker; one that has had its number of episodes and has none open is ended."""
         if self.alive() and (self.episodes or self.had < _RETIRE_AFTER):
             return True
         self.kill()
         return False
 
     def leave(self, episode: int) -> None:
-        """One episode less."""
+        """Remove an episode."""
         self.episodes.discard(episode)
 
     def kill(self) -> None:
-        """End the process and whatever it started, and wait for it: no zombie remains."""
-        if self._killed:  # the number of the process may be another's by now
+        """End the process and its children, and wait for it, so that no zombie remains."""
+        if self._killed:  # its process id may have been reused by now
             return
         self._killed = True
         with contextlib.suppress(OSError):
@@ -331,7 +327,7 @@ _NOUNS = {"load": "its start", "open": "its opening", "step": "a step", "close":
 
 
 def _read(stream: IO[bytes], longest: int, answers: queue.SimpleQueue[bytes | None]) -> None:
-    """Lines to the queue, until the process ends; an overlong line is cut, so that it is no JSON."""
+    """Put lines into the queue until the process ends; a line that is too long is cut, so that it is not valid JSON."""
     with contextlib.suppress(OSError, ValueError):
         while line := stream.readline(longest):
             answers.put(line)
@@ -346,7 +342,7 @@ def _observation(value: Mapping[str, Any]) -> Observation:
 
 
 def _needed(everything: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a worker: what it needs of ours, by name."""
+    """The environment variables of a worker: those in ``_PASSED``, the locale, and ``_ENVIRONMENT``."""
     named = {k: v for k, v in everything.items() if k.upper() in _PASSED or k.startswith("LC_")}
     return {**named, **_ENVIRONMENT}
 
@@ -365,15 +361,15 @@ def _signal_name(number: int) -> str:
 
 
 def _locate(factory: Callable[..., Any] | str) -> dict[str, str | None]:
-    """Where a worker finds the factory: module, name in it, and the file if it is to be loaded on its own."""
+    """The location of the factory for a worker: module, name in it, and the file if it is loaded from a file."""
     if isinstance(factory, str):
         where, _, name = factory.rpartition(":")
         if not where or not name:
-            raise LimbeckError(f"factory {factory!r} names no function: write 'module:function' or 'file.py:function'.")
+            raise LimbeckError(f"factory {factory!r} names no function; write 'module:function' or 'file.py:function'.")
         file = str(Path(where).expanduser().resolve()) if where.endswith(".py") else None
         return {"module": Path(where).stem if file else where, "name": name, "file": file}
     module, name = getattr(factory, "__module__", None), getattr(factory, "__qualname__", "<")
     file = getattr(sys.modules.get("__main__"), "__file__", None) if module == "__main__" else None
     if not module or "<" in name or (module == "__main__" and file is None):
-        raise LimbeckError(f"factory {factory!r} cannot be found by another process: define it at the top of a module.")
+        raise LimbeckError(f"factory {factory!r} cannot be found by another process; define it at the top of a module.")
     return {"module": "guarded_main" if file else module, "name": name, "file": file}

@@ -1,8 +1,8 @@
-"""What runs in a guarded worker: a script of the standard library alone, started by ``guard.py``.
+"""The script that runs in a guarded worker, started by ``guard.py``. It needs only the standard library.
 
-It never imports Limbeck (PyTorch would take seconds, and more address space than the worker's limit), unless the
-environment does. It speaks one JSON object a line, over descriptors of its own: whatever the environment prints or
-reads goes nowhere.
+It does not import Limbeck, because PyTorch takes seconds to import and more address space than the worker's limit. It
+exchanges one JSON object on each line over its own file descriptors; what the environment prints or reads is
+discarded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 
 def observation(seen: Any, longest: int) -> dict[str, Any]:
-    """The fields of an observation, given as a mapping or as an object with attributes."""
+    """The fields of an observation, from a mapping or an object with attributes."""
     given = seen if isinstance(seen, Mapping) else vars(seen)
     text, feedback = str(given["text"]), given.get("feedback")
     if len(text) + len(feedback or "") > longest:
@@ -34,14 +34,14 @@ def observation(seen: Any, longest: int) -> dict[str, Any]:
     }
 
 
-def load(module: str, name: str, file: str | None) -> Callable[..., Any]:
-    """The factory: from a file, or by the name of its module."""
+def load_factory(module: str, name: str, file: str | None) -> Callable[..., Any]:
+    """Import the factory from a file, or from a module by name."""
     if file is None:
         found: Any = importlib.import_module(module)
     else:
         spec = importlib.util.spec_from_file_location(module, file)
         if spec is None or spec.loader is None:
-            raise ImportError(f"{file} is no Python file")
+            raise ImportError(f"{file} is not a Python file")
         found = importlib.util.module_from_spec(spec)
         sys.modules[module] = found
         spec.loader.exec_module(found)
@@ -52,7 +52,7 @@ def load(module: str, name: str, file: str | None) -> Callable[..., Any]:
 
 
 def limit_memory(megabytes: int | None) -> None:
-    """Bound the address space where the system can (not on Windows; macOS accepts the limit and ignores it)."""
+    """Limit the address space (not on Windows; macOS accepts the limit and ignores it)."""
     if megabytes is None or os.name != "posix":
         return
     import resource
@@ -69,7 +69,7 @@ class Server:
     """Answers requests until its input ends.
 
     Args:
-        asked, answers: the channel.
+        asked, answers: streams of requests and answers.
     """
 
     def __init__(self, asked: TextIO, answers: TextIO) -> None:
@@ -79,10 +79,10 @@ class Server:
         self.longest = 0
 
     def serve(self) -> None:
-        """One answer a request; an exception is an answer too, and the parent then ends this process."""
+        """Answer every request; after an exception, which is also sent, the parent ends this process."""
         for line in self.asked:
             request = json.loads(line)
-            # Should the parent be gone or late, the process ends by itself, also in the middle of a hang.
+            # If the parent does not end this process in time, it ends itself, even while the environment hangs.
             with contextlib.suppress(RuntimeError, MemoryError):
                 faulthandler.dump_traceback_later(request["seconds"] + 5, exit=True, file=sys.stderr)
             try:
@@ -94,34 +94,34 @@ class Server:
             self.answers.flush()
 
     def do_load(self, path: list[str], factory: dict[str, Any], memory_mb: int | None, longest: int) -> None:
-        """Take on the parent's import path and the limits, and import the factory."""
+        """Set the parent's import path and the limits, and import the factory."""
         sys.path[:] = path
         self.longest = longest
         limit_memory(memory_mb)
-        self.factory = load(**factory)
+        self.factory = load_factory(**factory)
 
     def do_open(self, episode: int, arguments: dict[str, Any]) -> None:
-        """A fresh episode."""
+        """Start an episode."""
         self.episodes[episode] = self.factory(**arguments)
 
     def do_step(self, episode: int, text: str) -> dict[str, Any]:
-        """One action."""
+        """Take one action."""
         return observation(self.episodes[episode].step(text), self.longest)
 
     def do_close(self, episode: int) -> None:
-        """Forget an episode."""
+        """Close an episode."""
         self.episodes.pop(episode).close()
 
 
 def main() -> None:
-    """Move the channel away from descriptors 0 and 1, then serve."""
+    """Move the streams away from descriptors 0 and 1, then answer requests."""
     asked = os.fdopen(os.dup(0), encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
     Server(asked, answers).serve()
-    # Threads or exit handlers of the environment must not keep the process.
+    # Threads or exit handlers of the environment must not keep the process alive.
     os._exit(0)
 
 

@@ -14,13 +14,13 @@ from ..types import Prompt
 from .answers import describe, extract_answer
 from .base import Response, Verdict, whole_number, yes_or_no
 
-# What a user cannot set on the data set, because the task sets it.
+# Options of the data set that the task sets itself.
 _OURS = ("size", "seed")
 _SIZES = ("train_size", "test_size")
 _KNOWN = (*_SIZES, "reveal")
-# reasoning-gym seeds item i with ``seed + i``: two splits need seeds further apart than any split is long.
+# reasoning-gym seeds item i with ``seed + i``, so the seeds of two splits must differ by more than a split is long.
 _SEED_STRIDE = 5_000_003
-# A data set with few distinct questions repeats itself; give up after this many draws for each wanted test prompt.
+# Draws for each wanted test prompt after which a data set has too few distinct questions.
 _DRAWS_PER_TEST_PROMPT = 8
 Demonstrate = Callable[[Mapping[str, Any]], str]
 
@@ -33,26 +33,26 @@ def gym_names() -> tuple[str, ...]:
 class GymTask:
     """A reasoning-gym data set as a task with disjoint splits.
 
-    Prompts are generated when they are read. The test split is drawn first and holds distinct questions; a training
-    item whose question is in the test split is replaced by another one of the training stream. Both are functions of
+    Prompts are generated when they are read. The test split is drawn first and has distinct questions; a training item
+    whose question is in the test split is replaced by another item of the training stream. Both splits depend on
     ``seed`` alone, and ``train_size`` does not change the test split.
 
-    It serves ``reward``, ``feedback`` and ``responses``; no ``responses`` where the data set states no answer that
-    its own verifier accepts (``graph_color``, ``rush_hour`` and others that have many right answers).
+    The task serves ``reward``, ``feedback`` and ``responses``, but no ``responses`` if the data set states no answer
+    that its own verifier accepts (``graph_color``, ``rush_hour`` and others with many right answers).
 
     Args:
         dataset: name in reasoning-gym.
         train_size, test_size: number of prompts of each split, at least 1.
         seed: non-negative.
-        name: how reports call the task; the data set's name unless given.
-        demonstrate: writes the demonstration of an item (a mapping with ``question``, ``answer``, ``metadata``);
-            ``<answer>ANSWER</answer>`` unless given.
-        reveal: whether feedback names the expected answer, where the data set states one.
+        name: of the task in reports; default: the name of the data set.
+        demonstrate: a function that writes the demonstration of an item (a mapping with ``question``, ``answer``,
+            ``metadata``); default: ``<answer>ANSWER</answer>``.
+        reveal: whether feedback contains the expected answer, if the data set states one.
         **options: fields of the data set's own configuration.
 
     Raises:
-        LimbeckError: unknown data set or option, a value the data set refuses, or too few distinct questions (the
-            latter when a split is first read).
+        LimbeckError: the data set or an option is unknown, the data set refuses a value, or it has too few distinct
+            questions (raised when a split is first read).
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class GymTask:
         self.test: Sequence[Prompt] = Lazy(test_size, functools.partial(self._prompt, "test"))
 
     def verify(self, prompt: Prompt, text: str) -> Verdict:
-        """Score a response with the data set's own verifier; ``correct`` means a full score.
+        """Score a response with the data set's own verifier; a full score is correct.
 
         Raises:
             LimbeckError: the prompt is not one of this task, or the verifier's score is not a finite number.
@@ -94,18 +94,18 @@ class GymTask:
         expected = str(item["answer"]) if self._reveal and "responses" in self.serves else None
         try:
             reward = float(self._train_data.score_answer(answer=answer, entry=item))
-        except Exception:  # verifiers parse what a model wrote, and some raise on what they cannot parse
+        except Exception:  # some verifiers raise on answers that they cannot parse
             return Verdict(0.0, False, describe(text, False, expected=expected))
         if not math.isfinite(reward):
             raise LimbeckError(
-                f"The verifier of {self.dataset!r} gave reward {reward} to answer {answer!r}, "
-                "which is not finite: use another data set or mend its score_answer."
+                f"the verifier of {self.dataset!r} gave reward {reward} to answer {answer!r}, "
+                "which is not finite; use another data set or correct its score_answer."
             )
         correct = reward >= 1 - 1e-6
         return Verdict(reward, correct, describe(text, correct, expected=expected))
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:
-        """One demonstration, or nothing where the data set states no answers."""
+        """One demonstration, or nothing if the data set states no answers."""
         if "responses" not in self.serves:
             return ()
         item = self.item(prompt)
@@ -121,7 +121,7 @@ class GymTask:
 
     @functools.cached_property
     def _test_indices(self) -> tuple[dict[str, int], tuple[int, ...]]:
-        """Question to index of the test stream, in order, and the indices alone."""
+        """Index in the test stream by question, in order, and the indices alone."""
         chosen: dict[str, int] = {}
         for index in range(_DRAWS_PER_TEST_PROMPT * self._test_size):
             chosen.setdefault(self._test_data[index]["question"], index)
@@ -129,7 +129,7 @@ class GymTask:
                 return chosen, tuple(chosen.values())
         raise LimbeckError(
             f"test_size={self._test_size} is more than the {len(chosen)} distinct questions found in "
-            f"{self.dataset!r}: lower test_size or widen the data set's options."
+            f"{self.dataset!r}; lower test_size or widen the data set's options."
         )
 
     def _make_item(self, split: str, index: int) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class GymTask:
         )
 
     def item(self, prompt: Prompt) -> dict[str, Any]:
-        """What the data set says of a prompt: ``question``, ``answer`` and ``metadata``.
+        """The data set's item of a prompt: ``question``, ``answer`` and ``metadata``.
 
         Raises:
             LimbeckError: the prompt is not one of this task.
@@ -156,7 +156,7 @@ class GymTask:
         split, _, number = prompt.id.partition("/")
         size = {"train": len(self.train), "test": len(self.test)}.get(split, 0)
         if not number.isdecimal() or int(number) >= size:
-            raise LimbeckError(f"prompt {prompt.id!r} is not one of task {self.name!r}: verify it with its own task.")
+            raise LimbeckError(f"prompt {prompt.id!r} is not one of task {self.name!r}; verify it with its own task.")
         return self._item(split, int(number))
 
     def _prompt(self, split: str, index: int) -> Prompt:
@@ -170,7 +170,7 @@ class GymTask:
 
 
 class Lazy(Sequence[Prompt]):
-    """A sequence whose prompts are made when they are read; slices are lists."""
+    """A sequence of prompts that are generated when they are read; slices are lists."""
 
     def __init__(self, size: int, make: Callable[[int], Prompt]) -> None:
         self._size, self._make = size, make
@@ -194,7 +194,7 @@ class Lazy(Sequence[Prompt]):
 
 
 def _columns(metadata: Mapping[str, Any]) -> dict[str, float | str]:
-    """The numbers of an item's metadata; containers, texts and bookkeeping are left out."""
+    """The numbers in an item's metadata, without its seed and index."""
     return {
         key: float(value)
         for key, value in metadata.items()
@@ -205,21 +205,21 @@ def _columns(metadata: Mapping[str, Any]) -> dict[str, float | str]:
 def check_options(
     dataset: str, options: Mapping[str, Any], task: str | None = None, further: tuple[str, ...] = ()
 ) -> None:
-    """Refuse an unknown data set, or an option that its configuration does not have.
+    """Refuse an unknown data set, and options that its configuration does not have.
 
     Args:
         dataset: in reasoning-gym.
-        options: of the user.
-        task: how to call it; the data set's name unless given.
-        further: options that the caller knows itself, to be named in a refusal.
+        options: given by the user.
+        task: its name in messages; default: the name of the data set.
+        further: options of the caller, which messages list too.
 
     Raises:
-        LimbeckError: with the nearest known name.
+        LimbeckError: naming the nearest known name.
     """
     registry = _registry()
     if dataset not in registry:
         raise LimbeckError(
-            f"task {dataset!r} is not a reasoning-gym data set{nearest(dataset, registry)}: see available_tasks()."
+            f"task {dataset!r} is not a reasoning-gym data set{nearest(dataset, registry)}; see available_tasks()."
         )
     own = {f.name: f for f in dataclasses.fields(registry[dataset][1]) if f.name not in _OURS}
     known = list(own)
@@ -227,12 +227,12 @@ def check_options(
         if option not in known:
             names = (*further, *_KNOWN, *known)
             raise LimbeckError(
-                f"option {option!r} is not one of task {task or dataset!r}{nearest(option, names)}: "
-                f"it knows {', '.join(names)}."
+                f"option {option!r} is not one of task {task or dataset!r}{nearest(option, names)}; "
+                f"it takes {', '.join(names)}."
             )
         default, value = own[option].default, options[option]
         if isinstance(value, bool) and isinstance(default, int | float) and not isinstance(default, bool):
-            raise LimbeckError(f"{option} of task {task or dataset!r} is {value}, give a number (as {default}).")
+            raise LimbeckError(f"{option} of task {task or dataset!r} is {value}; give a number (as {default}).")
 
 
 def _create(dataset: str, size: int, stream: int, options: Mapping[str, Any]) -> Any:
@@ -242,7 +242,7 @@ def _create(dataset: str, size: int, stream: int, options: Mapping[str, Any]) ->
         return _gym().create_dataset(dataset, size=size, seed=seed, **options)
     except (AssertionError, ValueError, TypeError) as error:
         raise LimbeckError(
-            f"options {dict(options)} are refused by {dataset!r} ({error}): correct them or leave them out."
+            f"options {dict(options)} are refused by {dataset!r} ({error}); correct them or leave them out."
         ) from error
 
 
@@ -256,7 +256,7 @@ def _registry() -> Mapping[str, tuple[type, type]]:
 
 @functools.cache
 def _gym() -> Any:
-    """The package, imported when first needed: it takes seconds, and one of its dependencies warns when compiled."""
+    """The package, imported on first use because that takes seconds; warnings of a dependency are suppressed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import reasoning_gym

@@ -1,4 +1,4 @@
-"""Records of a JSONL file: one JSON object a line."""
+"""Read a JSONL file: one JSON object on each line."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ from .base import found
 
 
 def read_jsonl(path: str | Path) -> list[tuple[str, Any]]:
-    """What every line holds, with the file and line for messages; blank lines are skipped.
+    """The JSON value of every line, with the file and line number for messages; blank lines are skipped.
 
     Raises:
-        LimbeckError: no such file, or a line that is not JSON.
+        LimbeckError: there is no such file, or a line is not JSON.
     """
     file = found(path, "file")
     if file is None:
-        raise LimbeckError(f"task file {str(path)!r} does not exist: check the path.")
+        raise LimbeckError(f"task file {str(path)!r} does not exist; check the path.")
     rows: list[tuple[str, Any]] = []
     try:
         with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     where = f"{path}, line {number}"
-                    rows.append((where, _decode(line.removeprefix("\ufeff"), where)))  # files put together keep marks
+                    rows.append(
+                        (where, _decode(line.removeprefix("\ufeff"), where))
+                    )  # concatenated files may have byte-order marks inside
     except UnicodeDecodeError as error:
-        raise LimbeckError(f"task file {str(path)!r} is not UTF-8 text ({error.reason}): convert it.") from error
+        raise LimbeckError(f"task file {str(path)!r} is not UTF-8 text ({error.reason}); convert it.") from error
     except OSError as error:
-        raise LimbeckError(f"task file {str(path)!r} cannot be read ({error.strerror}): check it.") from error
+        raise LimbeckError(f"task file {str(path)!r} cannot be read ({error.strerror}); check it.") from error
     return rows
 
 
 def _once(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
-    """An object, each of whose keys stands in it once: of two values, JSON keeps the last without a word."""
+    """An object without duplicate keys, of which Python's parser would silently keep the last."""
     made = dict(pairs)
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise LimbeckError(f"{where} has the key {twice!r} twice in one object: keep one.")
+        raise LimbeckError(f"{where} has the key {twice!r} twice in one object; keep one.")
     return made
 
 
@@ -50,10 +52,10 @@ def _decode(line: str, where: str) -> Any:
         raise
     except json.JSONDecodeError as error:
         raise LimbeckError(
-            f"{where} is not JSON ({error.msg} at column {error.colno}): give one object a line."
+            f"{where} is not JSON ({error.msg} at column {error.colno}); give one object on each line."
         ) from error
     except ValueError as error:  # more digits than Python reads
-        raise LimbeckError(f"{where} holds a number of thousands of digits: give it as a string.") from error
+        raise LimbeckError(f"{where} holds a number of thousands of digits; give it as a string.") from error
     except RecursionError as error:
-        raise LimbeckError(f"{where} is nested too deeply: give one flat object a line.") from error
+        raise LimbeckError(f"{where} is nested too deeply; give one flat object on each line.") from error
     return value

@@ -1,4 +1,4 @@
-"""Named tasks of our own: a reasoning-gym data set with fixed options and a written-out solution."""
+"""Named tasks: a reasoning-gym data set with fixed options and written-out solutions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def two_digit_sums(
     name: str = "two_digit_sums",
     reveal: bool = False,
 ) -> GymTask:
-    """Sums and differences of two two-digit numbers: what the embedded teacher and student are trained on.
+    """Sums and differences of two two-digit numbers, the task of the embedded teacher and student.
 
     The data set is ``chain_sum`` with two terms of two digits: 16,200 distinct questions such as ``45 - 67 =``. Its
     demonstrations calculate column by column, see :func:`column_working`.
 
     Args:
         train_size, test_size, seed, reveal: as in :class:`~limbeck.tasks.gym.GymTask`.
-        name: how reports call the task.
+        name: of the task in reports.
     """
     return GymTask(
         "chain_sum",
@@ -51,7 +51,7 @@ def column_working(left: int, sign: str, right: int) -> str:
     >>> column_working(45, "-", 67)
     '67-45:7-5=2,6-4-0=2<answer>-22</answer>'
 
-    A difference first says which number is taken from which: the smaller from the larger.
+    A difference begins with the subtraction in the order larger minus smaller.
     """
     if sign == "+":
         units = left % 10 + right % 10

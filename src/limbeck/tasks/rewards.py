@@ -1,8 +1,8 @@
-"""Reward functions of the user's own: how their arguments are filled, how they are called, and what they may return.
+"""Reward functions of the user: matching their arguments, calling them, and checking what they return.
 
-Arguments are filled by their names. A function with an argument ``completions`` takes a batch, as in TRL: ``prompts``,
-``completions`` and columns are lists, and so is what it returns. Any other function is called for each response, with
-``prompt``, ``response``, ``row`` (the whole record) and columns. ``**kwargs`` gets every column.
+Arguments are matched by name. A function with an argument ``completions`` takes a batch, as in TRL: ``prompts``,
+``completions`` and columns are lists, and it returns a list. Any other function is called for each response, with
+``prompt``, ``response``, ``row`` (the whole record) and columns. ``**kwargs`` receives every column.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ SINGLE, BATCH = ("prompt", "response", "row"), ("prompts", "completions")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One response that is to be judged.
+class JudgedResponse:
+    """A response to be judged, with its prompt and record.
 
     Attributes:
         id: of the prompt.
-        prompt: its text, or its messages where the data holds messages.
+        prompt: its text, or its messages if the data holds messages.
         response: the text.
-        row: the record as the data has it.
-        columns: the record by its own names and by those that the task gave them.
+        row: the record as it is in the data.
+        columns: the values of the record under the data's names and under our names for them.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Asked:
 
     @property
     def completion(self) -> Any:
-        """The response as TRL shows it: a message where the prompt is one of messages."""
+        """The response in TRL's form: a list with a message if the prompt is a list of messages, else the text."""
         if isinstance(self.prompt, str):
             return self.response
         return [{"role": "assistant", "content": self.response}]
@@ -53,13 +53,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class RewardFunction:
-    """One function with what its signature asks for.
+    """A reward function with the arguments that it takes.
 
     Attributes:
         call: the function.
         name: for messages.
         batch: whether it takes lists.
-        asks: the names of its arguments that are filled.
+        asks: the names of its arguments.
         every: whether it takes all columns (``**kwargs``).
     """
 
@@ -71,10 +71,10 @@ class RewardFunction:
 
     @classmethod
     def of(cls, reward: object, columns: Collection[str]) -> RewardFunction:
-        """A function, checked against the columns that there are; a text names one in a file of ``--import``.
+        """Check a function against the columns of the data; a string names a function in a file of ``--import``.
 
         Raises:
-            LimbeckError: it cannot be called, or has an argument that nothing fills.
+            LimbeckError: it cannot be called, or has an argument that is not a column.
         """
         if isinstance(reward, str):
             reward = _imported(reward)
@@ -85,7 +85,7 @@ class RewardFunction:
             parameters = list(inspect.signature(reward).parameters.values())
         except (TypeError, ValueError):
             raise LimbeckError(
-                f"the arguments of reward {name} cannot be read; wrap it in a def of your own."
+                f"the arguments of reward {name} cannot be inspected; wrap it in a def of your own."
             ) from None
         batch = any(p.name == "completions" for p in parameters)
         free = {*(BATCH if batch else SINGLE), *columns}
@@ -103,7 +103,7 @@ class RewardFunction:
             )
         return cls(reward, name, batch, tuple(asks), any(p.kind is p.VAR_KEYWORD for p in parameters))
 
-    def arguments(self, asked: Asked) -> dict[str, Any]:
+    def arguments(self, asked: JudgedResponse) -> dict[str, Any]:
         """The arguments for one response."""
         own = {"prompt": asked.prompt, "response": asked.response, "row": dict(asked.row)}
         own = {"prompts": asked.prompt, "completions": asked.completion} if self.batch else own
@@ -111,42 +111,46 @@ class RewardFunction:
         given = {name: free.get(name) for name in self.asks}
         return {**{k: v for k, v in asked.row.items() if k not in own}, **given} if self.every else given
 
-    def batch_arguments(self, asked: Sequence[Asked]) -> dict[str, list[Any]]:
+    def batch_arguments(self, asked: Sequence[JudgedResponse]) -> dict[str, list[Any]]:
         """The arguments for several responses, each a list."""
         each = [self.arguments(a) for a in asked]
         return {name: [given.get(name) for given in each] for name in dict.fromkeys(k for given in each for k in given)}
 
 
 def _imported(name: str) -> object:
-    found = own_files.named(name)
+    found = own_files.imported_value(name)
     if found is None:
-        near = nearest(name, own_files.names())
-        raise LimbeckError(f"reward={name!r} is in no file of --import{near}; add --import FILE.py that defines it.")
+        near = nearest(name, own_files.imported_names())
+        raise LimbeckError(
+            f"reward={name!r} is not defined in a file of --import{near}; add --import FILE.py with its definition."
+        )
     return found
 
 
 def _unfilled(name: str, p: inspect.Parameter, free: Collection[str], batch: bool) -> str:
     if p.kind is p.POSITIONAL_ONLY:
-        return f"reward {name} takes {p.name!r} by place alone; leave the / out, because arguments are filled by name."
+        return (
+            f"reward {name} takes {p.name!r} by position only; leave out the /, because arguments are matched by name."
+        )
     form = "prompts, completions (lists) and" if batch else "prompt, response, row and"
     columns = ", ".join(sorted(set(free) - {*SINGLE, *BATCH})) or "none"
     return (
-        f"reward {name} has the argument {p.name!r}, which is no column of the data{nearest(p.name, free)}; arguments "
-        f"are filled by name: {form} the columns ({columns})."
+        f"reward {name} has the argument {p.name!r}, which is not a column of the data{nearest(p.name, free)}; "
+        f"arguments are matched by name: {form} the columns ({columns})."
     )
 
 
 class Rewards:
-    """Reward functions with their weights, as the verifier of a task.
+    """Reward functions and their weights, used as the verifier of a task.
 
     Args:
         reward: a function, or several.
-        weights: one for each function; 1 where none are given, as in TRL.
-        correct_at: reward from which a response counts as correct.
+        weights: one for each function; default: 1 each, as in TRL.
+        correct_at: a response counts as correct from this reward on.
         columns: names that the functions' arguments may have.
 
     Raises:
-        LimbeckError: functions that cannot be called with these columns, or weights that do not fit them.
+        LimbeckError: a function cannot be called with these columns, or the weights do not fit the functions.
     """
 
     def __init__(self, reward: object, weights: object, correct_at: object, columns: Collection[str]) -> None:
@@ -158,17 +162,17 @@ class Rewards:
         number("correct_at", correct_at)
         self.correct_at = float(correct_at)  # type: ignore[arg-type]
 
-    def judge(self, asked: Sequence[Asked], seconds: float) -> list[Verdict | Unjudged]:
-        """Verdicts on several responses, and why there is none for those that were not judged.
+    def judge(self, asked: Sequence[JudgedResponse], seconds: float) -> list[Verdict | Unjudged]:
+        """Judge several responses; a response that could not be judged gets the reason instead of a verdict.
 
         Raises:
-            LimbeckError: a function returned what is no reward.
+            LimbeckError: a function returned something other than a reward.
         """
         each = [_values(function, asked, seconds) for function in self.functions]
         return [self._together([values[i] for values in each]) for i in range(len(asked))]
 
     def _together(self, values: Sequence[Verdict | float | Unjudged | None]) -> Verdict | Unjudged:
-        """The weighted sum of what the functions gave; None takes no part, as in TRL."""
+        """The weighted sum of the rewards; functions that returned None are left out, as in TRL."""
         failed = next((v for v in values if isinstance(v, Unjudged)), None)
         if failed is not None:
             return failed
@@ -186,7 +190,9 @@ def _weights(weights: object, n: int) -> list[float]:
         return [1.0] * n
     given: list[Any] = list(weights) if isinstance(weights, list | tuple) else [weights]
     if len(given) != n:
-        raise LimbeckError(f"weights={shown(weights)} are {len(given)} for {n} reward functions; give one for each.")
+        raise LimbeckError(
+            f"weights={shown(weights)} has {len(given)} entries for {n} reward functions; give one for each."
+        )
     for weight in given:
         number("a weight of the rewards", weight)
     return [float(weight) for weight in given]
@@ -195,14 +201,16 @@ def _weights(weights: object, n: int) -> list[float]:
 # ---------------------------------------------------------------- calling
 
 
-def _values(f: RewardFunction, asked: Sequence[Asked], seconds: float) -> list[Verdict | float | Unjudged | None]:
-    """What a function gives each response, checked."""
+def _values(
+    f: RewardFunction, asked: Sequence[JudgedResponse], seconds: float
+) -> list[Verdict | float | Unjudged | None]:
+    """The checked results of a function for each response."""
     raw = _of_batch(f, asked, seconds) if f.batch else _of_each(f, asked, seconds)
     return [_checked(f, a, value) for a, value in zip(asked, raw, strict=True)]
 
 
-def _of_batch(f: RewardFunction, asked: Sequence[Asked], seconds: float) -> list[object]:
-    """A batch in one call. Where that raises, each response is judged alone, so that only those at fault are lost."""
+def _of_batch(f: RewardFunction, asked: Sequence[JudgedResponse], seconds: float) -> list[object]:
+    """Judge a batch in one call. If that raises, judge each response alone, so that only the failing ones are lost."""
     try:
         said: object = within(seconds, partial(f.call, **f.batch_arguments(asked)))
         if inspect.isawaitable(said):
@@ -224,8 +232,8 @@ def _of_batch(f: RewardFunction, asked: Sequence[Asked], seconds: float) -> list
     return list(listed)
 
 
-def _of_each(f: RewardFunction, asked: Sequence[Asked], seconds: float) -> list[object]:
-    """One call a response; coroutines are awaited together."""
+def _of_each(f: RewardFunction, asked: Sequence[JudgedResponse], seconds: float) -> list[object]:
+    """Call the function for each response; coroutines are awaited together."""
     values: list[object] = []
     for one in asked:
         try:
@@ -244,9 +252,9 @@ def _of_each(f: RewardFunction, asked: Sequence[Asked], seconds: float) -> list[
 
 @functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """One event loop in a thread of its own, for the life of the process: clients keep connections that belong to it.
+    """An event loop in its own thread, kept for the life of the process because clients keep connections in it.
 
-    A notebook has a loop of its own already, in which nothing may wait.
+    The main thread may have a running loop already, as in a notebook, and must not wait in it.
     """
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="limbeck-rewards", daemon=True).start()
@@ -254,7 +262,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def _awaited(several: Sequence[Any], seconds: float) -> list[object]:
-    """What coroutines return or raise, run together; each may take so many seconds."""
+    """Run coroutines together, each with a time limit, and return their results or exceptions."""
     if not several:
         return []
 
@@ -278,14 +286,14 @@ def _awaited(several: Sequence[Any], seconds: float) -> list[object]:
 
 
 _GRACE = 5.0
-"""Seconds that the loop has to notice that time is up."""
+"""Seconds after the time limit in which the loop can cancel the coroutines (ours)."""
 
 
-def _checked(f: RewardFunction, asked: Asked, value: object) -> Verdict | float | Unjudged | None:
-    """A reward as a number.
+def _checked(f: RewardFunction, asked: JudgedResponse, value: object) -> Verdict | float | Unjudged | None:
+    """Check a reward and convert it to a number.
 
     Raises:
-        LimbeckError: it is none, or not finite.
+        LimbeckError: it is not a finite number.
     """
     if value is None or isinstance(value, Unjudged):
         return value
@@ -295,6 +303,6 @@ def _checked(f: RewardFunction, asked: Asked, value: object) -> Verdict | float 
     if not isinstance(given, Real) or not bounded(given):
         raise LimbeckError(
             f"reward {f.name} gave {shown(given)} to a response to prompt {asked.id!r} ({asked.response[:60]!r}); "
-            "return a finite number, or None where it cannot judge."
+            "return a finite number, or None if it cannot judge."
         )
     return value if isinstance(value, Verdict) else float(given)

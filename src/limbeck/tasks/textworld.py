@@ -20,10 +20,10 @@ from .guard import Guarded, Limits, Pool
 from .gym import Lazy
 from .textworld_game import with_hints
 
-# Changes when games of the same options and seed come out differently.
+# Increase it when the same options and seed give different games.
 _EDITION = 1
 _PLAY = Limits(step_s=20.0, start_s=120.0, memory_mb=4096)
-# Making a game takes seconds and runs a compiler.
+# Making a game takes seconds, because a compiler runs.
 _MAKE = Limits(step_s=300.0, start_s=120.0, memory_mb=4096, episodes=1)
 _INSTRUCTIONS = """You play a text adventure. In each turn, write one command on a line of its own:
 look, inventory, go north (south, east, west), examine X, open X, close X, take X, take X from Y, drop X, put X on Y, \
@@ -31,33 +31,33 @@ insert X into Y, unlock X with Y, lock X with Y, eat X."""
 
 
 class TextWorldTask(Turns):
-    """Games with a goal that is told at the start, in a world of a few rooms. Needs ``limbeck[textworld]``.
+    """Text adventures in a few rooms, whose goal is stated at the start. Needs ``limbeck[textworld]``.
 
-    A turn's command is its last line, or what stands in its last ``<action>...</action>``, in lower case. The reward
-    of a turn is what it added to the game's score, as a share of the highest score: 1 in all for a game that was won.
-    The goal of these games is one quest, so nearly all of it comes with the last command.
+    The command of a turn is its last line, or the text in its last ``<action>...</action>``, in lower case. The reward
+    of a turn is the score that it added, as a share of the highest score, so a game that was won has return 1. The goal
+    is one quest, so nearly all of the reward comes with the last command.
 
-    Prompts are made when they are read: a game takes seconds to make, and nothing when it is in the folder already.
-    Which split a game belongs to is a function of its text, so no prompt is in both. ``prompt.privileged`` holds the
-    walkthrough as ``solution``, one command a line.
+    Games are made when their prompts are read; this takes seconds for each game that is not in the folder yet. The
+    split of a game depends on its text, so no prompt is in both splits. ``prompt.privileged`` holds the walkthrough as
+    ``solution``, one command a line.
 
     Args:
         world_size: rooms.
-        quest_length: commands that the shortest solution takes.
-        nb_objects: things in the world.
+        quest_length: number of commands of the shortest solution.
+        nb_objects: number of objects.
         train_size, test_size: number of prompts of each split, at least 1.
-        max_turns: after which an episode ends; five times ``quest_length`` and five more if None.
-        hints: whether every message lists the commands that do something now.
-        folder: for the games; in the user's cache if None. ``~`` is expanded.
+        max_turns: turns after which an episode ends; None means ``5 * quest_length + 5``.
+        hints: whether every message lists the commands that are possible now.
+        folder: for the games; None means a folder in the user's cache. ``~`` is expanded.
         seed: at least 0; another seed gives other games.
 
     Raises:
-        LimbeckError: an option out of its range, or TextWorld is not installed. When a prompt is first read: options
-            from which TextWorld can make no game.
+        LimbeckError: an option is out of its range, or TextWorld is not installed. When a prompt is first read:
+            TextWorld cannot make a game with these options.
     """
 
     name = "textworld"
-    serves = frozenset({"reward", "feedback", "episodes", "expert"})
+    serves = frozenset({"reward", "feedback", "episodes"})
 
     def __init__(
         self,
@@ -80,9 +80,9 @@ class TextWorldTask(Turns):
         self._seed = count("seed", seed, 0)
         sizes = {"train": count("train_size", train_size, 1), "test": count("test_size", test_size, 1)}
         if folder is not None and not isinstance(folder, str | Path):
-            raise LimbeckError(f"folder of task {self.name!r} is {folder!r}, give a path.")
+            raise LimbeckError(f"folder of task {self.name!r} is {folder!r}; give a path.")
         if importlib.util.find_spec("textworld") is None:
-            raise LimbeckError(f"task {self.name!r} needs TextWorld, which is missing: pip install limbeck[textworld].")
+            raise LimbeckError(f"task {self.name!r} needs TextWorld; run pip install limbeck[textworld].")
         self.folder = _cache() / "textworld" if folder is None else Path(folder).expanduser()
         here = Path(__file__).with_name("textworld_game.py")
         self._makers, self._players = Pool(f"{here}:Maker", _MAKE), Pool(f"{here}:Play", _PLAY)
@@ -92,7 +92,7 @@ class TextWorldTask(Turns):
         self.test: Sequence[Prompt] = Lazy(sizes["test"], functools.partial(self._prompt, "test"))
 
     def open(self, prompt: Prompt) -> Guarded:
-        """A fresh episode in a worker.
+        """Start an episode in a worker.
 
         Raises:
             EpisodeDied: the game did not start.
@@ -102,19 +102,15 @@ class TextWorldTask(Turns):
         self._about(*self._index(prompt))
         return self._players.open(file=str(where / "game.z8"), max_turns=self.max_turns, hints=self.hints)
 
-    def expert(self, prompt: Prompt) -> tuple[str, ...]:
-        """The walkthrough."""
-        return tuple(self._about(*self._index(prompt))["walkthrough"])
-
     def close(self) -> None:
-        """End the workers; they start again when they are needed."""
+        """End the workers; new ones start when they are needed."""
         self._makers.close()
         self._players.close()
 
     def _index(self, prompt: Prompt) -> tuple[str, int]:
         split, _, number = prompt.id.partition("/")
         if not number.isdecimal() or int(number) >= self._sizes.get(split, 0):
-            raise LimbeckError(f"prompt {prompt.id!r} is not one of task {self.name!r}: open it with its own task.")
+            raise LimbeckError(f"prompt {prompt.id!r} is not one of task {self.name!r}; open it with its own task.")
         return split, int(number)
 
     def _where(self, split: str, index: int) -> Path:
@@ -122,9 +118,9 @@ class TextWorldTask(Turns):
         return self.folder / hashlib.sha256(kind.encode()).hexdigest()[:24]
 
     def _read(self, split: str, index: int) -> dict[str, Any]:
-        """What is known of a game, which is made if it is not in the folder."""
+        """The description of a game, which is made if it is not in the folder."""
         where = self._where(split, index)
-        # Numbers below 2^32 seed games without two (seed, index) of a split sharing one, for splits of a million.
+        # The stride gives each (seed, index) of a split its own number, for splits of up to a million games.
         wanted = {"folder": str(where), "split": split, "seed": self._seed * 1_000_003 + index}
         try:
             text = (where / "about.json").read_text(encoding="utf-8")
@@ -158,7 +154,7 @@ class TextWorldTask(Turns):
 
 
 def _cache() -> Path:
-    """Where programs of this user keep what can be made again."""
+    """The user's cache folder for Limbeck."""
     if sys.platform == "win32":
         root = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""Making and playing one TextWorld game: loaded on its own in a guarded worker, where ``textworld`` is installed."""
+"""Make and play one TextWorld game. The file is loaded on its own in a guarded worker, and needs ``textworld``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# Z-machine commands that act on the session, not in the world: some end it, some write files.
+# Z-machine commands that act on the session and not in the world; some end it, some write files.
 _META = frozenset(
     {"brief", "die", "full", "fullscore", "notify", "noscript", "nouns", "oops", "pronouns", "q", "quit", "recording"}
     | {"replay", "restart", "restore", "save", "score", "script", "superbrief", "transcript", "undo", "unscript"}
@@ -19,17 +19,17 @@ _META = frozenset(
 )
 _COMPLAINTS = ("That's not", "You can't", "I beg your pardon", "I didn't", "I only", "You must", "You need", "What do")
 _LONGEST_COMMAND = 200
-# Which side a game is on is a coin toss on its text; so many tosses never all come out wrong.
+# A hash of a game decides its split, with probability 1/2 each; the chance of 64 misses is negligible.
 _TRIES = 64
 
 
 def side(objective: str) -> str:
-    """The split of a game, a function of what it asks for: equal prompts are never in both splits."""
+    """The split of a game, which depends on its objective alone, so equal prompts are never in both splits."""
     return "test" if hashlib.sha256(objective.encode()).digest()[0] % 2 else "train"
 
 
 def clean(text: str) -> str:
-    """The game's words without the banner, the status line and the offers at its end."""
+    """The game's text without the banner, the status line and the menu at its end."""
     text = text.rpartition("$$")[2].partition("\n")[2] if "$$" in text else text
     text = re.sub(r"\n?>\s+-= .*? =-\s*-?\d+/\d+\s*$", "", text)
     text = text.partition("Would you like to RESTART")[0]
@@ -38,7 +38,7 @@ def clean(text: str) -> str:
 
 
 def command(text: str) -> str:
-    """The command in an assistant's turn: in the last ``<action>...</action>``, else its last line with something."""
+    """The command in an assistant turn: the last ``<action>...</action>``, else the last line that is not empty."""
     marked = re.findall(r"<action>(.*?)</action>", text, re.DOTALL)
     lines = [line for line in text.splitlines() if line.strip()]
     said = marked[-1] if marked else lines[-1] if lines else ""
@@ -47,12 +47,12 @@ def command(text: str) -> str:
 
 
 def with_hints(text: str, admissible: list[str]) -> str:
-    """The text with the commands that do something now."""
+    """The text followed by the commands that are possible now."""
     return f"{text}\n\nPossible commands: {'; '.join(admissible)}"
 
 
 class Maker:
-    """An environment whose one kind of action makes a game; the observation's text is the game's description.
+    """An environment whose actions make games; the text of an observation is the description of a game.
 
     Args:
         world_size, quest_length, nb_objects: of the games.
@@ -62,7 +62,7 @@ class Maker:
         self.rooms, self.quest, self.objects = world_size, quest_length, nb_objects
 
     def step(self, text: str) -> dict[str, Any]:
-        """Make a game of a split in a folder, unless it is there; the action is ``{"folder", "split", "seed"}``."""
+        """Make a game in a folder, unless it is there already; the action is ``{"folder", "split", "seed"}``."""
         wanted = json.loads(text)
         folder = Path(wanted["folder"])
         if not (folder / "about.json").is_file():
@@ -83,7 +83,7 @@ class Maker:
             play.close()
             about = {"opening": opening, "admissible": admissible, "max_score": most, "walkthrough": list(_steps(game))}
             (beside / "about.json").write_text(json.dumps(about), encoding="utf-8")
-            # A folder appears whole or not at all. Where another process was faster, its folder holds the same game.
+            # The rename makes the folder appear complete. If another process was faster, its folder has the same game.
             if not (folder / "about.json").is_file():
                 shutil.rmtree(folder, ignore_errors=True)
             os.rename(beside, folder)
@@ -107,7 +107,7 @@ class Maker:
         raise ValueError(f"no game for the split {split} was found in {_TRIES} tries")
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing; there is nothing to release."""
 
 
 def _steps(game: Any) -> list[str]:
@@ -120,8 +120,8 @@ class Play:
 
     Args:
         file: the compiled game.
-        max_turns: after which the episode ends.
-        hints: whether observations list the commands that do something.
+        max_turns: turns after which the episode ends.
+        hints: whether observations list the possible commands.
     """
 
     def __init__(self, file: str, max_turns: int, hints: bool) -> None:
@@ -136,7 +136,7 @@ class Play:
         self.most = int(state.max_score)
 
     def step(self, text: str) -> dict[str, Any]:
-        """One command. The reward is the score it brought, as a share of the highest score."""
+        """Play one command. The reward is the score that it added, as a share of the highest score."""
         self._left -= 1
         words = command(text)
         if not words or words.split()[0] in _META:

@@ -25,7 +25,7 @@ from ...tasks.base import (
     Observation,
     Unjudged,
     half_character,
-    judged,
+    judge_response,
 )
 from ...types import STUDENT, TEACHER, Prompt
 from ..models.generate import SamplingPolicy, Written, generate
@@ -225,7 +225,7 @@ class _RetryEpisode:
 
     def step(self, text: str) -> Observation:
         """Judge an attempt."""
-        verdict = judged(self.task, self.prompt, text, self.seconds)
+        verdict = judge_response(self.task, self.prompt, text, self.seconds)
         known: Mapping[str, Any] = {
             **prompt_evidence(self.prompt),
             "reply": text,

@@ -10,7 +10,7 @@ from ...axes.reader import Blend
 from ...axes.source import Sample, Source, joint_author
 from ...errors import LimbeckError, shown
 from ...tasks import Verdict
-from ...tasks.base import Unjudged, judged_all
+from ...tasks.base import Unjudged, judge_responses
 from ...types import Prompt, Rollout
 from ..models.generate import SamplingPolicy, Written
 from ..scoring.contexts import prompt_evidence, with_blocks
@@ -152,7 +152,7 @@ def judge_all(
     if "reward" not in task.serves or "episodes" in task.serves:
         return [None for _ in texts]
     written = [desk.policies["student"].text(w.ids) for w in texts]
-    verdicts = judged_all(task, prompts, written, desk.verify_seconds)
+    verdicts = judge_responses(task, prompts, written, desk.verify_seconds)
     failures.unjudged += [v.reason for v in verdicts if isinstance(v, Unjudged)]
     return [UNJUDGED if isinstance(v, Unjudged) else v for v in verdicts]
 

@@ -1,4 +1,4 @@
-"""Where student and teacher disagree, token by token, in the sample rollouts."""
+"""The sample rollouts of a report, with each token shaded by the divergence of student and teacher."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limbeck.report.data import Row, as_number
-from limbeck.report.words import DASH, percent, plain
+from limbeck.report.numbers import DASH, format_number, format_percent
+from limbeck.report.run_data import Row, as_number
 
 SHOWN = 1200
-"""Tokens of one rollout on the page; a longer rollout is cut there, and says so."""
+"""Tokens of one rollout on the page (ours); longer rollouts are cut, with a note."""
 
 WORST = 5
-"""How many tokens the list under each rollout names."""
+"""Number of tokens in the list below each rollout."""
 
-# Control characters have no place in HTML; Unicode has a picture of each.
+# Control characters are not allowed in HTML; Unicode has a symbol for each.
 _PICTURES = {c: 0x2400 + c for c in range(32) if chr(c) not in "\n\t"} | {0x7F: 0x2421}
 
 
@@ -24,13 +24,13 @@ class Token:
     """One token on the page.
 
     Attributes:
-        text: as shown; a line break is drawn and then made, a token without text is a dot.
-        heat: shade in [0, 1], or None where nothing is known.
-        hint: the numbers, in words.
+        text: as shown; a line break gets a visible sign, a token without text is a dot.
+        heat: shade in [0, 1], or None if there is no value.
+        hint: the numbers as text.
         position: 1 for the first token of the response.
-        value: nats, what the shade stands for; NaN where unknown.
-        student, teacher: probability of the token, in words.
-        between: what was said before this token by somebody else: the environment, between two turns.
+        value: in nats, shown by the shade; NaN if unknown.
+        student, teacher: probability of the token, as text.
+        between: text of the environment before this token, between two turns.
     """
 
     text: str
@@ -61,12 +61,12 @@ class ScoredSample:
 
 @dataclass(frozen=True)
 class Heat:
-    """All samples under one scale.
+    """All samples, shaded on one scale.
 
     Attributes:
         samples: the rollouts.
-        what: the quantity behind the shade, or an empty string if there is none.
-        top: nats at which the shade is full.
+        what: the quantity that the shade shows, or an empty string if there is none.
+        top: value in nats at which the shade is full.
     """
 
     samples: tuple[ScoredSample, ...]
@@ -77,9 +77,9 @@ class Heat:
 def heat(samples: Sequence[Row]) -> Heat:
     """Shade the tokens of all samples on one scale, so that two rollouts can be compared.
 
-    The shade is the recorded ``kl``; without it the distance of the two log-probs; without a teacher the student's
-    entropy. It grows with the square root of the value, which keeps small disagreements visible, and is full at the
-    98th percentile, at 0.1 nats or more, so that one outlier does not bleach the rest.
+    The shade shows the recorded ``kl``; without it, the absolute difference of the two log-probs; without a teacher,
+    the student's entropy. It grows with the square root of the value, so that small divergences stay visible. It is
+    full at the 98th percentile, at least 0.1 nats, so that one outlier does not make all other shades faint.
     """
     for what, read in (
         ("divergence between student and teacher", _disagreement),
@@ -94,7 +94,7 @@ def heat(samples: Sequence[Row]) -> Heat:
 
 
 def visible(text: object) -> str:
-    """Text whose control characters are replaced by their pictures; line breaks and tabs stay."""
+    """Text with control characters replaced by visible symbols; line breaks and tabs stay."""
     return str(text if text is not None else "").replace("\r\n", "\n").translate(_PICTURES)
 
 
@@ -115,9 +115,9 @@ def _sample(row: Row, values: Sequence[float], top: float) -> ScoredSample:
         response=visible(row.get("response")),
         verdict="not judged" if correct is None else "correct" if correct else "wrong",
         correct=correct,
-        reward=plain(as_number(row.get("reward"))),
+        reward=format_number(as_number(row.get("reward"))),
         answer=None if row.get("answer") is None else visible(row["answer"]),
-        mean=plain(sum(t.value for t in known) / len(known)) if known else DASH,
+        mean=format_number(sum(t.value for t in known) / len(known)) if known else DASH,
         tokens=tokens[:SHOWN],
         worst=tuple(sorted((t for t in known if t.value > 0), key=lambda t: -t.value)[:WORST]),
         hidden=max(0, len(tokens) - SHOWN),
@@ -125,7 +125,7 @@ def _sample(row: Row, values: Sequence[float], top: float) -> ScoredSample:
 
 
 def _between(row: Row) -> dict[int, str]:
-    """What stands before the first token of every turn but the first: its reward so far, and what was said."""
+    """For the first token of each turn after the first: the turn, the last reward and the environment's text."""
     turns, rewards, said = (row.get(key) for key in ("turn", "rewards", "said"))
     if not isinstance(turns, list) or not isinstance(said, list):
         return {}
@@ -137,10 +137,10 @@ def _between(row: Row) -> dict[int, str]:
         earned = (
             as_number(rewards[last]) if last is not None and isinstance(rewards, list) and last < len(rewards) else None
         )
-        told = [f"turn {int(k)}" if k is not None else "next turn"]
-        told += [f"reward {plain(earned)}"] if earned else []
+        parts = [f"turn {int(k)}" if k is not None else "next turn"]
+        parts += [f"reward {format_number(earned)}"] if earned else []
         text = visible(said[last]).strip() if last is not None else ""
-        out[i] = f"{', '.join(told)}{': ' + text if text else ''}"
+        out[i] = f"{', '.join(parts)}{': ' + text if text else ''}"
     return out
 
 
@@ -148,18 +148,18 @@ def _token(
     i: int, text: str, value: float, top: float, student: float, teacher: float, entropy: float, between: str
 ) -> Token:
     """One token with its shade and its numbers."""
-    facts = [f"token {i + 1}", f"{plain(value)} nats" if not math.isnan(value) else "not scored"]
+    facts = [f"token {i + 1}", f"{format_number(value)} nats" if not math.isnan(value) else "not scored"]
     facts += [
         f"{who} {_chance(logp)}" for who, logp in (("student", student), ("teacher", teacher)) if not math.isnan(logp)
     ]
-    facts += [f"entropy {plain(entropy)} nats"] if not math.isnan(entropy) else []
+    facts += [f"entropy {format_number(entropy)} nats"] if not math.isnan(entropy) else []
     shade = None if math.isnan(value) else round(math.sqrt(min(max(value, 0.0) / top, 1.0)), 2)
     shown = visible(text).replace("\n", "↵\n") or "·"
     return Token(shown, shade, ", ".join(facts), i + 1, value, _chance(student), _chance(teacher), between)
 
 
 def _disagreement(row: Row) -> list[float]:
-    """The recorded divergence of each token, or the distance of the log-probs where it is missing."""
+    """The recorded divergence of each token; if it is missing, the absolute difference of the log-probs."""
     pairs = zip(_list(row, "student_logp"), _list(row, "teacher_logp"), strict=False)
     distance = [abs(s - t) for s, t in pairs]
     recorded = _list(row, "kl")
@@ -187,4 +187,4 @@ def _chance(logp: float) -> str:
     if math.isnan(logp):
         return DASH
     chance = math.exp(min(logp, 0.0))
-    return percent(chance) if chance >= 0.001 else f"{100 * chance:.1e}%"
+    return format_percent(chance) if chance >= 0.001 else f"{100 * chance:.1e}%"

@@ -1,4 +1,4 @@
-"""``limbeck explain`` and ``diff``: what methods are, from their values alone."""
+"""``limbeck explain`` and ``limbeck diff``: describe a method, and how two methods differ."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..space.explain import diff as differences
 from ..space.method import Method
 from ..space.registry import Recipe, get
 from ..terminal import printable, screen
-from .docstrings import Doc, read
-from .listing import default_of
-from .out import plain, print_json, row, table
-from .run import Json, Sets
+from .docstrings import Doc, parse_docstring
+from .methods import default_of
+from .options import Json
+from .output import add_row, make_table, print_json, print_line
 from .settings import build
 
 NameOf = Annotated[str, typer.Argument(metavar="NAME", help="The method; `limbeck methods` lists them.")]
@@ -28,11 +28,18 @@ NameOf = Annotated[str, typer.Argument(metavar="NAME", help="The method; `limbec
 # ---------------------------------------------------------------- explain
 
 
-def explain(name: NameOf, settings: Sets = None, as_json: Json = False) -> None:
-    """Explain a method: its formula, what it reads from whom, its arguments, its paper.
+def explain(
+    name: NameOf,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An argument of the method; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Explain a method: its formula, which models it reads, its arguments, its paper.
 
-    "As it runs here" is derived from the very value that `limbeck train`
-    runs, so it cannot differ from it.
+    The formula under "As it runs here" is printed from the same object that
+    `limbeck train` runs, so the two cannot differ.
 
     [bold]Examples[/]
 
@@ -42,7 +49,7 @@ def explain(name: NameOf, settings: Sets = None, as_json: Json = False) -> None:
     recipe = get(name)
     given = _given(settings)
     value = build(name, given)
-    doc = read(recipe.doc)
+    doc = parse_docstring(recipe.doc)
     if as_json:
         print_json(_explained(recipe, value, doc, given))
         return
@@ -50,7 +57,7 @@ def explain(name: NameOf, settings: Sets = None, as_json: Json = False) -> None:
 
 
 def _given(settings: list[str] | None) -> dict[str, Any]:
-    """The arguments that ``--set`` gives."""
+    """The method's arguments that ``--set`` gives."""
     if not settings:
         return {}
     from ..engine.config import parse_settings
@@ -92,7 +99,7 @@ def _page(recipe: Recipe, value: Method, doc: Doc, given: dict[str, Any]) -> Gro
         Text(doc.summary),
         Text(),
     ]
-    for block, behind in zip(doc.blocks, (*doc.blocks[1:], None), strict=False):  # no block, no turn
+    for block, behind in zip(doc.blocks, (*doc.blocks[1:], None), strict=False):  # the last block has no successor
         indent = {"formula": 4, "item": 2, "text": 0}[block.kind]
         within = block.kind == "item" and behind is not None and behind.kind == "item"
         style = "green" if block.kind == "formula" else ""
@@ -110,21 +117,21 @@ def _page(recipe: Recipe, value: Method, doc: Doc, given: dict[str, Any]) -> Gro
 
 
 def _axes_table(value: Method) -> Table:
-    made = table("", "", show_header=False)
+    made = make_table("", "", show_header=False)
     made.columns[0].no_wrap = True
     for label, text in axes(value).items():
-        row(made, label, text, style="dim")
+        add_row(made, label, text, style="dim")
     return made
 
 
 def _argument_table(recipe: Recipe, doc: Doc, given: dict[str, Any]) -> Table:
-    made = table("name", "value", "")
+    made = make_table("name", "value", "")
     made.columns[0].no_wrap = True
     for name, default in recipe.arguments.items():
         shown = str(default_of(default))
         if name in given:
             shown = f"{given[name]} (default {shown})"
-        row(made, name, shown, doc.arguments.get(name, ""), style="cyan")
+        add_row(made, name, shown, doc.arguments.get(name, ""), style="cyan")
     return made
 
 
@@ -133,10 +140,10 @@ def _argument_table(recipe: Recipe, doc: Doc, given: dict[str, Any]) -> Table:
 
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="A method.")],
-    b: Annotated[str | None, typer.Argument(metavar="B", help="Another.", show_default=False)] = None,
+    b: Annotated[str | None, typer.Argument(metavar="B", help="Another method.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
-    """Show in what two methods differ, axis by axis; what is not shown is the same.
+    """Show how two methods differ, axis by axis; axes that are not shown are the same.
 
     [bold]Examples[/]
 
@@ -145,7 +152,7 @@ def diff(
     """
     left = get(a)()
     if b is None:
-        raise LimbeckError(f"diff compares two methods: `limbeck diff {a} OTHER`; `limbeck methods` lists them.")
+        raise LimbeckError(f"diff compares two methods, and only {a} was named; write `limbeck diff {a} OTHER`.")
     right = get(b)()
     found = [(axis.strip(), x, y) for axis, x, y in differences(left, right)]
     if as_json:
@@ -153,10 +160,10 @@ def diff(
         return
     console = screen()
     if not found:
-        plain(console, f"{a} and {b} are the same objective.")
+        print_line(console, f"{a} and {b} are the same objective.")
         return
-    made = table("axis", a, b, show_lines=False)
+    made = make_table("axis", a, b, show_lines=False)
     made.columns[0].no_wrap = True
     for axis, x, y in found:
-        row(made, axis, x, y, style="dim")
+        add_row(made, axis, x, y, style="dim")
     console.print(made)

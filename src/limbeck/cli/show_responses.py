@@ -1,4 +1,4 @@
-"""Responses on the terminal: below each other, or those of two models side by side where the terminal is wide."""
+"""Print responses: one below the other, or those of two models side by side if the terminal is wide enough."""
 
 from __future__ import annotations
 
@@ -11,40 +11,42 @@ from rich.text import Text
 
 from ..terminal import printable
 from ..types import Prompt
-from .out import plain
+from .output import print_line
 
 WIDE = 100
-"""Columns of a terminal from which two responses stand side by side (ours): 48 for each keeps most lines whole."""
+"""Width of a terminal, in characters, from which two responses are printed side by side (ours): 48 for each."""
 
 NAMES = "AB"
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def show(console: Console, labels: Sequence[str], prompts: Sequence[Prompt], written: Sequence[Rows]) -> None:
-    """Print each prompt and what every model wrote to it, then a line for each model.
+def print_responses(
+    console: Console, labels: Sequence[str], prompts: Sequence[Prompt], written: Sequence[Rows]
+) -> None:
+    """Print each prompt with every model's responses, then a summary line for each model.
 
     Args:
-        console: of the terminal.
-        labels: what the models are called.
+        console: to print to.
+        labels: names of the models.
         prompts: in order.
-        written: of each model its responses.
+        written: the responses of each model.
     """
     several = len(labels) > 1
     for name, label in zip(NAMES, labels, strict=False):
-        plain(console, f"{name}  {label}" if several else label, "bold")
+        print_line(console, f"{name}  {label}" if several else label, "bold")
     for i, prompt in enumerate(prompts, 1):
-        plain(console)
-        plain(console, f"[{i} of {len(prompts)}]", "bold")
+        print_line(console)
+        print_line(console, f"[{i} of {len(prompts)}]", "bold")
         for message in prompt.messages:
             _message(console, message)
         if (answer := prompt.privileged.get("answer")) is not None:
             console.print(Text(printable(f"answer: {answer}"), style="dim"))
         own = [[row for row in rows if row["prompt"] == prompt.id] for rows in written]
         _responses(console, own, several)
-    plain(console)
+    print_line(console)
     for name, rows in zip(NAMES, written, strict=False):
-        plain(console, f"{name}  {summary(rows)}" if several else summary(rows))
+        print_line(console, f"{name}  {summary(rows)}" if several else summary(rows))
 
 
 def _message(console: Console, message: Mapping[str, Any]) -> None:
@@ -54,7 +56,7 @@ def _message(console: Console, message: Mapping[str, Any]) -> None:
 
 
 def _responses(console: Console, own: Sequence[Rows], several: bool) -> None:
-    """Of one prompt, the responses of each model."""
+    """Print the responses of each model to one prompt."""
     most = max((len(rows) for rows in own), default=0)
     for k in range(most):
         number = f"#{k + 1}" if most > 1 else ""
@@ -75,7 +77,7 @@ def _responses(console: Console, own: Sequence[Rows], several: bool) -> None:
 
 
 def _cell(name: str, row: Mapping[str, Any]) -> Text:
-    """A line about a response, and the response."""
+    """A heading line and the response below it."""
     head = Text(printable("  ".join(filter(None, (name, heading(row))))), style=_style(row))
     if turns := row.get("turns"):
         body = "\n".join(f"{'>' if t['role'] == 'assistant' else '<'} {t['content']}" for t in turns)
@@ -85,7 +87,7 @@ def _cell(name: str, row: Mapping[str, Any]) -> Text:
 
 
 def heading(row: Mapping[str, Any]) -> str:
-    """``correct, reward 1, 23 tokens, ended`` of a response."""
+    """A line about a response, for instance ``correct, reward 1, 23 tokens, ended by itself``."""
     parts = []
     if row["correct"] is not None:
         parts.append("correct" if row["correct"] else "wrong")
@@ -105,7 +107,7 @@ def _style(row: Mapping[str, Any]) -> str:
 
 
 def summary(rows: Rows) -> str:
-    """``3 of 5 correct, 21.4 tokens on average, 1 cut at the limit`` of a model's responses."""
+    """A line about a model's responses, such as ``3 of 5 correct, 21.4 tokens on average, 1 cut at the limit``."""
     if not rows:
         return "no response"
     judged = [row["correct"] for row in rows if row["correct"] is not None]

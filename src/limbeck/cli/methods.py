@@ -1,4 +1,4 @@
-"""``limbeck methods``: every method in one list, by family or by an axis of the survey."""
+"""``limbeck methods``: a list of all methods, by family or by an axis of a survey."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from ..space.method import Method
 from ..space.pipeline import PIPELINES
 from ..space.registry import REGISTRY, Recipe
 from ..terminal import screen
-from .docstrings import read
-from .out import plain, print_json, row, table
+from .docstrings import parse_docstring
+from .output import add_row, make_table, print_json, print_line
 
 Facts = dict[str, Any]
 
 TEACHERS = ("dense", "at", "topk", "sampled", "text")
-"""What a teacher may be asked for, the most demanding first."""
+"""What a method may read from a teacher, the most demanding first."""
 
 _MEANINGS = {
-    "feedback": "what the student is told (arXiv:2604.00626; the rules are ours, in limbeck/taxonomy.py)",
-    "access": "what a teacher has to serve: laws (white-box), or only text and log-probs of sampled tokens (black-box)",
-    "granularity": "of what the loss is made: numbers per token, per sequence (or turn, or group), or both",
+    "feedback": "the kind of signal the student gets (arXiv:2604.00626; the rules are ours, in "
+    "limbeck/space/taxonomy.py)",
+    "access": "what a teacher must provide: next-token distributions (white-box), or only text and log-probs of "
+    "sampled tokens (black-box)",
+    "granularity": "what the loss is computed from: values per token, per sequence (or turn, or group), or both",
 }
 
 
@@ -38,27 +40,28 @@ def methods(
         str | None, typer.Option("--by", metavar="AXIS", help="Group by feedback, access or granularity.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    long: Annotated[bool, typer.Option("--long", help="With a sentence and the arguments of each.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="Add a sentence and the arguments of each method.")] = False,
 ) -> None:
-    """List the methods, and what each asks of its teacher and of your task.
+    """List the methods, and what each needs from a teacher and from your task.
 
-    The column teacher says what a method reads from one. [cyan]dense[/]: its
-    weights, or whole distributions. [cyan]at[/]: its log-probabilities at the
-    entries that the student chose (the student's top k). [cyan]sampled[/]: those
-    of the tokens that were written, which an API can give. [cyan]self[/]: there
-    is none, the student teaches itself.
-    reward: the task must verify answers, or say what is wrong with them.
+    teacher: what the method reads from a teacher model. [cyan]dense[/]: its full
+    next-token distributions. [cyan]topk[/]: its k most likely tokens with their
+    log-probs. [cyan]at[/]: its log-probs at the student's k most likely tokens.
+    [cyan]sampled[/]: its log-prob of each sampled token, which an API can give.
+    [cyan]text[/]: text that it generates. [cyan]self[/]: no teacher model; the
+    student teaches itself.
+    reward: the task must verify answers, or give feedback on them.
     confidence: how sure we are that this is what the paper does.
 
     [bold]Groups[/]
 
-    Without --by, methods stand by family. --by takes the axes of a survey
-    (arXiv:2604.00626), derived from each method's value:
-    [cyan]feedback[/]: logit-based, outcome-based, self-play (the student under
-    another prompt teaches itself), none (plain likelihood).
+    Methods are grouped by family. With --by they are grouped by an axis of a
+    survey (arXiv:2604.00626), derived from each method's definition:
+    [cyan]feedback[/]: logit-based, outcome-based, self-play (the student teaches
+    itself, under another prompt), none (plain likelihood).
     [cyan]access[/]: white-box, black-box (only text, or log-probs of the sampled
     tokens), teacher-free.
-    [cyan]granularity[/]: token, sequence (a turn or a group too), hybrid.
+    [cyan]granularity[/]: token, sequence (also turn or group), hybrid.
 
     [bold]Examples[/]
 
@@ -66,17 +69,14 @@ def methods(
     [cyan]limbeck methods --by access[/]
     [cyan]limbeck methods --json | jq -r '.[] | select(.teacher == "sampled") | .name'[/]
     """
-    from .. import methods as filled
-
-    del filled  # importing it fills the registry
     groups = by_family() if by is None else by_axis(taxonomy.known_axis(by))
     if as_json:
         print_json(_document(by, groups))
         return
     console = screen()
     if by is not None:
-        plain(console, f"{by}: {_MEANINGS[by]}")
-        plain(console)
+        print_line(console, f"{by}: {_MEANINGS[by]}")
+        print_line(console)
     if long:
         for f in (f for group in groups.values() for f in group):
             _print_long(console, f)
@@ -85,11 +85,11 @@ def methods(
     _print_footer(console)
 
 
-# ---------------------------------------------------------------- what is known of each
+# ---------------------------------------------------------------- facts about each method
 
 
-def facts(recipe: Recipe) -> Facts:
-    """What the list says of a method with its defaults."""
+def method_facts(recipe: Recipe) -> Facts:
+    """The entry of a method with its default arguments in the list."""
     value = recipe()
     place = taxonomy.place(value)
     return {
@@ -104,36 +104,36 @@ def facts(recipe: Recipe) -> Facts:
         "feedback": list(place["feedback"]),
         "access": place["access"][0],
         "granularity": place["granularity"][0],
-        "summary": read(recipe.doc).summary,
+        "summary": parse_docstring(recipe.doc).summary,
         "arguments": {name: default_of(default) for name, default in recipe.arguments.items()},
     }
 
 
 def _teacher(method: Method, feedback: Sequence[str]) -> str | None:
-    """The most demanding thing that is asked of a teacher, under whatever name it goes."""
+    """The most demanding thing that is read from any teacher model."""
     asked = taxonomy.asked_of_teachers(method)
     return next((a for a in TEACHERS if a in asked), "self" if "self-play" in feedback else None)
 
 
 def family(recipe: Recipe) -> str:
-    """What the file says of itself in which the method is written."""
+    """The family of a method: the first words of the docstring of its module."""
     doc = inspect.getdoc(sys.modules[recipe.factory.__module__]) or ""
     return doc.partition("\n")[0].partition(":")[0].rstrip(".").replace("*", "")
 
 
 def by_family() -> dict[str, list[Facts]]:
-    """Families of methods, in the registry's order."""
+    """Methods by family, in the order of the registry."""
     groups: dict[str, list[Facts]] = {}
     for recipe in REGISTRY.values():
-        groups.setdefault(family(recipe), []).append(facts(recipe))
+        groups.setdefault(family(recipe), []).append(method_facts(recipe))
     return groups
 
 
 def by_axis(axis: str) -> dict[str, list[Facts]]:
-    """Methods by their values on an axis; those with several make a group of their own."""
+    """Methods by their values on an axis; each combination of several values is a group of its own."""
     groups: dict[str, list[Facts]] = {}
     for recipe in REGISTRY.values():
-        groups.setdefault(" and ".join(taxonomy.on_axis(recipe(), axis)), []).append(facts(recipe))
+        groups.setdefault(" and ".join(taxonomy.on_axis(recipe(), axis)), []).append(method_facts(recipe))
     order = taxonomy.AXES[axis]
 
     def rank(name: str) -> tuple[int, list[int]]:
@@ -144,7 +144,7 @@ def by_axis(axis: str) -> dict[str, list[Facts]]:
 
 
 def _document(by: str | None, groups: Mapping[str, list[Facts]]) -> Any:
-    """The list as JSON: methods in the registry's order, or groups of them."""
+    """The list as JSON: methods in the order of the registry, or groups of their names."""
     if by is None:
         known = {f["name"]: f for group in groups.values() for f in group}
         return [known[name] for name in REGISTRY]
@@ -157,34 +157,34 @@ def _document(by: str | None, groups: Mapping[str, list[Facts]]) -> Any:
 
 
 def default_of(value: object) -> object:
-    """A default as JSON and readers like it."""
+    """A default as a JSON value: numbers, texts and None as they are, other values by name or as text."""
     return value if value is None or isinstance(value, bool | int | float | str) else str(getattr(value, "name", value))
 
 
-# ---------------------------------------------------------------- how it is shown
+# ---------------------------------------------------------------- printing
 
 
 def _print_table(console: Console, groups: Mapping[str, list[Facts]]) -> None:
-    """One table a group, their columns in line."""
-    everybody = [f for group in groups.values() for f in group]
-    cells = {f["name"]: _cells(f) for f in everybody}
+    """Print one table for each group, with the same column widths in all."""
+    every = [f for group in groups.values() for f in group]
+    cells = {f["name"]: _cells(f) for f in every}
     names = ("name", "title", "paper", "teacher", "reward", "confidence")
     widths = [max(len(text) for text in (name, *column)) for name, *column in zip(names, *cells.values(), strict=True)]
     taken = sum(widths) - widths[1] + 2 * len(names)
     widths[1] = max(12, min(widths[1], console.width - taken))
     for i, (title, group) in enumerate(groups.items()):
         if i:
-            plain(console)
-        plain(console, title, "bold")
-        made = table(*names, show_header=not i)
+            print_line(console)
+        print_line(console, title, "bold")
+        made = make_table(*names, show_header=not i)
         _hold(made, widths)
         for f in group:
-            row(made, *cells[f["name"]], style="cyan")
+            add_row(made, *cells[f["name"]], style="cyan")
         console.print(made)
-    plain(console)
-    for f in everybody:
-        if "/" in f["paper"]:  # an address, which the table has no room for
-            plain(console, f"{f['name']}: {f['paper']}", "dim")
+    print_line(console)
+    for f in every:
+        if "/" in f["paper"]:  # a URL is too long for the table
+            print_line(console, f"{f['name']}: {f['paper']}", "dim")
 
 
 def _hold(made: Table, widths: Sequence[int]) -> None:
@@ -201,7 +201,7 @@ def _cells(f: Facts) -> tuple[str, ...]:
 def _print_long(console: Console, f: Facts) -> None:
     console.print(Text.assemble((f["name"], "bold cyan"), f"  {f['title']}", (f"  {f['paper']}", "dim")))
     reads = "; ".join(f"{role}: {', '.join(abilities)}" for role, abilities in f["reads"].items())
-    words = [f["summary"], f"reads {reads or 'nobody but the student'}{', and a reward' if f['reward'] else ''}"]
+    words = [f["summary"], f"reads {reads or 'the student only'}{', and a reward' if f['reward'] else ''}"]
     words.append(f"{' and '.join(f['feedback'])} · {f['access']} · {f['granularity']}")
     if f["arguments"]:
         words.append(", ".join(f"{k}={v}" for k, v in f["arguments"].items()))
@@ -209,6 +209,8 @@ def _print_long(console: Console, f: Facts) -> None:
 
 
 def _print_footer(console: Console) -> None:
-    plain(console)
-    plain(console, f"{len(REGISTRY)} methods. `limbeck explain NAME` tells more of one.", "dim")
-    plain(console, f"{len(PIPELINES)} pipelines: {', '.join(PIPELINES)}. `limbeck pipeline` tells more.", "dim")
+    print_line(console)
+    print_line(console, f"{len(REGISTRY)} methods. `limbeck explain NAME` describes one.", "dim")
+    print_line(
+        console, f"{len(PIPELINES)} pipelines: {', '.join(PIPELINES)}. `limbeck pipeline` describes them.", "dim"
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from limbeck.cli.docstrings import read
-from limbeck.cli.maths import inline, readable
+from limbeck.cli.docstrings import parse_docstring
+from limbeck.cli.latex import inline, readable
 from limbeck.methods import REGISTRY
 from limbeck.space.registry import Recipe
 
@@ -39,7 +39,7 @@ def test_markup_inside_a_sentence_is_removed() -> None:
 
 
 def test_a_docstring_is_split_into_its_sections() -> None:
-    doc = read(
+    doc = parse_docstring(
         "One line\nand more.\n\n.. math:: a\n   = b\n\nText that\ngoes on.\n\n1. first\n   thing;\n2. second.\n\n"
         "Args:\n    one, two: shared\n        text.\n    three: own.\n\nReturns:\n    four: no argument.\n"
     )
@@ -51,7 +51,7 @@ def test_a_docstring_is_split_into_its_sections() -> None:
 
 @pytest.mark.parametrize("recipe", REGISTRY.values(), ids=lambda r: r.name)
 def test_every_method_can_be_read(recipe: Recipe) -> None:
-    doc = read(recipe.doc)
+    doc = parse_docstring(recipe.doc)
     shown = "\n".join([doc.summary, *(b.text for b in doc.blocks), *doc.arguments.values()])
     for mark in ("\\", ":math:", ".. math", "``"):
         assert mark not in shown

@@ -167,7 +167,7 @@ def test_reading_about_methods_does_not_import_transformers() -> None:
     """A misspelt method does not need it either: importing the engine takes long."""
     quick = ["--help", "methods", "explain kdrl", "diff gkd kdrl", "train --help"]
     code = (
-        "import json, sys\nfrom typer.testing import CliRunner\nfrom limbeck.cli import app\n"
+        "import json, sys\nfrom typer.testing import CliRunner\nfrom limbeck.cli.app import app\n"
         "call = lambda words: CliRunner().invoke(app, words.split()).exit_code\n"
         f"codes = [call(words) for words in {[*quick, 'train kdlr']}]\n"
         "print(json.dumps({'codes': codes, 'modules': sorted(sys.modules)}))\n"

@@ -1,4 +1,4 @@
-"""Drawing with matplotlib, and its figures as inline SVG in which the page's own colours replace the ink."""
+"""Draw with matplotlib, and convert figures to inline SVG that uses the colours of the page."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from limbeck.evaluate.intervals import Interval
-from limbeck.report.data import Row, RunData, interval_of, number
-from limbeck.report.words import percent
+from limbeck.report.numbers import format_percent
+from limbeck.report.run_data import Row, RunData, finite_number, interval_of
 
 INK = "#010203"
-"""Drawn in this colour, text and axes become ``currentColor`` in the page."""
+"""Text and axes are drawn in this colour, which ``to_svg`` replaces by ``currentColor``."""
 
-# Okabe and Ito's palette: told apart also by readers who are colour-blind.
+# Okabe and Ito's palette, which colour-blind readers can distinguish.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 GREY = "#7f7f7f"
 
 POINTS = 400
-"""A line holds no more points than this; longer runs are averaged in equal bins."""
+"""Largest number of points of a line (ours); longer runs are averaged in equal bins."""
 
 WIDTH = 4.86
-"""Inches of a chart: 350 units of 1/72 inch are the pixels that a phone leaves, so that text keeps its size there."""
+"""Width of a chart in inches: 350 units of 1/72 inch, the width of a phone's screen, so that text keeps its size."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -49,18 +49,18 @@ STYLE: dict[Any, Any] = {
     **dict.fromkeys(
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), INK
     ),
-    "text.parse_math": False,  # a dollar in the name of a run is a dollar
+    "text.parse_math": False,  # a dollar in the name of a run does not start a formula
 }
 
 
 @dataclass(frozen=True)
 class Key:
-    """An entry of a chart's legend, which the page writes as text beside a sign.
+    """An entry of a chart's legend, which the page shows as text next to a sign.
 
     Attributes:
-        label: what is drawn so.
+        label: text of the entry.
         sign: ``line``, ``dash``, ``mark`` (a diamond) or ``square``.
-        colour: as matplotlib drew it.
+        colour: in matplotlib.
     """
 
     label: str
@@ -69,13 +69,13 @@ class Key:
 
     @property
     def css(self) -> str:
-        """The colour as the page's style sheet names it."""
+        """The colour as a variable of the page's style sheet."""
         return f"var(--line-{PALETTE.index(self.colour)})" if self.colour in PALETTE else "var(--grey)"
 
 
 def series(rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a key, float ``[n]`` each, where it is finite; averaged in bins beyond ``POINTS``."""
-    read = ((number(row, "step"), number(row, key)) for row in rows)
+    """Steps and finite values of a key, float ``[n]`` each; averaged in bins if there are more than ``POINTS``."""
+    read = ((finite_number(row, "step"), finite_number(row, key)) for row in rows)
     pairs = [(step, value) for step, value in read if step is not None and value is not None]
     x, y = np.array(pairs, dtype=float).reshape(-1, 2).T
     if len(x) <= POINTS:
@@ -86,7 +86,7 @@ def series(rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_line(axes: Axes, rows: Sequence[Row], key: str, colour: str, label: str, dash: str = "-") -> bool:
-    """A curve: the raw values faint, and over them a centred moving average once there are enough of them."""
+    """Draw a curve: the values faint, and a centred moving average over them if there are enough values."""
     x, y = series(rows, key)
     if not len(x):
         return False
@@ -96,7 +96,7 @@ def draw_line(axes: Axes, rows: Sequence[Row], key: str, colour: str, label: str
         axes.plot(x, y, dash, color=colour, label=label, marker=marker, clip_on=False)
         return True
     axes.plot(x, y, dash, color=colour, linewidth=0.8, alpha=0.3, clip_on=False)
-    # At the ends the window is cut, and the sum divided by what is left of it.
+    # At the ends the window is cut, and the sum is divided by the remaining number of values.
     weight = np.ones(window)
     smooth = np.convolve(y, weight, "same") / np.convolve(np.ones_like(y), weight, "same")
     axes.plot(x, smooth, dash, color=colour, label=label, clip_on=False)
@@ -106,9 +106,9 @@ def draw_line(axes: Axes, rows: Sequence[Row], key: str, colour: str, label: str
 def draw_evaluations(
     axes: Axes, data: RunData, key: str, colour: str, label: str, shift: float = 0.0
 ) -> list[Interval | None]:
-    """Held-out values as open diamonds with their intervals, ``shift`` steps aside; returns the intervals."""
+    """Draw held-out values as open diamonds with intervals, moved by ``shift`` steps; return the intervals."""
     x, y = series(data.evaluations, key)
-    intervals = [interval_of(row, key) for row in data.evaluations if number(row, key) is not None]
+    intervals = [interval_of(row, key) for row in data.evaluations if finite_number(row, key) is not None]
     if not len(x):
         return []
     if len(intervals) == len(x):
@@ -121,7 +121,7 @@ def draw_evaluations(
 
 
 def from_zero(axes: Axes) -> None:
-    """Let the axis of values begin at zero (or end there), so that noise far from zero does not look like movement."""
+    """Start (or end) the axis of values at zero, so that noise far from zero does not look like a trend."""
     low, high = axes.dataLim.y0, axes.dataLim.y1
     if math.isfinite(low) and low >= 0:
         axes.set_ylim(bottom=0)
@@ -130,22 +130,24 @@ def from_zero(axes: Axes) -> None:
 
 
 def draw_intervals(axes: Axes, rows: Sequence[tuple[str, Interval, str]]) -> None:
-    """A dot and a bar for each (label, interval, colour), the first row on top."""
+    """Draw a dot and a bar for each (label, interval, colour), the first row on top."""
     for i, (_, interval, colour) in enumerate(rows):
         low, high = (x if math.isfinite(x) else interval.mean for x in (interval.low, interval.high))
         axes.plot([100 * low, 100 * high], [i, i], color=colour, linewidth=5, alpha=0.35, solid_capstyle="round")
         axes.plot(100 * interval.mean, i, "o", color=colour, markersize=7)
-        axes.annotate(percent(interval.mean), (100 * high, i), xytext=(7, 0), textcoords="offset points", va="center")
+        axes.annotate(
+            format_percent(interval.mean), (100 * high, i), xytext=(7, 0), textcoords="offset points", va="center"
+        )
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     top = max(x for _, interval, _ in rows for x in (interval.mean, interval.high) if math.isfinite(x))
-    axes.set_xlim(0, min(1.0, top) * 100 * 1.22 or 1)  # room for the label behind the bar
+    axes.set_xlim(0, min(1.0, top) * 100 * 1.22 or 1)  # room for the label after the bar
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("held-out accuracy, %")
 
 
 def to_svg(figure: Figure, prefix: str, label: str) -> Markup:
-    """A figure as an inline ``<svg>``: themed, without metadata, its ids made unique by ``prefix``."""
+    """Convert a figure to an inline ``<svg>`` with the page's colours, without metadata, with ``prefix`` in all ids."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE | {"svg.fonttype": "none"}):
         figure.patch.set_alpha(0)

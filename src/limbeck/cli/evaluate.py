@@ -1,4 +1,4 @@
-"""``limbeck eval``."""
+"""``limbeck eval``: measure a model on held-out problems."""
 
 from __future__ import annotations
 
@@ -8,61 +8,60 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import LimbeckError, nearest
+from ..processes import is_main_process
 from ..terminal import screen
-from .app import is_main_process
-from .out import listening, print_json, row, table
-from .run import Json, Sets
+from .options import MODEL, MODELS_AND_TASK, TASK, Json, Sets
+from .output import add_row, engine_console, make_table, print_json
 from .settings import check_model, check_task
-from .threads import settle
+from .threads import limit_threads
 
 SETTINGS = ("max_tokens", "template", "remote_code", "skip_overlong", "cpu", "task_options")
-"""Fields of a run that ``--set`` may name here."""
+"""Settings of a run that ``--set`` accepts here."""
 
 ROWS = (
     ("reward", "reward", "{:.3f}"),
-    ("kl_forward", "KL(teacher ‖ student)", "{:.4f} nats a token"),
-    ("kl_reverse", "KL(student ‖ teacher)", "{:.4f} nats a token"),
-    ("entropy", "entropy", "{:.3f} nats a token"),
+    ("kl_forward", "KL(teacher ‖ student)", "{:.4f} nats per token"),
+    ("kl_reverse", "KL(student ‖ teacher)", "{:.4f} nats per token"),
+    ("entropy", "entropy", "{:.3f} nats per token"),
     ("length", "length", "{:.1f} tokens"),
     ("perplexity", "perplexity", "{:.3f}"),
 )
 
 
 def evaluate(
-    student: Annotated[str, typer.Option(help="Folder, hub name, or 'embedded'.", rich_help_panel="Models and task")],
+    student: Annotated[str, typer.Option(help=f"The model to measure. {MODEL}", rich_help_panel=MODELS_AND_TASK)],
     teacher: Annotated[
-        str | None, typer.Option(help="Measures the distance to it too.", rich_help_panel="Models and task")
+        str | None, typer.Option(help="Also measure the KL divergence to this model.", rich_help_panel=MODELS_AND_TASK)
     ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help="JSONL file, data set folder, or a reasoning-gym name.", rich_help_panel="Models and task"),
-    ] = None,
-    size: Annotated[int, typer.Option(min=1, help="Held-out problems.", rich_help_panel="How much")] = 200,
+    task: Annotated[str | None, typer.Option(help=TASK, rich_help_panel=MODELS_AND_TASK)] = None,
+    size: Annotated[int, typer.Option(min=1, help="Number of held-out problems.", rich_help_panel="How much")] = 200,
     samples: Annotated[
-        int, typer.Option(min=1, help="Answers a problem; more than 1 gives pass@k.", rich_help_panel="How much")
+        int, typer.Option(min=1, help="Samples per problem; above 1 also reports pass@k.", rich_help_panel="How much")
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same answers.", rich_help_panel="How much")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed; the same seed gives the same answers.", rich_help_panel="How much")
+    ] = 0,
     settings: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on problems it was not trained on: accuracy with its interval, and the distance to a teacher.
+    """Measure a model on held-out problems: accuracy with its interval, and the KL divergence to a teacher.
 
     [bold]Examples[/]
 
     [cyan]limbeck eval --student embedded --teacher embedded[/]
     [cyan]limbeck eval --student runs/mine/student --task problems.jsonl --samples 8[/]
 
-    --set takes the names of a run: max_tokens, template, remote_code,
+    --set accepts these settings of a run: max_tokens, template, remote_code,
     skip_overlong, cpu, task_options.NAME.
     """
     arguments = _arguments(task, settings or [])
     check_model("student", student)
     check_model("teacher", teacher)
     check_task(arguments["task"])
-    with listening(as_json=as_json, quiet=not is_main_process()) as console:
+    with engine_console(as_json=as_json, quiet=not is_main_process()) as console:
         from .. import engine
 
-        settle()
+        limit_threads()
         if task is None:
             console.print(f"note: without --task, the task is {arguments['task']!r}.", style="dim")
         found = engine.evaluate(
@@ -73,14 +72,14 @@ def evaluate(
     if as_json:
         print_json(found)
         return
-    made = table("", "")
-    for name, text in lines(found):
-        row(made, name, text)
+    made = make_table("", "")
+    for name, text in measures(found):
+        add_row(made, name, text)
     screen().print(made)
 
 
 def _arguments(task: str | None, pairs: list[str]) -> dict[str, Any]:
-    """Task and ``--set``, checked as a run's settings are."""
+    """The task and the settings of ``--set``, checked as those of a run."""
     from ..engine.config import configure, parse_settings
 
     given = parse_settings(pairs)
@@ -94,8 +93,8 @@ def _arguments(task: str | None, pairs: list[str]) -> dict[str, Any]:
     return {key: getattr(config, key) for key in ("task", *SETTINGS)}
 
 
-def lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and text of every measure there is."""
+def measures(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name and text of every measure that was taken."""
     if found.get("accuracy") is not None:
         text = f"{found['accuracy']:.1%}"
         if found.get("low") is not None and found.get("high") is not None:

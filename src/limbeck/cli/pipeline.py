@@ -1,9 +1,8 @@
-"""``limbeck pipeline``: several methods in a row, by name; the same command goes on where it was stopped."""
+"""``limbeck pipeline``: run several methods in a row, or list the pipelines that have a name."""
 
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,65 +12,62 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..errors import LimbeckError, shown
+from ..processes import is_main_process
 from ..space.pipeline import PIPELINES, Pipeline, PipelineRecipe, get_pipeline
 from ..space.registry import REGISTRY, get
 from ..terminal import screen
-from .app import is_main_process, stoppable
-from .docstrings import Doc, read
-from .listing import default_of
-from .out import listening, print_json
-from .run import Json
-from .settings import check_model, check_task, lay, own_imports
-from .threads import settle
+from .docstrings import Doc, parse_docstring
+from .exits import stoppable
+from .methods import default_of
+from .options import MODEL, MODELS_AND_TASK, SETTINGS, TASK, THE_RUN, Json, Quiet, typed_command
+from .output import engine_console, print_json
+from .settings import check_model, check_task, merge_into, own_imports
+from .threads import limit_threads
 
 
 def pipeline(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The pipeline; without it, all are listed.")
+        str | None, typer.Argument(metavar="NAME", help="The pipeline; without a name, all are listed.")
     ] = None,
     student: Annotated[
-        str | None, typer.Option(help="Folder, hub name, or 'embedded' (default).", rich_help_panel="Models and task")
+        str | None, typer.Option(help=f"{MODEL} Default: 'embedded'.", rich_help_panel=MODELS_AND_TASK)
     ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="Folder, hub name, or 'embedded'.", rich_help_panel="Models and task")
+    teacher: Annotated[str | None, typer.Option(help=MODEL, rich_help_panel=MODELS_AND_TASK)] = None,
+    task: Annotated[str | None, typer.Option(help=TASK, rich_help_panel=MODELS_AND_TASK)] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps of each stage.", rich_help_panel=THE_RUN)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed; the same seed gives the same run.", rich_help_panel=THE_RUN)
     ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help="JSONL file, data set folder, or a reasoning-gym name.", rich_help_panel="Models and task"),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="How many batches of prompts a stage.", rich_help_panel="The run")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same run.", rich_help_panel="The run")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the pipeline; each stage gets one in it.", rich_help_panel="The run")
+        Path | None,
+        typer.Option(help="Folder of the pipeline, with a folder in it for each stage.", rich_help_panel=THE_RUN),
     ] = None,
     accept_changes: Annotated[
         bool,
         typer.Option(
             "--accept-changes",
-            help="Go on though data, models or templates are not what they were.",
-            rich_help_panel="The run",
+            help="Continue although data, models or templates have changed.",
+            rich_help_panel=THE_RUN,
         ),
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="Settings in a TOML file.", rich_help_panel="Settings")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings in a TOML file.", rich_help_panel=SETTINGS)] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Any setting; may be repeated, wins over all.",
-            rich_help_panel="Settings",
+            help="Any setting; may be repeated, overrides options and --config.",
+            rich_help_panel=SETTINGS,
         ),
     ] = None,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Train in several stages, each starting from the student that the one before left.
+    """Train in several stages; each stage starts from the student of the previous one.
 
-    Stopped, the same command goes on in the stage where it was: what is done
-    is not done again.
+    If it stops, the same command continues where it stopped; finished stages
+    are not repeated. Without a name, all pipelines are listed.
 
     [bold]Examples[/]
 
@@ -81,44 +77,46 @@ def pipeline(
 
     [bold]Settings[/]
 
-    Those of a run, for every stage: [cyan]--set lr=1e-5[/]. An argument of a
-    method goes to the stages that take it. A method's name before the dot
-    sets its stage alone: [cyan]--set grpo.lr=1e-6[/]; in a TOML file that is
-    the table [cyan]\\[grpo][/]. The pipeline's own arguments are settings too.
+    The settings of a run apply to every stage: [cyan]--set lr=1e-5[/]. An argument
+    of a method applies to the stages whose method has it. A method's name and
+    a dot set one stage: [cyan]--set grpo.lr=1e-6[/]; in a TOML file that is the
+    table [cyan]\\[grpo][/]. The pipeline's own arguments are settings too.
     """
     if name is None:
         _list(as_json)
         return
     plan = get_pipeline(name)
     flags = {"student": student, "teacher": teacher, "task": task, "steps": steps, "seed": seed}
-    value, common = asked(plan, flags, config, settings or [])
+    value, common = pipeline_settings(plan, flags, config, settings or [])
     for role in ("student", "teacher", "ref"):
         check_model(role, common.get(role))
     check_task(str(common.get("task", "")))
     if out is None:
-        raise LimbeckError(f"a pipeline needs a folder: --out runs/{name}; the same command goes on in it.")
-    typed = shlex.join(["limbeck", *ctx.find_root().obj])
+        raise LimbeckError(
+            f"a pipeline needs a folder; add --out runs/{name} (the same command continues there after a stop)."
+        )
+    typed = typed_command(ctx)
     silent = quiet or not is_main_process()
-    with listening(as_json=as_json, quiet=silent) as console, stoppable(out, "pipeline.json", typed):
+    with engine_console(as_json=as_json, quiet=silent) as console, stoppable(out, "pipeline.json", typed):
         from .. import engine
 
-        settle()
+        limit_threads()
         own = {"accept_changes": True} if accept_changes else {}
         results = engine.run_pipeline(value, out, console=console, command=typed, **own, **common)
     if as_json and is_main_process():
         print_json({"pipeline": name, "out": out, "stages": [dataclasses.asdict(r) for r in results]})
 
 
-def asked(
+def pipeline_settings(
     plan: PipelineRecipe, flags: Mapping[str, Any], file: Path | None, pairs: list[str]
 ) -> tuple[Pipeline, dict[str, Any]]:
-    """The pipeline that the command line asks for, and the settings of all its stages.
+    """The pipeline that the command line describes, and the settings of all its stages.
 
     Args:
-        plan: by its name.
+        plan: the pipeline.
         flags: options by field; None means that the option was not given.
         file: of ``--config``.
-        pairs: the words of ``--set``.
+        pairs: ``KEY=VALUE`` of each ``--set``.
     """
     from ..engine.aliases import in_our_words
     from ..engine.config import load_toml, parse_settings
@@ -132,7 +130,7 @@ def asked(
     ):
         tables = {k: v for k, v in layer.items() if k in REGISTRY and isinstance(v, Mapping)}
         words = {k: in_our_words(v, get(k).arguments, k) for k, v in tables.items()}
-        lay(merged, {**in_our_words(layer, taken, plan.name), **words})
+        merge_into(merged, {**in_our_words(layer, taken, plan.name), **words})
     table = merged.pop("arguments", {})
     if not isinstance(table, Mapping):
         raise LimbeckError(
@@ -148,13 +146,13 @@ def asked(
 
 
 def _list(as_json: bool) -> None:
-    """Every pipeline, with its stages and arguments."""
+    """Print every pipeline with its stages and arguments."""
     if as_json:
         print_json([_facts(plan) for plan in PIPELINES.values()])
         return
     console = screen()
     for plan in PIPELINES.values():
-        doc = read(plan.doc)
+        doc = parse_docstring(plan.doc)
         console.print(Text.assemble((plan.name, "bold cyan"), f"  {plan.title}", (f"  {plan.paper}", "dim")))
         words = [doc.summary, "", str(plan())]
         words += [f"{n}={default_of(d)}: {doc.arguments.get(n, '')}" for n, d in plan.arguments.items()]
@@ -164,12 +162,12 @@ def _list(as_json: bool) -> None:
 
 
 def _teacher(pipeline: Pipeline) -> str:
-    """The option for a teacher, where a stage reads one."""
+    """`` --teacher TEACHER`` if a stage reads a teacher, else an empty string."""
     return " --teacher TEACHER" if any("teacher" in stage.value().roles for stage in pipeline.stages) else ""
 
 
 def _facts(plan: PipelineRecipe) -> dict[str, Any]:
-    doc: Doc = read(plan.doc)
+    doc: Doc = parse_docstring(plan.doc)
     value = plan()
     return {
         "name": plan.name,

@@ -1,12 +1,11 @@
-"""A run folder, read back: tolerant of runs that were killed, resumed or never got far.
+"""Read the folder of a run, also of one that was killed, resumed or stopped early.
 
-The folder holds ``run.json`` (what was run) and three JSON-lines files that grow while it runs: ``metrics.jsonl``,
-``evaluations.jsonl`` and ``samples.jsonl``. Only ``run.json`` must be there.
+The folder has ``run.json`` (the configuration) and three JSON-lines files that grow during the run: ``metrics.jsonl``,
+``evaluations.jsonl`` and ``samples.jsonl``. Only ``run.json`` is required.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,25 +15,26 @@ from typing import Any
 
 from limbeck.errors import LimbeckError
 from limbeck.evaluate.intervals import Interval, wilson
+from limbeck.json_files import read_json_lines, read_json_object
 
 Row = Mapping[str, Any]
 
 PHASES = ("write", "read", "train")
-"""The three stages of a step: the writer samples, the readers score, the student learns."""
+"""The three stages of a step: responses are sampled, models score them, the student is trained."""
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run left behind.
+    """The records of a run.
 
     Attributes:
         run: the content of ``run.json``; any key may be missing.
-        metrics: one row a step in order of steps; of a step done twice (a resumed run) the last one.
+        metrics: one row for each step, in order; of a step that was done twice (in a resumed run) the last.
         evaluations: held-out evaluations in order of steps; the first is before training.
         samples: sample rollouts from the end of the run.
-        spent: seconds and tokens summed over *every* row written, so that work done twice is paid for twice.
-        broken: lines that could not be read, as a killed run leaves them.
-        path: the folder, or None for data that was never on disk.
+        spent: seconds and tokens summed over all rows, so that work done twice counts twice.
+        broken: number of lines that could not be read.
+        path: the folder, or None for data in memory.
     """
 
     run: Row
@@ -57,17 +57,17 @@ class RunData:
 
     @property
     def steps(self) -> int:
-        """How many different steps were recorded."""
+        """The number of steps that were recorded."""
         return len(self.metrics)
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its own end."""
+        """Whether the run has finished."""
         return bool(self.run.get("finished"))
 
     @property
     def wall_seconds(self) -> float | None:
-        """Seconds from ``started`` to ``finished``, or None where either is missing, or the run lay still between."""
+        """Seconds from ``started`` to ``finished``; None if either is missing, or if the run was resumed."""
         if self.resumed:
             return None
         try:
@@ -78,24 +78,24 @@ class RunData:
 
     @property
     def resumed(self) -> tuple[Row, ...]:
-        """Every time the run went on after a stop: ``step`` and ``command``."""
+        """For each time the run was resumed, its ``step`` and ``command``."""
         history = self.run.get("resumed")
         return tuple(row for row in history if isinstance(row, dict)) if isinstance(history, list) else ()
 
     @property
     def planned(self) -> int | None:
-        """The steps that were asked for last, or None where that is not known."""
-        steps = number(self.table("config"), "steps")
+        """The number of steps that the configuration asks for, or None if that is not known."""
+        steps = finite_number(self.table("config"), "steps")
         return None if steps is None else int(steps)
 
     def table(self, key: str) -> Row:
-        """A table of ``run.json``; empty for anything else."""
+        """A table of ``run.json``; empty if the key is missing or holds something else."""
         value = self.run.get(key)
         return value if isinstance(value, dict) else {}
 
     @property
     def name(self) -> str:
-        """The method's title or, failing that, its name."""
+        """The title of the method, else its name."""
         return str(self.run.get("title") or self.run.get("method") or "run")
 
 
@@ -103,22 +103,20 @@ def load_run(run_dir: Path | str) -> RunData:
     """Read a run folder.
 
     Raises:
-        LimbeckError: if the folder has no readable ``run.json``.
+        LimbeckError: the folder has no readable ``run.json``.
     """
     folder = Path(run_dir)
     try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        run = read_json_object(folder / "run.json")
     except OSError:
         raise LimbeckError(
-            f"{str(folder)!r} is not a run folder: it has no run.json; name the folder a run was written to"
+            f"{str(folder)!r} is not a run folder (it has no run.json); name the folder of a run."
         ) from None
-    except (ValueError, RecursionError):
-        run = None
-    if not isinstance(run, dict):
-        raise LimbeckError(f"run.json in {str(folder)!r} is not a JSON object; the file was damaged or is not ours")
-    written, lost_metrics = read_lines(folder / "metrics.jsonl")
-    evaluations, lost_evaluations = read_lines(folder / "evaluations.jsonl")
-    samples, lost_samples = read_lines(folder / "samples.jsonl")
+    if run is None:
+        raise LimbeckError(f"run.json in {str(folder)!r} is not a JSON object; restore the file or name another run.")
+    written, lost_metrics = read_json_lines(folder / "metrics.jsonl")
+    evaluations, lost_evaluations = read_json_lines(folder / "evaluations.jsonl")
+    samples, lost_samples = read_json_lines(folder / "samples.jsonl")
     return RunData(
         run=run,
         metrics=last_of_each_step(written),
@@ -130,47 +128,25 @@ def load_run(run_dir: Path | str) -> RunData:
     )
 
 
-def read_lines(path: Path) -> tuple[tuple[Row, ...], int]:
-    """The objects of a JSON-lines file and how many lines were broken; no file reads as an empty one.
-
-    A broken line is left out wherever it stands: a killed run leaves it last, and a resumed one writes on behind it.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:  # no file, or something else of its name
-        return (), 0
-    rows, broken = [], 0
-    for line in filter(str.strip, lines):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            broken += 1
-    return tuple(rows), broken
-
-
 def last_of_each_step(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """One row a step, the last written, in order of steps; rows without a step are dropped."""
-    by_step = {step: row for row in rows if (step := number(row, "step")) is not None}
+    """The last row of each step, in order of steps; rows without a step are dropped."""
+    by_step = {step: row for row in rows if (step := finite_number(row, "step")) is not None}
     return tuple(by_step[step] for step in sorted(by_step))
 
 
 def totals(rows: Iterable[Row]) -> dict[str, float]:
-    """Sums of seconds and tokens over rows, by name; a name no row carries is absent."""
+    """Sums of seconds and tokens over rows, by name; names without values are absent."""
     sums: dict[str, float] = {}
     names = ("seconds", *(f"seconds_{phase}" for phase in PHASES), "tokens_written", "tokens_read")
     for row in rows:
         for name in names:
-            if (value := number(row, name)) is not None:
+            if (value := finite_number(row, name)) is not None:
                 sums[name] = sums.get(name, 0.0) + value
     return sums
 
 
-def number(row: Row | None, key: str) -> float | None:
-    """A finite float, or None for anything else (absent, null, NaN, infinite, text)."""
+def finite_number(row: Row | None, key: str) -> float | None:
+    """A number of a row as a finite float, or None for anything else (absent, null, NaN, infinite, text)."""
     value = row.get(key) if row else None
     return as_number(value)
 
@@ -186,8 +162,8 @@ def as_number(value: object) -> float | None:
 
 
 def accuracy_interval(row: Row | None) -> Interval | None:
-    """Wilson's 95% interval of an evaluation's accuracy; with NaN ends if it does not say on how many problems."""
-    accuracy, n = number(row, "accuracy"), number(row, "n")
+    """Wilson's 95% interval of an evaluation's accuracy; its ends are NaN if the number of problems is not known."""
+    accuracy, n = finite_number(row, "accuracy"), finite_number(row, "n")
     if accuracy is None or not 0 <= accuracy <= 1:
         return None
     if n is None or n < 1:
@@ -196,13 +172,13 @@ def accuracy_interval(row: Row | None) -> Interval | None:
 
 
 def interval_of(row: Row | None, key: str) -> Interval | None:
-    """The 95% interval of a number of an evaluation: Wilson's of an accuracy, else what ``KEY_interval`` holds."""
+    """The 95% interval of a number of an evaluation: Wilson's for accuracy, else that in ``KEY_interval``."""
     if key == "accuracy":
         return accuracy_interval(row)
-    value, held = number(row, key), row.get(f"{key}_interval") if row else None
+    value, held = finite_number(row, key), row.get(f"{key}_interval") if row else None
     if value is None or not isinstance(held, list) or len(held) != 2:
         return None
     low, high = map(as_number, held)
     if low is None or high is None or not low <= value <= high:
         return None
-    return Interval(value, low, high, int(number(row, "n") or 0))
+    return Interval(value, low, high, int(finite_number(row, "n") or 0))

@@ -51,8 +51,8 @@ def test_half_precision_is_added_up_in_float64() -> None:
 @pytest.mark.parametrize(
     ("told", "span", "sentence"),
     [
-        (PLAIN[:3], SPAN, "give one of each for every written token"),
-        (PLAIN, SPAN[:3], "give one truth a token"),
+        (PLAIN[:3], SPAN, "give one of each for every sampled token"),
+        (PLAIN, SPAN[:3], "give one entry for each token"),
         (torch.tensor([-1.0, -math.inf, 0.0, 0.0]), SPAN, "not finite"),
         (torch.tensor([-1.0, math.nan, 0.0, 0.0]), SPAN, "not finite"),
     ],

@@ -1,6 +1,9 @@
-"""TeX as a docstring uses it, as text that a terminal can show: ``\\frac1N\\sum_n`` becomes ``1/N Σ_n``.
+"""Formulae in docstrings as text for a terminal: ``\\frac1N\\sum_n`` becomes ``1/N Σ_n``.
 
-Not TeX: a command nobody taught it comes out as its own name.
+It covers the LaTeX that the docstrings of methods use; any other command is printed by its name. Two libraries were
+tried on these formulae and print wrong mathematics. pylatexenc 2.11 drops the braces of fractions and indices
+(``\\frac{a+b}{c+d}`` becomes ``a+b/c+d``, and ``\\tfrac12`` becomes ``12``); flatlatex 0.15 leaves ``\\mathrm``,
+``\\Vert`` and ``\\Big`` as they are.
 """
 
 from __future__ import annotations
@@ -40,14 +43,14 @@ POWERS = {"2": "²", "3": "³"}
 
 
 def readable(tex: str) -> str:
-    """The formula as plain text, lines kept."""
+    """The formula as plain text; line breaks stay."""
     text, _ = _until(tex, 0, "")
     lines = (re.sub(r"[ \t]+", " ", line).strip() for line in text.split("\n"))
     return re.sub(r"([(\[]) | ([)\],])", r"\1\2", "\n".join(line for line in lines if line))
 
 
 def _until(tex: str, i: int, end: str) -> tuple[str, int]:
-    """Text from i up to the closing ``end`` (or the end), and the place behind it."""
+    """The text from position i to the closing ``end`` (or the end of the formula), and the position after it."""
     out = ""
     while i < len(tex) and tex[i] != end:
         segment, i = _next(tex, i, out)
@@ -67,7 +70,7 @@ def _next(tex: str, i: int, out: str) -> tuple[str, int]:
 
 
 def _script(mark: str, inner: str, i: int, tex: str) -> tuple[str, int]:
-    """An index or an exponent, apart from a letter that follows."""
+    """An index or an exponent, with a space after it if a letter or digit follows."""
     inner = re.sub(r" *([≥≤=<>∈~+-]) *", r"\1", inner)
     text = mark + (inner if re.fullmatch(r"-?\w+|\*", inner) else f"({inner})")
     if mark == "^" and inner in POWERS:
@@ -76,7 +79,7 @@ def _script(mark: str, inner: str, i: int, tex: str) -> tuple[str, int]:
 
 
 def _argument(tex: str, i: int) -> tuple[str, int]:
-    """What the command or the index before place i takes: a group, a command or one character."""
+    """The argument at position i (a group, a command or one character), and the position after it."""
     while i < len(tex) and tex[i] == " ":
         i += 1
     segment, i = _next(tex, i, "") if i < len(tex) else ("", i)
@@ -90,7 +93,7 @@ def _command(tex: str, i: int, out: str) -> tuple[str, int]:
         above, i = _argument(tex, i)
         below, i = _argument(tex, i)
         fraction = f"{_whole(above)}/{_whole(below)}"
-        # The log of a fraction is not a fraction of a log, and what follows in brackets belongs to both parts.
+        # Parentheses keep apart log (a/b) and (log a)/b, and (a/b)(x) and a/b(x).
         whole = tex[i : i + 1] == "(" or re.search(r"(?<!\w)[a-z]{2,} $", out)
         return _apart(out, f"({fraction})" if whole else fraction, tex[i : i + 1] != "("), i
     if name in FACES:
@@ -112,18 +115,18 @@ def _command(tex: str, i: int, out: str) -> tuple[str, int]:
 
 
 def _apart(out: str, word: str, after: bool) -> str:
-    """A word with the spaces it needs on either side."""
+    """A word with the spaces that it needs before and after it."""
     before = " " if out and (out[-1].isalnum() or out[-1] in ")]|") else ""
     return f"{before}{word}{' ' if after else ''}"
 
 
 def _whole(text: str) -> str:
-    """Brackets, unless the text reads as one thing."""
+    """The text in parentheses, unless it is a single name, number or bracketed expression."""
     return text if re.fullmatch(r"[\w.]+(\([^()]*\))?|\|[^|]*\||\([^()]*\)", text) else f"({text})"
 
 
 def inline(text: str) -> str:
-    """A sentence of a docstring without its marks: ``:math:`x```, double back-quotes and roles become plain."""
+    """A sentence of a docstring without markup: ``:math:`x```, roles and double back-quotes become plain text."""
     text = re.sub(r":math:`([^`]*)`", lambda m: readable(m.group(1)), text)
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?([^`]*)`", r"`\1`", text)
     return text.replace("``", "`")

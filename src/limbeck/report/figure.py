@@ -1,4 +1,4 @@
-"""One compact figure of one or several runs, for a README."""
+"""One compact figure of one or several runs, for a README. It draws the figures in ``docs/assets``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from limbeck.errors import LimbeckError
 from limbeck.report.charts import named_intervals
-from limbeck.report.data import RunData, load_run, number
-from limbeck.report.draw import (
+from limbeck.report.plotting import (
     GREY,
     INK,
     PALETTE,
@@ -26,6 +25,7 @@ from limbeck.report.draw import (
     draw_line,
     from_zero,
 )
+from limbeck.report.run_data import RunData, finite_number, load_run
 from limbeck.terminal import printable
 
 Run = RunData | Path | str
@@ -39,27 +39,27 @@ def picture(
     """Draw accuracy before and after with intervals, the accuracy curve and the KL curve, and return ``path``.
 
     Args:
-        runs: one run or several, each a folder or what :func:`load_run` made of it.
-        path: where to; the ending picks the format.
-        names: of the runs, in place of their methods' titles.
-        narrow: put the three panels below each other, as wide as a phone, instead of side by side.
+        runs: one run or several, each a folder or the result of :func:`load_run`.
+        path: of the file to write; its suffix selects the format.
+        names: of the runs; default: the titles of their methods.
+        narrow: put the three panels below each other, in the width of a phone, instead of side by side.
 
     Raises:
-        LimbeckError: for an unknown format, no runs, a wrong number of names, or a folder that holds no run.
+        LimbeckError: the format is unknown, there are no runs, the number of names is wrong, or a folder has no run.
     """
     target = Path(path)
     if target.suffix.lower() not in FORMATS:
-        raise LimbeckError(f"path is {str(target)!r}, but a picture ends in one of {', '.join(FORMATS)}")
+        raise LimbeckError(f"path is {str(target)!r}; give a name that ends in one of {', '.join(FORMATS)}.")
     given = [runs] if isinstance(runs, RunData | Path | str) else list(runs)
     loaded = [run if isinstance(run, RunData) else load_run(run) for run in given]
     if not loaded:
-        raise LimbeckError("runs is empty, but a picture needs at least one run")
+        raise LimbeckError("runs is empty; give at least one run.")
     labels = [_label(printable(name)) for name in ([run.name for run in loaded] if names is None else names)]
     if len(labels) != len(loaded):
-        raise LimbeckError(f"names has {len(labels)} entries for {len(loaded)} runs; give one a run")
+        raise LimbeckError(f"names has {len(labels)} entries for {len(loaded)} runs; give one for each run.")
     draft = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
-        # Ink is dark on white on purpose: a picture file cannot know the theme of the page around it.
+        # Dark text on white, because an image file cannot follow the theme of the page around it.
         with matplotlib.rc_context(STYLE | {"savefig.facecolor": "white"}):
             figure = _figure(loaded, labels, narrow)
             FigureCanvasAgg(figure)
@@ -72,7 +72,7 @@ def picture(
 
 
 def _figure(runs: Sequence[RunData], labels: Sequence[str], narrow: bool) -> Figure:
-    """Three panels, in a row or below each other."""
+    """Draw three panels, side by side or below each other."""
     height = max(2.7, 1.4 + 0.5 * len(runs))
     if narrow:
         figure = Figure(figsize=(WIDTH, height + 4), layout="constrained")
@@ -92,14 +92,14 @@ def _figure(runs: Sequence[RunData], labels: Sequence[str], narrow: bool) -> Fig
         draw_line(right, run.metrics, "kl_forward", forward, "forward" if alone else "_", "-" if alone else "--")
     middle.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     kl = "KL to the teacher, nats per token"
-    dashed = any(number(row, "kl_forward") is not None for run in runs for row in run.metrics) and len(runs) > 1
+    dashed = any(finite_number(row, "kl_forward") is not None for run in runs for row in run.metrics) and len(runs) > 1
     for axes, title in ((middle, "accuracy"), (right, "KL, nats per token; dashed: forward" if dashed else kl)):
         _finish(axes, title)
     return figure
 
 
 def _before_after(axes: Axes, runs: Sequence[RunData], labels: Sequence[str]) -> None:
-    """The intervals of all runs; grey is before training."""
+    """Draw the intervals of all runs; those before training are grey."""
     rows = [
         (
             name if len(runs) == 1 else f"{label}, {name}",
@@ -117,7 +117,7 @@ def _before_after(axes: Axes, runs: Sequence[RunData], labels: Sequence[str]) ->
 
 
 def _finish(axes: Axes, title: str) -> None:
-    """Title, axis and legend of a panel with curves."""
+    """Add title, axis and legend to a panel with curves."""
     axes.set_title(title, loc="left", fontsize=9)
     axes.set_xlabel("step")
     from_zero(axes)
@@ -129,12 +129,12 @@ def _finish(axes: Axes, title: str) -> None:
 
 
 def _label(name: str) -> str:
-    """A name on one line; matplotlib leaves names that begin with an underscore out of a legend."""
+    """A name on one line; a leading underscore gets a space before it, because matplotlib hides such labels."""
     text = "".join(c if c.isprintable() else " " for c in name)
     return f" {text}" if text.startswith("_") else text
 
 
 def _empty(axes: Axes, sentence: str) -> None:
-    """A panel without data says so."""
+    """Write a sentence into a panel without data."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, sentence, transform=axes.transAxes, ha="center", va="center", color=INK)
