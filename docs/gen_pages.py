@@ -72,7 +72,7 @@ def reads(method: Method) -> str:
 
 
 def methods_table(name: Callable[[str], str] = "`{}`".format) -> str:
-    """Every method of the registry by family; README.md holds a copy."""
+    """Every method of the registry by family."""
     rows: list[tuple[str, ...]] = []
     for family, recipes in families().items():
         rows.append((f"**{family}**", "", "", "", ""))
@@ -80,6 +80,22 @@ def methods_table(name: Callable[[str], str] = "`{}`".format) -> str:
             (name(r.name), r.title, link(r.paper), ", ".join(value(r.name).roles) or "–", r.confidence) for r in recipes
         ]
     return table(("method", "what it is", "paper", "reads", "confidence"), rows)
+
+
+def families_table() -> str:
+    """Families of methods with their sizes and names; README.md holds a copy."""
+    rows = []
+    for family, recipes in families().items():
+        first = (inspect.getdoc(inspect.getmodule(recipes[0].factory)) or "").partition("\n")[0]
+        about = first.rstrip(".").partition(": ")[2]
+        rows.append(
+            (
+                f"**{family}**" + (f": {about}" if about else ""),
+                str(len(recipes)),
+                ", ".join(f"`{r.name}`" for r in recipes),
+            )
+        )
+    return table((f"family of {len(REGISTRY)} methods", "number", "names"), rows)
 
 
 def families() -> dict[str, list[Recipe]]:

@@ -1,4 +1,4 @@
-"""Privileged text and rewards: the hinted policy is trained too, or only pulls; critiques become targets."""
+"""Privileged text and rewards: the policy that sees the text is trained with the student, or critiques are targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning from verifiable rewards: GRPO and its successors. No teacher."""
+"""Learning from verifiable rewards: GRPO and its successors, without a teacher."""
 
 from __future__ import annotations
 

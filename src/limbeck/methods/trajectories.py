@@ -1,4 +1,4 @@
-"""On-policy distillation that changes *whose text* is learnt from: curricula of turns and lengths, refined, chosen."""
+"""On-policy distillation with other rollouts: more turns over time, rewritten or selected responses, several teachers."""
 
 from __future__ import annotations
 
