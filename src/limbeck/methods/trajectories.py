@@ -1,4 +1,4 @@
-"""On-policy distillation with other rollouts: more turns over time, rewritten or selected responses, several teachers."""
+"""On-policy distillation with other rollouts: more turns over time, rewritten or selected text, several teachers."""
 
 from __future__ import annotations
 
