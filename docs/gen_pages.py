@@ -35,7 +35,7 @@ CONFIDENCE = {
     "high": "the formula and its defaults were read in the authors' code or in the paper's own text",
     "medium": "the formula was read in consistent third-party quotations and its mathematics was checked, but the "
     "paper's body was not read; what is reconstructed is named below",
-    "low": "the formula was reconstructed from an abstract or from notes, or is a reading that we have not found published",
+    "low": "the formula was reconstructed from an abstract or notes, or is a reading that we have not found published",
 }
 ABILITIES = {
     "sampled": "the log-probability of each sampled token (a scoring API is enough)",
@@ -260,8 +260,8 @@ def methods_index() -> str:
     meanings = "\n".join(f"* **{level}**: {text}." for level, text in CONFIDENCE.items())
     return f"""# Methods
 
-The table has every method, with the models that it reads besides the student. Each name leads to a page with the formula,
-the arguments and a command. `limbeck methods` prints the same list, `limbeck explain kdrl` one method, and
+The table has every method, with the models that it reads besides the student. Each name leads to a page with the
+formula, the arguments and a command. `limbeck methods` prints the same list, `limbeck explain kdrl` one method, and
 `limbeck diff gkd kdrl` how two methods differ. [Which method should I use?](../choose.md) helps to choose.
 
 {methods_table("[`{0}`]({0}.md)".format)}
@@ -297,8 +297,9 @@ def pipelines_page() -> str:
     intro = """# Pipelines
 
 A pipeline runs several methods in a row. Each stage starts from the student of the previous stage, and has a folder of
-its own below `--out`. If a pipeline is stopped, the same command continues it in the stage where it was. `limbeck pipeline`
-lists the pipelines below; in Python they are run by `lb.run_pipeline(lb.pipelines.NAME(...), out, ...)`."""
+its own below `--out`. If a pipeline is stopped, the same command continues it in the stage where it was.
+`limbeck pipeline` lists the pipelines below; in Python, run them by
+`lb.run_pipeline(lb.pipelines.NAME(...), out, ...)`."""
     return "\n\n".join([intro, *map(_pipeline, PIPELINES.values())]) + "\n"
 
 
