@@ -134,8 +134,7 @@ def command(recipe: Recipe) -> str:
     words.append(f"--task {_task(method)}")
     if method.contexts or _in_turns(method):  # the embedded pair reads 256 tokens, contexts and turns included
         words.append("--set max_tokens=16")
-    own = {*taxonomy.OWN, "teacher"}
-    words += [f"--set others.{role}=models/{role}" for role in method.roles if role.partition("(")[0] not in own]
+    words += [f"--set others.{role}=models/{role}" for role in method.others]
     further = {part.name for part in _parts(method) if isinstance(part, Data)} - {"task"}
     words += [f"--set datasets.{name}={name}.jsonl" for name in sorted(further)]
     return " ".join(words)
@@ -204,10 +203,10 @@ def method_page(recipe: Recipe) -> str:
 
 def _needs(method: Method) -> str:
     needs = [
-        f"* `{role}`: {'; '.join(ABILITIES[a] for a in sorted(able))}{_derived(role)}."
+        f"* `{role}`: {'; '.join(ABILITIES[a] for a in sorted(able))}{_derived(role, method)}."
         for role, able in method.roles.items()
     ]
-    if taxonomy.judged(method):
+    if taxonomy.needs_verifier(method):
         needs.append("* a task with a verifier.")
     if _in_turns(method):
         needs.append("* a task in turns ([several turns](../multi-turn.md)).")
@@ -230,9 +229,9 @@ def _place(method: Method) -> str:
     return f"In the axes of the survey [arXiv:2604.00626](https://arxiv.org/abs/2604.00626): {shown}."
 
 
-def _derived(role: str) -> str:
-    """Weights that nobody has to give."""
-    if role.partition("(")[0] not in taxonomy.OWN:
+def _derived(role: str, method: Method) -> str:
+    """A note where the run makes the weights from the student's."""
+    if role in method.teachers:
         return ""
     return ", from the student's own weights" + (" unless `--ref` names others" if role == "ref" else "")
 

@@ -19,8 +19,8 @@ from .space.pipeline import Pipeline, stage
 from .space.registry import get, method
 from .space.term import Term
 
-if TYPE_CHECKING:
-    from .engine import distill, run_pipeline
+if TYPE_CHECKING:  # so that editors complete their arguments; they are imported when they are first used
+    from .engine import RunConfig, distill, run_pipeline
     from .functional.objective import Objective, objective
 
 __version__ = "0.1.0"
@@ -30,6 +30,7 @@ __all__ = [
     "Method",
     "Objective",
     "Pipeline",
+    "RunConfig",
     "Term",
     "anneal",
     "cite",
@@ -44,13 +45,16 @@ __all__ = [
     "pipelines",
     "run_pipeline",
     "stage",
+    "task",
 ]
 
 _LATER = {
     "Objective": "functional.objective",
     "objective": "functional.objective",
     "distill": "engine",
+    "RunConfig": "engine",
     "run_pipeline": "engine",
+    "task": "tasks",
 }
 """Names whose modules import PyTorch, and the engine Transformers too: each is imported when its name is first used."""
 

@@ -87,10 +87,17 @@ def number(what: str, value: object, low: float = -math.inf, high: float = math.
         raise LimbeckError(f"{what} is {shown(value)}; give a {'' if ends and infinite else 'finite '}number{bounds}.")
 
 
-def whole(what: str, value: object, low: int) -> None:
-    """Raise where a value is not a whole number of at least ``low``."""
+LARGEST = 10**15
+"""Whole numbers up to here are numbers in every format that a run writes."""
+
+
+def whole(what: str, value: object, low: int, high: int = LARGEST) -> None:
+    """Raise where a value is not a whole number of at least ``low`` and at most ``high``."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < low:
         raise LimbeckError(f"{what} is {shown(value)}; give a whole number of at least {low}.")
+    if int(value) > high:
+        huge = value if int(value) <= LARGEST else "a whole number of more than 15 digits"
+        raise LimbeckError(f"{what} is {huge}; give at most {high:,}.")
 
 
 _KINDS = {
@@ -118,10 +125,6 @@ def _hints(function: Callable[..., object]) -> dict[str, object]:
         return dict(typing.get_type_hints(function))
     except (NameError, TypeError, AttributeError):
         return {}
-
-
-LARGEST = 10**15
-"""Whole numbers up to here are numbers in every format that a run writes."""
 
 
 def refuse_wrong_types(name: str, function: Callable[..., object], arguments: Mapping[str, object]) -> None:

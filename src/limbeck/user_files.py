@@ -1,4 +1,6 @@
-"""Python files of the user's own, which register methods when they are run: ``--import FILE.py``.
+"""Python files of the user's own, with methods, parts, tasks and rewards: ``--import FILE.py``.
+
+Methods register themselves with a decorator; tasks and rewards are found by their names in the file (``named``).
 
 Code runs only if the user names its file: a run's folder records which files it was run with, and resuming it asks for
 them again instead of running what a record names.
@@ -12,11 +14,15 @@ import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from .errors import LimbeckError, shown
 
 _RUN: dict[str, str] = {}
 """Files that ran in this process, by their absolute path: what the user typed."""
+
+_MODULES: dict[str, ModuleType] = {}
+"""The modules that the same files became."""
 
 
 def run_file(file: object) -> str:
@@ -56,6 +62,7 @@ def run_file(file: object) -> str:
     finally:
         sys.path.remove(str(path.parent))
     _RUN[str(path)] = str(file)
+    _MODULES[str(path)] = module
     return str(path)
 
 
@@ -65,6 +72,27 @@ def run_files(files: object) -> tuple[str, ...]:
     if not isinstance(several, Iterable):
         raise LimbeckError(f"imports={shown(files)} is no list of files; give imports=['FILE.py'].")
     return tuple(run_file(file) for file in several)
+
+
+def named(name: str) -> object:
+    """The value of a top-level name in the files that ran; None where no file has the name.
+
+    A task or a reward function of the user's own is given by such a name: ``--task mine``,
+    ``--set task_options.reward=mine``.
+
+    Raises:
+        LimbeckError: two files have the name, for different things.
+    """
+    have = {path: getattr(module, name) for path, module in _MODULES.items() if hasattr(module, name)}
+    if len({id(value) for value in have.values()}) > 1:
+        files = " and ".join(_RUN[path] for path in have)
+        raise LimbeckError(f"{name!r} means different things in {files}; rename one.")
+    return next(iter(have.values()), None)
+
+
+def names() -> tuple[str, ...]:
+    """The top-level names of the files that ran, but for private ones."""
+    return tuple(name for module in _MODULES.values() for name in vars(module) if not name.startswith("_"))
 
 
 def refuse_unnamed(out: Path, files: Iterable[str]) -> None:

@@ -140,8 +140,8 @@ MISTAKES = [
     (("embedded", "--prompt", " "), "--prompt number 1 is empty; give a text."),
     (
         ("embedded", "--task", "two_digit_sum"),
-        "task 'two_digit_sum' is unknown (did you mean 'two_digit_sums'?): give a name of available_tasks(), a .jsonl "
-        "file or a data set folder.",
+        "task 'two_digit_sum' is unknown (did you mean 'two_digit_sums'?): give a name of available_tasks(), a file "
+        "(.jsonl, .parquet, .csv), a data set folder, OWNER/NAME of the hub, or a task in a file of --import.",
     ),
     (("embedded", "--task", "x.jsonl"), "--task x.jsonl: there is no such file; check the path."),
     (

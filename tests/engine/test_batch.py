@@ -12,7 +12,7 @@ import transformers
 from tiny_runs import VOCABULARY, Shelf, llama, naive_logits, put, record_of
 
 from limbeck.engine.models.policy import Policy, add_lora, load_policy
-from limbeck.engine.scoring.forward import read_view, rectangle, run_model
+from limbeck.engine.scoring.forward import rectangle, run_model, score_record
 from limbeck.kernels.tiles import StatisticRequest, _logits, statistics
 from limbeck.math.statistic import LogProb
 from limbeck.types import Dense, Hidden, Rollout, Sampled, TopK
@@ -113,15 +113,15 @@ def test_views_do_not_depend_on_micro_batches(micro_tokens: int, shelf: Shelf) -
     policy.scorer.vocabulary = VOCABULARY
     record = record_of(policy, TEXTS)
     logq = naive_rows(policy, record).log_softmax(-1)
-    sampled = read_view(policy, record, frozenset({"sampled"}), micro_tokens, None).carrier
+    sampled = score_record(policy, record, frozenset({"sampled"}), micro_tokens, None)
     assert isinstance(sampled, Sampled)
     own = logq.gather(1, record.token_N.unsqueeze(1)).squeeze(1)
     assert torch.allclose(sampled.logp_N, own, atol=1e-4)
-    top = read_view(policy, record, frozenset({"topk"}), micro_tokens, 5).carrier
+    top = score_record(policy, record, frozenset({"topk"}), micro_tokens, 5)
     assert isinstance(top, TopK)
     assert torch.allclose(top.logp_NK, logq.topk(5).values, atol=1e-4)
     assert torch.equal(top.ids_NK, logq.topk(5).indices)
-    dense = read_view(policy, record, frozenset({"dense", "sampled"}), micro_tokens, None).carrier
+    dense = score_record(policy, record, frozenset({"dense", "sampled"}), micro_tokens, None)
     assert isinstance(dense, Dense | Hidden)
     assert torch.allclose(logits_of(dense).log_softmax(-1), logq, atol=1e-4)
     assert not any(x.requires_grad for x in (sampled.logp_N, top.logp_NK, logits_of(dense)))
@@ -132,7 +132,7 @@ def test_what_was_read_of_the_student_stays_when_the_student_moves(shelf: Shelf)
     policy = load_policy(str(shelf.student), "student")
     policy.scorer.vocabulary = VOCABULARY
     record = record_of(policy, TEXTS)
-    view = read_view(policy, record, frozenset({"dense"}), 10_000, None).carrier
+    view = score_record(policy, record, frozenset({"dense"}), 10_000, None)
     assert isinstance(view, Dense | Hidden)
     before = logits_of(view).clone()
     with torch.no_grad():

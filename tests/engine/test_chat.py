@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_tokens_never_reach_over_the_border_of_a_prompt(shelf: Shelf, folder: Pa
     root = int(made.root_B[0])
     assert made.ids_L[:root].tolist() == tok("say 1")["input_ids"]
     assert tok.convert_ids_to_tokens(made.token_N.tolist()) == ["2", "\u0120", "ok", "<|endoftext|>"]
-    assert run.session.desk.prompt_ids(made.prompts[0]) == made.ids_L[:root].tolist()
+    assert run.session.desk.prompt_ids(made.prompts_B[0]) == made.ids_L[:root].tolist()
 
 
 def test_a_text_begins_once(shelf: Shelf, folder: Path) -> None:
@@ -186,9 +187,9 @@ def test_a_text_recast_as_a_response_ends_as_its_template_ends(shelf: Shelf, fol
         shelf, "grpo", folder.with_name("run"), student=str(saved(folder, tokenizer())), teacher=None, task=Parity()
     )
     writer = writing.writer_for(run.session.desk, 1, 0)
-    writer.done["main"] = writing.written(sample(student, 1), writer, None)
-    ((row,),) = writing.written(recast("main", response="so be it"), writer, None)
-    assert run.session.student.tokenizer.decode(row.ids) == "so be it<|im_end|>"
+    writer = replace(writer, done={"main": writer.write(sample(student, 1))})
+    record = writer.write(recast("main", response="so be it"))
+    assert run.session.student.tokenizer.decode(record.token_N.tolist()) == "so be it<|im_end|>"
 
 
 # ---------------------------------------------------------------- what ends a turn
@@ -270,7 +271,7 @@ def test_readers_with_a_context_see_the_tools_too(shelf: Shelf, folder: Path, ou
     rows = [{"prompt": f"q{i}", "answer": "1", "solution": "one", "tools": ADD} for i in range(4)]
     task = jsonl(folder.with_name("a.jsonl"), rows)
     run = open_run(shelf, "opsd", out, student=str(saved(folder, tokenizer(TOOLS))), teacher=None, task=str(task))
-    made = writing.write(run.session.method.sources, run.session.desk, 1, 0)
+    made, _ = writing.write(run.session.method.sources, run.session.desk, 1, 0)
     framed = ContextViews(made, run.session.desk).seen_by(next(v for v in run.session.method.views if v.context))
     text = run.session.student.tokenizer.decode(framed.ids_L[: int(framed.root_B[0])].tolist())
     assert '"name": "add"' in text
@@ -335,7 +336,7 @@ def test_the_same_messages_with_other_tools_are_another_prompt(shelf: Shelf, fol
     task = jsonl(folder.with_name("a.jsonl"), rows)
     own = {"student": str(saved(folder, tokenizer(TOOLS))), "task": str(task), "task_options": {"test_fraction": 0.0}}
     run = open_run(shelf, "sft", out, teacher=None, max_tokens=64, eval_size=0, **own)
-    made = writing.write(run.session.method.sources, run.session.desk, 2, 0)
+    made, _ = writing.write(run.session.method.sources, run.session.desk, 2, 0)
     text = run.session.student.tokenizer.decode(made.ids_L.tolist())
     assert '"n": 7' in text
     assert '"n": 8' in text

@@ -23,7 +23,7 @@ from chat_models import (
     taught,
     tokenizer,
 )
-from tiny_runs import Shelf, go, jsonl, open_run
+from tiny_runs import Shelf, go, jsonl, open_run, rows_of
 
 from limbeck.axes import recast, sample, student
 from limbeck.engine import resume
@@ -128,7 +128,7 @@ def test_text_parts_of_a_file_are_read_and_contexts_follow_them(shelf: Shelf, fo
     rows = [{"messages": line["messages"][:1], "answer": "5", "solution": "five"}] * 4
     task = jsonl(folder.with_name("a.jsonl"), rows)
     run = open_run(shelf, "opsd", out, student=str(student_), teacher=None, task=str(task))
-    made = writing.write(run.session.method.sources, run.session.desk, 1, 0)
+    made, _ = writing.write(run.session.method.sources, run.session.desk, 1, 0)
     framed = ContextViews(made, run.session.desk).seen_by(next(v for v in run.session.method.views if v.context))
     text = run.session.student.tokenizer.decode(framed.ids_L[: int(framed.root_B[0])].tolist())
     assert re.search(r"What is 2 \+ 3\?\n\n.*five", text, re.DOTALL)
@@ -161,8 +161,8 @@ def test_keywords_reach_every_prompt_and_a_records_own_win(shelf: Shelf, folder:
     texts = [tok.decode(desk.prompt_ids(p)) for p in desk.tasks["task"].train]
     assert [t.endswith(switch) for t in texts] == [True, True, True, False]
     writer = writing.writer_for(desk, 1, 0)
-    writer.done["main"] = writing.written(sample(student, 1), writer, None)
-    ((row,),) = writing.written(recast("main", question="again?"), writer, None)
+    writer.done["main"] = writer.write(sample(student, 1))
+    ((row,),) = rows_of(writer.write(recast("main", question="again?")))
     assert tok.decode(row.prompt_ids).endswith("again?<|im_end|>\n" + "<|im_start|>" + switch)
     for policy in run.session.policies.values():
         assert policy.chat.keywords == {"enable_thinking": False}

@@ -14,7 +14,7 @@ from limbeck.axes import sample, solution, stairs, student
 from limbeck.engine import build as setup
 from limbeck.engine import configure
 from limbeck.engine.config import parse_settings
-from limbeck.engine.rollout.writer import seen
+from limbeck.engine.rollout.writer import sampling_prompts
 from limbeck.errors import LimbeckError
 
 Given = dict[str, Any]
@@ -28,15 +28,15 @@ REFUSED: dict[str, tuple[str, Given, str]] = {
     "a context that is not used": (
         "opsd",
         {"contexts": {"hint": "{{ hint }}"}},
-        r"contexts.hint is nothing that opsd uses; it shows solution, so leave it out",
+        r"contexts.hint: opsd has no such context; it uses solution, so leave it out",
     ),
     "a misspelt context": ("opsd", {"contexts": {"solutoin": "x"}}, r"did you mean 'solution'\?"),
-    "a context where there is none": ("grpo", {"contexts": {"hint": "x"}}, "it shows no context to anybody"),
+    "a context where there is none": ("grpo", {"contexts": {"hint": "x"}}, "it uses no context, so leave it out"),
     "a folder": ("opsd", {"contexts": {"solution": "/tmp"}}, "contexts.solution='/tmp' is a folder"),
     "a path that leads nowhere": ("opsd", {"contexts": {"solution": "words/x"}}, "there is no such file"),
     "a file that is not there": ("opsd", {"contexts": {"solution": "words/x.j2"}}, "there is no such file"),
-    "nothing in the end": ("opsd", {"contexts": {"solution": "{% set a = solution %}"}}, "renders to nothing"),
-    "nothing of that name": ("opsd", {"contexts": {"solution": "{{ solution.uper }}"}}, "renders to nothing"),
+    "nothing in the end": ("opsd", {"contexts": {"solution": "{% set a = solution %}"}}, "renders to an empty text"),
+    "nothing of that name": ("opsd", {"contexts": {"solution": "{{ solution.uper }}"}}, "renders to an empty text"),
     "no such filter": (
         "opsd",
         {"contexts": {"solution": "{{ solution | upperr }}"}},
@@ -50,8 +50,8 @@ REFUSED: dict[str, tuple[str, Given, str]] = {
     "all missing models at once": ("mad_opd", {"others": {}}, r"--set others.first=... --set others.second=..."),
     "turns without that argument": ("tcod", {"task": "two_digit_sums"}, r"retry around this one\)\.$"),
     "turns with it": ("sod", {"task": "two_digit_sums"}, "or --set turns=1"),
-    "names of teachers": ("mad_opd", {"teachers": ("a", "a")}, "'a' is no name of its own"),
-    "a teacher called like a template": ("mad_opd", {"teachers": ("{{ x", "b")}, "is no name of its own"),
+    "names of teachers": ("mad_opd", {"teachers": ("a", "a")}, "'a' is no distinct name"),
+    "a teacher called like a template": ("mad_opd", {"teachers": ("{{ x", "b")}, "is no distinct name"),
     "levels beyond the window": ("decoupled_kl", {"levels": (4, 2000), "gate_every": 1}, "the response may have 2000"),
 }
 
@@ -136,7 +136,7 @@ def test_a_pipelines_contexts_go_to_the_stages_that_show_them(shelf: Shelf, tmp_
         stages, tmp_path / "both", quiet=True, contexts={"solution": "It is {{ answer }}."}, **common
     )
     assert len(done) == 2
-    with pytest.raises(LimbeckError, match=r"contexts\.hint is nothing that opsd uses"):
+    with pytest.raises(LimbeckError, match=r"contexts\.hint: opsd has no such context"):
         lb.run_pipeline(stages, tmp_path / "none", quiet=True, contexts={"hint": "x"}, **common)
 
 
@@ -172,7 +172,7 @@ def test_a_template_may_use_what_some_problems_lack(shelf: Shelf, tmp_path: Path
     assert len(lines(done.out / "metrics.jsonl")) == 1
     desk = open_run(shelf, "opsd", tmp_path / "open", contexts={"solution": words}).session.desk
     prompt = desk.tasks["task"].train[0]
-    (shown,) = seen(sample(student.given(solution)), desk, [prompt])
+    (shown,) = sampling_prompts(sample(student.given(solution)), desk, [prompt])
     assert f"plain {prompt.privileged['answer']}" in desk.policies["student"].tokenizer.decode(shown)
 
 

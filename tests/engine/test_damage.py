@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_runs import Shelf, go, lines, open_run, same, tensors
 
 from limbeck.engine import build as setup
@@ -89,7 +90,7 @@ def test_a_checkpoint_of_other_data_is_refused(run: Path) -> None:
     told = json.loads(state.read_text().replace('"task"', '"pretrain"'))
     state.write_text(json.dumps({**told, "digest": checkpoint._digest(told)}))
     metrics = (run / "metrics.jsonl").read_bytes()
-    with pytest.raises(LimbeckError, match=r"of a run with other data: 'pretrain' does not fit; resume"):
+    with pytest.raises(LimbeckError, match=r"belongs to a run with other data: 'pretrain' does not fit; resume"):
         resume(run)
     assert (run / "metrics.jsonl").read_bytes() == metrics
 
@@ -149,24 +150,28 @@ def test_a_report_needs_a_record(run: Path) -> None:
             load_run(run)
 
 
-@pytest.mark.parametrize("what", ["a stored token", "no rows", "a skill"])
+@pytest.mark.parametrize("what", ["a stored token", "no stored rollouts", "a skill"])
 def test_what_a_run_remembers_is_what_it_wrote(what: str, shelf: Shelf, tmp_path: Path) -> None:
-    """Stored rows are trained on as they are: one that has changed would be another run, so it is refused."""
+    """Stored rollouts are trained on as they are: one that has changed would be another run, so it is refused."""
     method = "skill_sd" if what == "a skill" else "lightning_opd"
     own: dict[str, Any] = {"task": str(shelf.verified), "turns": 1} if what == "a skill" else {}
     out = go(shelf, method, tmp_path / "run", steps=2, save_every=1, **own).out
     state = out / "checkpoints" / "step-000002" / "state.json"
-    told = json.loads(state.read_text())
-    (memory,) = told["memory"]
+    stored = state.with_name("stored.safetensors")
+    reason = "by its digest"
     if what == "a stored token":
-        rows = next(iter(memory["written"]["main"].values()))
-        rows[0]["segments"][0]["ids"][0] = 5
-    elif what == "no rows":
-        memory["written"] = []
+        found = tensors(stored)
+        found['[0, "main", "ids_L"]'][-1] = 5
+        save_file(found, stored)
+    elif what == "no stored rollouts":
+        stored.unlink()
+        reason = "No such file"
     else:
+        told = json.loads(state.read_text())
+        (memory,) = told["memory"]
         memory["skills"] = {p: [["other", 0, 0.0]] for p in memory["skills"]}
-    state.write_text(json.dumps(told))
-    with pytest.raises(LimbeckError, match=r"step-000002 is not a checkpoint.*by its digest.*the checkpoint before"):
+        state.write_text(json.dumps(told))
+    with pytest.raises(LimbeckError, match=rf"step-000002 is not a checkpoint.*{reason}.*the checkpoint before"):
         resume(out)
 
 

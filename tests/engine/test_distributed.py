@@ -30,7 +30,7 @@ from two_processes import WORLD, together
 from limbeck.engine import resume
 from limbeck.engine.loop import Loop
 from limbeck.engine.models.policy import Scorer, load_policy
-from limbeck.engine.scoring.forward import read_view, run_model
+from limbeck.engine.scoring.forward import run_model, score_record
 from limbeck.kernels.tiles import StatisticRequest, fused, statistics
 from limbeck.math.divergence import fkl
 from limbeck.math.statistic import Distance, LogProb
@@ -216,7 +216,7 @@ def _loss_and_gradients(shelf: Shelf, name: str, shard: bool, way: str) -> tuple
     teacher = load_policy(str(shelf.teacher), "teacher")
     student.scorer.vocabulary = teacher.scorer.vocabulary = VOCABULARY
     record = record_of(student, TEXTS)
-    view = read_view(teacher, record, frozenset({"dense"}), 10_000, None)
+    view = score_record(teacher, record, frozenset({"dense"}), 10_000, None)
     if shard:
         from torch.distributed.tensor import DTensor
 
@@ -224,7 +224,7 @@ def _loss_and_gradients(shelf: Shelf, name: str, shard: bool, way: str) -> tuple
         for p in student.model.parameters():
             assert isinstance(p, DTensor)
             assert p.to_local().numel() <= (p.numel() + 2) // WORLD
-    asks = [StatisticRequest(LogProb()), StatisticRequest(Distance(fkl), None, view.carrier)]
+    asks = [StatisticRequest(LogProb()), StatisticRequest(Distance(fkl), None, view)]
 
     def general(carrier: Any) -> Tensor:
         logp, kl = statistics(carrier, record.token_N, asks)

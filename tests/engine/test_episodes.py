@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Parity, Shelf, go, lines, open_run
+from tiny_runs import Parity, Shelf, go, lines, open_run, rows_of
 
-from limbeck.axes import recast, refine, sample, select, student, teacher
+from limbeck.axes import behavior, logp, recast, refine, sample, select, student, teacher
 from limbeck.axes.context import draft, hint, tried_again, verdict_phrase
+from limbeck.axes.levels import Level
 from limbeck.axes.signal import correct, in_top, score
 from limbeck.engine import distill
 from limbeck.engine.evaluation import by_turn
-from limbeck.engine.rollout.derived import evaluate
-from limbeck.engine.rollout.episodes import between
-from limbeck.engine.rollout.sources import write, writer_for, written
+from limbeck.engine.rollout.derived import evaluate_expression
+from limbeck.engine.rollout.episodes import between, write_episodes
+from limbeck.engine.rollout.sources import write, writer_for
 from limbeck.engine.rollout.trajectory import Segment, Trajectory, assemble
 from limbeck.engine.rollout.writer import RolloutWriter
 from limbeck.errors import LimbeckError
@@ -35,11 +37,11 @@ def writer(shelf: Shelf, out: Path, method: str = "grpo", n: int = 2, **own: Any
 
 def test_an_episode_is_turns_of_scored_tokens_with_unscored_ones_between(shelf: Shelf, out: Path) -> None:
     p = writer(shelf, out, task=Parity(turns=3), episode_turns=3)
-    record = write({"main": sample(student, 2)}, p.desk, 2, 0)
+    record, _ = write({"main": sample(student, 2)}, p.desk, 2, 0)
     assert record.n_turns == 3 * record.n_sequences
     assert record.seq_U.tolist() == [b for b in range(4) for _ in range(3)]
     assert bool((record.author_N == STUDENT).all())
-    assert bool(torch.isfinite(record.writer_logp_N).all())
+    assert bool(torch.isfinite(record.rollout_logp_N).all())
     assert bool(torch.isfinite(record.reward_U).all())
     policy = p.desk.policies["student"]
     for b in range(record.n_sequences):
@@ -230,7 +232,7 @@ def test_sources_made_of_others_say_so_where_all_are_dead(method: str, shelf: Sh
 
 def test_a_conversation_ends_when_nothing_is_said(shelf: Shelf, out: Path) -> None:
     p = writer(shelf, out, task=Parity(), n=4)
-    groups = written(sample(student, 4, turns=2, retry=tried_again), p, None)
+    groups = write_episodes(sample(student, 4, turns=2, retry=tried_again), p, p.take())
     rows = [row for group in groups for row in group]
     assert {len(row.turns) for row in rows} == {1, 2}
     for row in rows:
@@ -244,7 +246,7 @@ def test_a_conversation_ends_when_nothing_is_said(shelf: Shelf, out: Path) -> No
 def test_replayed_turns_are_read_and_not_scored(shelf: Shelf, out: Path) -> None:
     p = writer(shelf, out, task=Parity(turns=4), n=3)
     start = sample(teacher, turns=4)
-    groups = written(sample(student, 2, turns=4, start=start, back=0), p, None)
+    groups = write_episodes(sample(student, 2, turns=4, start=start, back=0), p, p.take())
     rows = [row for group in groups for row in group]
     replayed = [
         [segment for segment in row.segments if segment.author == TEACHER and segment.reward == segment.reward]
@@ -260,19 +262,25 @@ def test_replayed_turns_are_read_and_not_scored(shelf: Shelf, out: Path) -> None
 # ---------------------------------------------------------------- sources made of others
 
 
+def test_a_source_may_choose_by_the_log_probs_of_the_policy_that_wrote(shelf: Shelf, out: Path) -> None:
+    """They are in the record, so no model is asked for them."""
+    p = writer(shelf, out, task=Parity(), n=3)
+    groups = rows_of(p.write(select(sample(student, 4), logp(behavior).total, keep=2)))
+    assert [len(group) for group in groups] == [2, 2, 2]
+    for best, second in groups:
+        assert sum(best.turns[0].logp) >= sum(second.turns[0].logp)
+
+
 def test_the_best_are_selected_in_order_of_importance(shelf: Shelf, out: Path) -> None:
     p = writer(shelf, out, task=Parity(), n=6)
     likeness = in_top(3, student).over("sequence", "mean")
     torch.manual_seed(0)
-    chosen = written(select(sample(teacher, 6), correct, likeness), p, None)
+    chosen = rows_of(p.write(select(sample(teacher, 6), correct, likeness)))
     p.desk.streams["task"].cursor = 0
     torch.manual_seed(0)
-    everything = written(sample(teacher, 6), p, None)
-    from limbeck.axes.levels import Level
-    from limbeck.engine.rollout.trajectory import assemble
-
-    record = assemble(everything, "main")
-    values = evaluate(likeness, record, p.desk, 0, Level.SEQUENCE).view(-1, 6)
+    record = p.write(sample(teacher, 6))
+    everything = rows_of(record)
+    values = evaluate_expression(likeness, record, p.desk, 0, Level.SEQUENCE).view(-1, 6)
     for g, group in enumerate(everything):
         best = max(range(6), key=lambda i, g=g, group=group: (group[i].correct, float(values[g, i])))
         assert chosen[g][0].ids == group[best].ids
@@ -281,7 +289,7 @@ def test_the_best_are_selected_in_order_of_importance(shelf: Shelf, out: Path) -
 
 def test_a_refined_sequence_remembers_its_draft(shelf: Shelf, out: Path) -> None:
     p = writer(shelf, out, task=Parity(), n=2)
-    (first, _) = written(refine(sample(student, 2, check=False), teacher.given(draft)), p, None)
+    (first, _) = rows_of(p.write(refine(sample(student, 2, check=False), teacher.given(draft))))
     assert len(first) == 2
     assert all(row.draft for row in first)
     assert all(segment.author == TEACHER for row in first for segment in row.segments)
@@ -289,31 +297,33 @@ def test_a_refined_sequence_remembers_its_draft(shelf: Shelf, out: Path) -> None
 
 def test_a_recast_is_the_same_text_under_another_prompt(shelf: Shelf, out: Path) -> None:
     p = writer(shelf, out, task=Parity(), n=3)
-    p.done["talk"] = written(sample(student, 4, turns=2, retry=verdict_phrase), p, None)
-    p.name = "again"
-    same = written(recast("talk", verdict_phrase, keep=correct), p, None)
-    talked = [row for group in p.done["talk"] for row in group]
-    kept = [row for group in same for row in group]
+    talk = p.write(sample(student, 4, turns=2, retry=verdict_phrase))
+    p = replace(p, name="again", done={"talk": talk})
+
+    def again(*given: Any, **own: Any) -> list[Trajectory]:
+        record = p.write(recast("talk", *given, **own)).check()
+        assert record.sources == ("again",)
+        return [row for group in rows_of(record) for row in group]
+
+    talked = [row for group in rows_of(talk) for row in group]
+    kept = again(verdict_phrase, keep=correct)
     assert len(kept) == sum(row.correct for row in talked)
     assert [r.segments for r in kept] == [r.segments for r in talked if r.correct]
     text = p.desk.policies["student"].tokenizer.decode(kept[0].prompt_ids)
     assert "The answer above is right" in text
-    second = [r for g in written(recast("talk", response="turn 1", carry={"s": score}), p, None) for r in g]
+    second = again(response="turn 1", carry={"s": score})
     assert [r.ids for r in second] == [row.turns[1].ids for row in talked]
     assert [r.columns["s"] for r in second] == [sum(t.reward for t in row.turns) for row in talked]
-    whole = [r for g in written(recast("talk", response="{{ turn_0 }}|{{ said_0 }}|{{ turn_1 }}"), p, None) for r in g]
+    whole = again(response="{{ turn_0 }}|{{ said_0 }}|{{ turn_1 }}")
     policy = p.desk.policies["student"]
     for row, spoken in zip(whole, talked, strict=True):
         phrase = f"The answer above is {'right' if spoken.turns[0].reward else 'not correct'}"
         assert policy.text(row.ids).startswith(f"{policy.text(spoken.turns[0].ids)}|{phrase}")
-    hinted = written(recast("talk", hint), p, None)
-    assert not any(hinted)  # nothing to show: it would be the plain sequence again
+    assert not again(hint)  # nothing to show: it would be the plain sequence again
     with pytest.raises(LimbeckError, match=r"recast with another text has .* reads only"):
-        written(recast("talk", response="{{ turn_0 * 2000 }}."), p, None)
-    third = [
-        r for g in written(recast("talk", question="Q {{ turn_0 }}", response="{{ turn_1 }}!"), p, None) for r in g
-    ]
+        again(response="{{ turn_0 * 2000 }}.")
+    third = again(question="Q {{ turn_0 }}", response="{{ turn_1 }}!")
     policy = p.desk.policies["student"]
     assert policy.text(third[0].ids) == policy.text(talked[0].turns[1].ids) + "!"
     assert "Q " in policy.tokenizer.decode(third[0].prompt_ids)
-    assert third[0].turns[0].logp is None
+    assert all(math.isnan(x) for x in third[0].turns[0].logp or [])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_runs import Killed, Parity, Shelf, dies, go, jsonl, lines, llama, put, same, tensors
 from transformers import AutoModelForCausalLM
 
@@ -18,6 +18,7 @@ import limbeck as lb
 from limbeck.engine import build as setup
 from limbeck.engine import resume
 from limbeck.engine.storage import fingerprint
+from limbeck.engine.storage.memory import Memory
 from limbeck.engine.storage.run_folder import recorded
 from limbeck.errors import LimbeckError
 from limbeck.types import Prompt
@@ -161,13 +162,14 @@ def test_what_was_stored_of_other_prompts_is_written_again(
     with pytest.raises(Killed):
         go(shelf, "lightning_opd", tmp_path / "run", task=str(data), save_every=1, steps=2)
     heal()
-    state = tmp_path / "run" / "checkpoints" / "step-000001" / "state.json"
-    assert json.loads(state.read_text())["memory"][0]["written"]
+    stored = tmp_path / "run" / "checkpoints" / "step-000001" / "stored.safetensors"
+    assert Memory.restored(Memory().to_json(), load_file(stored)).written["main"]
     edit("data.jsonl", "say", "tell")(tmp_path)
     resume(tmp_path / "run", accept_changes=True)
-    state = tmp_path / "run" / "checkpoints" / "step-000002" / "state.json"
-    (memory,) = json.loads(state.read_text())["memory"]
-    assert len(memory["written"]["main"]) == 4  # those of the one step since
+    stored = tmp_path / "run" / "checkpoints" / "step-000002" / "stored.safetensors"
+    assert (
+        len(Memory.restored(Memory().to_json(), load_file(stored)).written["main"]) == 4
+    )  # those of the one step since
 
 
 # ---------------------------------------------------------------- objects

@@ -302,7 +302,7 @@ def test_templates_that_fail_are_refused(shelf: Shelf, out: Path, tmp_path: Path
     file.write_text("")
     with pytest.raises(LimbeckError) as e:
         go(shelf, "sft", out, template=str(file))
-    sentence(e, "renders to no token")
+    sentence(e, "the model would not read it", "give a template that writes it")
     file.write_bytes("{{ 'é' }}".encode("latin-1"))
     with pytest.raises(LimbeckError) as e:
         go(shelf, "sft", out, template=str(file))

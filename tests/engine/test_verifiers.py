@@ -14,9 +14,8 @@ import pytest
 from tiny_runs import Shelf, distill
 
 from limbeck import LimbeckError, limits
-from limbeck.tasks import Retry, Verdict
+from limbeck.tasks import DatasetTask, Retry, Verdict
 from limbeck.tasks.base import Unjudged, judged
-from limbeck.tasks.jsonl import JsonlTask
 
 WRONG = {
     "a number": 1.0,
@@ -33,7 +32,7 @@ WRONG = {
 }
 
 
-class Saying(JsonlTask):
+class Saying(DatasetTask):
     """Says what ``say`` gives for each call."""
 
     say: Any = None

@@ -174,7 +174,15 @@ def test_group_relative_methods_with_a_group_of_one_are_refused_before_a_model_i
     method: str, tmp_path: Path
 ) -> None:
     with pytest.raises(LimbeckError, match="one prompt"):
-        distill(method, out=tmp_path / "run", group=1, student="nowhere", teacher="nowhere", quiet=True)
+        distill(
+            method,
+            out=tmp_path / "run",
+            group=1,
+            task="two_digit_sums",
+            student="nowhere",
+            teacher="nowhere",
+            quiet=True,
+        )
     assert not (tmp_path / "run").exists()
 
 

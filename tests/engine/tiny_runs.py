@@ -25,10 +25,10 @@ from limbeck.engine.build import build_method, prepare_tasks
 from limbeck.engine.loop import Loop
 from limbeck.engine.models.generate import SamplingPolicy, generate
 from limbeck.engine.models.policy import Policy, load_policy, render
-from limbeck.engine.rollout.trajectory import assemble, single
+from limbeck.engine.rollout.trajectory import Segment, Trajectory, assemble, segment_of, single
 from limbeck.engine.run import _Run
 from limbeck.tasks import Observation, Response, Verdict
-from limbeck.types import DATA, Prompt, Rollout
+from limbeck.types import DATA, STUDENT, Prompt, Rollout
 
 VOCABULARY = 106  # entries of the embedded tokenizer
 METHODS = sorted(limbeck.methods.REGISTRY)
@@ -247,6 +247,28 @@ def record_of(policy: Policy, texts: list[tuple[str, str]], group: int = 1) -> R
         prompt = Prompt(str(i), tuple(messages))
         rows.append(single(prompt, render(policy, messages), [*ids, policy.eos[0]], None, DATA))
     return assemble([rows[i : i + group] for i in range(0, len(rows), group)], "main").check()
+
+
+def rows_of(record: Rollout) -> list[list[Trajectory]]:
+    """The sequences of a record as trajectories, group by group: its turns, and the tokens between them."""
+    rows = []
+    for b, turns in enumerate(record.turns_B):
+        at, end = int(record.start_B1[b] + record.root_B[b]), int(record.start_B1[b + 1])
+        segments: list[Segment] = []
+        for u in turns:
+            places = record.pos_N[record.tokens_U[u]].tolist()
+            if places and places[0] > at:
+                said = record.said_U[u - 1] if u > turns[0] else ""
+                segments.append(Segment(record.ids_L[at : places[0]].tolist(), None, STUDENT, scored=False, said=said))
+            segments.append(segment_of(record, u))
+            at = places[-1] + 1 if places else at
+        assert at == end
+        columns = {name: float(x[b]) for name, x in record.columns_B.items()}
+        rest = record.truncated_B[b], record.correct_B[b], record.feedback_B[b], record.label_B[b]
+        truncated, correct, feedback, label = bool(rest[0]), bool(rest[1]), rest[2], float(rest[3])
+        row = record.prompts_B[b], record.prompt_ids(b), tuple(segments), truncated, correct, feedback, label, columns
+        rows.append(Trajectory(*row, record.drafts_B[b]))
+    return [[rows[b] for b in members] for members in record.sequences_G]
 
 
 @torch.no_grad()

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from laws.cases import Case, changed, make
 from limbeck.axes import Expr
-from limbeck.loss.scores import Batch
+from limbeck.loss.batch import Batch
 from limbeck.space.method import Method
 from limbeck.space.term import Term
-from limbeck.types import Dense, View
+from limbeck.types import Dense
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
 BATCH = 8
@@ -68,7 +68,7 @@ def spoken(c: Case, slot: str) -> Tensor:
 def prepared(c: Case, m: Method, of: Expr) -> Tensor:
     """An expression on the batch of a case, per unit of its level; the live student is read as it is."""
     _, told, live = c.prepared(m)
-    batch = Batch(told.record, {**told.scores, "student": View(Dense(live.logits_NV.detach()))}, step=3)
+    batch = Batch(told.record, {**told.scores, "student": Dense(live.logits_NV.detach())}, step=3)
     return of.evaluate(batch)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 import limbeck as lb
 from laws.cases import VOCABULARY, Case, changed, make
 from limbeck.axes import (
+    behavior,
     clip,
     data,
     divergence_loss,
@@ -27,7 +28,6 @@ from limbeck.axes import (
     to_go,
     token_mean,
     token_sum,
-    writer,
 )
 from limbeck.math.divergence import as_divergence, fkl, jsd, rkl
 from limbeck.space.method import Method
@@ -268,7 +268,7 @@ def test_opd_is_measured_against_the_writer() -> None:
     c = case(True)
     only_writer = changed(c, old_logp=torch.zeros_like(c.given["old_logp"]))
     equal(c.value_and_grad(opd()), only_writer.value_and_grad(opd()))
-    mu = c.given["writer_logp"]
+    mu = c.given["rollout_logp"]
     now = c.logits.detach().requires_grad_()
     log_pi = now.log_softmax(-1).gather(-1, c.tokens[..., None])[..., 0]
     log_t = c.given["teacher_logits"].log_softmax(-1).gather(-1, c.tokens[..., None])[..., 0]
@@ -283,7 +283,7 @@ def test_minillm_without_its_extras_is_opd() -> None:
     """gamma = 0, alpha = 0, terms 2-3, whitening and 1/remaining off: the gradient of OPD."""
     c = case()
     first = minillm(mix=0, gamma=0, lm_coef=0).parts[0][1]
-    raw = Method({"roll": sample(check=False)}, replace(first, signal=log_ratio(teacher, writer)), token_sum)
+    raw = Method({"roll": sample(check=False)}, replace(first, signal=log_ratio(teacher, behavior)), token_sum)
     equal(c.value_and_grad(raw, source=["roll"] * 8)[1], c.value_and_grad(opd())[1])
 
 
@@ -301,7 +301,7 @@ def test_minillm_weight_is_the_importance_of_the_mixture() -> None:
     single = minillm(lm_coef=0).parts[1][1]
     q, p = laws(c)
     now = c.logits.log_softmax(-1).gather(-1, c.tokens[..., None])[..., 0]
-    w = c.rows((now - c.given["writer_logp"]).exp())
+    w = c.rows((now - c.given["rollout_logp"]).exp())
     got = c.loss(Method({"roll": sample(check=False)}, single), source=["roll"] * 8)
     equal(got, (w * (q * (q / p).log()).sum(-1)).mean())
 
@@ -337,10 +337,11 @@ def test_minillms_third_term_is_half_ce_and_half_soft_ce() -> None:
 def test_to_go_by_hand() -> None:
     """Sums over the rest of its own sequence only, never into the next."""
     c = case(True)
-    m = Method(sample(check=False), Term(to_go(log_ratio(teacher, writer), 0.5), policy("ratio", base=logp(writer))))
+    returns = to_go(log_ratio(teacher, behavior), 0.5)
+    m = Method(sample(check=False), Term(returns, policy("ratio", base=logp(behavior))))
     signal = m.parts[0][1].signal
     log_t = c.given["teacher_logits"].log_softmax(-1).gather(-1, c.tokens[..., None])[..., 0]
-    r = log_t - c.given["writer_logp"]
+    r = log_t - c.given["rollout_logp"]
     want = [
         sum(0.5 ** (i - t) * row[i] for i in range(t, n))
         for row, n in zip(r, c.mask.sum(-1).tolist(), strict=True)
@@ -353,7 +354,7 @@ def test_primitives_share_their_gradient_on_policy() -> None:
     """Clip, importance-sampling and REINFORCE variants at mu = pi."""
     c = case()
     want = c.value_and_grad(Method(sample(), Term(log_ratio(teacher), reinforce), token_mean))[1]
-    for surrogate in (ratio, clip(0.2), policy("ratio", base=logp(writer))):
+    for surrogate in (ratio, clip(0.2), policy("ratio", base=logp(behavior))):
         equal(c.value_and_grad(Method(sample(), Term(log_ratio(teacher), surrogate), token_mean))[1], want)
 
 

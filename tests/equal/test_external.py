@@ -48,7 +48,7 @@ from limbeck.axes import (
     token_mean,
     top,
 )
-from limbeck.loss.scores import Batch
+from limbeck.loss.batch import Batch
 from limbeck.math.divergence import rkl
 from limbeck.math.statistic import Support
 from limbeck.space.method import Method
@@ -420,7 +420,7 @@ def test_lightning_has_the_gradient_of_online_opd_at_the_start() -> None:
 def test_lightning_ignores_the_sampling_log_probs() -> None:
     """The importance weight is 1: it reads neither old nor sampling log-probs, and no teacher either."""
     c = stored_at(case(True))
-    other = changed(c, old_logp=c.given["old_logp"] - 1, writer_logp=c.given["writer_logp"] + 1)
+    other = changed(c, old_logp=c.given["old_logp"] - 1, rollout_logp=c.given["rollout_logp"] + 1)
     identical(c.value_and_grad(m.lightning_opd()), other.value_and_grad(m.lightning_opd()))
     assert m.lightning_opd().views.keys() == {student}
     assert m.lightning_opd().roles == {"init": {"text"}, "teacher": {"sampled"}}
@@ -440,8 +440,11 @@ def test_lightning_clips_its_advantage_to_tau() -> None:
     c = stored_at(case())
     gap = c.rows(spoken(c, "teacher") - spoken(c, "student"))
     assert (gap.abs() > 0.5).any()
-    equal(c.loss(m.lightning_opd(tau=0.5)).detach(), -(gap.clamp(-0.5, 0.5) * c.rows(spoken(c, "student"))).mean())
-    identical(c.value_and_grad(m.lightning_opd(tau=99.0)), c.value_and_grad(m.lightning_opd()))
+    equal(
+        c.loss(m.lightning_opd(advantage_clip=0.5)).detach(),
+        -(gap.clamp(-0.5, 0.5) * c.rows(spoken(c, "student"))).mean(),
+    )
+    identical(c.value_and_grad(m.lightning_opd(advantage_clip=99.0)), c.value_and_grad(m.lightning_opd()))
 
 
 def test_exopd_reads_only_sampled_log_probs_of_its_reference() -> None:

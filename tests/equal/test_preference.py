@@ -73,7 +73,7 @@ def test_dpo_swaps_with_its_labels() -> None:
     """Relabelling a pair is reordering it."""
     c = case()
     order = torch.tensor([1, 0, 3, 2, 5, 4, 7, 6])
-    given = {k: c.given[k][order] for k in ("ref_logits", "old_logp", "writer_logp")}
+    given = {k: c.given[k][order] for k in ("ref_logits", "old_logp", "rollout_logp")}
     swapped = changed(c, logits=c.logits[order], tokens=c.tokens[order], mask=c.mask[order], **given)
     swapped = changed(swapped, label=1 - c.given["label"])
     torch.testing.assert_close(swapped.loss(lb.methods.dpo()), c.loss(lb.methods.dpo()), **CLOSE)

@@ -266,7 +266,7 @@ def test_sdpos_importance_weights_are_capped_each() -> None:
     """omega = min(pi / pi_old, cap) times the same for the sampling policy, detached."""
     c = told_everything(case(True))
     rho = c.rows((spoken(c, "student") - c.given["old_logp"]).exp().clamp(max=1.1))
-    rho = rho * c.rows((c.given["old_logp"] - c.given["writer_logp"]).exp().clamp(max=1.1))
+    rho = rho * c.rows((c.given["old_logp"] - c.given["rollout_logp"]).exp().clamp(max=1.1))
     q, p = laws(c, "student"), laws(c, "ema_given")
     equal(c.loss(m.sdpo(divergence="rkl", top_k=None, is_cap=1.1)).detach(), (rho * kl(q, p)).mean())
     assert (rho < 1.1).any()
@@ -348,7 +348,7 @@ def test_srpo_with_all_wrong_is_weighted_sdpo() -> None:
     w = (-2.0 * -(p * p.log()).sum(-1)).exp()
     method = m.srpo(beta=2)
     rho = c.rows((spoken(c, "student") - c.given["old_logp"]).exp().clamp(max=2.0))
-    rho = rho * c.rows((c.given["old_logp"] - c.given["writer_logp"]).exp().clamp(max=2.0))
+    rho = rho * c.rows((c.given["old_logp"] - c.given["rollout_logp"]).exp().clamp(max=2.0))
     q = laws(c, "student")
     mid = (p + q) / 2
     jsd = 0.5 * kl(p, mid) + 0.5 * kl(q, mid)

@@ -100,7 +100,7 @@ def test_pi_distills_ratio_is_of_the_whole_sequence() -> None:
     """pi^S(o|s) / sg pi^T(o|s, I), of trajectories as in the formula; the text was sampled with I in view."""
     c = case(True)
     method = m.pi_distill(alpha=0, beta=0)
-    gap = (c.given["old_logp"] - c.given["writer_logp"]) * c.mask
+    gap = (c.given["old_logp"] - c.given["rollout_logp"]) * c.mask
     ratio = gap.sum(-1).exp()
     adv = prepared(c, Method(sample(student, 8), GRPO), A)
     got = c.loss(method, **sources(c, method, "plain")).detach()
@@ -112,7 +112,7 @@ def test_pi_distills_kl_is_u_minus_log_u_minus_one() -> None:
     """KL(sg T || S) on text sampled from T: half the loss form of chi-square."""
     c = judged(case(True))
     method = m.pi_distill(alpha=0, beta=0.5)
-    log_u = c.rows(spoken(c, "student") - c.given["writer_logp"])
+    log_u = c.rows(spoken(c, "student") - c.given["rollout_logp"])
     got = c.loss(method, **sources(c, method, "plain")).detach()
     equal(got, 0.5 * (log_u.exp() - log_u - 1).mean())
 

@@ -7,7 +7,7 @@ import torch
 from golden_files import Case, cases, hearing, labelled, live, told
 
 import limbeck as lb
-from limbeck.axes import column, everywhere, importance, log_ratio, standardise, student, teacher, to_go, writer
+from limbeck.axes import behavior, column, everywhere, importance, log_ratio, standardise, student, teacher, to_go
 from limbeck.axes.expression import Clip, Expr
 
 MINILLM = lb.methods.minillm(lm_coef=0)
@@ -30,7 +30,7 @@ def test_reward_and_weight_equal_the_sampler(case: Case) -> None:
     case.close(told(reward, everything, old_logp=logp, teacher_logp=case.teacher_logp), case.outputs("rewards"))
     alpha = case.hyper["alpha"] or 0.0  # None is unmixed sampling, whose weight is 1
     mixture = ((1 - alpha) * case.rollout_logp.exp() + alpha * case.teacher_logp.exp()).log()
-    w = told(everywhere, everything, importance(student, writer), student_logp=logp, writer_logp=mixture)
+    w = told(everywhere, everything, importance(student, behavior), student_logp=logp, rollout_logp=mixture)
     if case.hyper["alpha"] is None:
         w = torch.ones_like(w)
     case.close(w, case.outputs("w"))
@@ -72,7 +72,7 @@ def test_long_term_part_equals_the_release(case: Case) -> None:
     method = hearing(lb.methods.minillm(lm_coef=0, clip_range=case.hyper["cliprange"]), 0, 1, at="token")
     logp = live(case.log_prob)
     mixture = case.old_log_prob - case.w.log()
-    given = {"writer_logp": mixture, "columns": {"advantage": case.advantages}, "source": SOURCES}
+    given = {"rollout_logp": mixture, "columns": {"advantage": case.advantages}, "source": SOURCES}
     case.agrees(lb.objective(method)(student_logp=logp, mask=case.mask, **given).loss, logp)
 
 
@@ -87,5 +87,5 @@ def test_single_step_part_is_weighed_as_in_the_paper_and_not_as_in_the_release(c
         return
     method = hearing(MINILLM)  # both terms; an advantage of 0 leaves the second
     logp = case.student_logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
-    given |= {"writer_logp": logp - case.w.log(), "columns": {"advantage": torch.zeros(len(tokens)).double()}}
+    given |= {"rollout_logp": logp - case.w.log(), "columns": {"advantage": torch.zeros(len(tokens)).double()}}
     case.agrees(lb.objective(method)(logits, tokens, mask, source=SOURCES, **given).loss, logits, "paper_")

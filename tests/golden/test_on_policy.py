@@ -207,8 +207,8 @@ def test_the_registered_term_equals_sdpo(case: Case) -> None:
     assert term.signal == ema(0.05).given(sibling_or_feedback)
     assert importance(student, old, 2.0) in set(term.weight.walk())
     logits = live(case.student_logits)
-    # The file has one of SDPO's two weights, or none: with the writer's at 1, and on-policy where it is not clipped.
-    given = {"old_logp": case.old_log_probs, "writer_logp": case.old_log_probs} if h["is_clip"] else {}
+    # The file has one of SDPO's two weights, or none: the behaviour policy's is 1, on-policy where it is not clipped.
+    given = {"old_logp": case.old_log_probs, "rollout_logp": case.old_log_probs} if h["is_clip"] else {}
     told_ = case.self_distillation_mask.bool() if h["use_sd_mask"] else torch.ones(len(logits), dtype=torch.bool)
     objective = lb.objective(replace(method, terms=replace(term)))
     loss = objective(

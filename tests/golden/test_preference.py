@@ -8,6 +8,7 @@ from torch import Tensor
 
 import limbeck as lb
 from limbeck.axes import (
+    behavior,
     column,
     contrast,
     divergence_advantage,
@@ -21,7 +22,6 @@ from limbeck.axes import (
     student,
     teacher,
     token_mean,
-    writer,
 )
 from limbeck.axes.surrogate import Surrogate
 from limbeck.math.divergence import Divergence, alpha, chi2, fkl, jsd, neyman_chi2, rkl, tv
@@ -114,10 +114,10 @@ def test_divergence_advantages_equal_f_dpg(case: Case) -> None:
         ours = told(signal, torch.ones_like(prev), student_logp=prev, old_logp=prev, teacher_logp=before)
         baseline = float((factor * ours - at_one).mean())
     logps = live(case.policy_log_probs)
-    method = Method(sample(student), Term(told_of, reinforce, weight=importance(student, writer)), token_mean)
+    method = Method(sample(student), Term(told_of, reinforce, weight=importance(student, behavior)), token_mean)
     loss = lb.objective(method)(
         student_logp=logps[:, None],
-        writer_logp=case.proposal_log_probs[:, None],
+        rollout_logp=case.proposal_log_probs[:, None],
         teacher_logp=target[:, None],
         columns={"constant": torch.full_like(logps, -at_one - baseline).detach()},
     ).loss

@@ -14,6 +14,7 @@ from torch import Tensor
 import limbeck as lb
 from limbeck.axes import (
     Expr,
+    behavior,
     blend,
     cispo,
     clip,
@@ -50,7 +51,6 @@ from limbeck.axes import (
     token_mean,
     turn_mean,
     where,
-    writer,
 )
 from limbeck.axes.choice import Cohort
 from limbeck.axes.expression import ToGo
@@ -61,7 +61,7 @@ from limbeck.math.divergence import as_divergence, fkl, rkl
 from limbeck.space.method import Method
 from limbeck.space.registry import REGISTRY
 from limbeck.space.term import Term, routed
-from limbeck.types import STUDENT, Dense, Rollout, Sampled, View
+from limbeck.types import STUDENT, Dense, Rollout, Sampled
 
 DIVERGENCES = [
     "rkl",
@@ -127,7 +127,7 @@ def _on_policy_family() -> Iterator[tuple[str, Method]]:
     yield "exopd_full(lam 2)", m.exopd_full(lam=2)
     yield "vopd(top 3)", m.vopd(top_k=3)
     yield "vopd(floor, reward)", m.vopd(top_k=2, floor=0.1, reward=True)
-    yield "lightning_opd(tau)", m.lightning_opd(tau=0.5)
+    yield "lightning_opd(advantage_clip)", m.lightning_opd(advantage_clip=0.5)
     yield "tip(rho 0.2)", m.tip(rho=0.2)
     yield "decoupled_kl(0.2, teacher's prefix)", m.decoupled_kl(lam=0.2, student_prefix=False)
     yield "decoupled_kl(levels)", m.decoupled_kl(levels=(4, 8))
@@ -185,7 +185,8 @@ def _compositions() -> Iterator[tuple[str, Method]]:
         ),
     )
     yield "live weight", Method(S, Term(teacher, divergence_loss(rkl), weight=entropy(student)), sequence_mean)
-    yield "live gate as a weight", Method(S, Term(logp(teacher), sampled("k2"), weight=importance(student, writer, 2)))
+    gate = importance(student, behavior, 2)
+    yield "live gate as a weight", Method(S, Term(logp(teacher), sampled("k2"), weight=gate))
     skew = as_divergence("skew_rkl(0.1)")
     yield "divergence advantage", Method(S, Term(divergence_advantage(skew, teacher), ratio))
     yield "renyi advantage", Method(S, Term(divergence_advantage(as_divergence("renyi(2)"), teacher, student), ratio))
@@ -277,7 +278,7 @@ class Case:
         told = {c.column for c in method.contexts}
         out["columns"] = {k: v for k, v in g.items() if k in COLUMNS and (k in told or not k.startswith("has "))}
         if self.off_policy:
-            out |= {"old_logp": g["old_logp"], "writer_logp": g["writer_logp"]}
+            out |= {"old_logp": g["old_logp"], "rollout_logp": g["rollout_logp"]}
         return out
 
     def loss(self, method: Method, **changes: Any) -> Tensor:
@@ -300,13 +301,13 @@ class Case:
         args = self.arguments(method)
         live = Dense(self.rows(self.logits))
         now = live.logits_NV.detach().log_softmax(-1).gather(-1, self.rows(self.tokens)[:, None])[:, 0]
-        scores = {r.key: View(Dense(self.rows(args[f"{s}_logits"]))) for s, r in method.slots.items() if s != "old"}
+        scores = {r.key: Dense(self.rows(args[f"{s}_logits"])) for s, r in method.slots.items() if s != "old"}
         if self.off_policy:
             dense = "old" in method.slots
             old_ = Dense(self.rows(self.given["old_logits"])) if dense else Sampled(self.rows(self.given["old_logp"]))
-            scores["old"] = View(old_)
+            scores["old"] = old_
         else:
-            scores["old"] = View(Dense(live.logits_NV.detach()))
+            scores["old"] = Dense(live.logits_NV.detach())
             method = method.on_policy()
         batch = Batch(self._record(method, args, now), scores, step=3)
         return method, prepare(method, batch), live
@@ -336,7 +337,7 @@ class Case:
             seq_U=torch.tensor([b for b, _ in turns]),
             group_B=self.given["group"],
             author_N=torch.full_like(seq_N, STUDENT, dtype=torch.int8),
-            writer_logp_N=self.rows(self.given["writer_logp"]) if self.off_policy else now,
+            rollout_logp_N=self.rows(self.given["rollout_logp"]) if self.off_policy else now,
             origin_B=torch.tensor([names.index(s) for s in source]),
             reward_U=torch.stack(rewards),
             correct_B=self.given["correct"],
@@ -379,7 +380,7 @@ def make(seed: int = 0, off_policy: bool = True, scale: float = 1.0) -> Case:
         "turn": torch.tensor(TURNS),
         "share": torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64).expand(BATCH, 3),
         "old_logp": spoken(near),
-        "writer_logp": spoken(logits) + 0.2 * torch.randn(BATCH, LENGTH, dtype=torch.float64, generator=gen),
+        "rollout_logp": spoken(logits) + 0.2 * torch.randn(BATCH, LENGTH, dtype=torch.float64, generator=gen),
         "teacher_logits": randn(BATCH, LENGTH, VOCABULARY),
         "ref_logits": randn(BATCH, LENGTH, VOCABULARY),
         "old_logits": near,

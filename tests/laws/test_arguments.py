@@ -39,7 +39,7 @@ from limbeck.space.term import Term
 from limbeck.types import Head
 
 C, m, nan, inf = make(), lb.methods, math.nan, math.inf
-TEACHER, REF, OLD, WROTE = (C.given[k] for k in ("teacher_logits", "ref_logits", "old_logp", "writer_logp"))
+TEACHER, REF, OLD, WROTE = (C.given[k] for k in ("teacher_logits", "ref_logits", "old_logp", "rollout_logp"))
 R, LABEL, GROUP = C.given["reward"], C.given["label"], C.given["group"]
 SAID = TEACHER.log_softmax(-1).gather(-1, C.tokens[..., None])[..., 0]
 TOP = tuple(TEACHER.log_softmax(-1).topk(3)[::-1])
@@ -65,7 +65,7 @@ def put(x: Tensor, value: float, *place: int) -> Tensor:
 def test_arrays_and_lists_are_as_good_as_tensors() -> None:
     """Everything but the gradient."""
     method = m.kdrl(coef=0.5)
-    given: dict[str, Any] = {"reward": R, "teacher_logits": TEACHER, "old_logp": OLD, "writer_logp": WROTE}
+    given: dict[str, Any] = {"reward": R, "teacher_logits": TEACHER, "old_logp": OLD, "rollout_logp": WROTE}
     given |= {"group": GROUP, "correct": C.given["correct"], "tokens": C.tokens, "mask": C.mask}
     want = loss(method, **given)
     arrays = {k: v.numpy() for k, v in given.items()} | {"student_logits": C.logits.numpy()}
@@ -206,9 +206,9 @@ LOGPS: dict[str, tuple[Any, dict[str, Any], Tensor]] = {
     "teacher_logp": (m.opd(), {}, SAID),
     "ref_logp": (m.grpo(), {"reward": R}, SAID),
     "old_logp": (m.grpo(), HELD, OLD),
-    "writer_logp": (m.opd(), {"teacher_logp": SAID}, WROTE),
+    "rollout_logp": (m.opd(), {"teacher_logp": SAID}, WROTE),
     "student_logp": (m.opd(), {"teacher_logp": SAID, "student_logits": None}, WROTE),
-    "old_logp as the writer's": (m.opd(), {"teacher_logp": SAID}, WROTE),
+    "old_logp as the behavior's": (m.opd(), {"teacher_logp": SAID}, WROTE),
 }
 
 
@@ -277,7 +277,8 @@ def test_what_a_source_does_not_read_may_be_anything() -> None:
     torch.testing.assert_close(loss(masked, reward=torch.where(LM, nan, R), **given), loss(masked, reward=R, **given))
     wrote = torch.where(LM[:, None], nan, WROTE)
     given = {"source": NAMES, "group": GROUP, "teacher_logits": TEACHER, "old_logp": OLD}
-    torch.testing.assert_close(loss("minillm", writer_logp=wrote, **given), loss("minillm", writer_logp=WROTE, **given))
+    expected = loss("minillm", rollout_logp=WROTE, **given)
+    torch.testing.assert_close(loss("minillm", rollout_logp=wrote, **given), expected)
 
 
 def test_correctness_truncation_and_labels_are_finite_where_read() -> None:

@@ -42,7 +42,7 @@ def questions(m: Method) -> tuple[list[StatisticRequest], Tensor, Tensor]:
     asks = core._StatisticRequests(prepared, live)
     for part in prepared.parts:
         core._TermLoss(part, prepared, asks)
-    return asks.asks, live.logits_NV, prepared.record.token_N
+    return asks.requests, live.logits_NV, prepared.record.token_N
 
 
 @pytest.mark.parametrize("m", VARIANTS.values(), ids=VARIANTS)

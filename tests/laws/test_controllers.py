@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +17,12 @@ import limbeck as lb
 import limbeck.axes.source
 import limbeck.space.method
 from limbeck.axes import (
+    Context,
     clip,
     either,
     entropy,
     entropy_gate,
+    expr,
     group_advantage,
     log_ratio,
     logistic,
@@ -25,6 +30,7 @@ from limbeck.axes import (
     old,
     once,
     patch,
+    position,
     reinforce,
     resample,
     reward,
@@ -36,10 +42,12 @@ from limbeck.axes import (
     where,
 )
 from limbeck.axes.derived_source import recast, select
-from limbeck.axes.expression import Expr, Scheduled
-from limbeck.axes.scalar import Controller, Scalar, Times, scalar
+from limbeck.axes.expression import Expr, Scheduled, op
+from limbeck.axes.reader import Reader
+from limbeck.axes.reduction import Reduction
+from limbeck.axes.scalar import Controller, Scalar, Times, product, scalar
 from limbeck.axes.signal import all_wrong, score
-from limbeck.axes.source import Sample
+from limbeck.axes.surrogate import Surrogate
 from limbeck.engine.rollout import sources as engine_write
 from limbeck.errors import LimbeckError
 from limbeck.space.method import Method
@@ -76,9 +84,9 @@ POSITIONS: dict[str, Method] = {
     "Times.a": of(Sum(((Times(C, scalar(2.0)), PLAIN),))),
     "Times.b": of(Sum(((Times(scalar(2.0), C), PLAIN),))),
     "Scheduled.scalar": of(Term(A + C * log_ratio(teacher), reinforce)),
-    "Sample.max_tokens": of(source=Sample(n=2, max_tokens=Times(scalar(8.0), C))),
-    "Sample.turns": of(source=Sample(n=2, turns=Times(scalar(8.0), C))),
-    "Sample.back": of(source=Sample(n=2, start=sample(), back=C)),
+    "Sample.max_tokens": of(source=sample(n=2, max_tokens=Times(scalar(8.0), C))),
+    "Sample.turns": of(source=sample(n=2, turns=Times(scalar(8.0), C))),
+    "Sample.back": of(source=sample(n=2, start=sample(), back=C)),
     "Either.chance": of(source=either(C, sample(n=2), sample(teacher, n=2))),
 }
 """Every field of every axis that holds a scalar, by class and field."""
@@ -101,13 +109,55 @@ VECS: dict[str, Method] = {
 """Where an expression with a scalar in it may stand."""
 
 
+ARGUMENTS: dict[str, Method] = {
+    "expr.x": of(Term(expr(C), reinforce)),
+    "op.args": of(Term(op("·", A, C), reinforce)),
+    "Expr.__add__.x": of(Term(A + C, reinforce)),
+    "Expr.__radd__.x": of(Term(C + A, reinforce)),
+    "Expr.__sub__.x": of(Term(A - C, reinforce)),
+    "Expr.__rsub__.x": of(Term(C - A, reinforce)),
+    "Expr.__mul__.x": of(Term(A * C, reinforce)),
+    "Expr.__rmul__.x": of(Term(C * A, reinforce)),
+    "Expr.__truediv__.x": of(Term(A / C, reinforce)),
+    "Expr.__rtruediv__.x": of(Term(C / (A + 9.0), reinforce)),
+    "Expr.__gt__.x": of(Term(A, reinforce, logp(old) + 4.0 > C)),
+    "Expr.__ge__.x": of(Term(A, reinforce, logp(old) + 4.0 >= C)),
+    "Expr.__lt__.x": of(Term(A, reinforce, logp(old) + 4.0 < C)),
+    "Expr.__le__.x": of(Term(A, reinforce, logp(old) + 4.0 <= C)),
+    "Expr.eq.x": of(Term(A, reinforce, ~position.eq(Times(scalar(4.0), C)))),
+    "where.a": of(Term(where(reward > 0.0, C, A), reinforce)),
+    "where.b": of(Term(where(reward > 0.0, A, C), reinforce)),
+    "logistic.shift": of(Term(A.over("sequence", "mean"), logistic(1.0, logp(old), C))),
+    "scalar.x": of(scalar(C) * PLAIN),
+    "product.a": of(product(C, 2.0) * PLAIN),
+    "product.b": of(product(2.0, C) * PLAIN),
+    "Term.__mul__.c": of(PLAIN * C),
+    "Sum.__mul__.c": of((PLAIN + PLAIN) * C),
+    "sample.max_tokens": of(source=sample(n=2, max_tokens=Times(scalar(8.0), C))),
+    "sample.turns": of(source=sample(n=2, turns=Times(scalar(8.0), C))),
+    "sample.back": of(source=sample(n=2, start=sample(), back=C)),
+    "either.chance": of(source=either(C, sample(n=2), sample(teacher, n=2))),
+    "gkd.lam": lb.methods.gkd(lam=C),
+    "kdrl.coef": lb.methods.kdrl(coef=C),
+    "kdrl_shaping.coef": lb.methods.kdrl_shaping(coef=C),
+    "kdrl_reward.coef": lb.methods.kdrl_reward(coef=C),
+    "rltf_sd.coef": lb.methods.rltf_sd(coef=C),
+    "rltf_fm.coef": lb.methods.rltf_fm(coef=C),
+    "grpo.ref_coef": lb.methods.grpo(ref_coef=C),
+}
+"""Every argument of every function that takes a scalar, by function and argument."""
+
+
+ALL = {**POSITIONS, **VECS, **ARGUMENTS}
+
+
 def _holders(root: type) -> list[type]:
     return [root, *(k for sub in root.__subclasses__() for k in _holders(sub))]
 
 
 def test_every_scalar_field_of_every_axis_is_among_the_positions() -> None:
     """Walks the dataclasses, so that a new field that holds a scalar must be added above."""
-    roots = (limbeck.axes.source.Source, Expr, Scalar, Sum, Term, Method)
+    roots = (limbeck.axes.source.Source, Expr, Scalar, Surrogate, Reduction, Reader, Context, Sum, Term, Method)
     found = set()
     for kind in dict.fromkeys(k for root in roots for k in _holders(root)):
         if not kind.__module__.startswith("limbeck."):
@@ -116,18 +166,51 @@ def test_every_scalar_field_of_every_axis_is_among_the_positions() -> None:
     assert found == set(POSITIONS)
 
 
-@pytest.mark.parametrize("place", [*POSITIONS, *VECS])
+def _arguments() -> set[str]:
+    """Public functions and operators that methods are written with, and their arguments that take a scalar."""
+    found = set()
+    for folder in ("axes", "methods", "space"):
+        for path in (Path(lb.__file__).parent / folder).glob("*.py"):
+            for top in ast.parse(path.read_text()).body:
+                inner = top.body if isinstance(top, ast.ClassDef) else [top]
+                prefix = f"{top.name}." if isinstance(top, ast.ClassDef) else ""
+                for node in inner:
+                    if isinstance(node, ast.FunctionDef) and not re.match(r"_[^_]", node.name):
+                        a = node.args
+                        given = [*a.posonlyargs, *a.args, *a.kwonlyargs, *([a.vararg] if a.vararg else [])]
+                        kinds = {p.arg: ast.unparse(p.annotation) for p in given if p.annotation}
+                        found |= {
+                            f"{prefix}{node.name}.{arg}"
+                            for arg, kind in kinds.items()
+                            if re.search(r"\bScalar\b|\bExprLike\b", kind)
+                        }
+    return found
+
+
+def test_every_argument_that_takes_a_scalar_is_among_the_arguments() -> None:
+    """Reads the annotations, so that a new argument must be added above."""
+    assert _arguments() == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("place", ALL)
 def test_a_controller_is_found_and_named_wherever_it_stands(place: str) -> None:
-    method = {**POSITIONS, **VECS}[place]
+    method = ALL[place]
     assert C in method.controllers
     assert "a controller: doubling c" in lb.explain(method)
     if place == "keep and carry":
         assert Doubling("d") in method.controllers
 
 
-@pytest.mark.parametrize("place", ["Sum.parts", "Times.a", "Times.b", "Scheduled.scalar", "where", "weight", "base"])
+MASKS = {"where", "Expr.__gt__.x", "Expr.__ge__.x", "Expr.__lt__.x", "Expr.__le__.x", "Expr.eq.x"}
+"""Places where the value only decides what is kept, so the loss may stay as it is."""
+
+IN_A_LOSS = ["Sum.parts", "Times.a", "Times.b", "Scheduled.scalar", "where", "weight", "base"]
+IN_A_LOSS += [place for place, method in ARGUMENTS.items() if method.sources == {"main": sample(n=2)}]
+
+
+@pytest.mark.parametrize("place", IN_A_LOSS)
 def test_the_present_value_is_asked_for_in_a_loss(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    method = {**POSITIONS, **VECS}[place]
+    method = ALL[place]
     call = lb.objective(method)
     given = batch()
     asked: list[int] = []
@@ -142,7 +225,7 @@ def test_the_present_value_is_asked_for_in_a_loss(place: str, monkeypatch: pytes
     assert call.memory[C.name] == 0.5
     again = lb.objective(method)
     assert float(again(**given).loss) == first
-    assert float(again(**given).loss) != first or place == "where"
+    assert float(again(**given).loss) != first or place in MASKS
 
 
 def batch() -> dict[str, Any]:

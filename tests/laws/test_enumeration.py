@@ -113,7 +113,7 @@ class _LogU(Divergence):
 
 def test_k1_as_a_loss_has_zero_expected_gradient() -> None:
     """The teacher cancels out of the expected gradient."""
-    k1 = one(logp(teacher), SampledLoss("k1", _LogU()))
+    k1 = one(logp(teacher), SampledLoss("k1", _LogU(), False, logp(old)))
     close(expected_gradient(k1, **TEACHER_LOGP), torch.zeros_like(THETA))
     with pytest.raises(lb.LimbeckError, match=r"zero expected gradient.*'k2'"):
         sampled("k1")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import limbeck as lb
 from limbeck.axes import (
+    behavior,
     divergence_loss,
     logp,
     reinforce,
@@ -23,9 +24,8 @@ from limbeck.axes import (
     student,
     teacher,
     token_sum,
-    writer,
 )
-from limbeck.loss import scores
+from limbeck.loss import batch as scores
 from limbeck.space.method import Method
 from limbeck.space.term import Sum, Term
 from tabular import (
@@ -387,7 +387,7 @@ def test_pi_distills_student_term_is_its_own_expected_reward() -> None:
             Y[i : i + 1],
             reward=REWARD[i : i + 1],
             old_logp=token_logp(THETA)[i : i + 1],
-            writer_logp=token_logp(BEHAVIOUR)[i : i + 1],
+            rollout_logp=token_logp(BEHAVIOUR)[i : i + 1],
         ).loss
         total += mu[i] * torch.autograd.grad(loss, theta)[0]
     close(total, -gradient(expected_reward))
@@ -397,7 +397,7 @@ def test_pi_distills_two_kls_have_the_gradients_of_their_formulas() -> None:
     """KL(sg T || S) on the hinted text in the plain record; KL(T || sg S) in the hinted one."""
     zero = torch.zeros(len(Y))
     plain = summed(m.pi_distill(alpha=0, beta=1), 1)
-    hinted_wrote = {"writer_logp": token_logp(BEHAVIOUR), "reward": zero, **from_source("plain")}
+    hinted_wrote = {"rollout_logp": token_logp(BEHAVIOUR), "reward": zero, **from_source("plain")}
     total, mu = torch.zeros_like(THETA), law(BEHAVIOUR)
     for i in range(len(Y)):
         theta = THETA.clone().requires_grad_()
@@ -413,11 +413,11 @@ def test_pi_distills_two_kls_have_the_gradients_of_their_formulas() -> None:
 
 def test_a_token_ratio_is_another_objective() -> None:
     """The paper leaves open whether the ratio is per trajectory or per token; the two differ."""
-    token = Method(sample(student), Term(score * (logp(student) - logp(writer)).exp(), reinforce), token_sum)
+    token = Method(sample(student), Term(score * (logp(student) - logp(behavior)).exp(), reinforce), token_sum)
     mu, total = law(BEHAVIOUR), torch.zeros_like(THETA)
     for i in range(len(Y)):
         theta = THETA.clone().requires_grad_()
-        given = {"reward": REWARD[i : i + 1], "writer_logp": token_logp(BEHAVIOUR)[i : i + 1]}
+        given = {"reward": REWARD[i : i + 1], "rollout_logp": token_logp(BEHAVIOUR)[i : i + 1]}
         loss = lb.objective(token)(theta[STATE[i]][None], Y[i : i + 1], **given).loss
         total += mu[i] * torch.autograd.grad(loss, theta)[0]
     far(total, -gradient(expected_reward))

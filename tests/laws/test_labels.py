@@ -337,7 +337,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a count for sequences": (
         lambda: asked("grpo", num_items_in_batch=3, labels=LABELS, reward=C.given["reward"], ref_logits=later(REF)),
-        "num_items_in_batch counts scored tokens, but term 1 of grpo is divided by Σ sequences; use",
+        "num_items_in_batch counts scored tokens, but term 1 of grpo is divided by the number of its sequences; use",
     ),
     "a count for a condition": (
         lambda: asked(GATED, num_items_in_batch=3, labels=LABELS, correct=C.given["correct"]),

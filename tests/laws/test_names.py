@@ -53,6 +53,22 @@ def test_a_public_function_name_has_one_meaning() -> None:
     assert twice == {}
 
 
+def test_no_module_is_hidden_by_what_its_package_exports() -> None:
+    """``limbeck.engine.resumption`` is a module and ``limbeck.engine.resume`` a function: one name cannot be both."""
+    hidden = {}
+    for init in ROOT.rglob("__init__.py"):
+        tree = ast.parse(init.read_text())
+        bound = {a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
+        bound |= {
+            s.value for n in ast.walk(tree) if isinstance(n, ast.Dict) for s in n.keys if isinstance(s, ast.Constant)
+        }
+        inside = {p.stem for p in init.parent.glob("*.py")} | {p.parent.name for p in init.parent.glob("*/__init__.py")}
+        relative = {a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.module for a in n.names}
+        if both := (bound & inside) - relative:
+            hidden[str(init.relative_to(ROOT))] = both
+    assert hidden == {}
+
+
 def resolves(dotted: str) -> bool:
     """Whether a dotted name can be imported, or found by attribute in what can be."""
     parts = dotted.split(".")

@@ -14,6 +14,7 @@ from limbeck.axes import (
     all_right,
     all_wrong,
     anneal,
+    behavior,
     blend,
     clip,
     contrast,
@@ -46,7 +47,6 @@ from limbeck.axes import (
     teacher,
     to_go,
     token_mean,
-    writer,
 )
 from limbeck.axes.reduction import as_reduction
 from limbeck.axes.scalar import scalar
@@ -65,7 +65,10 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Method(S, Term(A, divergence_loss(rkl))),
         "whole distribution.*reader.*policy",
     ),
-    "sampled told a signal": (lambda: Method(S, Term(log_ratio(teacher), sampled("k2"))), r"tell it logp\(reader\)"),
+    "sampled told a signal": (
+        lambda: Method(S, Term(log_ratio(teacher), sampled("k2"))),
+        r"cannot take.*give it logp\(reader\)",
+    ),
     "sampled told a reader": (lambda: Method(S, Term(teacher, sampled("k2"))), "takes a signal per token"),
     "contrast told tokens": (
         lambda: Method(pairs(), Term(logp(ref), contrast()), group_mean),
@@ -92,26 +95,26 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
         r"reads 'label'.*no preferences.*pairs\(\)",
     ),
     "ratio to nobody": (
-        lambda: Method(data(), Term(log_ratio(teacher, writer), reinforce)),
-        "ratio to the writer.*no writer.*sample.*old",
+        lambda: Method(data(), Term(log_ratio(teacher, behavior), reinforce)),
+        "reads behavior, but its source.*no log-probs.*sample.*old",
     ),
     "weight by nobody": (
-        lambda: Method(data(), Term(teacher, divergence_loss(rkl), weight=importance(student, writer))),
-        "ratio to the writer",
+        lambda: Method(data(), Term(teacher, divergence_loss(rkl), weight=importance(student, behavior))),
+        "reads behavior",
     ),
     "unknown source": (
         lambda: Method({"roll": S, "lm": data()}, Term(everywhere, reinforce, on("rol"))),
         r"on\('rol'\): no such source.*did you mean 'roll'",
     ),
     # the live student
-    "live gate": (lambda: Method(S, Term(A, clip(0.2), entropy(student) > 1.0)), "known too late.*read old"),
+    "live gate": (lambda: Method(S, Term(A, clip(0.2), entropy(student) > 1.0)), "must be known before that; use old"),
     "live batch weight": (
         lambda: Method(S, Term(teacher, divergence_loss(rkl), weight=entropy(student).over("batch", "mean"))),
-        "whole batch of the student.*read old",
+        "whole batch of the student.*use old",
     ),
     "live to-go": (
         lambda: Method(S, Term(to_go(log_ratio(teacher, student), 1.0), reinforce)),
-        "whole sequence of the student.*read old",
+        "whole sequence of the student.*use old",
     ),
     "token weight of a pair": (
         lambda: Method(pairs(), Term(label, contrast(base=ref), weight=logp(ref)), group_mean),
@@ -119,7 +122,7 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "live signal of a pair": (
         lambda: Method(pairs(), Term(logp(student).total, contrast(base=ref)), group_mean),
-        "read old instead",
+        "use old instead",
     ),
     # reductions
     "tokens of a pair": (
@@ -147,10 +150,10 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
     "top-0": (lambda: m.opd_full(top_k=0), "top_k of divergence_loss is 0.*at least 1"),
     "contrast temperature": (lambda: contrast(tau=0.0), "1 / beta"),
     "policy kind": (lambda: policy("clipp"), "did you mean 'clip'"),
-    "policy pool": (lambda: policy("clip", pool="group"), "per token or per sequence"),
+    "policy pool": (lambda: policy("clip", pool="group"), "per token or sequence"),
     "negative clip": (lambda: clip(-0.2), "lo of clip.*is -0.2.*at least 0"),
-    "discount": (lambda: m.opd(gamma=1.5), "between 0 and 1.*0 for no future"),
-    "over downwards": (lambda: length.over("token", "mean"), "going down is implicit"),
+    "discount": (lambda: m.opd(gamma=1.5), "between 0 and 1; 0 ignores the future"),
+    "over downwards": (lambda: length.over("token", "mean"), "coarser levels are broadcast"),
     "over how": (lambda: length.over("group", "median"), "use one of sum, mean"),
     "blend": (lambda: blend((student, 0.5), (teacher, 0.2)), "sum to 1"),
     "coin": (lambda: either(1.5, S, data()), "between 0 and 1"),
@@ -162,7 +165,7 @@ BUILT: dict[str, tuple[Callable[[], Any], str]] = {
     "shaping gate": (lambda: m.kdrl_shaping(gate="x"), "use one of none, response, group"),
     "gkd beta 0": (lambda: m.gkd(beta=0), "use fkl for 0"),
     "gkd beta 1": (lambda: m.gkd(beta=1), "rkl for 1"),
-    "overlong buffer": (lambda: m.dapo(max_length=10, buffer=20), "between 1 and max_length"),
+    "overlong buffer": (lambda: m.dapo(max_length=10, buffer=20), "from 1 to max_length"),
     "unknown argument": (lambda: m.kdrl(beta=1), "unknown argument 'beta'.*it takes coef"),
     "nearest argument": (lambda: m.kdrl(coeff=1), "did you mean 'coef'"),
     "unknown method": (lambda: lb.get("kdlr"), "unknown method 'kdlr'.*did you mean 'kdrl'"),
@@ -188,22 +191,22 @@ def test_named_reductions_are_known() -> None:
 MEETS: dict[str, tuple[Callable[[], Any], str]] = {
     "gkd and sampled": (
         lambda: m.gkd().validate(teacher="sampled"),
-        "gkd reads dense from teacher, which serves only 'sampled'.*opd instead of gkd.*host",
+        r"gkd needs the full .*\(dense\) of teacher, which serves only 'sampled'.*opd instead of gkd.*host",
     ),
     "top-k and sampled": (
         lambda: m.opd_full(top_k=8).validate(teacher="sampled"),
-        "opd_full reads topk from teacher.*ask the server for its top log-probs",
+        r"opd_full needs the top-k log-probs \(topk\) of teacher.*ask the server for its top log-probs",
     ),
     "sampled and top-k": (
         lambda: m.opd().validate(teacher="topk"),
-        "opd reads sampled from teacher, which serves only 'topk'.*score the sampled tokens",
+        r"opd needs the log-prob of each sampled token \(sampled\) of teacher, which serves only 'topk'.*let the",
     ),
     "no teacher": (lambda: m.kdrl().validate(), "kdrl reads teacher.*no teacher was given.*teacher="),
     "no reference": (lambda: m.dpo().validate(teacher="dense"), "dpo reads ref"),
-    "no text": (lambda: m.minillm().validate(teacher="dense"), "reads text from teacher.*can generate"),
+    "no text": (lambda: m.minillm().validate(teacher="dense"), r"needs responses \(text\) of teacher.*can generate"),
     "renyi and sampled": (
         lambda: Method(S, Term(divergence_advantage(renyi(2.0), teacher), reinforce)).validate(teacher="sampled"),
-        "reads dense from teacher",
+        r"needs the full .* \(dense\) of teacher",
     ),
 }
 
@@ -269,7 +272,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "reward NaN": (grpo(reward=R.clone().fill_(torch.nan)), "reward is nan at sequence 0.*finite"),
     "old logits for old_logp": (grpo(old_logp=C.logits), "old_logp has shape"),
     "old_logp of others": (grpo(old_logp=OLD[:, 1:]), "old_logp has shape"),
-    "writer_logp of others": (call(m.opd(), teacher_logits=TEACHER, writer_logp=OLD[1:]), "writer_logp has shape"),
+    "rollout_logp of others": (call(m.opd(), teacher_logits=TEACHER, rollout_logp=OLD[1:]), "rollout_logp has shape"),
     "group of others": (grpo(group=torch.zeros(3)), "group has shape.*8 sequences"),
     "no correctness": (
         call(Method(S, Term(logp(teacher), sampled("k2"), where=~correct)), teacher_logits=TEACHER),
@@ -283,7 +286,10 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "unknown source": (call(m.minillm(), teacher_logits=TEACHER, source=["rol", *NAMES[1:]]), "did you mean 'roll'"),
     "no teacher": (call(m.opd()), "opd reads sampled from teacher; give teacher_logp"),
     "no teacher rows": (call(m.gkd()), r"gkd reads dense from teacher; give teacher_logits"),
-    "teacher serves too little": (call(m.gkd(), teacher_logp=OLD), "reads dense from teacher, which serves only"),
+    "teacher serves too little": (
+        call(m.gkd(), teacher_logp=OLD),
+        r"needs the full .* \(dense\) of teacher, which serves only",
+    ),
     "misspelt": (call(m.opd(), teacher_logit=TEACHER), "unknown argument 'teacher_logit'.*'teacher_logits'"),
     "misspelt role": (call(m.opd(), techer_logits=TEACHER), "teacher"),
     "teacher unshifted": (call(m.gkd(), teacher_logits=TEACHER[:, 1:]), "teacher_logits has shape"),
@@ -297,11 +303,11 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "teacher log-probs for logits": (call(m.opd(), teacher_logits=OLD), "teacher_logits has shape"),
     "top k of too few": (
         call(m.opd_full(top_k=3), teacher_topk=TEACHER.log_softmax(-1).topk(2)[::-1]),
-        "top_k=3 asked.*gave 2",
+        "top_k=3, but teacher gives only 2 entries; give 3",
     ),
     "student_logp is not enough": (
         lambda: lb.objective(m.opd_full())(student_logp=OLD, tokens=C.tokens, teacher_logits=TEACHER),
-        "student_logp holds the sampled tokens' log-probs only.*give student_logits",
+        "student_logp holds only the log-probs of the sampled tokens.*give student_logits",
     ),
     "no column": (
         call(Method(data(), Term(lb.axes.column("told"), reinforce)), columns={"tolt": R}),

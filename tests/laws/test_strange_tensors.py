@@ -25,7 +25,7 @@ GIVEN: dict[str, Any] = {
     "student_logits": C.logits,
     "tokens": C.tokens,
     "mask": C.mask,
-    **{k: G[k] for k in ("reward", "ref_logits", "old_logp", "writer_logp", "group", "correct", "label", "turn")},
+    **{k: G[k] for k in ("reward", "ref_logits", "old_logp", "rollout_logp", "group", "correct", "label", "turn")},
     "truncated": G["correct"],
 }
 HIDDEN = torch.randn(BATCH, LENGTH, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -11,6 +11,7 @@ from torch import Tensor
 import limbeck as lb
 from limbeck.axes import (
     Support,
+    behavior,
     blend,
     contrast,
     divergence,
@@ -28,12 +29,11 @@ from limbeck.axes import (
     reinforce,
     sample,
     sampled,
-    stored,
+    score_column,
     student,
     teacher,
     token_mean,
     token_sum,
-    writer,
 )
 from limbeck.axes.derived_source import refine
 from limbeck.axes.reader import Blend, Reader, TargetReader, synced
@@ -196,8 +196,8 @@ def test_the_student_at_another_temperature_is_a_valid_target() -> None:
 
 
 def test_an_impossible_temperature_is_refused_in_one_sentence() -> None:
-    with pytest.raises(LimbeckError, match=r"writer\.at\(2\.0\).*read old\.at"):
-        writer.at(2.0)
+    with pytest.raises(LimbeckError, match=r"behavior\.at\(2\.0\).*use old\.at"):
+        behavior.at(2.0)
     method = Method(sample(), Term(teacher.at(HOT), divergence_loss("fkl", top_k=2)), token_mean)
     top = P.log_softmax(-1).topk(2)
     with pytest.raises(LimbeckError, match="teacher"):
@@ -218,4 +218,4 @@ def test_explain_says_each_temperature_where_it_is() -> None:
     assert "teacher@2's log-probs" in text
     assert "divergence_loss(fkl, τ=3)[teacher@4]" in text
     assert "refined by teacher@2, τ=0.5 on top" in str(refine(sample(), teacher.at(2.0), tau=0.5))
-    assert stored(teacher.at(2.0)) != stored(teacher)
+    assert score_column(teacher.at(2.0)) != score_column(teacher)

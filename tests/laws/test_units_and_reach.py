@@ -14,6 +14,7 @@ from torch import Tensor
 import limbeck as lb
 import limbeck.functional.objective
 from limbeck.axes import (
+    behavior,
     column,
     correct,
     divergence_advantage,
@@ -32,7 +33,6 @@ from limbeck.axes import (
     teacher,
     token_mean,
     token_sum,
-    writer,
 )
 from limbeck.axes.choice import Cohort
 from limbeck.axes.expression import Expr
@@ -124,7 +124,7 @@ def test_a_surrogate_of_the_whole_batch_is_refused_where_it_would_be_cut(monkeyp
     prepared = prepare(WIDE, batch_of(monkeypatch, WIDE, **GIVEN))
     whole = loss(WIDE, prepared.micro(0, 3), Sampled(LOGP.flatten())).loss
     assert float(whole) == pytest.approx(float((LOGP - LOGP.mean()).square().mean()))
-    with pytest.raises(LimbeckError, match=r"spread looks at the whole batch.*18 tokens.*micro_tokens=18"):
+    with pytest.raises(LimbeckError, match=r"spread needs the whole batch at once.*18 tokens.*micro_tokens=18"):
         prepared.micro(0, 1)
     with pytest.raises(LimbeckError, match="raise micro_tokens to 18"):
         list(prepared.micros(6))
@@ -135,7 +135,7 @@ def test_a_surrogate_of_the_whole_batch_is_refused_where_processes_share_it() ->
     with pytest.raises(LimbeckError, match="each of the 2 processes holds a part"):
         lb.objective(WIDE)(**GIVEN, all_sum=lambda x: 2 * x)
     assert lb.objective(WIDE)(**GIVEN, all_sum=lambda x: x).loss > 0
-    with pytest.raises(LimbeckError, match="spread looks at the whole batch"):
+    with pytest.raises(LimbeckError, match="spread needs the whole batch at once"):
         refuse_shared(WIDE, 4)
     refuse_shared(Method(sample(n=3), Term(score, reinforce), token_mean), 4)
 
@@ -176,7 +176,7 @@ def order(x: float) -> int:
 
 
 def test_the_first_of_a_batch_that_processes_share_is_refused() -> None:
-    with pytest.raises(LimbeckError, match="first of a batch that several processes share"):
+    with pytest.raises(LimbeckError, match="is not defined for a batch that several processes share"):
         segment(torch.ones(2), torch.zeros(2, dtype=torch.int64), 1, "first", lambda x: 2 * x)
 
 
@@ -191,9 +191,9 @@ def test_exp_and_log_undo_each_other_far_beyond_twenty() -> None:
 
 
 def test_ratios_of_laws_keep_their_bound() -> None:
-    for v in (importance(writer, old), ratio_of(logp(writer) - logp(old))):
+    for v in (importance(behavior, old), ratio_of(logp(behavior) - logp(old))):
         method = Method(sample(n=3), Term(v, reinforce), token_sum)
-        out = lb.objective(method)(student_logp=LOGP, old_logp=LOGP - 50, writer_logp=LOGP, reward=REWARD)
+        out = lb.objective(method)(student_logp=LOGP, old_logp=LOGP - 50, rollout_logp=LOGP, reward=REWARD)
         assert float(out.loss) == pytest.approx(float(-(math.exp(20) * LOGP).sum()))
 
 

@@ -10,7 +10,7 @@ import limbeck as lb
 
 m = lb.methods
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "a levels that falls": (m.decoupled_kl, {"levels": (8, 4)}, "rising limits"),
+    "levels that fall": (m.decoupled_kl, {"levels": (8, 4)}, "rising limits"),
     "a level that is no number": (m.decoupled_kl, {"levels": ("a",)}, "a level of entropy_gate is 'a'"),
     "a gate at no step": (m.decoupled_kl, {"levels": (4, 8), "gate_every": 0}, "at least 1"),
     "a mixture beyond its ends": (m.decoupled_kl, {"lam": 2.0}, "between 0 .fkl. and 1"),
@@ -18,7 +18,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no turns": (m.sod, {"turns": 0}, "at least 1"),
     "a ceiling below 0": (m.sod, {"ceiling": -2.0}, "ceiling of step_drift is -2"),
     "a floor above 1": (m.vopd, {"floor": 2.0}, "floor of vopd is 2"),
-    "a clip below 0": (m.lightning_opd, {"tau": -1.0}, "above 0"),
+    "a clip below 0": (m.lightning_opd, {"advantage_clip": -1.0}, "above 0"),
     "no steps a turn": (m.tcod, {"every": 0}, "at least 1"),
     "a branch of negative weight": (m.brts, {"lam": -1.0}, "lam of brts is -1"),
     "nobody to debate": (m.mad_opd, {"teachers": ()}, "number of teachers of mad_opd is 0"),
@@ -30,7 +30,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a cap of nothing": (m.exopd, {"is_cap": 0.0}, "above 0"),
     "a share above 1": (m.sdpo_hybrid, {"share": 2.0}, "between 0 and 1"),
     "a weight above 1": (m.kd, {"weight": 2.0}, "between 0 and 1"),
-    "a temperature that overflows": (m.kd, {"tau": 1e200}, "a number of that size"),
+    "a temperature that overflows": (m.kd, {"tau": 1e200}, "a number is too large"),
     "a number of hundreds of digits": (m.dapo, {"clip_low": 10**400}, "15 digits"),
     "bounds exchanged": (m.sod_per_sample, {"beta_min": 1.0, "beta_max": 0.1}, "at least 1"),
     "a floor that is none": (m.decoupled_kl, {"floor": float("nan")}, "give a number"),

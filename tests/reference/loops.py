@@ -27,7 +27,7 @@ class Data:
     teacher: list[list[list[float]]]
     ref: list[list[list[float]]]
     old: list[list[float]]
-    writer: list[list[float]]
+    behavior: list[list[float]]
     reward: list[float]
     correct: list[bool]
     group: list[int]
@@ -153,8 +153,8 @@ def opd(d: Data, coef: float, gamma: float) -> Number:
     total = 0.0
     for i, t in d.places:
         rest = [s for s in d.kept(i) if s >= t]
-        A = sum(gamma**k * (d.logp(d.teacher, i, s) - d.writer[i][s]) for k, s in enumerate(rest))
-        total = total - exp(d.logq(i, t) - d.writer[i][t]) * coef * A
+        A = sum(gamma**k * (d.logp(d.teacher, i, s) - d.behavior[i][s]) for k, s in enumerate(rest))
+        total = total - exp(d.logq(i, t) - d.behavior[i][t]) * coef * A
     return total
 
 
@@ -169,7 +169,7 @@ def minillm(d: Data, gamma: float, clip: float, scale: float, bound: float, lm_c
     mean, std = moments(list(returns.values()))
 
     def on_rollout(i: int, t: int) -> Number:
-        ratio = exp(d.logq(i, t) - d.writer[i][t])  # the writer is the mixture of student and teacher
+        ratio = exp(d.logq(i, t) - d.behavior[i][t])  # the behavior is the mixture of student and teacher
         step = kl(d.q(i, t), law(d.teacher[i][t]))
         return ppo(ratio, (returns[i, t] - mean) / (std + 1e-8), clip, clip) + ratio.item() * step
 

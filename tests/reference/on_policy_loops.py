@@ -84,7 +84,7 @@ def exopd(d: Talk, lam: float, clip: float, dual: float, cap: float) -> Number:
         value = ppo(ratio(d, i, t), A, clip, clip)
         if A < 0 and float(value) > -dual * A:
             value = torch.tensor(-dual * A, dtype=torch.float64)
-        return min(math.exp(d.old[i][t] - d.writer[i][t]), cap) * value
+        return min(math.exp(d.old[i][t] - d.behavior[i][t]), cap) * value
 
     return token_mean(d, loss)
 
@@ -111,7 +111,7 @@ def bucketed(d: Talk, i: int, t: int, k: int) -> tuple[list[float], list[Number]
 
 def weight(d: Talk, i: int, t: int, cap: float) -> float:
     """SDPO's two capped importance weights."""
-    return min(math.exp(d.now(i, t) - d.old[i][t]), cap) * min(math.exp(d.old[i][t] - d.writer[i][t]), cap)
+    return min(math.exp(d.now(i, t) - d.old[i][t]), cap) * min(math.exp(d.old[i][t] - d.behavior[i][t]), cap)
 
 
 def sdpo(d: Talk, k: int, cap: float) -> Number:

@@ -21,7 +21,7 @@ NOBODY = [False] * B
 
 
 def batch(seed: int, group: list[int], source: list[str] | None = None) -> dict[str, Any]:
-    """Random tensors: one full row, one empty row, holes, old and writer log-probs beside the student's."""
+    """Random tensors: one full row, one empty row, holes, old and behavior log-probs beside the student's."""
     make = torch.Generator().manual_seed(seed)
     B = len(group)
     logits, teacher, ref = (2 * torch.randn(B, T, V, generator=make, dtype=torch.float64) for _ in range(3))
@@ -31,9 +31,9 @@ def batch(seed: int, group: list[int], source: list[str] | None = None) -> dict[
     mask[1:3, 0] = True
     logp = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
     near = (logp + s * torch.randn(B, T, generator=make, dtype=torch.float64) for s in (0.3, 0.3))
-    old, writer = near
-    if source:  # data have no writer
-        writer[[i for i, s in enumerate(source) if s == "lm"]] = torch.nan
+    old, behavior = near
+    if source:  # data have no behavior
+        behavior[[i for i, s in enumerate(source) if s == "lm"]] = torch.nan
     return {
         "logits": logits.requires_grad_(),
         "tokens": tokens,
@@ -41,7 +41,7 @@ def batch(seed: int, group: list[int], source: list[str] | None = None) -> dict[
         "teacher": teacher,
         "ref": ref,
         "old": old,
-        "writer": writer,
+        "behavior": behavior,
         "reward": torch.randn(B, generator=make, dtype=torch.float64).round(decimals=1),
         "correct": torch.tensor([g == 4 and i > 0 for i, g in enumerate(group)]),  # no one right in the other groups
         "group": torch.tensor(group),
@@ -81,7 +81,7 @@ DISTIL: dict[str, tuple[Method, Loop]] = {
 def test_distillation_methods_equal_their_loops(name: str, seed: int) -> None:
     method, loop = DISTIL[name]
     b = batch(seed, GROUPS)
-    check(method, loop(as_lists(b)), b, writer_logp=b["writer"])
+    check(method, loop(as_lists(b)), b, rollout_logp=b["behavior"])
 
 
 @pytest.mark.parametrize("row", loops.ROWS)
@@ -96,7 +96,7 @@ def test_minillm_on_two_sources_equals_its_loop(lm_coef: float, seed: int) -> No
     b = batch(seed, list(range(B)), SOURCES)
     method = methods.minillm(gamma=0.9, clip_range=0.1, reward_scale=0.3, reward_clip=4.0, lm_coef=lm_coef)
     expected = loops.minillm(as_lists(b, source=SOURCES), 0.9, 0.1, 0.3, 4.0, lm_coef)
-    check(method, expected, b, writer_logp=b["writer"], source=SOURCES)
+    check(method, expected, b, rollout_logp=b["behavior"], source=SOURCES)
 
 
 REWARD: dict[str, tuple[Method, Loop]] = {

@@ -71,7 +71,7 @@ def test_tip_equals_its_loop(rho: float, seed: int) -> None:
 def test_exopd_equals_its_loop(lam: float, cap: float, seed: int) -> None:
     b = talk(seed)
     expected = loops.exopd(as_lists(b), lam, 0.2, 3.0, cap)
-    check(methods.exopd(lam=lam, is_cap=cap), expected, b, old_logp=b["old"], writer_logp=b["writer"])
+    check(methods.exopd(lam=lam, is_cap=cap), expected, b, old_logp=b["old"], rollout_logp=b["behavior"])
 
 
 @SEEDS
@@ -85,7 +85,7 @@ def test_vopd_equals_its_loop(k: int, seed: int) -> None:
 @pytest.mark.parametrize(("k", "cap"), [(3, 2.0), (2, 1.05)])
 def test_sdpo_equals_its_loop(k: int, cap: float, seed: int) -> None:
     b = talk(seed)
-    given = {"old_logp": b["old"], "writer_logp": b["writer"]}
+    given = {"old_logp": b["old"], "rollout_logp": b["behavior"]}
     check(methods.sdpo(top_k=k, is_cap=cap), loops.sdpo(as_lists(b), k, cap), b, "reward", "correct", **given)
 
 
@@ -93,7 +93,7 @@ def test_sdpo_equals_its_loop(k: int, cap: float, seed: int) -> None:
 @pytest.mark.parametrize("beta", [1.0, 0.0])
 def test_srpo_equals_its_loop(beta: float, seed: int) -> None:
     b = talk(seed)
-    given = {"old_logp": b["old"], "writer_logp": b["writer"]}
+    given = {"old_logp": b["old"], "rollout_logp": b["behavior"]}
     expected = loops.srpo(as_lists(b), beta, 3, 2.0)
     check(methods.srpo(beta=beta, top_k=3), expected, b, "reward", "correct", **given)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import fake_run
 import pytest
-from test_report_page import EVIL, Tags
+from page_tags import EVIL, Tags
 
 from limbeck.errors import LimbeckError
 from limbeck.evaluate.intervals import student_quantile

@@ -203,13 +203,13 @@ def test_wrong_files_and_options_are_refused(tmp_path: Path) -> None:
         (tmp_path / "none.jsonl", {}, "does not exist"),
         (tmp_path / "latin.jsonl", {}, "is not UTF-8"),
         (tmp_path / "none", {}, "does not exist"),
-        (write(tmp_path / "a.csv", ["a"]), {}, "another kind"),
+        (write(tmp_path / "a.txt", ["a"]), {}, "another kind"),
         (tmp_path, {}, "is not a data set"),
         (path, {"test_fracton": 0.1}, "did you mean 'test_fraction'?"),
         (path, {"test_fraction": 1.0}, "test_fraction is 1.0"),
         (path, {"reveal": "yes"}, "reveal of task 'a' is 'yes', give true or false"),
         (path, {"columns": {"promt": "x"}}, "did you mean 'prompt'?"),
-        (path, {"columns": {"prompt": "promt"}}, "line 1 has no key 'promt' for 'prompt' (did you mean 'prompt'?)"),
+        (path, {"columns": {"prompt": "promt"}}, "no column 'promt' for 'prompt' (did you mean 'prompt'?); it has"),
     ]:
         with pytest.raises(LimbeckError) as refusal:
             load_task(str(spec), **options)
@@ -296,7 +296,7 @@ def test_odd_columns_are_no_reason_to_stop(tmp_path: Path) -> None:
         ({"columns": ["prompt"]}, "columns is ['prompt']"),
         ({"columns": {"prompt": 3}}, "columns.prompt is 3"),
         ({"columns": {"prompt": ["a"]}}, "columns.prompt is ['a']"),
-        ({"test_path": 3}, "task file 3 is not a path"),
+        ({"test_path": 3}, "the held-out data is of type int; give a Dataset"),
         ({"test_path": "x" * 5000 + ".jsonl"}, "does not exist"),
     ],
 )
@@ -321,10 +321,10 @@ def test_columns_that_cannot_be_decoded(tmp_path: Path) -> None:
             yield {"prompt": "a"}
             raise ImportError("Pillow is\nneeded")
 
-    from limbeck.tasks.hf import _records
+    from limbeck.tasks.sources import rows_of
 
     with pytest.raises(LimbeckError, match=r"here cannot be read \(Pillow is\): leave columns other than text out\.$"):
-        _records(Broken(), "here", None)
+        rows_of(Broken(), "here")
 
 
 def trajectory(task: int, turns: int, ending: str = "") -> dict[str, Any]:

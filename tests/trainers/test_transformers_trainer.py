@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from engine.fleet import together
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
@@ -21,6 +20,7 @@ from transformers import (
 )
 
 import limbeck as lb
+from engine.two_processes import together
 from limbeck.axes import divergence_loss, entropy_gate, sample, teacher, token_mean
 from limbeck.space.method import Method
 from limbeck.space.term import Term

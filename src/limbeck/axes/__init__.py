@@ -1,16 +1,20 @@
-"""The vocabulary of methods: the parts that terms and sources are made of. One idea a file.
+"""The vocabulary of methods: the parts that terms and sources are made of. Each file holds one idea.
 
-``levels``      tokens, turns, sequences, groups, the batch; the only file where one of these axes is summed away
-``expression``  arithmetic of detached signals; ``leaves``, ``choice``, ``signal`` what it is made of
-``scalar``      numbers that may be schedules, or move with what is measured
-``reader``      who scores a response: which weights, in which context, at which temperature; ``context`` what
-                it is shown
-``source``      who writes a response; ``derived_source`` sources made of others
-``surrogate``   losses of the student's log-probs; ``policy_gradient``, ``preference`` families of them
-``reduction``   how a batch is summed, and divided by what
-``comparisons`` what an expression compares among the responses of one prompt
+``levels``      tokens, turns, sequences, groups and the batch; here and in ``reduction`` one of these axes is summed
+``expression``  arithmetic of detached signals; ``leaves``, ``choice`` and ``signal`` hold its building blocks
+``scalar``      numbers that may follow a schedule or move with measurements
+``reader``      policies that score a response, with their weights, context and temperature; ``context`` holds the texts
+                that only such a policy sees
+``source``      where responses come from; ``derived_source`` holds sources made of other sources
+``surrogate``   losses of the student's log-probs; ``policy_gradient`` and ``preference`` hold families of them
+``reduction``   sums over a batch, and their denominators
+``comparisons`` the differences among the responses of one prompt that an expression takes
 
-Declarations only: ``loss`` evaluates them and ``engine`` executes the sources.
+A method is written with the lower-case functions. They alone state the defaults, and convert their arguments (a number
+into a ``Scalar``, a name into a divergence). The class behind a function (``Sample`` behind ``sample``) is the value
+that ``loss`` and ``engine`` look at; it checks its fields and has no defaults.
+
+This folder only declares. ``loss`` evaluates the expressions and ``engine`` executes the sources.
 """
 
 from ..math.statistic import Support
@@ -34,12 +38,11 @@ from .context import (
     summarised_by,
     verdict_phrase,
 )
-from .curriculum import prompts
-from .derived_source import once, patch, recast, refine, select, stored
+from .derived_source import once, patch, recast, refine, score_column, select
 from .expression import Expr, expr
 from .policy_gradient import cispo, clip, policy, ratio, reinforce, sampled
 from .preference import contrast, logistic
-from .reader import blend, ema, init, old, other, ref, student, synced, teacher, writer
+from .reader import behavior, blend, ema, init, old, other, ref, student, synced, teacher
 from .reduction import (
     budget,
     fixed,
@@ -102,6 +105,7 @@ __all__ = [
     "all_right",
     "all_wrong",
     "anneal",
+    "behavior",
     "blend",
     "budget",
     "by",
@@ -156,7 +160,6 @@ __all__ = [
     "plain",
     "policy",
     "position",
-    "prompts",
     "ratio",
     "recast",
     "ref",
@@ -168,6 +171,7 @@ __all__ = [
     "sample",
     "sampled",
     "score",
+    "score_column",
     "select",
     "sequence_mean",
     "sequence_sum",
@@ -179,7 +183,6 @@ __all__ = [
     "standardise",
     "step_drift",
     "step_feedback",
-    "stored",
     "student",
     "summarised_by",
     "synced",
@@ -194,5 +197,4 @@ __all__ = [
     "turn_mean",
     "verdict_phrase",
     "where",
-    "writer",
 ]

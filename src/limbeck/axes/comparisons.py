@@ -1,4 +1,4 @@
-"""What an expression compares among the responses of one prompt, and what is left of it where there is only one."""
+"""The differences among the responses of one prompt that an expression takes; they vanish where there is only one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from .levels import Level
 def compared(of: Expr) -> Iterator[Expr]:
     """The differences in an expression that are 0 wherever a group is one sequence, the outermost first.
 
-    A reward less its group's mean is one; so is its leave-one-out baseline, and a turn's return less its cohort's mean.
+    Examples are a reward minus the mean of its group, a leave-one-out baseline, and the return of a turn minus the mean
+    of its cohort.
     """
     for node in of.walk():
         if isinstance(node, Op) and node.name == "−" and node.args[0] != node.args[1]:
@@ -23,10 +24,10 @@ def compared(of: Expr) -> Iterator[Expr]:
 
 
 def _alone(of: Expr) -> Expr:
-    """The expression as it reads where every group is one sequence.
+    """The same expression, simplified for groups of one sequence.
 
-    A reduction over the group is then its argument (for a std 0), unless a mask may leave nothing to reduce, or the
-    argument has several values a sequence.
+    A reduction over the group is then its argument (0 for a std), unless a mask may leave nothing to reduce or the
+    argument has several values per sequence.
     """
     if isinstance(of, Over) and of.to == Level.GROUP and of.mask is None and of.of.level >= Level.SEQUENCE:
         return Const(0.0) if of.how == "std" else _alone(of.of)

@@ -1,17 +1,17 @@
-"""Contexts: what only a reader sees. Text built from what is known of a sequence, put behind the prompt.
+"""Contexts: text that only a reader sees, such as a reference solution. It is appended to the prompt.
 
-A context is a *block* (a Jinja template over evidence). ``reader.given(a, b)`` reads the conversation with the blocks
-of a and b behind the last message before the response; the response's tokens are copied, never rendered again, so
-every scored token keeps its row. Evidence, by name:
+A context is a *block*, a Jinja template over evidence. ``reader.given(a, b)`` reads the conversation with the blocks
+of a and b appended to the last message before the response. The tokens of the response are copied and never rendered
+again, so every scored token keeps its row. The evidence, by name:
 
 ``prompt``    the last message before the response
-``reply``     what the sequence itself says (all its turns)
-``reward`` ``correct`` ``turns``   its verdict, and how many turns it has
-``feedback``  the verifier's text
+``reply``     the text of the sequence itself (all its turns)
+``reward`` ``correct`` ``turns``   its reward, whether it is correct, and its number of turns
+``feedback``  the text of the verifier
 ``sibling``   the first other correct response of the group
-``skill``     what a bank of skills chose (state; see ``Bank``)
+``skill``     the skill that was chosen from a bank (part of the run's state; see ``Bank``)
 any other     a privileged field of the prompt (``solution``, ``hint`` ...; ``solution`` falls back to ``answer``), or
-              the answer to a question that the context itself asks a model (``ContextQuestion``)
+              the answer to a question that the context asks a model (``ContextQuestion``)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from ..errors import LimbeckError, nearest
 
 WRITTEN = ("reply", "reward", "correct", "turns", "feedback", "sibling")
-"""Evidence that exists only once the sequence is written (and judged)."""
+"""Evidence that exists only after the sequence has been written and verified."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class ContextQuestion:
     """A question put to a model before the context is built; the answer is evidence under ``name``.
 
     Attributes:
-        name: of the evidence.
-        by: role of the model that answers (``teacher``, ``student``, the name of an ``other``).
+        name: the name of the evidence.
+        by: the role of the model that answers (``teacher``, ``student``, or the name of an ``other``).
         question: Jinja template over the evidence known so far.
-        number: the last number in the answer becomes a column of that name (a stated confidence); NaN where there is
-            none.
-        max_tokens: limit of the answer; None takes the run's.
+        number: whether the last number in the answer becomes a column of that name (a stated confidence); NaN without
+            a number.
+        max_tokens: the limit of the answer; None takes the run's.
     """
 
     name: str
@@ -46,12 +46,12 @@ class ContextQuestion:
 
 @dataclass(frozen=True)
 class Bank:
-    """Skills: texts summarised from finished sequences, chosen by UCB (arXiv:2604.10674).
+    """A bank of skills: texts summarised from finished sequences and chosen by UCB (arXiv:2604.10674).
 
     Attributes:
         explore: c of ``mean + c sqrt(ln N / n)``; sqrt 2 (Skill-SD).
-        summary: question, and who answers it, that turns a finished sequence into a skill; None keeps its reply.
-        size: skills kept for a prompt; ours.
+        summary: the question that turns a finished sequence into a skill; None keeps the reply itself.
+        size: the number of skills kept for a prompt; 8 (ours).
     """
 
     explore: float = 2.0**0.5
@@ -64,12 +64,12 @@ class Context:
     """One block of text for a reader.
 
     Attributes:
-        name: how errors, columns and the run's ``contexts`` setting call it.
+        name: its name in errors, columns and the run's ``contexts`` setting.
         block: Jinja template over the evidence.
-        reads: evidence it cannot do without.
-        enough: ``all`` of ``reads`` must be there, or ``any`` one of them.
-        asks: questions that are answered first, in order.
-        bank: where ``skill`` comes from.
+        reads: the evidence that it requires.
+        enough: ``all`` of ``reads`` must exist, or ``any`` one of them.
+        asks: questions to models that are answered first, in order.
+        bank: the source of ``skill``.
     """
 
     name: str
@@ -81,26 +81,26 @@ class Context:
 
     def __post_init__(self) -> None:
         if self.enough not in ("all", "any"):
-            raise LimbeckError(f"context {self.name!r}: enough={self.enough!r} must be 'all' or 'any'.")
+            raise LimbeckError(f"context {self.name!r}: enough is {self.enough!r}; give 'all' or 'any'.")
 
     @property
     def column(self) -> str:
-        """The column of a record that says which sequences have it."""
+        """The name of the record's column that marks the sequences for which this context exists."""
         return f"has {self.name}"
 
     @property
     def fields(self) -> frozenset[str]:
-        """Record fields it is built from, whose source must verify."""
+        """Record fields that it is built from; their source must verify responses."""
         known = {"sibling": "correct", "reward": "reward", "correct": "correct"}
         return frozenset(known[name] for name in self.reads if name in known) if self.enough == "all" else frozenset()
 
     @property
     def questions(self) -> tuple[ContextQuestion, ...]:
-        """All that it asks models: before it is built, and for its bank."""
+        """All questions to models: those before it is built, and the one of its bank."""
         return self.asks if self.bank is None or self.bank.summary is None else (*self.asks, self.bank.summary)
 
     def saying(self, block: str) -> Context:
-        """The same context in other words."""
+        """The same context with another template."""
         return replace(self, block=block)
 
     def __str__(self) -> str:
@@ -108,14 +108,14 @@ class Context:
 
 
 plain = Context("plain")
-"""The student's own prompt and nothing else: what a reader of a recast record sees instead of the record's prompt."""
+"""The student's own prompt and nothing else, for a reader of a recast record, whose prompt is another one."""
 
 solution = Context(
     "solution",
     "Here is a reference solution:\n{{ solution }}\n\nUnderstand it, then solve the problem in your own words.",
     ("solution",),
 )
-"""OPSD's reference solution."""
+"""The reference solution (OPSD)."""
 
 hint = Context("hint", "Hint: {{ hint }}", ("hint",))
 """A hint that comes with the problem."""
@@ -125,7 +125,7 @@ feedback = Context(
     "A previous attempt got this feedback:\n{{ feedback }}\n\nCorrectly solve the original question.",
     ("feedback",),
 )
-"""The verifier's text on the sequence itself."""
+"""The text of the verifier on the sequence itself."""
 
 sibling_or_feedback = Context(
     "sibling_or_feedback",
@@ -135,7 +135,7 @@ sibling_or_feedback = Context(
     ("sibling", "feedback"),
     "any",
 )
-"""SDPO's: the first correct sibling; the environment's feedback only where there is none."""
+"""The first correct sibling, or the feedback of the environment where there is none (SDPO)."""
 
 own_reply = Context("own_reply", "A previous answer:\n{{ reply }}", ("reply",))
 """The sequence's own complete answer (SD-Zero)."""
@@ -146,14 +146,14 @@ verdict_phrase = Context(
     "The answer above is not correct. Start over and solve the problem.{% endif %}",
     ("correct",),
 )
-"""SD-Zero's control phrase P_r, chosen by the reward (wording ours)."""
+"""The control phrase P_r of SD-Zero, chosen by the reward (wording ours)."""
 
 outcome_hint = Context(
     "outcome_hint",
     "{% if correct %}(This approach succeeds.){% else %}(This approach fails; avoid its mistakes.){% endif %}",
     ("correct",),
 )
-"""TT-OPD's outcome hint (wording ours; the paper's is not published)."""
+"""The outcome hint of TT-OPD (wording ours; the paper's is not published)."""
 
 step_feedback = Context(
     "step_feedback",
@@ -161,20 +161,19 @@ step_feedback = Context(
     "{{ step_feedback }}\n\nSolve the problem.",
     ("step_feedback",),
 )
-"""Step-aligned feedback (arXiv:2606.11173), from a privileged field; ``criticised_by`` has a model write it."""
+"""Step-aligned feedback (arXiv:2606.11173) from a privileged field; with ``criticised_by`` a model writes it."""
 
 skill = Context("skill", "Advice from earlier attempts at this task:\n{{ skill }}", ("skill",), bank=Bank())
-"""Skill-SD's: the skill that UCB chose."""
+"""The skill that UCB chose (Skill-SD)."""
 
 draft = Context("draft", "A draft answer:\n{{ reply }}\n\nRewrite it into a correct, complete solution.", ("reply",))
-"""TRD's: the student's own draft, to be rewritten."""
-
+"""The student's own draft, which is to be rewritten (TRD)."""
 
 tried_again = Context(
     "tried_again",
     "{% if not correct %}{{ feedback or 'That is not right.' }}\nTry again.{% endif %}",
 )
-"""What is said between two attempts: feedback on a wrong one; silence, which ends the episode, on a right one."""
+"""The message between two attempts: feedback on a wrong one. A right one gets no message, which ends the episode."""
 
 CONTEXTS = {
     c.name: c
@@ -192,26 +191,26 @@ CONTEXTS = {
         draft,
     )
 }
-"""The contexts that a name stands for (and whose words ``contexts.NAME`` replaces, as it does for every other)."""
+"""Contexts that can be given by name. The setting ``contexts.NAME`` replaces their text, and that of any other."""
 
 
-def named(x: Context | str) -> Context:
-    """A context from its name.
+def as_context(x: Context | str) -> Context:
+    """A context from its name; a ``Context`` is returned as it is.
 
     Raises:
-        LimbeckError: with the nearest name.
+        LimbeckError: for an unknown name, with the nearest one.
     """
     if isinstance(x, Context):
         return x
     if x not in CONTEXTS:
-        raise LimbeckError(f"context={x!r}: unknown{nearest(x, CONTEXTS)}; use one of {', '.join(CONTEXTS)}.")
+        raise LimbeckError(f"context={x!r} is unknown{nearest(x, CONTEXTS)}; use one of {', '.join(CONTEXTS)}.")
     return CONTEXTS[x]
 
 
 def summarised_by(role: str) -> Context:
-    """Skills that a model of that role writes from the best attempt of a group.
+    """The context of a skill that a model of this role writes from the best attempt of a group.
 
-    The three parts are Skill-SD's (success, mistakes, workflow; arXiv:2604.10674); the wording is ours.
+    The three parts (success, mistakes, workflow) are those of Skill-SD (arXiv:2604.10674); the wording is ours.
     """
     ask = ContextQuestion(
         "skill",
@@ -224,7 +223,7 @@ def summarised_by(role: str) -> Context:
 
 
 def criticised_by(role: str) -> Context:
-    """Step-aligned feedback that a model of that role writes from the attempt and the reference solution."""
+    """Step-aligned feedback that a model of this role writes from the attempt and the reference solution."""
     ask = ContextQuestion(
         "step_feedback",
         role,
@@ -235,9 +234,9 @@ def criticised_by(role: str) -> Context:
 
 
 def debate(roles: tuple[str, ...], rounds: int = 2) -> Context:
-    """MAD-OPD's debate: each model answers, then revises after reading the others; all state a confidence.
+    """The debate of MAD-OPD: each model answers, then revises after reading the others; all state a confidence.
 
-    The last round's confidences are columns ``confidence ROLE`` (0 to 100; NaN where none was stated).
+    The confidences of the last round become columns (0 to 100; NaN where none was stated); see ``confidence_column``.
     """
     asks: list[ContextQuestion] = []
     for r in range(rounds):
@@ -254,5 +253,5 @@ def _said(role: str, r: int) -> str:
 
 
 def confidence_column(role: str, rounds: int = 2) -> str:
-    """The column that holds a debater's last stated confidence."""
+    """The name of the column that holds the last stated confidence of a debater."""
     return _said(role, rounds - 1)

@@ -1,4 +1,4 @@
-"""Sources made of others: chosen among, patched, written once, refined, or put under another prompt."""
+"""Sources made of other sources: selected, patched, written once, refined, or put under another prompt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .context import Context
 from .expression import Expr, Need
 from .reader import Reader
 from .signal import logp
-from .source import Derived, Source, hand, heat_of, refuse_unjudged
+from .source import Derived, Source, joint_author, refuse_unjudged, temperature_in_words
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Select(Derived):
     """The best ``keep`` sequences of each group, by several scores in their order of importance.
 
     Attributes:
-        by: an Expr per sequence each; larger is better, the first decides, the next breaks ties.
-        keep: sequences kept of each group.
+        by: expressions with one value per sequence; larger is better, the first decides, the next ones break ties.
+        keep: the number of sequences kept of each group.
     """
 
     by: tuple[Expr, ...]
-    keep: int = 1
+    keep: int
 
     def __post_init__(self) -> None:
         refuse_unjudged("select", self.by, self.source)
@@ -43,11 +43,11 @@ class Select(Derived):
 
 @dataclass(frozen=True)
 class Patch(Derived):
-    """Groups where ``when`` holds get further sequences from another writer.
+    """Groups where ``when`` holds get further sequences from another source.
 
     Attributes:
-        new: who writes them, on the same prompts.
-        when: an Expr per group.
+        new: the source of the further sequences, on the same prompts.
+        when: an expression with one value per group.
     """
 
     new: Source
@@ -78,14 +78,14 @@ class Patch(Derived):
 
 @dataclass(frozen=True)
 class Once(Derived):
-    """Written at the first visit of a prompt, stored, and used again afterwards (state of the run).
+    """Responses that are written at the first visit of a prompt, stored in the run's state, and used again afterwards.
 
     Attributes:
-        score: a reader whose log-probs of the stored tokens are stored with them, as a column per token; at its own
-            temperature.
+        score: a reader whose log-probs of the stored tokens, at its own temperature, are stored with them as a column
+            per token.
     """
 
-    score: Reader | None = None
+    score: Reader | None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -102,21 +102,23 @@ class Once(Derived):
 
 @dataclass(frozen=True)
 class Refine(Derived):
-    """One response for each sequence of the inner source, by a writer that may see it; the sequence itself is dropped.
+    """A rewritten response in place of each sequence of the inner source.
 
     Attributes:
-        reader: who writes; its contexts show the sequence as ``reply``, also when the refined one is read.
+        reader: the policy that rewrites. Its contexts show the first sequence as ``reply``, also when the rewritten one
+            is scored.
         check: whether the task's verifier judges the new responses.
-        tau: sampling temperature, on top of the reader's own: the law is ``softmax(logits / (reader.tau tau))``.
+        tau: sampling temperature, on top of the reader's own: tokens are drawn from
+            ``softmax(logits / (reader.tau tau))``.
     """
 
     reader: Reader
-    check: bool = False
-    tau: float = 1.0
+    check: bool
+    tau: float
 
     @property
     def author(self) -> int:
-        return hand((self.reader,))
+        return joint_author((self.reader,))
 
     @property
     def verified(self) -> bool:
@@ -135,40 +137,43 @@ class Refine(Derived):
         return frozenset(self.reader.context) | super().contexts
 
     def __str__(self) -> str:
-        return f"({self.source}), refined by {self.reader}{heat_of(self.reader, self.tau)}"
+        return f"({self.source}), refined by {self.reader}{temperature_in_words(self.reader, self.tau)}"
 
 
 SAME = "same"
-"""``recast(response="same")``: the very tokens."""
+"""The value of ``recast(response=...)`` that copies the tokens of the sequence."""
 
 
 @dataclass(frozen=True)
 class Recast(Source):
-    """Sequences of another named source, put under another prompt: a second gradient view of the same text.
+    """Sequences of another named source under another prompt: a second gradient view of the same text.
 
-    A record has one gradient view. Where the student must be trained under a second prompt (what a teacher saw, a
-    question about the answer), a second record says so.
+    In a record, the student is trained under one prompt only. Training it under a second prompt (one with a context, or
+    a question about the answer) takes a second record.
 
     Attributes:
-        name: of the source.
-        given: contexts behind the prompt; empty leaves the plain prompt. Sequences for which one of them has nothing
-            are dropped: they would be the plain ones again.
-        response: ``same`` copies the sequence's scored tokens; ``turn K`` (from 0) copies one turn's, and drops
-            sequences without it; anything else is a Jinja template over the evidence (see ``context``), the turns
-            ``turn_0``, ``turn_1`` ... and what was said to them, ``said_0`` ...
-        question: Jinja template that replaces the prompt's last message; empty keeps it.
-        keep: an Expr per sequence of the source; others are dropped.
-        carry: Exprs evaluated on the source, which become columns of the recast sequences.
+        name: the name of the source.
+        given: contexts appended to the prompt; empty leaves the plain prompt. Sequences that lack the evidence of a
+            context are dropped, because they would repeat the plain ones.
+        response: ``same`` copies the scored tokens of the sequence; ``turn K`` (from 0) copies those of one turn, and
+            drops sequences without that turn. Anything else is a Jinja template over the evidence (see ``context``),
+            the turns ``turn_0``, ``turn_1`` ..., and the messages that followed them, ``said_0`` ...
+        question: Jinja template that replaces the last message of the prompt; empty keeps it.
+        keep: an expression with one value per sequence of the source; sequences where it is false are dropped.
+        carry: expressions evaluated on the source, which become columns of the recast sequences.
     """
 
     name: str
-    given: tuple[Context, ...] = ()
-    response: str = SAME
-    question: str = ""
-    keep: Expr | None = None
-    carry: tuple[tuple[str, Expr], ...] = ()
-    verdicts: bool = True
-    copies: bool = True
+    given: tuple[Context, ...]
+    response: str
+    question: str
+    keep: Expr | None
+    carry: tuple[tuple[str, Expr], ...]
+
+    @property
+    def copies(self) -> bool:
+        """Whether the response copies tokens; a response from a template has no reward and no log-probs."""
+        return self.response == SAME or self.response.removeprefix("turn ").isdigit()
 
     @property
     def of(self) -> str:
@@ -180,11 +185,11 @@ class Recast(Source):
 
     @property
     def verified(self) -> bool:
-        return self.verdicts
+        return self.copies
 
     @property
     def sampled(self) -> bool:
-        """Whether the writer's log-probs are known: only of copied tokens."""
+        """Whether log-probs of the behaviour policy are known; they are for copied tokens only."""
         return self.copies
 
     @property
@@ -204,26 +209,27 @@ class Recast(Source):
 
 
 def select(source: Source, *by: Expr, keep: int = 1) -> Select:
-    """The best of each group, lexicographically by the given scores."""
+    """The best ``keep`` sequences of each group, ordered by the first score, then by the next ones."""
     if not by or not 1 <= keep <= source.group:
         raise LimbeckError(
-            f"select(keep={keep}): give at least one score, and keep from 1 to the {source.group} that are written."
+            f"select(keep={keep}) of {source.group} sequences by {len(by)} scores; give at least one score, and a keep "
+            f"from 1 to {source.group}."
         )
     return Select(source, by, keep)
 
 
 def patch(source: Source, new: Source, when: Expr) -> Patch:
-    """Further sequences from another writer for the groups where ``when`` holds."""
+    """Further sequences from another source for the groups where ``when`` holds."""
     return Patch(source, new, when)
 
 
 def once(source: Source, score: Reader | None = None) -> Once:
-    """Write each prompt once, store it, and use it again; with ``score``, a reader's log-probs are stored too."""
+    """Write responses to each prompt once, store them and use them again; ``score`` stores a reader's log-probs too."""
     return Once(source, score)
 
 
 def refine(source: Source, reader: Reader, check: bool = False, tau: float = 1.0) -> Refine:
-    """One rewritten response in place of each sequence of a source."""
+    """A rewritten response in place of each sequence of a source; see ``Refine``."""
     return Refine(source, reader, check, tau)
 
 
@@ -235,16 +241,17 @@ def recast(
     keep: Expr | None = None,
     carry: Mapping[str, Expr] | None = None,
 ) -> Recast:
-    """The named source's sequences under another prompt."""
-    copies = response == SAME or response.removeprefix("turn ").isdigit()
+    """The sequences of a named source under another prompt; see ``Recast``."""
     columns = tuple(sorted((carry or {}).items()))
     for key, v in [*columns, ("keep", keep)]:
         if v is not None and v.needs:
             asked = ", ".join(sorted(str(reader) for reader, _ in v.needs))
-            raise LimbeckError(f"recast({key}={v}): it reads {asked}, but a recast looks only at what was written.")
-    return Recast(name, given, response, question, keep, columns, copies, copies)
+            raise LimbeckError(
+                f"recast({key}={v}) reads {asked}, but no model is asked for a recast; use fields of the record."
+            )
+    return Recast(name, given, response, question, keep, columns)
 
 
-def stored(reader: Reader) -> str:
-    """The column in which ``once(..., score=reader)`` keeps the log-probs."""
+def score_column(reader: Reader) -> str:
+    """The name of the column in which ``once(..., score=reader)`` stores the log-probs."""
     return f"log π_{reader}"

@@ -1,8 +1,8 @@
-"""Expr: what each unit is told, and where it counts. One detached type for signals, weights, masks, gates and bases.
+"""Expressions over scores of readers and fields of a record: signals, weights, masks, gates and bases are all ``Expr``.
 
-An Expr is an expression over what readers report and what a record holds. Values are frozen and compared by structure;
-nothing here carries gradient. Arithmetic, comparisons (``<``, ``>=`` ...) and ``& | ~`` build expressions; ``==``
-compares structure, ``.eq()`` builds one. The named leaves and compositions are in ``signal``.
+Expressions are frozen and compared by structure, and nothing here carries gradient. Arithmetic, comparisons (``<``,
+``>=`` ...) and ``& | ~`` build expressions. ``==`` compares the structure of two expressions; ``.eq()`` builds one. The
+named leaves and compositions are in ``signal``.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from ..lazy_torch import Tensor, torch
 from ..math.divergence import Divergence
 from ..math.statistic import Statistic, Support
 from .context import Context
-from .levels import HOWS, Level, Levels, as_rung
+from .levels import HOWS, Level, Levels, as_level
 from .reader import Blend, Reader, TargetReader
 from .scalar import Scalar
 
 Need = tuple[Reader, str]
-"""(reader, ability): ``sampled``, ``topk``, ``at`` (entries the student chose), ``dense`` to read, ``text``."""
+"""A reader and the ability that is asked of it: ``text`` to write; ``sampled``, ``topk``, ``at`` (the entries that the
+student chose) or ``dense`` to score."""
 
 
 class EvalContext(Protocol):
-    """Where an Expr is evaluated: a whole batch without the live student."""
+    """The batch on which an expression is evaluated: all of it, without the student as it is now."""
 
     levels: Levels
     step: int
     memory: dict[str, float]
 
     def remember(self, name: str, update: Callable[[float | None], float | None]) -> float | None:
-        """A number of the run's memory, updated once a batch; None where it is not known yet."""
+        """A number in the run's memory, updated once per batch; None where it is not known yet."""
         ...
 
     def read(
         self, reader: Reader, statistic: Statistic, target: TargetReader | None, support: Support | None = None
     ) -> Tensor:
-        """What a reader reports of every scored token, ``[N]``."""
+        """A statistic of a reader at every scored token, ``[N]``."""
         ...
 
 
@@ -49,42 +50,42 @@ class Expr:
     # ---- structure
     @property
     def level(self) -> Level:
-        """One value per what."""
+        """The unit for which it has one value."""
         raise NotImplementedError
 
     @property
     def children(self) -> tuple[Expr, ...]:
-        """The expressions it is made of."""
+        """The expressions that it is made of."""
         return ()
 
     def walk(self) -> Iterator[Expr]:
-        """Itself and all below."""
+        """This expression and all that it is made of."""
         yield self
         for child in self.children:
             yield from child.walk()
 
     @property
     def scope(self) -> Level:
-        """The widest level this node itself looks at."""
+        """The widest level that this node itself looks at."""
         return Level.TOKEN
 
     @property
     def live_scope(self) -> Level:
-        """The widest level at which the live student is looked at."""
+        """The widest level at which it looks at the student as it is now."""
         return max((node.scope for node in self.walk() if node.live), default=Level.TOKEN)
 
     @property
     def live(self) -> bool:
-        """Whether it reads the student as it is now (detached)."""
+        """Whether it reads the student as it is now; the value is detached all the same."""
         return any(c.live for c in self.children)
 
     def own_needs(self) -> frozenset[Need]:
-        """What this node itself reads."""
+        """The readers that this node itself reads, with the ability that it asks of each."""
         return frozenset()
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Everything it reads: the leaves of an expression are its needs."""
+        """The needs of all its nodes."""
         return frozenset(need for node in self.walk() for need in node.own_needs())
 
     @property
@@ -93,26 +94,26 @@ class Expr:
         return frozenset()
 
     def own_contexts(self) -> frozenset[Context]:
-        """Contexts whose presence this node itself looks at."""
+        """Contexts for whose evidence this node itself looks."""
         return frozenset()
 
     @property
     def contexts(self) -> frozenset[Context]:
-        """Contexts whose presence it looks at."""
+        """Contexts for whose evidence it looks."""
         return frozenset(c for node in self.walk() for c in node.own_contexts())
 
     @property
     def fields(self) -> frozenset[str]:
-        """Record fields it reads."""
+        """Record fields that it reads."""
         return frozenset(name for node in self.walk() for name in node.own_fields)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
+    def evaluate(self, batch: EvalContext) -> Tensor:
         """``[size(level)]`` values on a whole batch."""
         raise NotImplementedError
 
     def __bool__(self) -> bool:
-        # Python's "and", "or", "not" and "0 < x < 1" ask for one truth and would silently drop half of the expression.
-        raise LimbeckError(f"{self} has no single truth; combine masks with &, | and ~, and write (x > 0) & (x < 1).")
+        # Python's "and", "or", "not" and "0 < x < 1" ask for a bool and would silently drop half of the expression.
+        raise LimbeckError(f"{self} is no single bool; combine masks with &, | and ~, and write (x > 0) & (x < 1).")
 
     # ---- arithmetic
     def __add__(self, x: Expr | Scalar | float) -> Expr:
@@ -142,20 +143,20 @@ class Expr:
     def __neg__(self) -> Expr:
         return op("neg", self)
 
-    def __gt__(self, x: Expr | float) -> Expr:
+    def __gt__(self, x: Expr | Scalar | float) -> Expr:
         return op(">", self, x)
 
-    def __ge__(self, x: Expr | float) -> Expr:
+    def __ge__(self, x: Expr | Scalar | float) -> Expr:
         return op("≥", self, x)
 
-    def __lt__(self, x: Expr | float) -> Expr:
+    def __lt__(self, x: Expr | Scalar | float) -> Expr:
         return op("<", self, x)
 
-    def __le__(self, x: Expr | float) -> Expr:
+    def __le__(self, x: Expr | Scalar | float) -> Expr:
         return op("≤", self, x)
 
-    def eq(self, x: Expr | float) -> Expr:
-        """Where the values are equal."""
+    def eq(self, x: Expr | Scalar | float) -> Expr:
+        """A mask that is true where the values are equal."""
         return op("=", self, x)
 
     def __and__(self, x: Expr) -> Expr:
@@ -168,7 +169,7 @@ class Expr:
         return op("¬", self)
 
     def exp(self) -> Expr:
-        """e to the power of the value; for a ratio of laws see ``importance``, which bounds its logarithm."""
+        """e to the power of the value. For a ratio of policies use ``importance``, which bounds its logarithm."""
         return op("exp", self)
 
     def log(self) -> Expr:
@@ -183,33 +184,36 @@ class Expr:
         return op("abs", self)
 
     def clip(self, lo: float | None = None, hi: float | None = None) -> Expr:
-        """Held between ``lo`` and ``hi`` (None: open)."""
+        """The value clamped to ``lo`` and ``hi`` (None: no bound on that side)."""
         return Clip(self, lo, hi)
 
     # ---- levels
     def over(self, level: Level | str, how: str, where: Expr | None = None, empty: bool = False) -> Expr:
-        """Up the levels: one value per unit of ``level``; a reduction of nothing is 0.
+        """A reduction to one value per unit of ``level``; a reduction of nothing is 0.
 
         Units without a kept token are left out, as in every denominator; ``empty`` counts them.
+
+        Raises:
+            LimbeckError: for an unknown level or reduction, or a level that is finer than the expression's.
         """
-        return Over(self, as_rung(level), how, where, empty)
+        return Over(self, as_level(level), how, where, empty)
 
     @property
     def total(self) -> Expr:
-        """Sum over the sequence."""
+        """The sum over the sequence."""
         return self.over(Level.SEQUENCE, "sum")
 
     @property
     def mean(self) -> Expr:
-        """Mean over the group."""
+        """The mean over the group."""
         return self.over(Level.GROUP, "mean")
 
 
-VecLike = Expr | Scalar | float | bool
+ExprLike = Expr | Scalar | float | bool
 
 
-def expr(x: VecLike) -> Expr:
-    """A number or schedule as an Expr.
+def expr(x: ExprLike) -> Expr:
+    """A number, schedule or controller as an expression; an ``Expr`` is returned as it is.
 
     Raises:
         LimbeckError: for anything else.
@@ -236,8 +240,8 @@ class Const(Expr):
     def level(self) -> Level:
         return Level.BATCH
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        reward = hearing.levels.record.reward_U
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        reward = batch.levels.record.reward_U
         return torch.full((1,), self.value, dtype=reward.dtype, device=reward.device)
 
     def __str__(self) -> str:
@@ -254,8 +258,8 @@ class Scheduled(Expr):
     def level(self) -> Level:
         return Level.BATCH
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        return Const(self.scalar.now(hearing.step, hearing.memory)).evaluate(hearing)
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        return Const(self.scalar.now(batch.step, batch.memory)).evaluate(batch)
 
     def __str__(self) -> str:
         return f"({self.scalar})"
@@ -272,7 +276,7 @@ _LOGICAL = ("∧", "∨", "¬", "where", ">", "≥", "<", "≤", "=")
 
 
 def as_numbers(x: Tensor) -> Tensor:
-    """Masks and whole numbers as floating-point numbers: true is 1, and nothing overflows or is a logical sum."""
+    """Masks and whole numbers as floating-point numbers, so that a sum of masks is a count and nothing overflows."""
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
@@ -300,7 +304,7 @@ _PREFIX = {"neg": "−", "¬": "¬", "exp": "exp", "log": "log", "σ": "σ", "ab
 
 
 def _standardised(x: Expr) -> str:
-    """The short name of (x − mean) / (std + eps) and of x − mean; empty where the expression is something else."""
+    """The short name of (x − mean) / (std + eps) or of x − mean; empty for any other expression."""
     match x:
         case Op("/", (Op("−", (_, Over(how="mean"))) as centred, Op("+", (Over(how="std"), _)))):
             return _standardised(centred).replace("centre", "standardise", 1)
@@ -311,7 +315,7 @@ def _standardised(x: Expr) -> str:
 
 @dataclass(frozen=True)
 class Op(Expr):
-    """An element-wise operation; coarser arguments are broadcast down."""
+    """An element-wise operation; arguments of coarser levels are broadcast to the finest."""
 
     name: str
     args: tuple[Expr, ...]
@@ -329,9 +333,9 @@ class Op(Expr):
         operands = values if self.name in _LOGICAL else [as_numbers(x) for x in values]
         return _OPS[self.name](*operands)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        down = hearing.levels.down
-        return self.combine([down(a.evaluate(hearing), a.level, self.level) for a in self.args])
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        down = batch.levels.down
+        return self.combine([down(a.evaluate(batch), a.level, self.level) for a in self.args])
 
     def __str__(self) -> str:
         if self.name in _PREFIX:
@@ -344,13 +348,14 @@ class Op(Expr):
         return f"({self.args[0]} {self.name} {self.args[1]})"
 
 
-def op(name: str, *args: VecLike) -> Expr:
+def op(name: str, *args: ExprLike) -> Expr:
+    """An operation of the table above on expressions and numbers."""
     return Op(name, tuple(expr(a) for a in args))
 
 
 @dataclass(frozen=True)
 class Clip(Expr):
-    """A value held within bounds."""
+    """A value clamped to bounds."""
 
     of: Expr
     lo: float | None
@@ -363,7 +368,7 @@ class Clip(Expr):
         if self.lo is None and self.hi is None:
             raise LimbeckError("clip() has no bound; give lo, hi or both.")
         if self.lo is not None and self.hi is not None and self.lo > self.hi:
-            raise LimbeckError(f"clip({self.lo:g}, {self.hi:g}): nothing lies between; give lo first.")
+            raise LimbeckError(f"clip({self.lo:g}, {self.hi:g}): lo is above hi; give the smaller bound first.")
 
     @property
     def level(self) -> Level:
@@ -377,8 +382,8 @@ class Clip(Expr):
         """The clip on values of one level."""
         return as_numbers(values[0]).clamp(self.lo, self.hi)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        return self.combine([self.of.evaluate(hearing)])
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        return self.combine([self.of.evaluate(batch)])
 
     def __str__(self) -> str:
         return f"clip({self.of}, {self.lo}, {self.hi})"
@@ -403,8 +408,8 @@ class Slope(Expr):
         """The slope on values of one level."""
         return self.divergence.advantage(values[0])
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        return self.combine([self.log_u.evaluate(hearing)])
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        return self.combine([self.log_u.evaluate(batch)])
 
     def __str__(self) -> str:
         return f"−{self.divergence.label}′({self.log_u})"
@@ -412,13 +417,13 @@ class Slope(Expr):
 
 @dataclass(frozen=True)
 class Over(Expr):
-    """A reduction up the levels."""
+    """A reduction to a coarser level."""
 
     of: Expr
     to: Level
     how: str
-    mask: Expr | None = None
-    empty: bool = False
+    mask: Expr | None
+    empty: bool
 
     def __post_init__(self) -> None:
         if self.how not in HOWS:
@@ -427,8 +432,8 @@ class Over(Expr):
             expect("the mask of over", self.mask, Expr, "give a comparison or a mask such as correct")
         if self.to < self.of.level:
             raise LimbeckError(
-                f"over({self.to}): {self.of} has one value per {self.of.level}, which is coarser; going down "
-                "is implicit, so leave the call out."
+                f"over({self.to}): {self.of} has one value per {self.of.level}, which is coarser; leave the call out, "
+                "because values of coarser levels are broadcast."
             )
 
     @property
@@ -443,12 +448,12 @@ class Over(Expr):
     def children(self) -> tuple[Expr, ...]:
         return (self.of,) if self.mask is None else (self.of, self.mask)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        values = self.of.evaluate(hearing)
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        values = self.of.evaluate(batch)
         mask = None
         if self.mask is not None:
-            mask = hearing.levels.down(self.mask.evaluate(hearing), self.mask.level, self.of.level).bool()
-        return hearing.levels.up(values, self.of.level, self.to, self.how, mask, self.empty)
+            mask = batch.levels.down(self.mask.evaluate(batch), self.mask.level, self.of.level).bool()
+        return batch.levels.up(values, self.of.level, self.to, self.how, mask, self.empty)
 
     def __str__(self) -> str:
         condition = "" if self.mask is None else f" where {self.mask}"
@@ -457,20 +462,22 @@ class Over(Expr):
 
 @dataclass(frozen=True)
 class ToGo(Expr):
-    """Discounted rest of the sequence, token by token, or turn by turn where the signal has one value a turn.
+    """The discounted sum over the rest of the sequence, per token, or per turn where the signal has one value per turn.
 
     ``average`` divides by the number of tokens left (MiniLLM).
     """
 
     of: Expr
     gamma: float
-    strict: bool = False
-    average: bool = False
+    strict: bool
+    average: bool
 
     def __post_init__(self) -> None:
         expect("what to_go sums", self.of, Expr, "give an expression such as log_ratio(teacher)")
         if not isinstance(self.gamma, int | float) or not 0 <= self.gamma <= 1:
-            raise LimbeckError(f"to_go(gamma={shown(self.gamma)}): a discount lies between 0 and 1; 0 for no future.")
+            raise LimbeckError(
+                f"to_go(gamma={shown(self.gamma)}): a discount lies between 0 and 1; 0 ignores the future."
+            )
 
     @property
     def level(self) -> Level:
@@ -484,11 +491,11 @@ class ToGo(Expr):
     def children(self) -> tuple[Expr, ...]:
         return (self.of,)
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        levels = hearing.levels
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        levels = batch.levels
         if self.level == Level.TURN:
-            return levels.to_go(as_numbers(self.of.evaluate(hearing)), self.gamma, self.strict, Level.TURN)
-        of_N = levels.down(as_numbers(self.of.evaluate(hearing)), self.of.level, Level.TOKEN)
+            return levels.to_go(as_numbers(self.of.evaluate(batch)), self.gamma, self.strict, Level.TURN)
+        of_N = levels.down(as_numbers(self.of.evaluate(batch)), self.of.level, Level.TOKEN)
         rest = levels.to_go(of_N, self.gamma, self.strict)
         if not self.average:
             return rest
@@ -501,11 +508,11 @@ class ToGo(Expr):
         )
 
 
-# ---------------------------------------------------------------- looking at expressions
+# ---------------------------------------------------------------- rewriting and evaluating expressions
 
 
 def replace_reader(of: Expr, was: Reader, now: Reader) -> Expr:
-    """The same expression with one reader in another's place (temperatures kept)."""
+    """The same expression with one reader replaced by another; temperatures are kept."""
 
     def swap(x: Any) -> Any:
         if isinstance(x, Reader):
@@ -523,13 +530,13 @@ def replace_reader(of: Expr, was: Reader, now: Reader) -> Expr:
 
 
 def evaluate_rows(of: Expr, known: Callable[[Expr], Tensor | None]) -> Tensor:
-    """A live expression on some rows of tokens: ``known`` gives every leaf and every part that is not live."""
+    """An expression of the student as it is now, on some tokens; ``known`` gives its leaves and detached parts."""
     value = known(of)
     if value is not None:
         return value
     if not isinstance(of, Op | Clip | Slope):
         raise LimbeckError(
-            f"{of} looks at a whole {of.scope} of the live student, which a micro-batch does not hold; read old "
+            f"{of} looks at a whole {of.scope} of the student as it is now, which a micro-batch does not hold; use old "
             "instead of student."
         )
     return of.combine([evaluate_rows(child, known) for child in of.children])

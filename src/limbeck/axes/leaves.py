@@ -1,4 +1,4 @@
-"""The leaves of ``Expr``: what readers report of each token, and what a record holds."""
+"""The leaves of ``Expr``: scores that readers give each token, and fields of the record."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .reader import Blend, Reader, TargetReader
 
 @dataclass(frozen=True)
 class Read(Expr):
-    """What a reader reports of each scored token."""
+    """A statistic of a reader at each scored token: its log-prob, its entropy, or its divergence to a target."""
 
     reader: Reader
     statistic: Statistic
-    target: TargetReader | None = None
-    support: Support | None = None
+    target: TargetReader | None
+    support: Support | None
 
     def __post_init__(self) -> None:
         for reader in (self.reader, self.target):
@@ -34,16 +34,16 @@ class Read(Expr):
 
     @property
     def live(self) -> bool:
-        return self.reader.live or any(r.live for r in laws(self.target))
+        return self.reader.live or any(r.live for r in readers_of(self.target))
 
     def own_needs(self) -> frozenset[Need]:
         if self.target is None:
             plain = isinstance(self.statistic, LogProb) and self.reader.tau == 1.0
             return frozenset({(self.reader, "sampled" if plain else "dense")})
-        return frozenset({(self.reader, "dense"), *((r, ability(r, self.support)) for r in laws(self.target))})
+        return frozenset({(self.reader, "dense"), *((r, ability(r, self.support)) for r in readers_of(self.target))})
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        return hearing.read(self.reader, self.statistic, self.target, self.support)
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        return batch.read(self.reader, self.statistic, self.target, self.support)
 
     def __str__(self) -> str:
         if isinstance(self.statistic, Distance):
@@ -54,17 +54,17 @@ class Read(Expr):
         return f"log π_{self.reader}" if isinstance(self.statistic, LogProb) else f"H(π_{self.reader})"
 
 
-def laws(target: TargetReader | None) -> tuple[Reader, ...]:
-    """The readers that a target law is made of."""
+def readers_of(target: TargetReader | None) -> tuple[Reader, ...]:
+    """The readers that a target distribution is made of."""
     if target is None:
         return ()
     return target.readers if isinstance(target, Blend) else (target,)
 
 
 def ability(reader: Reader, support: Support | None) -> str:
-    """What a target must serve: full rows, its own top-k, or log-probs at the entries that the student chose.
+    """The ability that a target needs: full rows, its own top-k, or log-probs at the entries that the student chose.
 
-    Some entries of a law say nothing of the same law at another temperature, which needs full rows.
+    A few entries of a distribution do not determine it at another temperature, so a temperature needs full rows.
     """
     if support is None or support.by == "draw" or reader.tau != 1.0:
         return "dense"
@@ -86,8 +86,8 @@ class Field(Expr):
     def own_fields(self) -> frozenset[str]:
         return frozenset({self.name})
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        return _FIELDS[self.name](hearing.levels)
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        return _FIELDS[self.name](batch.levels)
 
     def __str__(self) -> str:
         return self.name
@@ -107,17 +107,17 @@ _FIELDS: dict[str, Callable[[Levels], Tensor]] = {
 
 @dataclass(frozen=True)
 class Column(Expr):
-    """A named number that came with the data."""
+    """A named number from the data."""
 
     name: str
-    at: Level = Level.SEQUENCE
+    at: Level
 
     @property
     def level(self) -> Level:
         return self.at
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        record = hearing.levels.record
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        record = batch.levels.record
         columns = record.columns_N if self.at == Level.TOKEN else record.columns_B
         if self.name not in columns:
             raise LimbeckError(
@@ -132,7 +132,7 @@ class Column(Expr):
 
 @dataclass(frozen=True)
 class On(Expr):
-    """Sequences of one named source."""
+    """A mask of the sequences that one named source wrote."""
 
     source: str
 
@@ -140,8 +140,8 @@ class On(Expr):
     def level(self) -> Level:
         return Level.SEQUENCE
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        record = hearing.levels.record
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        record = batch.levels.record
         if self.source not in record.sources:
             return torch.zeros_like(record.correct_B)
         return record.origin_B == record.sources.index(self.source)
@@ -152,7 +152,7 @@ class On(Expr):
 
 @dataclass(frozen=True)
 class Has(Expr):
-    """Sequences for which there is what a context shows; all of them where nobody looked (plain tensors)."""
+    """A mask of sequences with the evidence of a context; all of them on plain tensors without that column."""
 
     context: Context
 
@@ -167,8 +167,8 @@ class Has(Expr):
     def own_contexts(self) -> frozenset[Context]:
         return frozenset({self.context})
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        record = hearing.levels.record
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        record = batch.levels.record
         known = record.columns_B.get(self.context.column)
         return torch.ones_like(record.correct_B) if known is None else known.bool()
 
@@ -178,7 +178,7 @@ class Has(Expr):
 
 @dataclass(frozen=True)
 class Tagged(Expr):
-    """Sequences whose prompt carries a word in a column (a domain, a difficulty)."""
+    """A mask of the sequences whose prompt has a given word in a column (a domain, a difficulty)."""
 
     column: str
     value: str
@@ -187,20 +187,20 @@ class Tagged(Expr):
     def level(self) -> Level:
         return Level.SEQUENCE
 
-    def evaluate(self, hearing: EvalContext) -> Tensor:
-        record = hearing.levels.record
-        if self.tag in record.columns_B:  # plain tensors: one boolean a sequence
+    def evaluate(self, batch: EvalContext) -> Tensor:
+        record = batch.levels.record
+        if self.tag in record.columns_B:  # plain tensors: one boolean per sequence
             return record.columns_B[self.tag].bool()
-        if not record.prompts or any(self.column not in p.columns for p in record.prompts):
+        if not record.prompts_B or any(self.column not in p.columns for p in record.prompts_B):
             raise LimbeckError(
                 f"{self} reads the column {self.column!r}, which not every prompt has; add it to the data."
             )
-        hits = [str(p.columns[self.column]) == self.value for p in record.prompts]
+        hits = [str(p.columns[self.column]) == self.value for p in record.prompts_B]
         return torch.tensor(hits, device=record.correct_B.device)
 
     @property
     def tag(self) -> str:
-        """What ``lb.objective`` calls its column of booleans."""
+        """The name of its column of booleans in ``lb.objective``."""
         return f"{self.column}={self.value}"
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """The levels of units: token < turn < sequence < group < batch.
 
-Down is broadcast and implicit; up is a reduction and written. This file and ``reduction`` are the only ones where axes
-vanish. (The level ``chunk``, between token and turn, joins with the methods for other tokenisers.)
+Values go down (from a sequence to its tokens) implicitly, by broadcasting. They go up by a reduction, which is always
+written out. This file and ``reduction`` are the only ones in which an axis is summed away.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..types import Rollout
 
 
 class Level(IntEnum):
-    """One value per what; larger is coarser."""
+    """The unit for which there is one value; larger is coarser."""
 
     TOKEN = 0
     TURN = 1
@@ -28,11 +28,11 @@ class Level(IntEnum):
         return self.name.lower()
 
 
-def as_rung(x: Level | str) -> Level:
-    """A level from its name.
+def as_level(x: Level | str) -> Level:
+    """A level from its name; a ``Level`` is returned as it is.
 
     Raises:
-        LimbeckError: with the nearest name.
+        LimbeckError: for an unknown name, with the nearest one.
     """
     if isinstance(x, Level):
         return x
@@ -43,7 +43,7 @@ def as_rung(x: Level | str) -> Level:
 
 
 HOWS = ("sum", "mean", "std", "min", "max", "any", "all", "first")
-"""How values go up the levels."""
+"""The reductions by which values go up the levels."""
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -51,10 +51,10 @@ def _identity(x: Tensor) -> Tensor:
 
 
 class Levels:
-    """The integer maps of one record, and how values move along them.
+    """The units of one record as index maps, and the movement of values along them.
 
     Args:
-        record: whose units are meant.
+        record: the rollouts whose units are meant.
         all_sum: adds a tensor over the processes of a distributed run, so that *batch* always means the global batch.
     """
 
@@ -70,7 +70,7 @@ class Levels:
         }
 
     def size(self, level: Level) -> int:
-        """How many units there are."""
+        """The number of units of a level."""
         return self._sizes[level]
 
     def index(self, fine: Level, coarse: Level) -> Tensor:
@@ -92,7 +92,7 @@ class Levels:
     ) -> Tensor:
         """Reduce ``[size(fine)]`` to ``[size(coarse)]``; nothing reduces to 0 (``any``: False, ``all``: True).
 
-        A unit without a scored token is no part of a coarser one, as in every denominator, unless ``empty``.
+        A unit without a scored token is left out, as in every denominator, unless ``empty`` is set.
 
         ``std`` is the unbiased one (n - 1), as in TRL and verl, and 0 for a single value.
         """
@@ -105,9 +105,9 @@ class Levels:
         return segment(x, index, self.size(coarse), how, self.all_sum if coarse == Level.BATCH else _identity)
 
     def holding(self, fine: Level, coarse: Level = Level.BATCH, how: str = "mean") -> Tensor | None:
-        """Units that hold a scored token, and so count in a reduction; None where all do.
+        """A mask of the units that hold a scored token and so count in a reduction; None where all do.
 
-        A turn without one does not count either, but what it was paid belongs to its sequence's sum.
+        A turn without a scored token does not count in a mean, but its reward is part of the sum over its sequence.
         """
         unit = Level.SEQUENCE if fine == Level.TURN and how == "sum" else fine
         if unit == Level.TOKEN or unit == coarse:
@@ -120,7 +120,7 @@ class Levels:
     def to_go(self, x: Tensor, gamma: float, strict: bool, level: Level = Level.TOKEN) -> Tensor:
         """Discounted sum over the rest of the sequence: ``sum_{s >= t} gamma^(s-t) x_s`` (``strict``: s > t only).
 
-        Over its tokens, or over its turns where ``level`` says so.
+        The sum runs over tokens, or over turns where ``level`` is ``TURN``.
         """
         place, padded = self._padded(x, level)
         total = torch.zeros_like(padded[:, 0])
@@ -133,15 +133,15 @@ class Levels:
         return out[place]
 
     def position(self) -> Tensor:
-        """1-based place of each scored token in its sequence, int64 ``[N]``."""
+        """1-based position of each scored token in its sequence, int64 ``[N]``."""
         return _place(self.record.seq_N, self.record.n_sequences)
 
     def turn(self) -> Tensor:
-        """1-based place of each turn in its sequence, int64 ``[U]``."""
+        """1-based position of each turn in its sequence, int64 ``[U]``."""
         return _place(self.record.seq_U, self.record.n_sequences)
 
     def _padded(self, x: Tensor, level: Level) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """``x`` as ``[B, T]`` with zeros, and the places of its units in it; lives only inside ``to_go``."""
+        """``x`` padded to ``[B, T]`` with zeros, and the indices of its units there."""
         seq, at = (self.record.seq_N, self.position()) if level == Level.TOKEN else (self.record.seq_U, self.turn())
         place = (seq, at - 1)
         padded = x.new_zeros(self.record.n_sequences, int(at.max()) if at.numel() else 1)
@@ -150,7 +150,7 @@ class Levels:
 
 
 def _place(index: Tensor, size: int) -> Tensor:
-    """1-based place of each entry among those of the same number; ``index`` rises."""
+    """1-based position of each entry among those with the same index; ``index`` must not fall."""
     count = torch.bincount(index, minlength=size)
     return torch.arange(index.numel(), device=index.device) - (count.cumsum(0) - count)[index] + 1
 
@@ -173,8 +173,8 @@ def segment(x: Tensor, index: Tensor, size: int, how: str, all_sum: Callable[[Te
     if how == "first":
         if not _alone(all_sum, x):
             raise LimbeckError(
-                "over('batch', 'first'): the first of a batch that several processes share is not known; take the mean "
-                "or the max, or run one process."
+                "over('batch', 'first') is not defined for a batch that several processes share; use 'mean' or 'max', "
+                "or run one process."
             )
         place = torch.searchsorted(index, torch.arange(size, device=index.device))
         there = place < index.numel()
@@ -186,7 +186,7 @@ def segment(x: Tensor, index: Tensor, size: int, how: str, all_sum: Callable[[Te
         hits = _add(x.bool() if how == "any" else ~x.bool(), index, size, torch.int64)
         return all_sum(hits) > 0 if how == "any" else all_sum(hits) == 0
     dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-    # In double, so that the mean of equal numbers is that number and a group that agrees has no advantage.
+    # In float64, so that the mean of equal numbers is that number, and a group with equal rewards has no advantage.
     wide = torch.float32 if x.device.type == "mps" else torch.float64
     total = all_sum(_add(x, index, size, wide))
     if how == "sum":
@@ -205,10 +205,10 @@ def _alone(all_sum: Callable[[Tensor], Tensor], x: Tensor) -> bool:
 
 
 def _extreme(own: Tensor | None, how: str, all_sum: Callable[[Tensor], Tensor], zero: Tensor) -> Tensor:
-    """The least or greatest over processes of one number each, by sums alone; None has none.
+    """The smallest or largest of one number per process, found with sums only; ``None`` is a process without a number.
 
-    Doubles are ordered as whole numbers of 64 bits are, once the bits of the negative ones are turned round, so the
-    greatest is found bit by bit: does any process hold a number that is as large?
+    Doubles are ordered like whole numbers of 64 bits once the bits of the negative ones are inverted. So the largest is
+    found bit by bit, each time by asking whether any process has a number that is as large.
     """
     sign, every = 1 << 63, (1 << 64) - 1
     key = -1
@@ -220,7 +220,7 @@ def _extreme(own: Tensor | None, how: str, all_sum: Callable[[Tensor], Tensor], 
         tried = found | 1 << bit
         if int(all_sum(torch.tensor([int(key >= tried)], device=zero.device))) > 0:
             found = tried
-    if found == 0:  # nobody has any
+    if found == 0:  # no process has a number
         return zero
     bits = found ^ sign if found & sign else found ^ every
     value = struct.unpack(">d", struct.pack(">Q", bits))[0]

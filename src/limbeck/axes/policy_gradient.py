@@ -1,4 +1,4 @@
-"""Surrogates of sampled tokens: policy gradients, and sampled estimators of a divergence as losses."""
+"""Surrogate losses of sampled tokens: policy gradients, and sampled estimators of a divergence as losses."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .signal import LOG_RATIO_LIMIT, logp
 from .surrogate import Rows, Surrogate
 
 OLD = logp(old)
-"""What ratios are taken against unless a method names another base."""
+"""The log-probs that ratios are taken against unless a method names another base."""
 
 _KINDS = ("reinforce", "ratio", "clip", "cispo")
 
 
 @dataclass(frozen=True)
-class Policy(Surrogate):
-    r"""A policy gradient; A is the signal, rho = pi / base with its gradient.
+class PolicyLoss(Surrogate):
+    r"""A policy-gradient loss; A is the signal and rho = pi / base, which carries gradient.
 
     * ``reinforce``: :math:`-A \log\pi`
     * ``ratio``: :math:`-\rho A`
@@ -37,20 +37,22 @@ class Policy(Surrogate):
     """
 
     kind: str
-    lo: float = 0.0
-    hi: float = 0.0
-    against: Expr = OLD
-    pool: str = "token"
-    dual: float | None = None
-    cap: float | None = None
+    lo: float
+    hi: float
+    against: Expr
+    pool: str
+    dual: float | None
+    cap: float | None
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             known = ", ".join(_KINDS)
             raise LimbeckError(f"policy({self.kind!r}): unknown kind{nearest(self.kind, _KINDS)}; use one of {known}.")
         if self.pool not in ("token", "sequence"):
-            raise LimbeckError(f"policy(pool={self.pool!r}): a ratio is pooled per token or per sequence.")
-        expect("base of policy", self.against, Expr, "give log-probs, for instance logp(writer)")
+            raise LimbeckError(
+                f"policy(pool={self.pool!r}): a ratio is pooled per token or sequence; give 'token' or 'sequence'."
+            )
+        expect("base of policy", self.against, Expr, "give log-probs, for instance logp(behavior)")
         for name in ("lo", "hi"):  # infinite: no bound on that side
             number(f"{name} of {self.kind} (the range is 1 - lo to 1 + hi)", getattr(self, name), 0, ends=True)
         for name in ("dual", "cap"):
@@ -69,7 +71,7 @@ class Policy(Surrogate):
     def base(self) -> Expr | None:
         return None if self.kind == "reinforce" else self.against
 
-    def with_reader(self, was: Reader, now: Reader) -> Policy:
+    def with_reader(self, was: Reader, now: Reader) -> PolicyLoss:
         return replace(self, against=replace_reader(self.against, was, now))
 
     def _ratio(self, logq: Tensor, base: Tensor, rows: Rows) -> Tensor:
@@ -111,8 +113,8 @@ class SampledLoss(Surrogate):
 
     estimator: str
     row: Divergence
-    ratio: bool = False
-    against: Expr = OLD
+    ratio: bool
+    against: Expr
 
     @property
     def base(self) -> Expr | None:
@@ -124,11 +126,15 @@ class SampledLoss(Surrogate):
     def check(self, signal: Expr | TargetReader) -> None:
         super().check(signal)
         if not (isinstance(signal, Read) and isinstance(signal.statistic, LogProb)):
-            raise LimbeckError(f"{self} compares log-probs at the sampled token: tell it logp(reader), not {signal}.")
-        if signal.reader.key in ("student", "synced(1)") and signal.reader.tau == 1.0:
             raise LimbeckError(
-                f"{self} was given {signal}, the student itself, so there is nothing to learn; name another reader, or "
-                "give it a context that the student does not see: student.given(feedback)."
+                f"{self} compares log-probs at the sampled token and cannot take {signal}; give it logp(reader)."
+            )
+        reader = signal.reader
+        itself = reader.weights.in_student and not reader.context and reader.tau == 1.0
+        if itself and reader.kind in ("student", "synced"):  # old and behavior differ from the second update on
+            raise LimbeckError(
+                f"{self} was given {signal}, which is the student itself, so its gradient is zero; name another "
+                "reader, or give it a context that the student does not see, such as student.given(feedback)."
             )
 
     def loss(self, live: Sequence[Tensor], signal: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
@@ -143,7 +149,7 @@ class SampledLoss(Surrogate):
         return f"sampled({'ρ·' if self.ratio else ''}{self.estimator})"
 
 
-# ---------------------------------------------------------------- how methods write them
+# ---------------------------------------------------------------- functions to write them with
 
 
 def policy(
@@ -154,9 +160,9 @@ def policy(
     pool: str = "token",
     dual: float | None = None,
     cap: float | None = None,
-) -> Policy:
-    """A policy gradient; see ``Policy`` for the kinds. An infinite ``lo`` or ``hi`` is no bound on that side."""
-    return Policy(kind, lo, hi, base if base is not None else OLD, pool, dual, cap)
+) -> PolicyLoss:
+    """A policy-gradient loss; see ``PolicyLoss``. With an infinite ``lo`` or ``hi``, that side has no bound."""
+    return PolicyLoss(kind, lo, hi, base if base is not None else OLD, pool, dual, cap)
 
 
 def clip(
@@ -166,44 +172,46 @@ def clip(
     pool: str = "token",
     dual: float | None = None,
     cap: float | None = None,
-) -> Policy:
-    """PPO's clipped ratio; one bound serves both sides."""
+) -> PolicyLoss:
+    """The clipped ratio of PPO, between 1 - lo and 1 + hi; ``hi`` is ``lo`` unless it is given."""
     return policy("clip", lo, lo if hi is None else hi, base, pool, dual, cap)
 
 
-def cispo(lo: float = math.inf, hi: float = 4.0) -> Policy:
-    """CISPO: detached clipped ratio times log-prob; ``lo = inf`` clips only above, at 1 + hi."""
+def cispo(lo: float = math.inf, hi: float = 4.0) -> PolicyLoss:
+    """CISPO: the detached clipped ratio times the log-prob. ``lo = inf`` clips only above, at 1 + hi."""
     return policy("cispo", lo, hi)
 
 
-reinforce = Policy("reinforce")
-"""−A log π. RenderedContext 1 it is the negative log-likelihood."""
-ratio = Policy("ratio")
-"""−ρ A, unclipped."""
+reinforce = policy("reinforce")
+"""−A log π. With the signal 1 it is the negative log-likelihood."""
+ratio = policy("ratio")
+"""−ρ A, without a clip."""
 
 _ESTIMATORS: dict[str, Divergence] = {"k2": rkl, "k3": fkl}
 
 
 def sampled(estimator: str | Divergence, ratio: bool = False) -> SampledLoss:
-    """A sampled estimator as a loss: ``"k2"`` (reverse KL's gradient), ``"k3"`` (forward KL's), or a divergence's h(u).
+    """A sampled estimator of a divergence as a loss.
 
-    ``ratio=True`` multiplies by the live ratio to ``old``: then k3 has the reverse KL's gradient.
+    ``"k2"`` has the gradient of the reverse KL and ``"k3"`` that of the forward KL. A divergence gives the loss form
+    h(u) that has its own gradient. ``ratio=True`` multiplies by the ratio to ``old``, which carries gradient; then k3
+    has the gradient of the reverse KL.
 
     Raises:
         LimbeckError: for ``"k1"``, whose expected gradient is zero, and for a divergence without a closed loss form.
     """
     if estimator == "k1":
         raise LimbeckError(
-            "sampled('k1'): k1 as a loss has zero expected gradient (E_q[grad log q] = 0), the teacher cancels; use "
-            "'k2', or k1 as a detached signal: Term(log_ratio(teacher), reinforce)."
+            "sampled('k1') has zero expected gradient, because E_q[grad log q] = 0 and the teacher cancels; use 'k2', "
+            "or k1 as a detached signal: Term(log_ratio(teacher), reinforce)."
         )
     if isinstance(estimator, Divergence):
         if type(estimator).potential is Divergence.potential:
             estimator.potential(torch.zeros(1))  # raises: this divergence has no loss form
-        return SampledLoss(f"h of {estimator.label}", estimator, ratio)
+        return SampledLoss(f"h of {estimator.label}", estimator, ratio, OLD)
     if estimator not in _ESTIMATORS:
         raise LimbeckError(
             f"sampled({estimator!r}): unknown estimator{nearest(estimator, _ESTIMATORS)}; use 'k2' or 'k3', or a "
             "divergence with a loss form."
         )
-    return SampledLoss(estimator, _ESTIMATORS[estimator], ratio)
+    return SampledLoss(estimator, _ESTIMATORS[estimator], ratio, OLD)

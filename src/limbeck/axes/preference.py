@@ -1,4 +1,4 @@
-"""Surrogates of whole sequences: preferences over a group, and sequences judged right or wrong."""
+"""Surrogate losses of whole sequences: preferences within a group, and binary classification of sequences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ..errors import LimbeckError, number
 from ..lazy_torch import Tensor, torch
 from ..math.divergence import Divergence, as_divergence, rkl
-from .expression import Expr, expr, replace_reader
+from .expression import Expr, ExprLike, expr, replace_reader
 from .levels import Level, segment
 from .reader import Reader
 from .signal import length, logp
@@ -18,18 +18,18 @@ from .surrogate import Rows, Surrogate
 
 @dataclass(frozen=True)
 class Contrast(Surrogate):
-    r"""Cross-entropy of the signal's distribution over the members of a group with the softmax of their scores.
+    r"""Cross-entropy between the signal, a distribution over the members of a group, and the softmax of their scores.
 
     :math:`-\sum_i q_i \log\mathrm{softmax}_i(s_i / \tau - \text{margin}\, q_i)`, with
     :math:`s_i = f'(\pi/\pi_{base})` of the sequence (the log-ratio for reverse KL, which is DPO), or the mean log-prob
     per token where ``length``.
     """
 
-    tau: float = 1.0
-    against: Expr | None = None
-    margin: float = 0.0
-    length: bool = False
-    score: Divergence = rkl
+    tau: float
+    against: Expr | None
+    margin: float
+    length: bool
+    score: Divergence
 
     def __post_init__(self) -> None:
         number("tau of contrast (DPO's is 1 / beta)", self.tau, 0)
@@ -38,7 +38,7 @@ class Contrast(Surrogate):
             slope = self.score.slope(torch.tensor([0.5, 1.0]))  # raises where a sampled token has no slope
             if slope[0] == slope[1]:
                 raise LimbeckError(
-                    f"contrast(score={self.score}): its slope is flat, so nothing would be learnt; use rkl."
+                    f"contrast(score={self.score}): its slope is constant, so the gradient would be zero; use rkl."
                 )
 
     @property
@@ -84,7 +84,7 @@ class Contrast(Surrogate):
 class Logistic(Surrogate):
     r"""Binary classification of sequences by log-ratio: :math:`-\log\sigma(\pm(\beta\log\pi/\pi_{base} - \delta))`.
 
-    The sign is the label's, +1 or -1. BCO, KTO, and VPD's E-step.
+    The sign is that of the label, +1 or -1. Used by BCO, KTO and the E-step of VPD.
     """
 
     beta: float
@@ -105,7 +105,7 @@ class Logistic(Surrogate):
 
     @property
     def base(self) -> Expr:
-        """The shift is spread over the tokens of a sequence, so that one base holds both."""
+        """The base, with the shift divided evenly over the tokens of a sequence."""
         return self.against + self.shift / (self.beta * length.clip(lo=1.0))
 
     def with_reader(self, was: Reader, now: Reader) -> Logistic:
@@ -125,10 +125,12 @@ class Logistic(Surrogate):
         return f"logistic(β={self.beta:g}, base={self.against}, δ={self.shift})"
 
 
-def logistic(beta: float, base: Expr, shift: Expr | float = 0.0) -> Logistic:
-    """Classify sequences labelled +1 or -1 by beta times their log-ratio to a base, less a shift (a batch value)."""
+def logistic(beta: float, base: Expr, shift: ExprLike = 0.0) -> Logistic:
+    """Classify sequences labelled +1 or -1 by beta times their log-ratio to a base, minus a shift (one per batch)."""
     if not (beta > 0 and math.isfinite(beta)):
-        raise LimbeckError(f"logistic(beta={beta}): the scale of the log-ratio must be positive.")
+        raise LimbeckError(
+            f"logistic(beta={beta}): the scale of the log-ratio must be positive and finite; give for instance 0.1."
+        )
     return Logistic(beta, base, expr(shift))
 
 
@@ -139,5 +141,5 @@ def contrast(
     length: bool = False,
     score: Divergence | str | None = None,
 ) -> Contrast:
-    """Preferences over a group; DPO is ``contrast(tau=1 / beta, base=ref)`` with the labels (1, 0)."""
+    """Preferences within a group; DPO is ``contrast(tau=1 / beta, base=ref)`` with the labels (1, 0)."""
     return Contrast(tau, None if base is None else logp(base), margin, length, as_divergence(score or rkl))

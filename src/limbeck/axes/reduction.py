@@ -1,12 +1,12 @@
-"""Reductions: how units are summed, and over which total. A denominator is a declared value, not a habit.
+"""Reductions: how the units of a term are summed, and the denominator of the sum.
 
 Every term is ``coefficient / Z * sum of share * weight * loss`` over its kept units. Shares and totals come from masks,
-offsets and weights, never from losses, so they are known before the first backward; totals are sums over micro-batches
-and processes.
+offsets and weights and never from losses, so they are known before the first backward pass. Totals are sums over
+micro-batches and processes.
 
-``per`` says what counts: ``kept`` (the term's own mask; the default), ``all`` (every scored token of the record) or
-``weight`` (the sum of the weights of the kept units). Two terms share a denominator iff reduction and per, and what per
-looks at, are equal as values.
+``per`` says which units the denominator counts: ``kept`` (those of the term's mask, the default), ``all`` (every scored
+token of the record) or ``weight`` (the sum of the weights of the kept units). Two terms share a denominator if and only
+if their reduction, their ``per``, and the mask or weight that ``per`` looks at are equal.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..lazy_torch import Tensor, torch
 from .levels import Level, Levels
 
 PERS = ("kept", "all", "weight")
+"""The values of ``per``."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,11 @@ class Reduction:
     """How the units of a term are summed.
 
     Attributes:
-        name: what formulas call it.
+        name: its name in formulas.
         unit: the level whose units count equally.
-        average: whether a token's share is 1/|unit| (a mean inside the unit) or 1 (a sum).
-        total: a constant that divides, or None.
-        per_unit: whether the number of units divides too.
+        average: whether the share of a token is 1/|unit| (a mean within the unit) or 1 (a sum).
+        total: a constant in the denominator, or None.
+        per_unit: whether the number of units is in the denominator too.
     """
 
     name: str
@@ -41,8 +42,8 @@ class Reduction:
     def __str__(self) -> str:
         return self.name
 
-    def formula(self) -> str:
-        """The denominator in words."""
+    def divisor(self, counted: str) -> str:
+        """The denominator in words; ``counted`` says how units are counted, such as ``the number of all``."""
         units = {
             Level.TOKEN: "tokens",
             Level.TURN: "turns",
@@ -51,25 +52,25 @@ class Reduction:
             Level.BATCH: "1",
         }[self.unit]
         if self.total is None:
-            return f"Σ {units}"
+            return f"{counted} {units}"
         if not self.per_unit:
             return f"{self.total:g}"
-        return f"Σ {units} · {self.total:g}"
+        return f"{counted} {units} × {self.total:g}"
 
     def shares(
         self, kept: Tensor, weight: Tensor, loss_level: Level, per: str, levels: Levels
     ) -> tuple[Tensor, Tensor]:
-        """Share of each unit that the surrogate loss_level, and the total Z.
+        """The share of each loss in the sum, and the total Z.
 
         Args:
-            kept: bool ``[size(loss_level)]``, units the term keeps.
+            kept: bool ``[size(loss_level)]``, the units that the term keeps.
             weight: ``[size(loss_level)]``.
             loss_level: the level of the surrogate's losses.
             per: one of ``PERS``.
-            levels: of the whole batch (its ``all_sum`` makes totals global).
+            levels: the levels of the whole batch (``all_sum`` makes totals global).
 
         Returns:
-            share ``[size(loss_level)]`` and Z ``[1]`` (at least 1 where it counts units: an empty batch gives 0).
+            share ``[size(loss_level)]`` and Z ``[1]``. Z is 1 where no unit is kept, so that an empty batch gives 0.
         """
         self.refuse_finer_than(loss_level)
         counted = torch.ones_like(weight)
@@ -94,33 +95,32 @@ class Reduction:
         return floor * (self.total if self.total is not None else 1.0)
 
     def refuse_finer_than(self, loss_level: Level) -> None:
-        """Raise where the units are finer than what the surrogate loss_level."""
+        """Raise LimbeckError where the units are finer than the losses of the surrogate."""
         if self.unit < loss_level:
             raise LimbeckError(
-                f"reduction {self.name} counts every {self.unit}, but the surrogate gives one loss per "
-                f"{loss_level}; use "
-                f"{'group_mean' if loss_level == Level.GROUP else 'sequence_mean'}."
+                f"reduction {self.name} counts every {self.unit}, but the surrogate gives one loss per {loss_level}; "
+                f"use {'group_mean' if loss_level == Level.GROUP else 'sequence_mean'}."
             )
 
 
 token_mean = Reduction("token_mean", Level.TOKEN)
-"""Sum over tokens / number of tokens of the global batch (DAPO)."""
+"""Sum over tokens, divided by the number of tokens of the global batch (DAPO)."""
 
 turn_mean = Reduction("turn_mean", Level.TURN, average=True)
-"""Mean over turns of token means: each turn is an experience of its own (TCOD)."""
+"""Mean over turns of token means, so that each turn counts equally (TCOD)."""
 
 sequence_mean = Reduction("sequence_mean", Level.SEQUENCE, average=True)
-"""Mean over sequences of token means (GRPO, GSPO). The mean is over sequences with a kept token, as in verl; TRL
-counts an empty sequence as 0 in the mean over all of them."""
+"""Mean over sequences of token means (GRPO, GSPO). It counts sequences with a kept token, as verl does; TRL counts an
+empty sequence as 0 in the mean over all of them."""
 
 sequence_sum = Reduction("sequence_sum", Level.SEQUENCE)
 """Mean over sequences (with a kept token) of token sums."""
 
 token_sum = Reduction("token_sum", Level.BATCH, total=1.0, per_unit=False)
-"""Sum over tokens, divided by nothing (Thinking Machines)."""
+"""Sum over tokens, without a denominator (Thinking Machines)."""
 
 group_mean = Reduction("group_mean", Level.GROUP, average=True)
-"""Mean over groups of the means inside (pairs, lists)."""
+"""Mean over groups of the means within each group (pairs, lists)."""
 
 
 def _positive(name: str, tokens: int) -> None:
@@ -128,13 +128,13 @@ def _positive(name: str, tokens: int) -> None:
 
 
 def fixed(length: int) -> Reduction:
-    """Mean over sequences of token sums / a constant length (Dr. GRPO, arXiv:2503.20783)."""
+    """Mean over sequences of token sums, divided by a constant length (Dr. GRPO, arXiv:2503.20783)."""
     _positive("fixed", length)
     return Reduction(f"fixed({length})", Level.SEQUENCE, total=float(length))
 
 
 def budget(tokens: int) -> Reduction:
-    """Sum over tokens / a constant token budget (C3PO)."""
+    """Sum over tokens, divided by a constant number of tokens (C3PO)."""
     _positive("budget", tokens)
     return Reduction(f"budget({tokens})", Level.BATCH, total=float(tokens), per_unit=False)
 
@@ -147,7 +147,7 @@ def as_reduction(x: Reduction | str) -> Reduction:
     """A reduction from its name: ``"token_mean"`` ..., ``"fixed(3000)"``, ``"budget(409600)"``.
 
     Raises:
-        LimbeckError: with the nearest name.
+        LimbeckError: for an unknown name, with the nearest one.
     """
     if isinstance(x, Reduction):
         return x

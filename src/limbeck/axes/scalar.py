@@ -1,4 +1,4 @@
-"""Scalars: numbers, schedules of the step, and controllers, which read metrics after each step.
+"""Scalars: numbers, schedules of the step, and controllers, which change with the metrics of each step.
 
 ``step`` counts optimiser batches and starts at 0.
 """
@@ -9,7 +9,6 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TypeVar
 
 from ..errors import LimbeckError, number, whole
 
@@ -23,22 +22,22 @@ class Scalar:
         raise NotImplementedError
 
     def now(self, step: int, memory: Mapping[str, float]) -> float:
-        """The value at a step of a run; controllers find theirs in the run's memory."""
+        """The value at a step of a run. The value of a controller is in the run's memory."""
         del memory
         return self.at(step)
 
     def most(self, steps: int) -> float:
-        """The largest value within so many steps; a straight rise or fall has it at an end."""
+        """The largest value within so many steps. A monotonic schedule has it at the first or the last one."""
         return max(self.at(0), self.at(max(steps - 1, 0)))
 
     @property
     def controllers(self) -> tuple[Controller, ...]:
         """The controllers it is made of."""
-        return tuple(c for part in within(self, Scalar) if part is not self for c in part.controllers)
+        return tuple(c for part in scalars_within(self) if part is not self for c in part.controllers)
 
     @property
     def is_zero(self) -> bool:
-        """Whether it is 0 at every step; then what it multiplies is removed with its needs."""
+        """Whether it is 0 at every step; then the term that it multiplies is removed, with its needs."""
         return False
 
 
@@ -77,7 +76,7 @@ class Anneal(Scalar):
         if self.decay < 0 or self.floor > self.start:
             raise LimbeckError(
                 f"anneal(start={self.start:g}, floor={self.floor:g}, decay={self.decay:g}): it falls from start to "
-                "floor, so decay must not be negative and floor not above start."
+                "floor; give a decay of at least 0, and a floor that is not above start."
             )
 
     def at(self, step: int) -> float:
@@ -133,11 +132,11 @@ class Times(Scalar):
 
 @dataclass(frozen=True)
 class Stairs(Scalar):
-    """``start + rise * floor(step / every)``: TCOD's number of turns, k(n)."""
+    """``start + rise * floor(step / every)``, such as the number of turns k(n) of TCOD."""
 
     start: float
     every: int
-    rise: float = 1.0
+    rise: float
 
     def at(self, step: int) -> float:
         return self.start + self.rise * (step // self.every)
@@ -148,10 +147,10 @@ class Stairs(Scalar):
 
 @dataclass(frozen=True)
 class Every(Scalar):
-    """1 at every ``every``-th step, from step 0 on, else 0; ``rest`` turns that around."""
+    """1 at every ``every``-th step, from step 0 on, else 0; with ``rest`` the other way round."""
 
     every: int
-    rest: bool = False
+    rest: bool
 
     def at(self, step: int) -> float:
         return float((step % self.every == 0) != self.rest)
@@ -162,10 +161,10 @@ class Every(Scalar):
 
 @dataclass(frozen=True)
 class Controller(Scalar):
-    """A value that is moved after each step by what was measured; its state lives in the run's memory.
+    """A value that is updated after each step from metrics; its state is in the run's memory.
 
-    A subclass says ``at``, the value before the first update, and ``update``. The state is the value itself, unless
-    the subclass also says ``now``, which makes a value of a state (see ``EntropyGate``).
+    A subclass defines ``at``, the value before the first update, and ``update``. The state is the value itself, unless
+    the subclass also defines ``now``, which computes the value from the state (see ``EntropyGate``).
     """
 
     def now(self, step: int, memory: Mapping[str, float]) -> float:
@@ -173,24 +172,25 @@ class Controller(Scalar):
 
     @property
     def name(self) -> str:
-        """Where its state lies in the memory."""
-        return repr(self)  # the text that people read rounds its numbers, and two would share a state
+        """The key of its state in the memory."""
+        return repr(self)  # str rounds the numbers, so two controllers could share a state
 
     @property
     def controllers(self) -> tuple[Controller, ...]:
         return (self, *super().controllers)
 
     def update(self, state: float | None, step: int, metrics: Mapping[str, float]) -> float:
-        """The next state from the last one (None at the start) and the metrics of the step just done."""
+        """The next state, from the last one (None at the start) and the metrics of the finished step."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class EntropyGate(Controller):
-    """A levels of limits; at each gate it climbs one level if the mean token entropy is at least ``floor``, else stays.
+    """Rising limits. Every so many steps it takes the next one if the mean token entropy is at least ``floor``.
 
-    (arXiv:2605.16826; the levels, the floor and the steps between gates are not published.) Reads ``heldout_entropy``
-    where the run evaluates again and again (``eval_every``), else the entropy of the step's own rollouts.
+    From arXiv:2605.16826, which does not publish the limits, the floor and the steps between gates. It reads
+    ``heldout_entropy`` where the run evaluates during training (``eval_every``), else the entropy of the step's own
+    rollouts.
     """
 
     levels: tuple[int, ...]
@@ -227,42 +227,39 @@ class EntropyGate(Controller):
 def move(
     controllers: Iterable[Controller], memory: MutableMapping[str, float], step: int, metrics: Mapping[str, float]
 ) -> None:
-    """Move controllers after a step by what it measured, and by the other numbers of the memory."""
+    """Update controllers after a step from its metrics and the other numbers of the memory."""
     known = {**memory, **metrics}
     for controller in controllers:
         try:
             state = controller.update(memory.get(controller.name), step, known)
         except KeyError as e:
             raise LimbeckError(
-                f"the controller {controller} reads {e.args[0]!r}, which is not measured here; there are "
+                f"the controller {controller} reads {e.args[0]!r}, which is not measured here; use one of "
                 f"{', '.join(metrics) or 'no numbers'}."
             ) from None
         number(f"what update of the controller {controller} returns", state)
         memory[controller.name] = float(state)
 
 
-Kind = TypeVar("Kind")
-
-
-def within(x: object, kind: type[Kind]) -> Iterator[Kind]:
-    """Everything of a kind that a value is made of, itself included, wherever in its fields it stands."""
-    if isinstance(x, kind):
+def scalars_within(x: object) -> Iterator[Scalar]:
+    """Every scalar that a value is made of, wherever in its fields it stands; a scalar itself is the first."""
+    if isinstance(x, Scalar):
         yield x
     if is_dataclass(x) and not isinstance(x, type):
         for f in fields(x):
-            yield from within(getattr(x, f.name), kind)
+            yield from scalars_within(getattr(x, f.name))
     elif isinstance(x, tuple | list | frozenset):
         for item in x:
-            yield from within(item, kind)
+            yield from scalars_within(item)
     elif isinstance(x, Mapping):
-        yield from within(tuple(x.values()), kind)
+        yield from scalars_within(tuple(x.values()))
 
 
 def scalar(x: Scalar | float | str) -> Scalar:
-    """A number as a Scalar; a string such as ``"0.002"`` or ``"anneal(5e-3, 1e-3, 5e-5)"`` comes from a command line.
+    """A number or a string such as ``"0.002"`` or ``"anneal(5e-3, 1e-3, 5e-5)"`` (of a command line) as a Scalar.
 
     Raises:
-        LimbeckError: where a string is neither, or a number is not finite.
+        LimbeckError: for a string of another form, or a number that is not finite.
     """
     if isinstance(x, Scalar):
         return x
@@ -285,13 +282,13 @@ def scalar(x: Scalar | float | str) -> Scalar:
         if isinstance(e, LimbeckError):
             raise
     raise LimbeckError(
-        f"{x!r} is not a coefficient: give a number, 'anneal(start, floor, decay)', 'linear(start, end, steps)' or "
+        f"{x!r} is not a coefficient; give a number, 'anneal(start, floor, decay)', 'linear(start, end, steps)' or "
         "'stairs(start, every, rise)'."
     )
 
 
 def product(a: Scalar | float | str, b: Scalar | float | str) -> Scalar:
-    """The product, folded where both are constants."""
+    """The product of two scalars; a constant where both are."""
     a, b = scalar(a), scalar(b)
     if isinstance(a, Constant) and isinstance(b, Constant):
         return Constant(a.value * b.value)
@@ -303,37 +300,38 @@ def product(a: Scalar | float | str, b: Scalar | float | str) -> Scalar:
 
 
 def anneal(start: float, floor: float, decay: float) -> Anneal:
-    """``max(start - decay * step, floor)``; KDRL's annealing is ``anneal(5e-3, 1e-3, 5e-5)``."""
+    """``max(start - decay * step, floor)``; KDRL uses ``anneal(5e-3, 1e-3, 5e-5)``."""
     return Anneal(start, floor, decay)
 
 
 def linear(start: float, end: float, steps: int) -> Linear:
-    """A straight line in the step, flat afterwards."""
+    """From ``start`` to ``end`` in a straight line over ``steps`` steps, and ``end`` afterwards."""
     return Linear(start, end, steps)
 
 
 def stairs(start: float, every: float, rise: float = 1.0) -> Scalar:
-    """``start + rise * floor(step / every)``."""
+    """``start + rise * floor(step / every)``: a rise every so many steps."""
     if every < 1 or every != int(every):
-        raise LimbeckError(f"stairs(every={every:g}): the steps of one stair are a whole number of at least 1.")
+        raise LimbeckError(f"stairs(every={every:g}): the steps of a stair must be a whole number; give at least 1.")
     return Stairs(start, int(every), rise) if rise else Constant(start)
 
 
 def every(n: float, rest: bool = False) -> Scalar:
-    """1 at every n-th step (``rest``: at all the others); ``n = inf`` is never."""
+    """1 at every n-th step, else 0 (with ``rest`` the other way round); ``n = inf`` means never."""
     if n == math.inf:
         return Constant(float(rest))
     if n < 1 or n != int(n):
-        raise LimbeckError(f"every({n:g}): give a whole number of at least 1, or infinity for never.")
+        raise LimbeckError(f"every({n:g}): n must be a whole number of at least 1; give infinity for never.")
     return Every(int(n), rest) if n > 1 else Constant(float(not rest))
 
 
 def entropy_gate(levels: tuple[int, ...], floor: float, steps: int) -> Scalar:
-    """A levels of limits that is climbed while entropy holds up; see ``EntropyGate``."""
+    """Rising limits that are taken one after the other while entropy stays high; see ``EntropyGate``."""
     for level in levels:
         whole("a level of entropy_gate", level, 1)
     if not levels or any(b <= a for a, b in itertools.pairwise(levels)) or levels[0] < 1 or steps < 1:
         raise LimbeckError(
-            f"entropy_gate(levels={levels}, steps={steps}): give rising limits above 0 and at least 1 step a level."
+            f"entropy_gate(levels={levels}, steps={steps}): it takes rising limits; give whole numbers above 0 that "
+            "rise, and at least 1 step for each."
         )
     return EntropyGate(levels, floor, steps) if len(levels) > 1 else Constant(float(levels[0]))

@@ -1,7 +1,8 @@
-"""Named leaves and compositions of ``Expr``: what methods tell their units.
+"""Named expressions: the signals, weights and masks that methods are written with.
 
-Record fields: ``reward`` (turn), ``score`` its sum over the sequence, ``correct``, ``truncated``, ``label``, ``length``
-(sequence), ``position`` (token). Readers: ``logp``, ``entropy``, ``divergence``. The rest is one line each.
+Record fields are ``reward`` (one per turn), ``score`` (its sum over the sequence), ``correct``, ``truncated``,
+``label``, ``length`` (one per sequence) and ``position`` (one per token). Readers are scored with ``logp``, ``entropy``
+and ``divergence``. The others are short compositions.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from ..math.statistic import Distance, Entropy, InTop, LogProb, Support
 from ..types import AUTHORS
 from .choice import Cohort, Draw, Running, Top
 from .context import Context
-from .expression import Const, Expr, Slope, ToGo, VecLike, op
+from .expression import Const, Expr, ExprLike, Slope, ToGo, op
 from .leaves import Column, Field, Has, On, Read, Tagged
-from .levels import Level, as_rung
+from .levels import Level, as_level
 from .reader import Reader, TargetReader, old, student
 
 reward = Field("reward", Level.TURN)
@@ -23,110 +24,110 @@ position, turn = Field("position", Level.TOKEN), Field("turn", Level.TURN)
 
 
 def column(name: str, at: Level | str = Level.SEQUENCE) -> Expr:
-    """A named number per sequence (or per token) of the data."""
-    return Column(name, as_rung(at))
+    """A named number of the data, per sequence or per token."""
+    return Column(name, as_level(at))
 
 
 def on(source: str) -> Expr:
-    """True on the sequences that the named source wrote."""
+    """A mask that is true on the sequences of the named source."""
     return On(source)
 
 
 def has(context: Context) -> Expr:
-    """True on the sequences for which there is what the context shows."""
+    """A mask that is true on the sequences that have the evidence of the context."""
     return Has(context)
 
 
 def by(author: str) -> Expr:
-    """True on the tokens that ``student``, ``teacher`` or ``data`` wrote."""
+    """A mask that is true on the tokens of an author: ``student``, ``teacher`` or ``data``."""
     if author not in AUTHORS:
-        raise LimbeckError(f"by({author!r}): tokens are written by 'student', 'teacher' or 'data'.")
+        raise LimbeckError(f"by({author!r}): unknown author; use 'student', 'teacher' or 'data'.")
     return Field("author", Level.TOKEN).eq(AUTHORS[author])
 
 
 def tagged(column: str, value: str) -> Expr:
-    """True on the sequences whose prompt has that word in that column."""
+    """A mask that is true on the sequences whose prompt has the word ``value`` in the column."""
     return Tagged(column, value)
 
 
-def where(mask: Expr, a: VecLike, b: VecLike) -> Expr:
-    """``a`` where the mask holds, else ``b``."""
+def where(mask: Expr, a: ExprLike, b: ExprLike) -> Expr:
+    """``a`` where the mask is true, else ``b``."""
     return op("where", mask, a, b)
 
 
 everywhere: Expr = Const(1.0)
-"""RenderedContext 1, kept everywhere, weighed 1."""
+"""The constant 1: as a signal 1, as a mask every unit, as a weight 1."""
 
 
 def logp(reader: Reader) -> Expr:
-    """Log-prob of the scored token, nats, per token."""
-    return Read(reader, LogProb())
+    """Log-prob of the scored token in nats, per token."""
+    return Read(reader, LogProb(), None, None)
 
 
 def entropy(reader: Reader) -> Expr:
-    """Entropy of the next-token law, nats, per token."""
-    return Read(reader, Entropy())
+    """Entropy of the next-token distribution in nats, per token."""
+    return Read(reader, Entropy(), None, None)
 
 
 def divergence(
     row: Divergence | str, target: TargetReader, of: Reader = student, support: Support | None = None
 ) -> Expr:
-    """Divergence of ``of`` to ``target``, nats, per token; over the full vocabulary, or over a support."""
+    """Divergence of ``of`` to ``target`` in nats, per token, over the full vocabulary or a support."""
     return Read(of, Distance(as_divergence(row), support is None or support.tail), target, support)
 
 
 def in_top(k: int, reader: Reader) -> Expr:
-    """1 where the scored token is among the reader's k likeliest, else 0, per token."""
-    return Read(reader, InTop(k))
+    """1 where the scored token is among the k most likely tokens of the reader, else 0, per token."""
+    return Read(reader, InTop(k), None, None)
 
 
 def to_go(of: Expr, gamma: float, strict: bool = False, mean: bool = False) -> Expr:
-    """``sum_{s>=t} gamma^(s-t) x_s`` within the sequence."""
+    """The discounted sum over the rest of the sequence, ``sum_{s>=t} gamma^(s-t) x_s`` (``strict``: s > t)."""
     return ToGo(of, gamma, strict, mean)
 
 
 score: Expr = reward.total
-"""Reward of the whole sequence."""
+"""The reward of the whole sequence."""
 
 
 def standardise(
     of: Expr, level: Level | str, eps: float = 1e-8, scale: bool = True, where: Expr | None = None, empty: bool = False
 ) -> Expr:
-    """(x − mean) / (std + eps) over the level, its statistics taken where the mask holds.
+    """(x − mean) / (std + eps) over the level, with statistics of the units where the mask is true.
 
     The std is the unbiased one, 0 for a single value; ``scale=False`` keeps x − mean. Units without a kept token are
-    left out, unless ``empty``.
+    left out, unless ``empty`` is set.
     """
     centred = of - of.over(level, "mean", where, empty)
     return centred / (of.over(level, "std", where, empty) + eps) if scale else centred
 
 
 def group_advantage(scale: bool = True, of: Expr = score, eps: float = 1e-6) -> Expr:
-    """GRPO's advantage (arXiv:2402.03300): the score standardised in its group; Dr. GRPO's where ``scale=False``.
+    """The advantage of GRPO (arXiv:2402.03300), the score standardised within its group.
 
-    The unbiased std as in TRL and verl; eps 1e-6 is verl's (TRL 1e-4). A group of one, and one whose scores agree, gets
-    0 (verl keeps the raw reward of a group of one). A response without a kept token counts in the baseline, as in verl:
-    its score is a sample of the group's, whatever masks its tokens.
+    With ``scale=False`` it is that of Dr. GRPO. The std is the unbiased one, as in TRL and verl; eps 1e-6 is from verl
+    (TRL has 1e-4). A group of one response, or with equal scores, gets 0 (verl keeps the raw reward of a group of one).
+    A response without a kept token counts in the baseline, as in verl, because its score is a sample of the group.
     """
     return standardise(of, Level.GROUP, eps, scale, empty=True)
 
 
 def log_ratio(target: Reader, base: Reader = old) -> Expr:
-    """log π_target − log π_base at the scored token, nats."""
+    """log π_target − log π_base at the scored token, in nats."""
     return logp(target) - logp(base)
 
 
 LOG_RATIO_LIMIT = 20.0
-"""Log importance ratios are held within ±20 before they are exponentiated (verl's value)."""
+"""Log importance ratios are clamped to ±20 before they are exponentiated (the value of verl)."""
 
 
 def ratio_of(log_ratio: Expr) -> Expr:
-    """A ratio of laws from its logarithm, which is held within ±20 so that one rare token cannot make it infinite."""
+    """A ratio of policies from its logarithm, which is clamped to ±20 so that a rare token cannot make it infinite."""
     return log_ratio.clip(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
 
 
 def importance(a: Reader, b: Reader, cap: float | None = None) -> Expr:
-    """π_a / π_b at the scored token, detached; the log held within ±20, the ratio capped at ``cap``."""
+    """π_a / π_b at the scored token, detached; its logarithm is clamped to ±20, and the ratio capped at ``cap``."""
     if cap is not None:
         number("the cap of an importance ratio (is_cap)", cap, 0)
     ratio = ratio_of(logp(a) - logp(b))
@@ -134,10 +135,10 @@ def importance(a: Reader, b: Reader, cap: float | None = None) -> Expr:
 
 
 def divergence_advantage(row: Divergence | str, target: Reader, base: Reader = old) -> Expr:
-    """The exact on-policy policy-gradient signal of a divergence: f'(1) − f'(u) at the sampled token, u = base/target.
+    """The advantage whose on-policy policy gradient is that of a divergence: f'(1) − f'(u) with u = base/target.
 
-    ``Term(divergence_advantage(row, teacher), reinforce)`` has the expected gradient of the full divergence. Renyi's
-    needs its row total ``M = exp((a−1) D)``, so it reads both laws densely.
+    ``Term(divergence_advantage(row, teacher), reinforce)`` has the expected gradient of the full divergence. That of
+    Renyi needs the row total ``M = exp((a−1) D)``, so it reads both distributions in full.
     """
     row = as_divergence(row)
     log_u = logp(base) - logp(target)
@@ -148,7 +149,7 @@ def divergence_advantage(row: Divergence | str, target: Reader, base: Reader = o
 
 
 def minmax(of: Expr, level: Level | str = Level.BATCH) -> Expr:
-    """(x − min) / (max − min) over the level; 0 where all are equal."""
+    """(x − min) / (max − min) over the level; 0 where all values are equal."""
     low, high = of.over(level, "min"), of.over(level, "max")
     return where(high > low, (of - low) / where(high > low, high - low, 1.0), 0.0)
 
@@ -159,29 +160,29 @@ def soft_or(a: Expr, b: Expr) -> Expr:
 
 
 def top(of: Expr, fraction: float, among: Expr | None = None) -> Expr:
-    """True on that fraction of the batch's tokens, those with the largest values (at least one)."""
+    """A mask of the given fraction of the batch's tokens, those with the largest values (at least one token)."""
     return Top(of, fraction, among)
 
 
 def draw(of: Expr, fraction: float, among: Expr | None = None) -> Expr:
-    """True on that fraction of the batch's tokens, drawn without replacement in proportion to their values."""
+    """A mask of the given fraction of the batch's tokens, drawn without replacement in proportion to their values."""
     return Draw(of, fraction, among)
 
 
 def cohort(of: Expr) -> Expr:
-    """Mean over the group's turns at the same place in their sequences, per turn."""
+    """The mean over the turns of a group at the same position in their sequences, per turn."""
     return Cohort(of)
 
 
 def running(of: Expr, rate: float, among: Expr | None = None) -> Expr:
-    """Moving average over batches of a value per batch; batches with nothing in ``among`` are passed over."""
+    """A moving average over batches of a value per batch; batches without a unit in ``among`` are skipped."""
     return Running(of, rate, among)
 
 
 def step_drift(target: Reader, ceiling: float, eps: float = 1e-6, base: Reader = old) -> Expr:
-    """SOD's weight of a turn: min((d_1 + eps) / (d_k + eps), 1 + ceiling), d_k the turn's mean |log-ratio| to target.
+    """The weight of a turn in SOD: min((d_1 + eps) / (d_k + eps), 1 + ceiling), d_k its mean |log-ratio| to target.
 
-    The running product of the paper telescopes to this (arXiv:2605.07725; eps 1e-6 is the code's).
+    The running product of the paper telescopes to this (arXiv:2605.07725; eps 1e-6 is from its code).
     """
     number("ceiling of step_drift", ceiling, 0, ends=True)
     d = abs(log_ratio(target, base)).over(Level.TURN, "mean")
@@ -189,12 +190,12 @@ def step_drift(target: Reader, ceiling: float, eps: float = 1e-6, base: Reader =
 
 
 def confidence(reader: Reader, beta: float = 1.0) -> Expr:
-    """exp(−beta H): near 1 where the reader is sure, per token (SRPO)."""
+    """exp(−beta H) per token, which is near 1 where the reader's entropy H is small (SRPO)."""
     return (-beta * entropy(reader)).exp()
 
 
 def mean_one(of: Expr, among: Expr) -> Expr:
-    """x over its mean on the batch's tokens where the mask holds."""
+    """x divided by its mean over the batch's tokens where the mask is true."""
     mean = of.over(Level.BATCH, "mean", among)
     return of / where(mean > 0.0, mean, 1.0)
 

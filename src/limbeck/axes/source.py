@@ -1,6 +1,6 @@
-"""Sources: who writes a record, and who verifies it. Declarations; the engine executes them.
+"""Sources: where the responses of a record come from, and whether they are verified. The engine executes them.
 
-A source writes *groups*: ``n`` sequences for one prompt, which a group baseline may compare.
+A source gives *groups*: ``n`` sequences for one prompt, which a group baseline may compare.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from .scalar import Scalar, scalar
 
 ONE = scalar(1.0)
 
-OWN = ("student", "init", "ref")
-"""Roles that write in the student's hand: its weights, now or before."""
+MOST_SAMPLES = 2**20
+"""The largest number of responses to one prompt (ours); no step holds as many."""
 
 
-def hand(readers: Sequence[Reader]) -> int:
-    """Who counts as the author of what these readers write together: the student, or a teacher."""
-    return STUDENT if any(r.follow is not None or r.role in OWN for r in readers) else TEACHER
+def joint_author(readers: Sequence[Reader]) -> int:
+    """The author of text that these readers write together: the student where any of them has its weights."""
+    return STUDENT if any(r.weights.of_student for r in readers) else TEACHER
 
 
 @dataclass(frozen=True)
 class Source:
-    """Who writes a record.
+    """The origin of the responses of a record.
 
     Attributes (of every source):
-        group: sequences a prompt.
+        group: sequences per prompt.
         verified: whether rewards and correctness are known.
-        sampled: whether the writer's log-probs are known.
+        sampled: whether log-probs of the behaviour policy are known.
     """
 
     @property
@@ -55,43 +55,43 @@ class Source:
 
     @property
     def author(self) -> int | None:
-        """Who writes its tokens (``DATA``, ``STUDENT``, ``TEACHER``); None where that differs, or is another's."""
+        """The author of its tokens (``DATA``, ``STUDENT``, ``TEACHER``); None for several, or copied ones."""
         authors = {part.author for part in self.parts}
         return authors.pop() if len(authors) == 1 else None
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Who must be able to write, and what is read to choose among what was written."""
+        """The readers that write, and those that score responses in order to choose among them."""
         return frozenset()
 
     @property
     def parts(self) -> tuple[Source, ...]:
-        """The sources it is made of."""
+        """The sources that it is made of."""
         return ()
 
     def walk(self) -> Iterator[Source]:
-        """This source, and all that it is made of."""
+        """This source and all that it is made of."""
         yield self
         for part in self.parts:
             yield from part.walk()
 
     @property
     def of(self) -> str:
-        """The named source whose records it starts from; empty: none."""
+        """The named source whose records it starts from; empty for none."""
         return ""
 
     @property
     def contexts(self) -> frozenset[Context]:
-        """What its writers see besides the prompt."""
+        """The contexts that its policies see in addition to the prompt."""
         return frozenset(c for part in self.parts for c in part.contexts)
 
 
 @dataclass(frozen=True)
 class Data(Source):
-    """Responses that the task's data holds: one demonstration, or a pair (chosen, rejected) where ``pairs``."""
+    """Responses of a data set: one demonstration per prompt, or with ``pairs`` one chosen and one rejected response."""
 
-    name: str = "task"
-    pairs: bool = False
+    name: str
+    pairs: bool
 
     @property
     def group(self) -> int:
@@ -117,48 +117,47 @@ class Data(Source):
         return f"{'pairs' if self.pairs else 'responses'} of the {self.name} data"
 
 
-def heat_of(writer: Reader | Blend, tau: float) -> str:
-    """The temperature of a source in words; a writer that has one of its own says that one itself."""
+def temperature_in_words(reader: Reader | Blend, tau: float) -> str:
+    """The temperature of a source in words; the reader's own temperature is part of the reader's text."""
     if tau == 1.0:
         return ""
-    own = any(r.tau != 1.0 for r in (writer.readers if isinstance(writer, Blend) else (writer,)))
+    own = any(r.tau != 1.0 for r in (reader.readers if isinstance(reader, Blend) else (reader,)))
     return f", τ={tau:g}{' on top' if own else ''}"
 
 
 @dataclass(frozen=True)
 class Sample(Source):
-    """``n`` responses a prompt, sampled from a reader, or token by token from a blend.
+    """``n`` responses per prompt, sampled from a reader, or token by token from a blend.
 
-    Whatever a writer sees (``sample(teacher.given(hint))``), the record's prompt is the student's own; ``recast`` puts
-    the student under another one.
+    The prompt of the record is the student's own, also where the sampling policy sees a context
+    (``sample(teacher.given(hint))``). ``recast`` puts the student under another prompt.
 
     Attributes:
-        reader: who writes.
-        n: responses a prompt.
+        reader: the policy that samples.
+        n: responses per prompt.
         check: whether the task's verifier judges them.
-        tau: sampling temperature, on top of the reader's own: ``sample(teacher.at(2), tau=0.5)`` writes with
-            ``softmax(logits / (2 · 0.5))``, which is also the law of the writer's log-probs.
-        max_tokens: limit of a response (of a turn); None takes the run's.
-        turns: at most so many turns where the task has episodes, or where ``retry`` says what comes between them.
-        retry: what is said after a turn on a task without episodes; None: one turn.
-        start: a source of episodes whose first turns are played again before the reader takes over; all but the last
-            ``1 + back``.
+        tau: sampling temperature, on top of the reader's own: ``sample(teacher.at(2), tau=0.5)`` draws from
+            ``softmax(logits / (2 · 0.5))``, and the log-probs of ``behavior`` are those of this distribution.
+        max_tokens: limit of a response, or of a turn; None takes the run's.
+        turns: the most turns, where the task has episodes or ``retry`` gives the message between two turns.
+        retry: the message after a turn on a task without episodes; None means one turn.
+        start: a source of episodes. All but their last ``1 + back`` turns are played again before the reader goes on.
         back: see ``start``.
     """
 
-    reader: Reader | Blend = student
-    n: int = 1
-    check: bool = True
-    tau: float = 1.0
-    max_tokens: Scalar | None = None
-    turns: Scalar = ONE
-    retry: Context | None = None
-    start: Source | None = None
-    back: Scalar = ONE
+    reader: Reader | Blend
+    n: int
+    check: bool
+    tau: float
+    max_tokens: Scalar | None
+    turns: Scalar
+    retry: Context | None
+    start: Source | None
+    back: Scalar
 
     def __post_init__(self) -> None:
-        expect("the writer of sample", self.reader, (Reader, Blend), "give a reader such as student, or blend(...)")
-        whole("n of sample", self.n, 1)
+        expect("the reader of sample", self.reader, (Reader, Blend), "give a reader such as student, or blend(...)")
+        whole("n of sample", self.n, 1, MOST_SAMPLES)
         number("tau of sample", self.tau, 0)
         for name, limit in (("max_tokens", self.max_tokens), ("turns", self.turns)):
             if limit is not None:
@@ -167,12 +166,12 @@ class Sample(Source):
             self.reader.space != "prob" or any(r.context for r in self.reader.readers)
         ):
             raise LimbeckError(
-                f"sample({self.reader}): only a mixture of probabilities of readers without contexts can write."
+                f"sample({self.reader}): this blend cannot be sampled; give readers without contexts and space='prob'."
             )
 
     @property
     def episodic(self) -> bool:
-        """Whether it may take more than one turn."""
+        """Whether a response may have more than one turn."""
         return self.turns != ONE or self.start is not None
 
     @property
@@ -181,7 +180,7 @@ class Sample(Source):
 
     @property
     def author(self) -> int | None:
-        own = hand(self.reader.readers if isinstance(self.reader, Blend) else (self.reader,))
+        own = joint_author(self.reader.readers if isinstance(self.reader, Blend) else (self.reader,))
         return own if self.start is None or self.start.author == own else None
 
     @property
@@ -208,17 +207,17 @@ class Sample(Source):
 
     def __str__(self) -> str:
         verified = ", verified" if self.check else ""
-        heat = heat_of(self.reader, self.tau)
+        temperature = temperature_in_words(self.reader, self.tau)
         turns = f", {self.turns} turns" if self.episodic else ""
         turns += f" with {self.retry} between" if self.retry else ""
         limit = "" if self.max_tokens is None else f", at most {self.max_tokens} tokens"
         start = "" if self.start is None else f", after all but the last 1 + {self.back} turns of {self.start}"
-        return f"{self.n} sampled from {self.reader}{heat}{turns}{limit}{start}{verified}"
+        return f"{self.n} sampled from {self.reader}{temperature}{turns}{limit}{start}{verified}"
 
 
 @dataclass(frozen=True)
 class Either(Source):
-    """For each batch, ``a`` with probability ``chance``, else ``b`` (GKD's coin)."""
+    """For each batch, ``a`` with probability ``chance``, else ``b`` (GKD)."""
 
     chance: Scalar
     a: Source
@@ -250,7 +249,7 @@ class Either(Source):
 
 @dataclass(frozen=True)
 class Derived(Source):
-    """What a source made of another passes on."""
+    """A source made of another one, whose properties it passes on."""
 
     source: Source
 
@@ -276,7 +275,7 @@ class Derived(Source):
 
 
 def refuse_unjudged(kind: str, looks: Sequence[Expr], source: Source) -> None:
-    """Raise where a choice among responses looks at rewards that nothing gives."""
+    """Raise LimbeckError where a choice among responses looks at rewards that its source does not have."""
     for v in looks:
         if not source.verified and v.fields & {"reward", "correct"}:
             names = ", ".join(map(repr, sorted(v.fields)))
@@ -285,16 +284,16 @@ def refuse_unjudged(kind: str, looks: Sequence[Expr], source: Source) -> None:
 
 @dataclass(frozen=True)
 class Resample(Derived):
-    """Write groups until enough of them satisfy a condition (DAPO's dynamic sampling); the others are dropped.
+    """Groups that satisfy a condition; others are dropped and replaced by new ones (the dynamic sampling of DAPO).
 
     Attributes:
-        source: who writes.
-        until: an Expr per group; groups where it is false are dropped.
-        rounds: at most so many tries to fill a batch; then it trains on what there is (ours: 4).
+        source: the source of the groups.
+        until: an expression with one value per group; groups where it is false are dropped.
+        rounds: the most attempts to fill a batch; after them, the run trains on the groups that it has.
     """
 
     until: Expr
-    rounds: int = 4
+    rounds: int
 
     def __post_init__(self) -> None:
         expect("the source of resample", self.source, Source, "give one such as sample(n=8)")
@@ -307,12 +306,12 @@ class Resample(Derived):
 
 
 def data(name: str = "task") -> Data:
-    """One demonstration a prompt from the named data set."""
-    return Data(name)
+    """One demonstration per prompt from the named data set."""
+    return Data(name, pairs=False)
 
 
 def pairs(name: str = "task") -> Data:
-    """A chosen and a rejected response a prompt, labelled 1 and 0."""
+    """A chosen and a rejected response per prompt, labelled 1 and 0."""
     return Data(name, pairs=True)
 
 
@@ -327,24 +326,31 @@ def sample(
     start: Source | None = None,
     back: Scalar | int | str = 0,
 ) -> Sample:
-    """``n`` sampled responses a prompt, of one turn or, on a task with episodes, of several; see ``Sample``."""
+    """``n`` sampled responses per prompt, of one turn or, on a task with episodes, of several; see ``Sample``.
+
+    The defaults are ours: one response of one turn, at temperature 1, judged by the verifier where the task has one.
+    """
     limit = None if max_tokens is None else scalar(max_tokens)
     return Sample(reader, n, check, tau, limit, scalar(turns), retry, start, scalar(back))
 
 
 def either(chance: Scalar | float | str, a: Source, b: Source) -> Source:
-    """A coin for each batch; a chance of 0 or 1 is no coin."""
+    """For each batch, ``a`` with probability ``chance``, else ``b``; a constant chance of 0 or 1 gives one of them.
+
+    Raises:
+        LimbeckError: for a chance outside [0, 1] at the first or a late step.
+    """
     for of in (a, b):
         expect("a source of either", of, Source, "give one such as sample() or data()")
     coin = scalar(chance)
     values = (coin.at(0), coin.at(10**9))
     if not all(0.0 <= v <= 1.0 for v in values):
-        raise LimbeckError(f"either(chance={coin}): a probability lies between 0 and 1.")
+        raise LimbeckError(f"either(chance={coin}): this is no probability; give a number between 0 and 1.")
     if coin.is_zero:
         return b
     return a if coin == scalar(1.0) else Either(coin, a, b)
 
 
-def resample(source: Source, until: Expr) -> Resample:
-    """Dynamic sampling: keep writing until the groups satisfy a condition."""
-    return Resample(source, until)
+def resample(source: Source, until: Expr, rounds: int = 4) -> Resample:
+    """Dynamic sampling: write groups until enough satisfy the condition, in at most ``rounds`` attempts (4 is ours)."""
+    return Resample(source, until, rounds)

@@ -1,19 +1,20 @@
 r"""Surrogate losses: functions of the student's log-probs and a detached signal; the only differentiable step.
 
-A surrogate is a function of *live statistics* of the student (the log-prob of the token, or one divergence row) and of
-detached values. It says at which level it takes its signal and gives its losses, whether it is linear in its signal,
-and which live statistics it asks for. It is called on a slice: a tile where everything is per token, a micro-batch
-where it looks at sequences or groups.
+A surrogate is a function of *live statistics* of the student (the log-prob of the token, or a divergence of its
+distribution), which carry gradient, and of detached values. It declares the level of its signal and of its losses,
+whether it is linear in its signal, and the live statistics that it needs. It is called on a slice of the batch: a tile
+where everything is per token, a micro-batch where it looks at sequences or groups.
 
 ===================  =======================================================  ==================================
-``divergence_loss``  a target distribution; any row of the divergence table   KD, GKD, full-vocabulary OPD
+``divergence_loss``  a target distribution; any divergence of the table       KD, GKD, full-vocabulary OPD
 ``policy``           a signal; reinforce, ratio, clip, cispo                   REINFORCE, OPD, GRPO/DAPO/GSPO, CISPO
 ``sampled``          log-probs of a target at the sampled token; k2, k3, h(u)  KDRL, reference-KL terms
 ``contrast``         labels over the members of a group                        DPO, SimPO, f-DPO, list-wise forms
 ``logistic``         +1 / -1 per sequence                                      BCO, VPD's E-step
 ===================  =======================================================  ==================================
 
-``divergence_loss`` is here, ``policy`` and ``sampled`` in ``policy_gradient.py``, the last two in ``preference.py``.
+``divergence_loss`` is in this file, ``policy`` and ``sampled`` are in ``policy_gradient.py``, the others in
+``preference.py``.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from ..lazy_torch import Tensor
 from ..math.divergence import Divergence, as_divergence
 from ..math.statistic import Distance, LogProb, Statistic, Support
 from .expression import Expr, Need
-from .leaves import ability, laws
+from .leaves import ability, readers_of
 from .levels import Level, segment
 from .reader import Blend, Reader, TargetReader
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Which units a slice of kept tokens belongs to.
+    """The sequences and groups to which a slice of kept tokens belongs.
 
     Attributes:
         seq_n: int64 ``[n]``, the sequence of each kept token.
@@ -44,21 +45,21 @@ class Rows:
     group_B: Tensor
 
     def sum(self, x_n: Tensor) -> Tensor:
-        """Per sequence, ``[B]``."""
+        """The sum per sequence, ``[B]``."""
         return segment(x_n, self.seq_n, self.group_B.numel(), "sum")
 
     def mean(self, x_n: Tensor) -> Tensor:
-        """Per sequence, ``[B]``, 0 where it is empty."""
+        """The mean per sequence, ``[B]``; 0 for an empty one."""
         return segment(x_n, self.seq_n, self.group_B.numel(), "mean")
 
 
 @dataclass(frozen=True)
 class Question:
-    """A live statistic that a surrogate asks of the student.
+    """A live statistic that a surrogate needs of the student.
 
     Attributes:
-        statistic, support: what is asked.
-        target: the law that it is compared with, at its readers' own temperatures.
+        statistic, support: the statistic, and the entries of the vocabulary that it looks at.
+        target: the distribution that the student is compared with, at its readers' own temperatures.
         tau: temperature of the student.
         target_tau: temperature of the target, on top of its readers' own; None takes ``tau``.
     """
@@ -72,11 +73,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """How a signal is heard."""
+    """A loss of the student's log-probs and a detached signal."""
 
     @property
     def signal_level(self) -> Level:
-        """The finest level of a signal that it takes."""
+        """The finest level of a signal that it accepts."""
         return Level.TOKEN
 
     @property
@@ -86,7 +87,7 @@ class Surrogate:
 
     @property
     def scope(self) -> Level:
-        """The widest level it looks at; ``TOKEN`` makes a term separable."""
+        """The widest level that it looks at; ``TOKEN`` makes a term separable."""
         return Level.TOKEN
 
     @property
@@ -95,22 +96,22 @@ class Surrogate:
         return False
 
     def questions(self, signal: Expr | TargetReader) -> tuple[Question, ...]:
-        """The live statistics it needs."""
+        """The live statistics that it needs."""
         del signal
         return (Question(LogProb()),)
 
     @property
     def base(self) -> Expr | None:
-        """A detached log-prob that ratios are taken against."""
+        """The detached log-probs that ratios are taken against; None without a ratio."""
         return None
 
     def with_reader(self, was: Reader, now: Reader) -> Surrogate:
-        """The same surrogate with one reader of its base in another's place."""
+        """The same surrogate with one reader of its base replaced by another."""
         del was, now
         return self
 
     def needs(self, signal: Expr | TargetReader) -> frozenset[Need]:
-        """What it reads besides the student as it is now."""
+        """The readers that it needs in addition to the student as it is now."""
         del signal
         return self.base.needs if self.base is not None else frozenset()
 
@@ -119,8 +120,8 @@ class Surrogate:
         if not isinstance(signal, Expr):
             raise LimbeckError(
                 f"{self} takes a signal per {self.signal_level}, but was given the reader {signal}; give it an "
-                f"expression such as log_ratio({signal}), or use divergence_loss(...) to pull towards its "
-                "whole distribution."
+                f"expression such as log_ratio({signal}), or use divergence_loss(...), which takes a reader's whole "
+                "distribution."
             )
         if signal.level < self.signal_level:
             raise LimbeckError(
@@ -132,25 +133,25 @@ class Surrogate:
         """Losses ``[units of loss_level]``.
 
         Args:
-            live: one vector ``[n]`` a question, over the kept tokens of the slice.
-            signal: ``[n]`` where it takes one value a token, else ``[units of signal_level]``.
+            live: one vector ``[n]`` per question, over the kept tokens of the slice.
+            signal: ``[n]`` where it takes one value per token, else ``[units of signal_level]``.
             base: the detached base ``[n]`` where there is one.
-            rows: which units the kept tokens belong to.
+            rows: the units to which the kept tokens belong.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class DivergenceLoss(Surrogate):
-    """A divergence of the student's law to a target law, differentiated through the student's row.
+    """A divergence of the student's distribution to a target distribution, differentiated through the student.
 
-    ``cap`` cuts the divergence of each *token* from above: a token at the cap gives no gradient.
+    ``cap`` clips the divergence of each *token* from above: a token at the cap gives no gradient.
     """
 
     row: Divergence
-    tau: float = 1.0
-    support: Support | None = None
-    cap: float | None = None
+    tau: float
+    support: Support | None
+    cap: float | None
 
     def __post_init__(self) -> None:
         number("tau of divergence_loss", self.tau, 0)
@@ -170,23 +171,26 @@ class DivergenceLoss(Surrogate):
     def needs(self, signal: Expr | TargetReader) -> frozenset[Need]:
         assert isinstance(signal, TargetReader)
         whole = isinstance(signal, Blend)
-        return frozenset((reader, "dense" if whole else ability(reader, self.support)) for reader in laws(signal))
+        return frozenset((reader, "dense" if whole else ability(reader, self.support)) for reader in readers_of(signal))
 
     def check(self, signal: Expr | TargetReader) -> None:
         if not isinstance(signal, TargetReader):
             raise LimbeckError(
-                f"{self} pulls towards a whole distribution and needs a reader such as teacher, not {signal}; for a "
-                "signal per token use policy(...) or sampled(...)."
+                f"{self} compares whole distributions and cannot take {signal}; give it a reader such as teacher, or "
+                "use policy(...) or sampled(...) for a signal per token."
             )
-        own = all(r.key in ("student", "old", "writer", "synced(1)") and r.tau == 1.0 for r in laws(signal))
-        if own:
+        if all(r.weights.in_student and not r.context and r.tau == 1.0 for r in readers_of(signal)):
             raise LimbeckError(
-                f"{self} was given {signal}, the student itself, so its gradient is zero; name another reader, such as "
-                "teacher, ref or init, or give it a context it does not see: student.given(feedback)."
+                f"{self} was given {signal}, which is the student itself, so its gradient is zero; name another reader "
+                "such as teacher, ref or init, or give it a context, as in student.given(feedback)."
             )
-        clocks = [r for r in laws(signal) if r.key in ("student", "old", "writer")]
-        if clocks or (isinstance(signal, Blend) and self.support is not None and self.support.by == "target"):
-            what = f"{clocks[0]}, which is live" if clocks else "a blend, which has no top-k of its own"
+        policies = [r for r in readers_of(signal) if r.is_policy]
+        if policies or (isinstance(signal, Blend) and self.support is not None and self.support.by == "target"):
+            what = (
+                f"{policies[0]}, which is the policy in training"
+                if policies
+                else "a blend, which has no top-k of its own"
+            )
             raise LimbeckError(f"{self} was given {what}; use readers with weights of their own, and their full rows.")
 
     def loss(self, live: Sequence[Tensor], signal: Tensor | None, base: Tensor | None, rows: Rows) -> Tensor:
@@ -194,10 +198,10 @@ class DivergenceLoss(Surrogate):
         return live[0] if self.cap is None else live[0].clamp(max=self.cap)
 
     def __str__(self) -> str:
-        heat = "" if self.tau == 1.0 else f", τ={self.tau:g}"
+        temperature = "" if self.tau == 1.0 else f", τ={self.tau:g}"
         over = "" if self.support is None else f", {self.support}"
         cut = "" if self.cap is None else f", at most {self.cap:g} a token"
-        return f"divergence_loss({self.row.label}{heat}{over}{cut})"
+        return f"divergence_loss({self.row.label}{temperature}{over}{cut})"
 
 
 def divergence_loss(
@@ -208,12 +212,14 @@ def divergence_loss(
     tail: bool = True,
     cap: float | None = None,
 ) -> DivergenceLoss:
-    """Pull the student's law towards a target law; ``tau`` divides both sides' logits (multiply by tau^2 outside).
+    """A divergence of the student's distribution to that of a target reader, as a loss.
 
-    A target with a temperature of its own (``teacher.at(2)``) is divided by it too, and the student is not.
+    ``tau`` divides the logits of both sides (multiply the term by tau^2 where that is wanted). The temperature of a
+    target (``teacher.at(2)``) divides its logits in addition, and not those of the student.
 
-    ``top_k`` takes only the k likeliest entries of ``by`` (the ``target`` or the ``student``) and one tail bucket: the
-    exact divergence of the coarser laws, a lower bound of the full one, equal at k = V. ``tail=False`` normalises both
-    laws within the k instead, which is biased. ``cap`` cuts a token's divergence from above.
+    ``top_k`` takes only the k most likely entries of ``by`` (the ``target`` or the ``student``) and one bucket for the
+    tail: the exact divergence of the coarser distributions, which is a lower bound of the full one and equal to it at
+    k = V. ``tail=False`` normalises both distributions within the k entries instead, which is biased. ``cap`` clips the
+    divergence of a token from above.
     """
     return DivergenceLoss(as_divergence(row), tau, None if top_k is None else Support(top_k, by, tail), cap)

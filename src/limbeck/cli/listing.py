@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..space import taxonomy
+from ..space.method import Method
 from ..space.pipeline import PIPELINES
 from ..space.registry import REGISTRY, Recipe
 from ..terminal import screen
@@ -95,9 +96,9 @@ def facts(recipe: Recipe) -> Facts:
         "name": recipe.name,
         "title": recipe.title,
         "paper": recipe.paper,
-        "teacher": _teacher(value.roles, place["feedback"]),
+        "teacher": _teacher(value, place["feedback"]),
         "reads": {role: sorted(abilities) for role, abilities in value.roles.items()},
-        "reward": taxonomy.judged(value),
+        "reward": taxonomy.needs_verifier(value),
         "confidence": recipe.confidence,
         "family": family(recipe),
         "feedback": list(place["feedback"]),
@@ -108,9 +109,9 @@ def facts(recipe: Recipe) -> Facts:
     }
 
 
-def _teacher(roles: Mapping[str, frozenset[str]], feedback: Sequence[str]) -> str | None:
+def _teacher(method: Method, feedback: Sequence[str]) -> str | None:
     """The most demanding thing that is asked of a teacher, under whatever name it goes."""
-    asked = {a for role, able in roles.items() if role.partition("(")[0] not in taxonomy.OWN for a in able}
+    asked = taxonomy.asked_of_teachers(method)
     return next((a for a in TEACHERS if a in asked), "self" if "self-play" in feedback else None)
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ..errors import LimbeckError, shown
 from ..space.pipeline import PIPELINES, Pipeline, PipelineRecipe, get_pipeline
+from ..space.registry import REGISTRY, get
 from ..terminal import screen
 from .app import is_main_process, stoppable
 from .docstrings import Doc, read
@@ -39,7 +40,9 @@ def pipeline(
         str | None,
         typer.Option(help="JSONL file, data set folder, or a reasoning-gym name.", rich_help_panel="Models and task"),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="How many updates a stage.", rich_help_panel="The run")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="How many batches of prompts a stage.", rich_help_panel="The run")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same run.", rich_help_panel="The run")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the pipeline; each stage gets one in it.", rich_help_panel="The run")
@@ -117,15 +120,19 @@ def asked(
         file: of ``--config``.
         pairs: the words of ``--set``.
     """
+    from ..engine.aliases import in_our_words
     from ..engine.config import load_toml, parse_settings
 
+    taken = sorted({*plan.arguments, *(a for stage in plan().methods for a in get(stage).arguments)})
     merged: dict[str, Any] = {}
     for layer in (
         load_toml(file) if file else {},
         {k: v for k, v in flags.items() if v is not None},
         parse_settings(pairs),
     ):
-        lay(merged, layer)
+        tables = {k: v for k, v in layer.items() if k in REGISTRY and isinstance(v, Mapping)}
+        words = {k: in_our_words(v, get(k).arguments, k) for k, v in tables.items()}
+        lay(merged, {**in_our_words(layer, taken, plan.name), **words})
     table = merged.pop("arguments", {})
     if not isinstance(table, Mapping):
         raise LimbeckError(

@@ -13,12 +13,14 @@ import typer
 from ..errors import LimbeckError
 from ..terminal import screen
 from .app import is_main_process, stoppable
+from .dry_run import document, show
 from .out import listening, plain, print_json
 from .settings import check, defaults, output_folder, run_config, run_record
 from .threads import settle
 
 if TYPE_CHECKING:
     from ..engine import Result
+    from ..engine.config import RunConfig
 
 DEMO: dict[str, Any] = {
     "method": "kdrl",
@@ -66,7 +68,9 @@ def train(
         str | None,
         typer.Option(help="JSONL file, data set folder, or a reasoning-gym name.", rich_help_panel="Models and task"),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="How many updates.", rich_help_panel="The run")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="How many batches of prompts; default 100.", rich_help_panel="The run")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same run.", rich_help_panel="The run")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; default runs/NAME-DATE-TIME.", rich_help_panel="The run")
@@ -93,6 +97,10 @@ def train(
             rich_help_panel="Settings",
         ),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show models, data, prompts, memory and time; train nothing."),
+    ] = False,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -102,11 +110,21 @@ def train(
 
     [cyan]limbeck train kdrl --student small --teacher big --task problems.jsonl[/]
     [cyan]limbeck train gkd --config run.toml --set lam=1 --set lora_rank=16[/]
+    [cyan]limbeck train kdrl --student small --teacher big --dry-run[/]
     [cyan]limbeck train --resume runs/kdrl-20260102-101500 --steps 400[/]
 
     [bold]Settings[/]
 
+    Those that matter most:
+
+    lr=1e-5          peak learning rate of AdamW
+    prompts=32       prompts a step
+    max_tokens=128   limit of a response, in tokens
+    lora_rank=0      train adapters of this rank; 0 trains all weights
+    precision=no     bf16 or fp16 for mixed precision
+
     --set wins over the options, these over --config, that over the defaults.
+    Names of Transformers and TRL (learning_rate, save_steps) are accepted.
     A TOML file holds the same names, and the method: [cyan]method = "kdrl"[/].
     The method's own arguments are settings too: [cyan]limbeck explain NAME[/]
     lists them. A dot reaches into a table: [cyan]--set task_options.size=500[/].
@@ -115,6 +133,7 @@ def train(
     flags = {"student": student, "teacher": teacher, "ref": ref, "task": task, "seed": seed}
     if resume is not None:
         others = {**flags, "out": out, "config": config, "set": settings or None, "overwrite": overwrite or None}
+        others |= {"dry-run": dry_run or None}
         _check_resume(resume, name, others)
         with listening(as_json=as_json, quiet=_quiet(quiet)) as console, stoppable(resume):
             from .. import engine
@@ -128,6 +147,9 @@ def train(
         made = run_config(name, {**flags, "steps": steps}, config, settings or [])
         check(made)
         folder = output_folder(out, made.method, overwrite=overwrite)
+        if dry_run:
+            _dry_run(made, as_json, quiet)
+            return
         with listening(as_json=as_json, quiet=_quiet(quiet)) as console, stoppable(folder):
             from .. import engine
 
@@ -137,6 +159,20 @@ def train(
             result = engine.train(made, folder, command=_typed(ctx), overwrite=overwrite, console=console)
     if as_json and is_main_process():
         print_json(dataclasses.asdict(result))
+
+
+def _dry_run(config: RunConfig, as_json: bool, quiet: bool) -> None:
+    with listening(as_json=as_json, quiet=_quiet(quiet)) as console:
+        from ..engine.dry_run import dry_run
+
+        settle()
+        for sentence in defaults(config):
+            console.print(sentence, style="dim")
+        found = dry_run(config)
+        if not as_json:
+            show(console, found)
+    if as_json and is_main_process():
+        print_json(document(found))
 
 
 def _check_resume(folder: Path, name: str | None, others: Mapping[str, Any]) -> None:
@@ -159,7 +195,7 @@ def _check_resume(folder: Path, name: str | None, others: Mapping[str, Any]) -> 
 def demo(
     ctx: typer.Context,
     method: Annotated[str, typer.Option(help="The method; `limbeck methods` lists them.")] = DEMO["method"],
-    steps: Annotated[int, typer.Option(help="How many updates.")] = DEMO["steps"],
+    steps: Annotated[int, typer.Option(help="How many batches of prompts.")] = DEMO["steps"],
     seed: Annotated[int, typer.Option(help="Same seed, same run.")] = DEMO["seed"],
     out: Annotated[Path, typer.Option(help="Folder of the run; an earlier demo in it is replaced.")] = DEMO_OUT,
     as_json: Json = False,

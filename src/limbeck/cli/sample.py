@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import LimbeckError, nearest
-from ..tasks.base import half_character
 from ..terminal import screen
 from ..types import Prompt
 from .app import is_main_process
@@ -257,6 +256,8 @@ def _own_task(run: Named, seed: int, typed: Mapping[str, Any]) -> tuple[Task, tu
 
 
 def _check_prompt(i: int, text: str) -> None:
+    from ..tasks.base import half_character
+
     if not text.strip():
         raise LimbeckError(f"--prompt number {i} is empty; give a text.")
     if half_character(text) is not None:

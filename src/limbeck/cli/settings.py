@@ -47,7 +47,7 @@ def run_config(name: str | None, flags: Mapping[str, Any], file: Path | None, pa
     known = get(method).arguments
     merged: Settings = {}
     for layer in (written, {k: v for k, v in flags.items() if v is not None}, given):
-        lay(merged, _normal(layer, known))
+        lay(merged, _normal(layer, known, method))
     return configure(method, {**merged, **imports})
 
 
@@ -66,18 +66,18 @@ def defaults(config: RunConfig) -> list[str]:
     return [f"note: without {' and '.join(f'--{name}' for name in silent)}, {taken}."]
 
 
-def _normal(layer: Mapping[str, Any], arguments: Mapping[str, object]) -> Settings:
-    """The layer with the method's arguments in their table, so that ``group`` and ``arguments.group`` are one key."""
-    from ..engine.config import RunConfig
+def _normal(layer: Mapping[str, Any], arguments: Mapping[str, object], method: str) -> Settings:
+    """The layer under our names, with the method's arguments in their table: ``group`` is ``arguments.group``."""
+    from ..engine.aliases import in_our_words
 
-    out = dict(layer)
+    out = in_our_words(layer, arguments, method)
     own = out.pop("arguments", {})
     if not isinstance(own, Mapping):
         raise LimbeckError(
             f"arguments={shown(own)}: it is a table of the method's arguments; write arguments.name=value."
         )
-    moved = {k: out.pop(k) for k in list(out) if k in arguments and k not in RunConfig.model_fields}
-    return {**out, "arguments": {**own, **moved}}
+    moved = {k: out.pop(k) for k in list(out) if k in arguments}
+    return {**out, "arguments": {**in_our_words(own, arguments, method), **moved}}
 
 
 def lay(below: Settings, above: Mapping[str, Any]) -> None:
@@ -127,7 +127,7 @@ def check_task(task: str) -> None:
     """Refuse a task file that is not there; names are left to the tasks."""
     from ..tasks.base import found
 
-    if task.endswith(".jsonl") and found(task, "file") is None:
+    if task.endswith((".jsonl", ".parquet", ".csv")) and found(task, "file") is None:
         raise LimbeckError(f"--task {task}: there is no such file; check the path.")
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from .. import embedded
 from ..errors import LimbeckError
-from ..tasks.base import found
 from .settings import run_record
 
 MODEL_FILES = ("config.json", "adapter_config.json")
@@ -47,6 +46,8 @@ def named(word: str) -> Named:
     Raises:
         LimbeckError: no such folder, neither a run nor a model in it, or a run without a student.
     """
+    from ..tasks.base import found
+
     folder = found(word, "folder")
     if folder is None:
         _refuse_path(word)
@@ -130,6 +131,8 @@ def _spec(name: str, role: str) -> str:
 
 def _refuse_path(word: str) -> None:
     """Refuse a word that can only be meant as a folder: hub names are ``name`` or ``owner/name``."""
+    from ..tasks.base import found
+
     if not word.strip():
         raise LimbeckError("a model has an empty name; give a run's folder, a model's folder, or a hub name.")
     owner = word.rpartition("/")[0]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..axes.reader import Weights
 from ..errors import LimbeckError
 from ..loss.terms import refuse_shared
 from ..space.method import Method
-from ..tasks import Task, load_task
+from ..tasks import DatasetTask, Task, load_task
 from .checks import (
     arguments_of,
     check_models,
@@ -88,6 +90,7 @@ def open_session(
     accelerator: Accelerator,
     tell: Callable[[str], None] = lambda _: None,
     learns: bool = True,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Session:
     """Load the models, check that they belong together, and lay everything ready.
 
@@ -95,10 +98,11 @@ def open_session(
         config, method, tasks, models, accelerator: of the run.
         tell: hears what is being done.
         learns: whether training prompts are read too.
+        tokenizer: of a student that is an object, and of other objects that were not loaded from anywhere.
     """
     refuse_shared(method, accelerator.num_processes)
     check_models(config, method, models)
-    policies = _load(config, method, models)
+    policies = _load(config, method, models, functools.partial(_load_one, models=models, tokenizer=tokenizer))
     share_vocabulary(policies["student"], *(p for role, p in policies.items() if role != "student"))
     for role, policy in policies.items():
         policy.scorer.to(accelerator.device)
@@ -117,12 +121,33 @@ def open_session(
     return Session(config, method, accelerator, policies, desk, followers, tuple(read))
 
 
+def without_weights(
+    config: RunConfig, method: Method, tasks: dict[str, Task], accelerator: Accelerator, most: int
+) -> Session:
+    """The same with models that have a structure and no weights, for a dry run; nothing can be run with it.
+
+    Args:
+        config, method, tasks, accelerator: of the run.
+        most: prompts of each split that are read.
+    """
+    refuse_shared(method, accelerator.num_processes)
+    check_models(config, method, {})
+    policies = _load(config, method, {}, functools.partial(load_policy, weights=False))
+    share_vocabulary(policies["student"], *(p for role, p in policies.items() if role != "student"))
+    if config.lora_rank:
+        add_lora(policies["student"], config.lora_rank, config.lora_alpha)
+    desk = _desk(config, method, tasks, policies, accelerator)
+    read = check_prompts(desk, config, data_names(method), lambda _: None, most=most)
+    return Session(config, method, accelerator, policies, desk, {}, tuple(read))
+
+
 def _followers(method: Method, policies: dict[str, Policy]) -> dict[str, FollowingModel]:
     """Weights that follow the student, because a reader names them; what is synced at every batch is the student."""
     named = set(method.views) | {r for s in method.sources.values() for r, _ in s.needs}
     followers = {}
     for reader in sorted(named, key=str):
-        if reader.follow is not None and reader.role != "synced(1)" and reader.role not in followers:
+        if reader.weights is Weights.STUDENT_FOLLOWING and reader.role not in followers:
+            assert reader.follow is not None
             followers[reader.role] = FollowingModel(policies["student"], reader.role, reader.follow)
             policies[reader.role] = freeze(followers[reader.role].policy)
     return followers
@@ -208,15 +233,31 @@ def few_problems(task: Task, size: int) -> list[str]:
     n = len(task.test)
     if n >= min(FEW_PROBLEMS, size):  # size 0 asks for none
         return []
-    if not n:
-        return [f"note: {task.name!r} holds out no problem, so nothing will be evaluated; give more data."]
-    return [
-        f"note: {task.name!r} holds out {n} problem{'' if n == 1 else 's'}, and an accuracy of so few is mostly "
-        "chance; give more data, or a file of test problems (--set task_options.test_path=FILE)."
-    ]
+    few = "no problem" if not n else "1 problem" if n == 1 else f"{n} problems"
+    why = "so nothing will be evaluated" if not n else "and an accuracy of so few is mostly chance"
+    remedy = (
+        "give held-out problems of their own (test=..., or --set task_options.test=FILE or SPLIT), or hold out a "
+        "larger share (test_size=0.3, or --set task_options.test_size=0.3)"
+        if isinstance(task, DatasetTask)
+        else "give it more problems to hold out (test_size, where it has that option)"
+    )
+    return [f"note: {task.name!r} holds out {few}, {why}; {remedy}."]
 
 
-def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy]:
+Load = Callable[..., Policy]
+"""``load(spec, role, template=..., remote_code=...)``: a model by its name or as an object."""
+
+
+def _load_one(
+    spec: str | PreTrainedModel, role: str, models: Models, tokenizer: PreTrainedTokenizerBase | None, **shared: Any
+) -> Policy:
+    """A model; one that is an object may need the tokenizer that came with the call."""
+    placeless = role in models and not getattr(spec, "name_or_path", "")
+    own = tokenizer if role in models and (role == "student" or placeless) else None
+    return load_policy(spec, role, tokenizer=own, **shared)
+
+
+def _load(config: RunConfig, method: Method, models: Models, load: Load) -> dict[str, Policy]:
     shared: dict[str, Any] = {"template": config.template, "remote_code": config.remote_code}
     for setting in ("template", "teacher_template"):
         text = getattr(config, setting)
@@ -226,7 +267,7 @@ def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy
     refuse_unusable(keywords)
     models = {role: _own(model, role, models) for role, model in models.items()}
     policies = {
-        "student": load_policy(
+        "student": load(
             models.get("student", config.student),
             "student",
             # A teacher's own template may be the one that reads a keyword, and is known once the teacher is loaded.
@@ -241,19 +282,19 @@ def _load(config: RunConfig, method: Method, models: Models) -> dict[str, Policy
     if not config.lora_rank:  # before the reference copies it
         student.was = hold_in_full(student.model)
     if config.teacher or "teacher" in models:
-        policies["teacher"] = load_policy(models.get("teacher", config.teacher or ""), "teacher", **shared)
+        policies["teacher"] = load(models.get("teacher", config.teacher or ""), "teacher", **shared)
         if config.teacher_template:
             policies["teacher"] = speaking(policies["teacher"], config.teacher_template)
             policies["teacher"].chat.keywords = keywords
             refuse_unread(keywords, {p.name: (p.tokenizer, p.chat.sources) for p in policies.values()})
     for role in sorted(set(method.roles) - {"teacher", "ref", "init", "student"}):
         if role in models or role in config.others:
-            policies[role] = load_policy(models.get(role, config.others.get(role, "")), role, **shared)
+            policies[role] = load(models.get(role, config.others.get(role, "")), role, **shared)
     for role in ("ref", "init"):
         if role not in method.roles:
             continue
         if role in models or (role == "ref" and config.ref):
-            policies[role] = load_policy(models.get(role, config.ref or ""), role, **shared)
+            policies[role] = load(models.get(role, config.ref or ""), role, **shared)
         else:  # the student before training
             before = copy.deepcopy(policies["student"].scorer)
             policies[role] = Policy(before, tokenizer, f"{config.student} before training")

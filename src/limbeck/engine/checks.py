@@ -6,12 +6,11 @@ import functools
 from collections.abc import Iterator, Mapping
 
 from ..axes.context import WRITTEN, Context
-from ..axes.derived_source import Once, Patch, Recast, Select, stored
+from ..axes.derived_source import Once, Patch, Recast, Select, score_column
 from ..axes.leaves import Column, Tagged
 from ..axes.reader import Reader
 from ..axes.source import Data, Resample, Sample
 from ..errors import LimbeckError, nearest
-from ..space.abilities import CLOCKS, DERIVED
 from ..space.group_size import refuse_lone
 from ..space.method import Method
 from ..space.registry import REGISTRY
@@ -21,7 +20,7 @@ from ..tasks.base import found
 from ..types import Prompt
 from .config import RunConfig
 from .models import hub
-from .scoring.contexts import of_prompt
+from .scoring.contexts import prompt_evidence
 from .scoring.templates import check_names, check_says_something, check_template, read_template, says_the_same
 
 Models = Mapping[str, object]
@@ -126,7 +125,7 @@ def _check_columns(config: RunConfig, method: Method, task: Task) -> None:
     parts = method.sources_within
     made = {name for part in parts if isinstance(part, Recast) for name, _ in part.carry}
     made |= {name for c in method.contexts for name in (c.column, *(ask.name for ask in c.asks))}
-    made |= {stored(part.score) for part in parts if isinstance(part, Once) and part.score is not None}
+    made |= {score_column(part.score) for part in parts if isinstance(part, Once) and part.score is not None}
     nodes = [node for _, term in method.parts for v in term.exprs for node in v.walk()]
     asked = {node.name for node in nodes if isinstance(node, Column)}
     for name in sorted(asked - made):
@@ -171,8 +170,8 @@ def _check_evidence(name: str, method: Method, task: Task) -> None:
 def _reader_of(context: Context, method: Method) -> str:
     """Who sees a context, in words: whom a loss compares the student with is its teacher, also the student itself."""
     trained = {c for part in method.sources_within if isinstance(part, Recast) for c in part.given}
-    writers = {r.role for source in method.sources.values() for r, _ in source.needs if context in r.context}
-    own = any(role.partition("(")[0] in (*DERIVED, "old", "init", "ref") for role in writers)
+    writers = {r for source in method.sources.values() for r, _ in source.needs if context in r.context}
+    own = any(reader.weights.of_student for reader in writers)
     return "its student" if context in trained or own else "its teacher"
 
 
@@ -199,7 +198,7 @@ def _gives(task: Task, field: str, asked: set[str]) -> bool:
         return "reward" in task.serves
     if field in asked or field in WRITTEN:
         return True
-    return any(of_prompt(prompt).get(field) for prompt in _looked_at(task))
+    return any(prompt_evidence(prompt).get(field) for prompt in _looked_at(task))
 
 
 def _answered(context: Context) -> set[str]:
@@ -215,13 +214,13 @@ def _looked_at(task: Task) -> Iterator[Prompt]:
 
 
 def _check_templates(config: RunConfig, method: Method, task: Task) -> None:
-    check_names(method.told, config.contexts, config.method)
+    check_names(method.all_contexts, config.contexts, config.method)
 
     @functools.cache  # prompts are looked through only where a template names what is not known of every sequence
     def known() -> frozenset[str]:
         return frozenset({"solution"}).union(*(prompt.privileged for prompt in _looked_at(task)))
 
-    for context in sorted(method.told, key=str):
+    for context in sorted(method.all_contexts, key=str):
         given = config.contexts.get(context.name)
         template = context.block if given is None else read_template(context.name, given)
         check_template(context, template, known)
@@ -238,7 +237,7 @@ def lacking(method: Method, task: Task) -> list[str]:
         fields = [f for f in context.reads if f not in _answered(context) and f not in WRITTEN]
         if context.enough != "all" or not fields:
             continue
-        lack = [not all(of_prompt(prompt).get(f) for f in fields) for prompt in _looked_at(task)]
+        lack = [not all(prompt_evidence(prompt).get(f) for f in fields) for prompt in _looked_at(task)]
         if any(lack):
             notes.append(
                 f"note: {sum(lack)} of {len(lack)} training prompts have no {' and '.join(map(repr, fields))}; there "
@@ -251,7 +250,7 @@ def same_for_all(method: Method, blocks: Mapping[str, str]) -> list[str]:
     """A word on templates of the run that have nothing of the problem in them."""
     return [
         f"note: contexts.{c.name} names nothing of the problem, so its reader sees the same text on every one."
-        for c in sorted(method.told, key=str)
+        for c in sorted(method.all_contexts, key=str)
         if c.name in blocks and says_the_same(c, blocks[c.name])
     ]
 
@@ -328,8 +327,8 @@ def _targets(term: Term, method: Method) -> list[Reader]:
     """Whom a term compares the student with: the views it reads, and those whose log-probs its source stores."""
     columns = {node.name for v in term.exprs for node in v.walk() if isinstance(node, Column)}
     kept = [part.score for part in method.sources_within if isinstance(part, Once)]
-    heard = [reader for reader in kept if reader is not None and stored(reader) in columns]
-    return [reader for reader, _ in term.needs if reader.key not in CLOCKS] + heard
+    heard = [reader for reader in kept if reader is not None and score_column(reader) in columns]
+    return [reader for reader, _ in term.needs if not reader.is_policy] + heard
 
 
 def _silent(term: Term, same: set[str], method: Method) -> bool:
@@ -340,5 +339,5 @@ def _silent(term: Term, same: set[str], method: Method) -> bool:
 
 
 def _shows_nothing(reader: Reader, same: set[str]) -> bool:
-    own = reader.role in same or reader.role.partition("(")[0] in DERIVED
+    own = reader.role in same or reader.weights.from_run
     return own and reader.tau == 1 and not any(context.block for context in reader.context)

@@ -6,18 +6,34 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_serializer, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from ..axes.scalar import Anneal, Constant, Linear, Scalar, Stairs
-from ..errors import LimbeckError, nearest, quoted, shown
+from ..errors import LARGEST, LimbeckError, nearest, quoted, shown
 from ..limits import VERIFY_SECONDS
 from ..space.registry import Recipe, get
 from ..user_files import run_files
+from .aliases import ALIASES, in_our_words
 
 MOST = 2**20
-"""Of what a run holds at once: prompts, tokens of a response, problems of an evaluation."""
+"""Of what a run holds at once: prompts, tokens of a response, problems of an evaluation, a rank."""
+
+MOST_STEPS = 10**9
+"""Of a run, and of what is counted in steps."""
+
+TRACKERS = ("tensorboard", "trackio", "wandb")
+"""Trackers of experiments that a run can write to, through Accelerate."""
 
 
 class RunConfig(BaseModel):
@@ -33,7 +49,10 @@ class RunConfig(BaseModel):
     teacher: str | None = Field(None, min_length=1, description="model folder, hub name, or 'embedded'")
     ref: str | None = Field(None, min_length=1, description="reference model; default: the student before training")
     task: str = Field(
-        "two_digit_sums", min_length=1, description="reasoning-gym data set, JSONL file, dataset folder, or a preset"
+        "two_digit_sums",
+        min_length=1,
+        description="file of problems (JSONL, Parquet, CSV), dataset folder, hub data set, reasoning-gym name, preset, "
+        "or a task in a file of imports",
     )
     task_options: dict[str, Any] = Field(default_factory=dict, description="options of the task")
     datasets: dict[str, str] = Field(default_factory=dict, description="further data sets by the name a method reads")
@@ -43,49 +62,77 @@ class RunConfig(BaseModel):
         default_factory=dict, description="templates of contexts by name: a Jinja file, or the text itself"
     )
 
-    steps: int = Field(100, ge=1, le=10**9, description="optimiser batches")
-    token_budget: int = Field(0, ge=0, description="stop once so many tokens are written, if that is earlier; 0: never")
+    steps: int = Field(100, ge=1, le=MOST_STEPS, description="optimiser batches")
+    token_budget: int = Field(
+        0, ge=0, le=LARGEST, description="tokens written, after which to stop before the last step; 0: no limit"
+    )
     prompts: int = Field(32, ge=1, le=MOST, description="prompts a step, over all processes")
     max_tokens: int = Field(128, ge=1, le=MOST, description="limit of a response, in tokens")
     skip_overlong: bool = Field(
-        False, description="leave out prompts that are too long for a model's window instead of refusing them"
+        False,
+        description="whether to leave out prompts that are too long for a model's window instead of refusing them",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="decides data order, sampling and initialisation")
+    seed: int = Field(0, ge=0, lt=2**32, description="the number that decides data order, sampling and initialisation")
 
     lr: float = Field(1e-5, gt=0, le=1, description="peak learning rate of AdamW")
-    warmup: int = Field(10, ge=0, description="steps of linear warm-up")
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
-    clip_norm: float = Field(1.0, gt=0, description="gradient norm is held below this")
-    micro_tokens: int = Field(16384, ge=1, description="tokens a micro-batch, prompts included; never cuts a group")
+    warmup: int = Field(10, ge=0, le=MOST_STEPS, description="steps of linear warm-up")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="course of the learning rate after the warm-up"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    clip_norm: float = Field(1.0, gt=0, description="bound of the gradient norm")
+    micro_tokens: int = Field(
+        16384, ge=1, le=2**30, description="tokens a micro-batch, prompts included; never cuts a group"
+    )
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision (Accelerate)")
-    gradient_checkpointing: bool = Field(False, description="recompute activations in backward")
+    gradient_checkpointing: bool = Field(False, description="whether to recompute activations in backward")
 
-    lora_rank: int = Field(0, ge=0, description="train LoRA adapters of this rank (PEFT); 0 trains all weights")
-    lora_alpha: int = Field(32, gt=0, description="LoRA scale numerator")
+    lora_rank: int = Field(
+        0, ge=0, le=MOST, description="rank of the LoRA adapters to train (PEFT); 0 trains all weights"
+    )
+    lora_alpha: int = Field(32, gt=0, le=MOST, description="LoRA scale numerator")
 
     verify_seconds: float = Field(VERIFY_SECONDS, gt=0, le=86400, description="time a verifier has for one response")
 
-    eval_every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")
+    eval_every: int = Field(0, ge=0, le=MOST_STEPS, description="steps between evaluations; 0: only before and after")
     eval_size: int = Field(200, ge=0, le=MOST, description="held-out problems an evaluation; 0: no evaluation")
-    save_every: int = Field(50, ge=0, description="steps between checkpoints; 0: only at the end")
-    keep: int = Field(2, ge=1, description="checkpoints kept")
+    save_every: int = Field(50, ge=0, le=MOST_STEPS, description="steps between checkpoints; 0: only at the end")
+    keep: int = Field(2, ge=1, le=MOST_STEPS, description="checkpoints kept")
     generate_batch: int = Field(256, ge=1, le=MOST, description="sequences generated at once")
-    diagnostics: bool = Field(True, description="entropy, and KL both ways where there is a teacher, at every step")
-    trackers: tuple[str, ...] = Field((), description="tensorboard, trackio, wandb (Accelerate)")
+    diagnostics: bool = Field(True, description="whether to record entropy, and KL both ways where there is a teacher")
+    trackers: tuple[str, ...] = Field(
+        (), description="trackers of experiments: tensorboard, trackio, wandb (Accelerate)"
+    )
 
     episode_turns: int = Field(
         8, ge=1, le=MOST, description="turns of an episode, where the task has episodes and the method does not say"
     )
-    template: str | None = Field(None, description="chat template: a Jinja file, or 'plain'; default: the tokenizer's")
+    template: str | None = Field(
+        None, min_length=1, description="chat template: a Jinja file, or 'plain'; default: the tokenizer's"
+    )
     teacher_template: str | None = Field(
-        None, description="chat template the teacher reads: 'own', a Jinja file or 'plain'; default: the student's"
+        None,
+        min_length=1,
+        description="chat template the teacher reads: 'own', a Jinja file or 'plain'; default: the student's",
     )
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="keywords for the chat template, such as enable_thinking; a record's own win"
     )
-    remote_code: bool = Field(False, description="allow code from the model's repository to run")
-    cpu: bool = Field(False, description="use the CPU even where there is a GPU")
+    remote_code: bool = Field(False, description="whether code from the model's repository may run")
+    cpu: bool = Field(False, description="whether to use the CPU even where there is a GPU")
+
+    if not TYPE_CHECKING:  # type checkers keep the signature that pydantic derives from the fields
+
+        def __init__(self, **values: Any) -> None:
+            """Check the values.
+
+            Raises:
+                LimbeckError: for an unknown field or a value that does not fit its field.
+            """
+            try:
+                super().__init__(**values)
+            except ValidationError as e:
+                raise LimbeckError(_sentence(e)) from None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -100,6 +147,29 @@ class RunConfig(BaseModel):
     def _words(cls, trackers: Any) -> Any:
         """``wandb`` and ``wandb,tensorboard`` as a command line gives them."""
         return [x.strip() for x in trackers.split(",") if x.strip()] if isinstance(trackers, str) else trackers
+
+    @field_validator("trackers")
+    @classmethod
+    def _known(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
+        for name in trackers:
+            if name not in TRACKERS:
+                raise ValueError(f"{quoted(name)} is unknown{nearest(name, TRACKERS)}; use {', '.join(TRACKERS)}")
+        return trackers
+
+    @model_validator(mode="after")
+    def _learns(self) -> RunConfig:
+        """Settings that are each possible and together leave nothing to train."""
+        if self.warmup > max(self.steps, cast(int, type(self).model_fields["warmup"].default)):
+            raise ValueError(
+                f"warmup={self.warmup} is longer than the run (steps={self.steps}), so lr is never reached; give at "
+                "most as many as there are steps"
+            )
+        if self.lr * self.weight_decay >= 1:
+            raise ValueError(
+                f"weight_decay={self.weight_decay:g} times lr={self.lr:g} is at least 1, so that each update would "
+                "erase every weight; lower one of them"
+            )
+        return self
 
     @field_validator("arguments", "task_options")
     @classmethod
@@ -139,18 +209,18 @@ def configure(method: str, settings: Mapping[str, Any]) -> RunConfig:
     table = settings.get("arguments", {})
     if not isinstance(table, Mapping):
         raise LimbeckError(f"arguments={shown(table)} is not a table; give the method's arguments by name.")
-    arguments = dict(table)
+    arguments = in_our_words(table, recipe.arguments, method)
     own: dict[str, Any] = {}
-    for key, value in settings.items():
-        if key in fields:
-            own[key] = value
-        elif key in recipe.arguments:
+    for key, value in in_our_words(settings, recipe.arguments, method).items():
+        if key in recipe.arguments:
             arguments[key] = value
+        elif key in fields:
+            own[key] = value
         else:
             known = [*fields, *recipe.arguments]
             raise LimbeckError(
-                f"unknown setting {quoted(key)}{nearest(key, known)}; {method} takes "
-                f"{', '.join(recipe.arguments) or 'no arguments'}, and a run {', '.join(sorted(fields))}."
+                f"unknown setting {quoted(key)}{nearest(key, known)}; {method} takes the arguments "
+                f"{', '.join(recipe.arguments) or '(none)'}, and a run the settings {', '.join(sorted(fields))}."
             )
     return checked({**own, "method": method, "arguments": arguments, **({"imports": files} if files else {})})
 
@@ -161,10 +231,7 @@ def checked(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         LimbeckError: for a value that does not fit its field.
     """
-    try:
-        return RunConfig(**values)
-    except ValidationError as e:
-        raise LimbeckError(_sentence(e)) from None
+    return RunConfig(**values)
 
 
 def _finite(value: Any) -> bool:
@@ -197,10 +264,14 @@ def _as_text(value: Any) -> Any:
 
 def _sentence(e: ValidationError) -> str:
     first = e.errors()[0]
+    if not first["loc"]:  # of several fields together, whose sentence names them
+        return f"{first['msg'].removeprefix('Value error, ')}."
     field = ".".join(str(x) for x in first["loc"])
-    known = RunConfig.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+    known = RunConfig.model_fields.get(str(first["loc"][0]))
     if known is None:
-        return f"unknown setting {quoted(field)}{nearest(field, RunConfig.model_fields)}; leave it out."
+        ours = {alias.theirs: alias.ours for alias in ALIASES}.get(field)
+        near = f" (it is {ours!r} here)" if ours else nearest(field, RunConfig.model_fields)
+        return f"unknown setting {quoted(field)}{near}; leave it out."
     if first["type"] == "missing":
         return f"{field} is missing; it is {known.description}."
     said = first["msg"].removeprefix("Value error, ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..axes.levels import Levels
-from ..axes.source import Sample, sample
+from ..axes.source import sample
 from ..errors import LimbeckError, shown
 from ..evaluate import pass_at_k, ratio_interval, wilson
 from ..kernels.tiles import StatisticRequest, statistics
@@ -25,12 +26,12 @@ from ..tasks import Task
 from ..types import DATA, STUDENT, TEACHER, Dense, Hidden, Prompt, Rollout
 from .models.generate import SamplingPolicy, generate
 from .models.policy import Policy
-from .rollout.episodes import played
-from .rollout.sources import sampled, writer_for
+from .rollout.episodes import write_episodes
+from .rollout.sources import write_sample, writer_for
 from .rollout.trajectory import assemble, single
-from .rollout.writer import judge, refuse_all_dead
+from .rollout.writer import Failures, judge_all, refuse_empty
 from .scoring.contexts import last_text
-from .scoring.forward import detached, run_model
+from .scoring.forward import run_model
 from .session import Desk
 
 CUT = 0.5
@@ -68,17 +69,14 @@ class Evaluator:
 
     def measure(self) -> dict[str, Any]:
         """Greedy accuracy, and statistics over the student's greedy responses; keys that are not known are absent."""
-        student, unjudged = self.desk.policies["student"], self.desk.unjudged
-        before = len(unjudged)
-        record = self._greedy(student, STUDENT)
-        failed = len(unjudged) - before
+        record, failures = self._greedy(self.desk.policies["student"], STUDENT, self.prompts)
+        failed = len(failures.unjudged)
         if failed == len(self.prompts):
             raise LimbeckError(
                 f"the verifier of {shown(self.task.name)} judged no response of the evaluation ({failed} of them; the "
-                f"first: {unjudged[before]}); mend the verifier, give it more time (verify_seconds), or set "
+                f"first: {failures.unjudged[0]}); mend the verifier, give it more time (verify_seconds), or set "
                 "eval_size=0."
             )
-        del unjudged[before:]  # what is counted of a step is the step's own
         out: dict[str, Any] = {"n": len(self.prompts), "length": float(record.length_B.double().mean())}
         out["truncated"] = float(record.truncated_B.double().mean())
         if "reward" in self.task.serves:
@@ -100,7 +98,7 @@ class Evaluator:
 
     def _correct(self, record: Rollout) -> list[int]:
         """1 for each prompt that was solved; a broken episode is a failed one."""
-        right = {id(p) for p, c in zip(record.prompts, record.correct_B.tolist(), strict=True) if c}
+        right = {id(p) for p, c in zip(record.prompts_B, record.correct_B.tolist(), strict=True) if c}
         return [int(id(p) in right) for p in self.prompts]
 
     def teacher_accuracy(self) -> dict[str, Any]:
@@ -120,20 +118,23 @@ class Evaluator:
             return []
         return unsolved(self.newest, self.teacher_accuracy(), self.desk.max_tokens, bool(method.fields & JUDGED))
 
-    def _greedy(self, policy: Policy, author: int) -> Rollout:
-        law = SamplingPolicy(((policy, 1.0),), tau=0.0)
+    def _greedy(self, policy: Policy, author: int, prompts: Sequence[Prompt]) -> tuple[Rollout, Failures]:
+        """Greedy responses to some prompts."""
+        greedy = SamplingPolicy(((policy, 1.0),), tau=0.0)
         if "episodes" in self.task.serves:
-            writer = writer_for(self.desk, len(self.prompts), 0)
-            groups = played(Sample(), writer, self.prompts, law)
-            refuse_all_dead(writer, groups, "of the evaluation")
-            return assemble(groups, "main")
-        ids = [self.desk.prompt_ids(p) for p in self.prompts]
-        texts = generate(law, ids, self.desk.max_tokens, self.desk.batch)
+            writer = writer_for(self.desk, len(prompts), 0)
+            record = assemble(write_episodes(sample(), writer, prompts, greedy), "main")
+            refuse_empty(writer, record, "of the evaluation")
+            return record, writer.failures
+        failures, ids = Failures(), [self.desk.prompt_ids(p) for p in prompts]
+        texts = generate(greedy, ids, self.desk.max_tokens, self.desk.batch)
         rows = [
-            single(p, i, w.ids, w.logp, author, w.truncated, judge(self.desk, p, w))
-            for p, i, w in zip(self.prompts, ids, texts, strict=True)
+            single(p, i, w.ids, w.logp, author, w.truncated, verdict)
+            for p, i, w, verdict in zip(
+                prompts, ids, texts, judge_all(self.desk, prompts, texts, failures), strict=True
+            )
         ]
-        return assemble([[row] for row in rows], "main")
+        return assemble([[row] for row in rows], "main"), failures
 
     def _reference_measures(self) -> dict[str, Any]:
         """Perplexity on texts that do not move: the teacher's greedy responses, else the data's own."""
@@ -153,7 +154,7 @@ class Evaluator:
     def _reference_record(self) -> Rollout | None:
         teacher = self.desk.policies.get("teacher")
         if teacher is not None:
-            return self._greedy(teacher, TEACHER)
+            return self._greedy(teacher, TEACHER, self.prompts)[0]
         if "responses" not in self.task.serves:
             return None
         rows = []
@@ -169,7 +170,7 @@ class Evaluator:
         parts: dict[str, list[Tensor]] = {}
         for first, last in record.cuts(self.micro_tokens):
             part = record.groups(first, last)[0]
-            target = None if teacher is None else run_model(teacher, part, detached)
+            target = None if teacher is None else run_model(teacher, part, _still)
             answers = run_model(self.desk.policies["student"], part, partial(_ask, part=part, target=target))
             for name, values in answers.items():
                 parts.setdefault(name, []).append(values.cpu())
@@ -177,9 +178,7 @@ class Evaluator:
 
     def samples(self, n: int = 10) -> list[dict[str, Any]]:
         """Rollouts of the student with per-token statistics, for people to look at."""
-        prompts, self.prompts = self.prompts, self.prompts[:n]
-        record = self._greedy(self.desk.policies["student"], STUDENT)
-        self.prompts = prompts
+        record, _ = self._greedy(self.desk.policies["student"], STUDENT, self.prompts[:n])
         stats = self.statistics(record)
         return [self._sample(record, stats, b) for b in range(record.n_sequences)]
 
@@ -187,7 +186,7 @@ class Evaluator:
         tokenizer = self.desk.policies["student"].tokenizer
         mine = record.seq_N == b
         ids: list[int] = record.token_N[mine].tolist()
-        prompt = record.prompts[b]
+        prompt = record.prompts_B[b]
         verified = "reward" in self.task.serves
         turns = _turns(record, b, tokenizer) if "episodes" in self.task.serves else {}
         return turns | {
@@ -205,8 +204,9 @@ class Evaluator:
 
     def pass_at(self, samples: int, ks: Sequence[int]) -> dict[int, float]:
         """pass@k from sampled responses (Chen et al. 2021)."""
-        groups = sampled(sample(n=samples), writer_for(self.desk, len(self.prompts), 0), self.prompts)
-        counts = np.array([sum(row.correct for row in group) for group in groups])  # a broken episode has failed
+        record = write_sample(sample(n=samples), writer_for(self.desk, len(self.prompts), 0), self.prompts)
+        solved = Counter(id(p) for p, c in zip(record.prompts_B, record.correct_B.tolist(), strict=True) if c)
+        counts = np.array([solved[id(p)] for p in self.prompts])  # an episode that broke off has failed
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
 
 
@@ -286,16 +286,19 @@ def _turns(record: Rollout, b: int, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _ask(carrier: Dense | Hidden, part: Rollout, target: Dense | Hidden | None) -> dict[str, Tensor]:
-    device = carrier.logits_NV.device if isinstance(carrier, Dense) else carrier.hidden_NH.device
-    token_N = part.token_N.to(device)
+def _still(scores: Dense | Hidden) -> Dense | Hidden:
+    return scores.detach()
+
+
+def _ask(scores: Dense | Hidden, part: Rollout, target: Dense | Hidden | None) -> dict[str, Tensor]:
+    token_N = part.token_N.to(scores.device)
     asks = {"logp": StatisticRequest(LogProb()), "entropy": StatisticRequest(Entropy())}
     if target is not None:
         asks |= {
             "kl_reverse": StatisticRequest(Distance(rkl), None, target),
             "kl_forward": StatisticRequest(Distance(fkl), None, target),
         }
-    out = dict(zip(asks, statistics(detached(carrier), token_N, list(asks.values())), strict=True))
+    out = dict(zip(asks, statistics(scores.detach(), token_N, list(asks.values())), strict=True))
     if target is not None:
         out["teacher_logp"] = statistics(target, token_N, [StatisticRequest(LogProb())])[0]
     return out

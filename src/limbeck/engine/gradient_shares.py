@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ..loss.terms import Prepared, loss
 from ..space.method import Method
 from ..types import Dense, Hidden
-from .scoring.forward import detached
 
 
 def add_pulls(method: Method, micro: Prepared, live: Dense | Hidden, squares: dict[str, float]) -> None:
@@ -20,11 +20,8 @@ def add_pulls(method: Method, micro: Prepared, live: Dense | Hidden, squares: di
     the model; rows of different micro-batches and processes are different variables, so squares add up. It reads a
     detached copy: neither the loss nor the parameters' gradients know of it.
     """
-    still = detached(live)
-    state = still.logits_NV if isinstance(still, Dense) else still.hidden_NH
-    state = state.float() if state.dtype in (torch.bfloat16, torch.float16) else state.clone()  # no square underflows
-    state.requires_grad_()
-    leaf = Dense(state) if isinstance(still, Dense) else Hidden(state, still.head)
+    leaf = live.detach().map(_as_leaf)
+    state = leaf.values
     for part in micro.parts:
         if not part.kept_N.any():
             continue
@@ -33,3 +30,9 @@ def add_pulls(method: Method, micro: Prepared, live: Dense | Hidden, squares: di
         if value.requires_grad:
             (pull,) = torch.autograd.grad(value, state)
             squares[part.name] += float(pull.double().square().sum())
+
+
+def _as_leaf(x: Tensor) -> Tensor:
+    """A copy that collects gradients, in float32 where the squares of half precision would underflow."""
+    x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x.clone()
+    return x.requires_grad_()

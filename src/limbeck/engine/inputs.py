@@ -71,9 +71,11 @@ def _code(session: Session) -> dict[str, str]:
     """The user's own files that define the method and the tasks, by name."""
     recipe = REGISTRY.get(session.config.method)
     out = {}
-    for thing in (recipe.factory if recipe else None, *(type(task) for task in session.desk.tasks.values())):
+    tasks = session.desk.tasks.values()
+    rewards = [function for task in tasks for function in getattr(task, "code", ())]
+    for thing in (recipe.factory if recipe else None, *map(type, tasks), *rewards):
         try:
-            file = Path(inspect.getsourcefile(thing) or "")  # type: ignore[arg-type]
+            file = Path(inspect.getsourcefile(thing) or "")
             if not getattr(thing, "__module__", "").startswith("limbeck.") and file.is_file():
                 out[file.name] = file.read_text(encoding="utf-8")
         except (TypeError, OSError, ValueError):  # typed in an interpreter, or nothing at all

@@ -11,19 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..axes.reader import Reader, teacher
+from ..axes.reader import Reader, old, teacher
 from ..axes.scalar import move
 from ..axes.surrogate import DivergenceLoss, Question
 from ..errors import LimbeckError
 from ..loss.terms import Batch, Loss, Prepared, loss, prepare
 from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
-from ..types import DATA, Dense, Hidden, Rollout, Sampled, View
+from ..types import DATA, Dense, Hidden, Rollout, Sampled, Scores
 from .config import RunConfig
 from .gradient_shares import add_pulls
 from .rollout.sources import write
+from .rollout.writer import Failures
 from .scoring.contexts import ContextViews
-from .scoring.forward import read_view, run_model
+from .scoring.forward import run_model, score_record
 from .session import Session
 
 
@@ -51,19 +52,19 @@ class Loop:
         method = workshop.method
         self.method = method.on_policy() if method.updates == 1 else method
         self.contexts = sorted(method.contexts, key=str)
+        self.failures = Failures()  # of the newest batch, in this process
 
     # ---- the four stages of a step
     def step(self, step: int) -> dict[str, Any]:
         """One batch: everything between two values of ``step``. Returns its metrics."""
         clock = _Clock()
         seed_step(self.config.seed, step, self.accelerator.process_index)
-        record = write(
-            self.method.sources, self.session.desk, self.config.prompts // self.accelerator.num_processes, step
-        )
+        share = self.config.prompts // self.accelerator.num_processes
+        record, self.failures = write(self.method.sources, self.session.desk, share, step)
         clock.lap("seconds_write")
-        lens = ContextViews(record, self.session.desk)
-        record = lens.noted(self.contexts)
-        scores = self.read(lens)
+        views = ContextViews(record, self.session.desk)
+        record = views.with_columns(self.contexts)
+        scores = self.read(views)
         clock.lap("seconds_read")
         record = record.to(self.accelerator.device)
         metrics = self.update(record, scores, step)
@@ -71,25 +72,25 @@ class Loop:
         counts = {"tokens_written": record.n_tokens, "tokens_read": record.ids_L.numel() * len(scores)}
         metrics |= {k: int(self._sum(v)) for k, v in counts.items()}
         metrics = {"step": step, **self._record_metrics(record), **metrics, **clock.laps, "seconds": clock.total}
-        self.remember(step, lens, metrics)
+        self.remember(step, views, metrics)
         return metrics
 
-    def read(self, lens: ContextViews) -> dict[str, View]:
-        """One detached View for each reader that the terms name, of the record as that reader sees it."""
-        asked = {r: a for r, a in self.method.views.items() if r.key not in ("student", "writer")}
+    def read(self, views: ContextViews) -> dict[str, Scores]:
+        """The scores of each reader that the terms name, without gradient, on the record as that reader sees it."""
+        asked = {r: a for r, a in self.method.views.items() if r == old or not r.is_policy}
         if teacher.role in self.session.policies and self.config.diagnostics:
             asked[teacher] = asked.get(teacher, frozenset()) | {"dense"}
         supports = [t.surrogate.support for _, t in self.method.parts if isinstance(t.surrogate, DivergenceLoss)]
         k = max((s.k for s in supports if s is not None and s.by == "target"), default=None)
-        return {reader.key: self._view(reader, abilities, lens, k) for reader, abilities in asked.items()}
+        return {reader.key: self._view(reader, abilities, views, k) for reader, abilities in asked.items()}
 
-    def _view(self, reader: Reader, abilities: frozenset[str], lens: ContextViews, k: int | None) -> View:
-        policy, record, tokens = self.session.desk.policy(reader.role), lens.seen_by(reader), self.config.micro_tokens
+    def _view(self, reader: Reader, abilities: frozenset[str], views: ContextViews, k: int | None) -> Scores:
+        policy, record, tokens = self.session.desk.policy(reader.role), views.seen_by(reader), self.config.micro_tokens
         n = sum(1 for _ in record.cuts(tokens))
         rounds = self._most(n) if policy is self.session.student else n  # only the student is wrapped
-        return read_view(policy, record, abilities, tokens, k, rounds)
+        return score_record(policy, record, abilities, tokens, k, rounds)
 
-    def remember(self, step: int, lens: ContextViews, metrics: Mapping[str, Any]) -> None:
+    def remember(self, step: int, views: ContextViews, metrics: Mapping[str, Any]) -> None:
         """What outlives the step: following weights, controllers, skills."""
         memory, student = self.session.desk.memory, self.accelerator.unwrap_model(self.session.student.scorer)
         for shadow in self.session.followers.values():
@@ -98,9 +99,9 @@ class Loop:
         move(self.method.controllers, memory.numbers, step, known)
         for context in self.contexts:
             if context.bank is not None:
-                lens.learn(context)
+                views.learn(context)
 
-    def update(self, record: Rollout, scores: dict[str, View], step: int) -> dict[str, Any]:
+    def update(self, record: Rollout, scores: dict[str, Scores], step: int) -> dict[str, Any]:
         """The optimiser steps on one batch."""
         prepared = prepare(self.method, Batch(record, scores, step, self._sum, self.session.desk.memory.numbers))
         rate = learning_rate(self.config, step)
@@ -169,8 +170,7 @@ class Loop:
         if not self.config.diagnostics:
             return ()
         asked: tuple[Question, ...] = (Question(LogProb()), Question(Entropy()))
-        view = micro.scores.get(teacher.role)
-        if view is not None and isinstance(view.carrier, Dense | Hidden):
+        if isinstance(micro.scores.get(teacher.role), Dense | Hidden):
             asked += (Question(Distance(rkl), teacher), Question(Distance(fkl), teacher))
         return asked
 
@@ -202,9 +202,9 @@ class Loop:
             if losses and len(losses[0][1].observed) > i:
                 total = sum(float(r.observed[i].double().sum()) for _, r in losses)
                 out[name] = float(self._sum(total)) / max(tokens, 1.0)
-        view = prepared.scores.get(teacher.role)
-        if "kl_reverse" not in out and view is not None and isinstance(view.carrier, Sampled) and losses[0][1].observed:
-            gap = torch.cat([r.observed[0] for _, r in losses]).double() - view.carrier.logp_N.double()
+        taught = prepared.scores.get(teacher.role)
+        if "kl_reverse" not in out and isinstance(taught, Sampled) and losses[0][1].observed:
+            gap = torch.cat([r.observed[0] for _, r in losses]).double() - taught.logp_N.double()
             out["kl_reverse"] = float(self._sum(float(gap.sum()))) / max(tokens, 1.0)
         return out
 
@@ -250,25 +250,21 @@ class Loop:
             out["accuracy"] = float(self._sum(float(record.correct_B[verified_B].sum()))) / count
         desk = self.session.desk
         if "episodes" in desk.tasks["task"].serves:
-            out["episodes_died"] = int(self._sum(len(desk.died)))
-            desk.last_death = next(iter(desk.died), desk.last_death)
-            desk.died.clear()
+            out["episodes_died"] = int(self._sum(len(self.failures.died)))
         elif "reward" in desk.tasks["task"].serves:
-            out["verifier_failed"] = int(self._sum(len(desk.unjudged)))
-            desk.last_unjudged = next(iter(desk.unjudged), desk.last_unjudged)
-            desk.unjudged.clear()
+            out["verifier_failed"] = int(self._sum(len(self.failures.unjudged)))
         if record.n_turns > record.n_sequences:
             out["turns"] = float(self._sum(float(record.n_turns))) / max(sequences, 1.0)
         return out
 
 
-def _nothing(carrier: Dense | Hidden) -> Tensor:
+def _nothing(scores: Dense | Hidden) -> Tensor:
     """Zero, by way of every parameter that a loss reaches."""
-    if isinstance(carrier, Dense):
-        return 0.0 * carrier.logits_NV.sum()
-    head = carrier.head
+    if isinstance(scores, Dense):
+        return 0.0 * scores.logits_NV.sum()
+    head = scores.head
     bias = 0.0 if head.bias_V is None else head.bias_V.sum()
-    return 0.0 * (carrier.hidden_NH.sum() + head.weight_VH.sum() + bias)
+    return 0.0 * (scores.hidden_NH.sum() + head.weight_VH.sum() + bias)
 
 
 class _Clock:

@@ -16,6 +16,7 @@ from ..space.pipeline import Pipeline, Stage
 from ..space.registry import get
 from ..terminal import screen
 from . import inputs
+from .aliases import in_our_words
 from .build import build_method, prepare_tasks
 from .checks import check_models, data_names
 from .config import RunConfig, configure
@@ -69,6 +70,7 @@ def run_pipeline(
     """
     expect("the pipeline", pipeline, Pipeline, "give one such as lb.pipelines.sd_zero(), or lb.Pipeline([...])")
     folder = folder_of(out)
+    pipeline, settings = _in_our_words(pipeline, settings)
     stages = _plan(pipeline, folder, settings)
     described = {"pipeline": str(pipeline), "settings": {k: str(v) for k, v in settings.items()}}
     _refuse_another(folder, described)
@@ -92,6 +94,13 @@ def run_pipeline(
                 else:
                     results.append(train(stage.config, stage.path, command=typed, console=console))
     return results
+
+
+def _in_our_words(pipeline: Pipeline, settings: Mapping[str, Any]) -> tuple[Pipeline, dict[str, Any]]:
+    """The pipeline and its common settings without the spellings of other libraries."""
+    stages = [Stage(s.method, in_our_words(s.settings, get(s.method).arguments, s.method)) for s in pipeline.stages]
+    arguments = sorted({a for stage in stages for a in get(stage.method).arguments})
+    return replace(pipeline, stages=tuple(stages)), in_our_words(settings, arguments, "the pipeline")
 
 
 @contextlib.contextmanager
@@ -170,7 +179,7 @@ def _fitting(
 def _understood(stage: Stage, settings: Mapping[str, Any]) -> frozenset[Entry]:
     """The contexts that a stage's method shows, and the further models and data sets that it reads."""
     value = stage.value(settings)
-    shown = {("contexts", context.name) for context in value.told if context.block}
+    shown = {("contexts", context.name) for context in value.all_contexts if context.block}
     read = {("datasets", name) for name in data_names(value)}
     return frozenset(shown | read | {("others", role) for role in value.others})
 

@@ -22,7 +22,12 @@ AT_ONCE = 256
 
 
 def check_prompts(
-    desk: Desk, config: RunConfig, read: Collection[str], tell: Callable[[str], None], learns: bool = True
+    desk: Desk,
+    config: RunConfig,
+    read: Collection[str],
+    tell: Callable[[str], None],
+    learns: bool = True,
+    most: int | None = None,
 ) -> list[str]:
     """Refuse prompts and written responses that a model cannot read, and say what a limit leaves out or cuts.
 
@@ -32,6 +37,7 @@ def check_prompts(
         read: data whose written responses are learned from.
         tell: hears what is being done.
         learns: whether training prompts are read; those held out for the evaluation always are.
+        most: prompts of each split that are read; None reads all.
 
     Returns:
         Notes for people.
@@ -42,9 +48,10 @@ def check_prompts(
     notes: list[str] = []
     for name, task in desk.tasks.items():
         if learns:
-            notes += _read(desk, task, task.train, "training", name in read, tell)
+            first = task.train if most is None or len(task.train) <= most else [task.train[i] for i in range(most)]
+            notes += _read(desk, task, first, "training", name in read, tell)
         if name == "task":
-            held_out = [task.test[i] for i in range(min(config.eval_size, len(task.test)))]
+            held_out = [task.test[i] for i in range(min(config.eval_size, len(task.test), most or len(task.test)))]
             # Without a teacher, the evaluation's perplexity is that of the data's own responses.
             notes += _read(desk, task, held_out, "held-out", "responses" in task.serves and _alone(desk), tell)
     for role in ("student", *sorted(desk.formats)):

@@ -17,22 +17,22 @@ from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..axes.source import Sample
+from ..axes.source import sample
 from ..errors import LimbeckError, number
 from ..tasks import Response, Task, Verdict
 from ..tasks.base import found
 from ..types import Prompt
+from .api import refuse_too_many
 from .build import accelerator_for
 from .config import RunConfig
-from .measuring import refuse_too_many
 from .models import hub
 from .models.chat import template_file, template_text
 from .models.generate import SamplingPolicy, Written, generate
 from .models.policy import Policy, add_lora, freeze, load_policy, share_vocabulary
-from .rollout.episodes import played
+from .rollout.episodes import write_episodes
 from .rollout.sources import writer_for
 from .rollout.trajectory import Trajectory
-from .rollout.writer import UNJUDGED, judge
+from .rollout.writer import UNJUDGED, Failures, judge
 from .session import Desk
 from .storage import checkpoint
 from .storage.fingerprint import of_file
@@ -245,8 +245,8 @@ def _written(
     law = SamplingPolicy(((policy, 1.0),), tau=temperature)
     if "episodes" in desk.tasks["task"].serves:
         writer = writer_for(desk, len(prompts), 0)
-        groups = played(Sample(n=samples), writer, prompts, law)
-        for reason in dict.fromkeys(writer.died):
+        groups = write_episodes(sample(n=samples), writer, prompts, law)
+        for reason in dict.fromkeys(writer.failures.died):
             console.print(f"note: {label}: an episode was broken off by its environment ({reason}).", style="yellow")
         return [_of_episode(label, policy, row, i) for group in groups for i, row in enumerate(group)]
     repeated = [p for p in prompts for _ in range(samples)]
@@ -258,9 +258,10 @@ def _written(
 
 
 def _of_text(label: str, desk: Desk, prompt: Prompt, text: Written, sample: int) -> dict[str, Any]:
-    said = judge(desk, prompt, text)
+    failures = Failures()
+    said = judge(desk, prompt, text, failures)
     if said is UNJUDGED:
-        said = Verdict(math.nan, False, f"not judged: {desk.unjudged[-1]}")
+        said = Verdict(math.nan, False, f"not judged: {failures.unjudged[-1]}")
     judged = said is not None and math.isfinite(said.reward)
     return {
         "model": label,

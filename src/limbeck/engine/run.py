@@ -13,8 +13,9 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
 from rich.progress import Progress
+from transformers import PreTrainedTokenizerBase
 
-from ..errors import LimbeckError, nearest
+from ..errors import LimbeckError
 from ..report import load_run, summary_table, write_report
 from ..space.explain import explain
 from ..space.method import Method
@@ -35,15 +36,13 @@ from .config import RunConfig
 from .evaluation import Evaluator
 from .export import Result, Swapped, export
 from .loop import Loop
-from .resume import lost_lines, rebuilt, refuse_changes
+from .resumption import lost_lines, rebuilt, refuse_changes
 from .storage import checkpoint, fingerprint
 from .storage.atomic import read_lines, sync, whole, write_lines
 from .storage.memory import Memory
 from .storage.run_folder import claimed, clear, held, recorded
 from .storage.run_log import Log, RunLog, Stage, note, now, progress_bar, say
 from .watch import Watch, compares_rewards
-
-TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
 def train(
@@ -56,6 +55,7 @@ def train(
     method: Method | None = None,
     models: Models | None = None,
     task: Task | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Result:
     """Run a method from its start.
 
@@ -68,16 +68,17 @@ def train(
         method: a value that is not in the registry.
         models: model objects by role, instead of the paths in ``config``.
         task: a task object, instead of the name in ``config``.
+        tokenizer: of model objects, see ``distill``.
 
     Raises:
         LimbeckError: before any model is loaded where that is possible.
     """
     value = method or build_method(config)
-    _check_trackers(config)
+    check_trackers(config)
     check_models(config, value, models or {})
     tasks = prepare_tasks(config, value, task)
     with claimed(out, overwrite, console):
-        run = _Run(config, value, tasks, models or {}, out, console)
+        run = _Run(config, value, tasks, models or {}, out, console, tokenizer=tokenizer)
         if overwrite and run.accelerator.is_main_process:
             clear(out)  # only now: models that cannot be loaded cost nobody a run
         return run.start(command)
@@ -109,7 +110,7 @@ def resume(
     with held(out, console):
         described = recorded(out)  # another process may have gone on until now
         config, method = rebuilt(out, described, steps)
-        _check_trackers(config)
+        check_trackers(config)
         tasks = prepare_tasks(config, method)
         tensors = [r for r, m in inputs_of.models(described["inputs"]).items() if m.get("by") == "tensors"]
         known = inputs_of.before_loading(config, tasks, tensors)
@@ -123,10 +124,9 @@ def resume(
         return run.restart(command or typed, changes, lost, inputs)
 
 
-def _check_trackers(config: RunConfig) -> None:
+def check_trackers(config: RunConfig) -> None:
+    """Refuse a tracker that is not installed, which Accelerate alone would leave out without a word."""
     for name in config.trackers:
-        if name not in TRACKERS:
-            raise LimbeckError(f"trackers={name!r}: unknown{nearest(name, TRACKERS)}; use {', '.join(TRACKERS)}.")
         if importlib.util.find_spec(name) is None:
             raise LimbeckError(f"trackers={name!r}: it is not installed; run `pip install {name}`, or leave it out.")
 
@@ -143,6 +143,7 @@ class _Run:
         out: Path,
         console: Console | None,
         tensors: Collection[str] = (),
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ):
         self.config, self.out = config, out
         self.accelerator = accelerator_for(
@@ -154,7 +155,9 @@ class _Run:
         torch.manual_seed(config.seed)  # adapters are initialised at random
         self.console = screen(console, stderr=True, quiet=not self.accelerator.is_main_process)
         with Stage(self.console, "loading models") as tell:
-            self.session: Session = open_session(config, method, tasks, models, self.accelerator, tell)
+            self.session: Session = open_session(
+                config, method, tasks, models, self.accelerator, tell, tokenizer=tokenizer
+            )
         self.notices = notices(self.session)
         for sentence in self.notices:
             say(self.console, sentence, "yellow")
@@ -239,13 +242,9 @@ class _Run:
 
     def _recall(self, path: Path, state: dict[str, Any]) -> None:
         """This process's memory again."""
-        memories = state.get("memory") or [Memory().to_json()]
-        try:
-            self.session.desk.memory = Memory.from_json(memories[self.accelerator.process_index % len(memories)])
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise LimbeckError(
-                f"{path} has a damaged memory ({type(e).__name__}: {e}); remove it to resume from the one before."
-            ) from None
+        memories = state["memory"]
+        rank = self.accelerator.process_index % len(memories)
+        self.session.desk.memory = Memory.restored(memories[rank], checkpoint.read_stored(path, state), rank)
 
     def _rewind(self, step: int, command: str, changes: Sequence[str], inputs: Mapping[str, Any] | None) -> None:
         """Forget what came after ``step``, and write down what is in force from here on."""
@@ -297,7 +296,7 @@ class _Run:
             self._told_of_death = True
             self.console.print(
                 f"note: {metrics['episodes_died']} episodes of step {step} were broken off by their environment "
-                f"({self.session.desk.last_death}) and dropped; episodes_died in metrics.jsonl goes on counting.",
+                f"({self.loop.failures.first_death}) and dropped; episodes_died in metrics.jsonl goes on counting.",
                 style="yellow",
                 highlight=False,
             )
@@ -305,7 +304,7 @@ class _Run:
             self._told_of_silence = True
             self.console.print(
                 f"note: the verifier judged {metrics['verifier_failed']} responses of step {step} not at all "
-                f"({self.session.desk.last_unjudged or 'in another process'}); verifier_failed in metrics.jsonl goes "
+                f"({self.loop.failures.first_unjudged}); verifier_failed in metrics.jsonl goes "
                 "on "
                 "counting.",
                 style="yellow",
@@ -348,7 +347,8 @@ class _Run:
         return Swapped(self.session.student, self._module())
 
     def _save(self, step: int) -> None:
-        memories = gather_object([self.session.desk.memory.to_json()])
+        memory, rank = self.session.desk.memory, self.accelerator.process_index
+        memories, stored = gather_object([memory.to_json()]), gather_object([memory.to_tensors(rank)])
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
@@ -361,7 +361,8 @@ class _Run:
             followers = {role: s.policy.scorer for role, s in self.session.followers.items()}
             folder, keep = self.out / "checkpoints", self.config.keep
             self.journal.sync()
-            checkpoint.save(folder, step, self._module(), optimizer, state, keep, followers)
+            everything = {key: x for tensors in stored for key, x in tensors.items()}
+            checkpoint.save(folder, step, self._module(), optimizer, state, keep, followers, everything)
         self.accelerator.wait_for_everyone()
 
     def _finish(self) -> Result:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from accelerate import Accelerator
 
+from ..axes.reader import HELD_BY_STUDENT
 from ..errors import LimbeckError
 from ..limits import VERIFY_SECONDS
 from ..space.method import Method
@@ -39,13 +40,9 @@ class Desk:
         turns: of an episode, where the source does not say.
         skip_overlong: whether prompts that are too long are left out instead of refused.
         longest: limit of any source's response, where that is more than ``max_tokens``.
-        died: why environments broke off episodes since the last step, one clause for each.
-        last_death: the first of them in the newest step that had one.
         memory: state of the run.
         verify_seconds: that a verifier may take for one response.
         judged_only: whether responses without a verdict are left out, because the method reads verdicts.
-        unjudged: why verifiers gave no verdict since the last step, one clause for each response.
-        last_unjudged: the first of them in the newest step that had one.
     """
 
     policies: Mapping[str, Policy]
@@ -59,13 +56,9 @@ class Desk:
     turns: int = 1
     longest: int = 0
     skip_overlong: bool = False
-    died: list[str] = field(default_factory=list)
-    last_death: str = ""
     memory: Memory = field(default_factory=Memory)
     verify_seconds: float = VERIFY_SECONDS
     judged_only: bool = True
-    unjudged: list[str] = field(default_factory=list)
-    last_unjudged: str = ""
     rendered: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -112,7 +105,7 @@ class Desk:
 
     def policy(self, role: str) -> Policy:
         """A role's model; what equals the student at the start of a batch is the student."""
-        return self.policies["student" if role in ("student", "old", "synced(1)") else role]
+        return self.policies["student" if role in HELD_BY_STUDENT else role]
 
     def render(self, prompt: Prompt, role: str, what: str, room: int, written: bool = False) -> list[int]:
         """Token ids of a prompt as a role reads it, with room for ``room`` tokens behind it.

@@ -13,7 +13,7 @@ from ..axes.levels import Level
 from ..axes.signal import everywhere
 from ..errors import LimbeckError, expect, nearest, number, shown
 from ..space.method import Method
-from ..types import AUTHORS, Carrier, Dense, Hidden, Sampled, width_of
+from ..types import AUTHORS, Sampled, Scores
 
 Given = Tensor | Any
 """A tensor, or an array or nested lists of numbers, from which a tensor is made."""
@@ -59,10 +59,10 @@ def whole_numbers(name: str, x: Tensor) -> Tensor:
     return x.long()
 
 
-def refuse_vocabulary(carriers: Mapping[str, Carrier], token_N: Tensor, name: str = "tokens") -> None:
+def refuse_vocabulary(scores: Mapping[str, Scores], token_N: Tensor, name: str = "tokens") -> None:
     """Raise where full rows have no entry for a token that counts; ``name`` is the argument that holds the tokens."""
-    for who, carrier in carriers.items():
-        width = width_of(carrier)
+    for who, given in scores.items():
+        width = given.width
         odd_N = (token_N < 0) | (token_N >= width) if width is not None else torch.zeros_like(token_N, dtype=torch.bool)
         if bool(odd_N.any()):
             if name == "labels":
@@ -90,23 +90,12 @@ def read_sources(source: Sequence[str] | str | None, batch: int, method: Method)
     return list(source)
 
 
-def _payload(live: Carrier) -> Tensor:
-    if isinstance(live, Hidden):
-        return live.hidden_NH
-    return live.logits_NV if isinstance(live, Dense) else live.logp_N if isinstance(live, Sampled) else live.logp_NK
-
-
-def device_of(live: Carrier) -> torch.device:
-    """The device of the student; every other argument is moved there."""
-    return _payload(live).device
-
-
-def dtype_of(live: Carrier) -> torch.dtype:
+def accumulation_dtype(live: Scores) -> torch.dtype:
     """The dtype of constants, shares and totals: float64 for a float64 student, else float32."""
-    return torch.float64 if _payload(live).dtype == torch.float64 else torch.float32
+    return torch.float64 if live.values.dtype == torch.float64 else torch.float32
 
 
-def read_tokens(tokens: Given, shape: torch.Size, live: Carrier, readers: Mapping[str, Any], method: Method) -> Tensor:
+def read_tokens(tokens: Given, shape: torch.Size, live: Scores, readers: Mapping[str, Any], method: Method) -> Tensor:
     """The ids that rows score. With ``student_logp`` they are needed only where full rows of a reader are read."""
     if tokens is None:
         rows = [k for k, x in readers.items() if x is not None and k.rpartition("_")[0] in method.slots]
@@ -114,12 +103,12 @@ def read_tokens(tokens: Given, shape: torch.Size, live: Carrier, readers: Mappin
         if rows:
             raise LimbeckError(f"tokens is missing: give the [B, T] ids that the rows of {rows[0]} score.")
         if isinstance(live, Sampled):
-            return torch.zeros(shape, dtype=torch.int64, device=device_of(live))
+            return torch.zeros(shape, dtype=torch.int64, device=live.device)
         raise LimbeckError(
             "tokens is missing: give the [B, T] ids that the student's rows score, or labels= with the logits as the "
             "model returned them."
         )
-    return whole_numbers("tokens", shaped(tensor("tokens", tokens, device_of(live)), shape, "tokens"))
+    return whole_numbers("tokens", shaped(tensor("tokens", tokens, live.device), shape, "tokens"))
 
 
 def shaped(x: Tensor, shape: torch.Size, name: str, dims: int = 2) -> Tensor:
@@ -142,9 +131,9 @@ def read_mask(mask: Given, shape: torch.Size, device: torch.device) -> Tensor:
     return mask.bool()
 
 
-def read_logp(name: str, logp: Given, shape: torch.Size, live: Carrier) -> Tensor | None:
+def read_logp(name: str, logp: Given, shape: torch.Size, live: Scores) -> Tensor | None:
     """Log-probs ``[B, T]`` of the sampled tokens, detached."""
-    return None if logp is None else shaped(tensor(name, logp, device_of(live), floats=True), shape, name).detach()
+    return None if logp is None else shaped(tensor(name, logp, live.device, floats=True), shape, name).detach()
 
 
 def read_fields(fields: Mapping[str, Given], batch: int, device: torch.device) -> dict[str, Tensor | None]:
@@ -301,7 +290,7 @@ def refuse_other_denominators(method: Method) -> None:
         reduction = term.reduction or method.reduction
         if not reduction.per_unit:
             continue  # a constant
-        by = reduction.formula()
+        by = reduction.divisor("the number of its")
         if reduction.unit == term.surrogate.loss_level == Level.TOKEN and reduction.total is None:
             if term.per == "all" or (term.per == "kept" and term.where == everywhere):
                 continue

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from ..axes.expression import Expr, Op, Over, ToGo
-from ..axes.leaves import Field, Read, laws
+from ..axes.leaves import Field, Read, readers_of
 from ..axes.levels import Level, Levels
 from ..axes.reader import student
 from ..errors import LimbeckError
 from ..loss.terms import Batch, Prepared
 from ..math.statistic import LogProb
 from ..space.term import Term
-from ..types import Carrier, Dense, Hidden, Sampled, TopK
+from ..types import Dense, Hidden, Sampled, Scores, TopK
 
 Key = tuple[str, str]
 """What is read, and its name.
@@ -84,37 +84,37 @@ def doubts_of_author(author_N: Tensor, unknown: int) -> Iterator[Doubt]:
     yield Doubt("author", author_N == unknown, "is not known from the method's source", remedy=remedy)
 
 
-def doubts_of_carrier(name: str, carrier: Carrier, vocabulary: int | None) -> Iterator[Doubt]:
+def doubts_of_scores(name: str, scores: Scores, vocabulary: int | None) -> Iterator[Doubt]:
     """Log-probs of the scored tokens, top-k lists of them, or full rows."""
-    if isinstance(carrier, Sampled):
-        yield from doubts_of_field(name, carrier.logp_N)
-    if isinstance(carrier, Dense):
+    if isinstance(scores, Sampled):
+        yield from doubts_of_field(name, scores.logp_N)
+    if isinstance(scores, Dense):
         # The largest entry tells all three, without a copy of the logits.
-        broken = ~torch.isfinite(carrier.logits_NV.amax(-1))
+        broken = ~torch.isfinite(scores.logits_NV.amax(-1))
         yield Doubt(name, broken, "has logits that are NaN, +inf, or all -inf")
-    if isinstance(carrier, Hidden):
-        yield Doubt(name, _broken_hidden(carrier), "gives logits that are NaN or infinite")
-    if isinstance(carrier, TopK):
-        top = carrier.logp_NK.detach()
+    if isinstance(scores, Hidden):
+        yield Doubt(name, _broken_hidden(scores), "gives logits that are NaN or infinite")
+    if isinstance(scores, TopK):
+        top = scores.logp_NK.detach()
         # An entry of -inf is one that the law excludes, as in dense logits; a list of nothing else is padding.
         absent = torch.isnan(top).any(-1) | (top == torch.inf).any(-1) | (top == -torch.inf).all(-1)
         yield Doubt(name, absent, "has log-probs that are NaN, +inf, or all -inf")
-        ids = carrier.ids_NK.sort(-1).values
+        ids = scores.ids_NK.sort(-1).values
         yield Doubt(name, (ids.diff(dim=-1) == 0).any(-1), "has an id twice")
         outside = ids < 0 if vocabulary is None else (ids < 0) | (ids >= vocabulary)
         yield Doubt(name, outside.any(-1), f"has an id outside the student's {vocabulary}")
 
 
-def doubts_of_sampled(name: str, carrier: Carrier, token_N: Tensor) -> Iterator[Doubt]:
+def doubts_of_sampled(name: str, scores: Scores, token_N: Tensor) -> Iterator[Doubt]:
     """Full rows that exclude the very token whose log-prob is read of them."""
-    if isinstance(carrier, Dense):
-        said = carrier.logits_NV.gather(-1, token_N.unsqueeze(-1)).squeeze(-1)
+    if isinstance(scores, Dense):
+        said = scores.logits_NV.gather(-1, token_N.unsqueeze(-1)).squeeze(-1)
         yield Doubt(name, torch.isneginf(said), "is -inf for the token")
 
 
-def _broken_hidden(carrier: Hidden) -> Tensor:
+def _broken_hidden(scores: Hidden) -> Tensor:
     """Rows whose logits are not finite; they are computed only where their size could overflow."""
-    hidden, head = carrier.hidden_NH.detach(), carrier.head
+    hidden, head = scores.hidden_NH.detach(), scores.head
     weight = head.weight_VH.detach()
     if not bool(torch.isfinite(weight.abs().amax())) or (
         head.bias_V is not None and not bool(torch.isfinite(head.bias_V.detach().abs().amax()))
@@ -181,7 +181,7 @@ class _Walk:
             if v is not None:
                 self.visit(v, kept_N, Level.TOKEN)
         if not isinstance(term.signal, Expr):
-            for reader in laws(term.signal):
+            for reader in readers_of(term.signal):
                 self.leaf("role", reader.key, kept_N)
             return
         if term.surrogate.scope >= Level.GROUP and "label" in term.signal.fields:
@@ -202,7 +202,7 @@ class _Walk:
         """Follow one expression; ``counts`` says of which units of ``level`` its value counts."""
         mine = self._move(counts, level, v.level)
         if isinstance(v, Read):
-            for reader in (v.reader, *laws(v.target)):
+            for reader in (v.reader, *readers_of(v.target)):
                 self.leaf("role", reader.key, mine)
             if isinstance(v.statistic, LogProb):
                 self.leaf("sampled", v.reader.key, mine)

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from ..axes.levels import Level
-from ..axes.reader import old, student, writer
+from ..axes.reader import behavior, old, student
 from ..axes.surrogate import Question
 from ..errors import LimbeckError, expect, whole
 from ..loss.terms import Batch, Loss, Prepared, loss, prepare
 from ..math.statistic import Entropy, LogProb
 from ..space.method import Method
 from ..space.registry import Recipe, as_method
-from ..types import Carrier, Dense, Head, Hidden, Rollout, Sampled, View
+from ..types import Dense, Head, Hidden, Rollout, Sampled, Scores
 from .arguments import (
-    dtype_of,
+    accumulation_dtype,
     read_all_sum,
     read_author,
     read_columns,
@@ -41,11 +41,11 @@ from .arguments import (
     refuse_other_denominators,
     refuse_vocabulary,
 )
-from .carriers import read_carriers, read_student
 from .finite import Places, refuse_doubts
 from .labels import read_form
 from .memory import StepSoFar, read_memory
-from .rows import WROTE, PlainRows, detached
+from .rows import WROTE, PlainRows
+from .scores import read_scores, read_student
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Objective:
         student_head: Tensor | Head | None = None,
         student_logp: Tensor | None = None,
         old_logp: Tensor | None = None,
-        writer_logp: Tensor | None = None,
+        rollout_logp: Tensor | None = None,
         reward: Tensor | None = None,
         correct: Tensor | None = None,
         truncated: Tensor | None = None,
@@ -143,7 +143,7 @@ class Objective:
         * ``labels`` ``[B, T]`` with logits ``[B, T, V]``, both unshifted, as a Hugging Face model and its collator give
           them. Row t scores the label at t + 1; -100 marks what is not scored. Everything with positions is unshifted
           too: logits, hidden states and top-k lists of readers at the positions of the input, like the student's;
-          ``ROLE_logp``, ``student_logp``, ``old_logp``, ``writer_logp``, ``turn``, ``author`` and columns ``[B, T]``
+          ``ROLE_logp``, ``student_logp``, ``old_logp``, ``rollout_logp``, ``turn``, ``author`` and columns ``[B, T]``
           at the positions of the labels, where entry t is about the token at t and the first entry is ignored.
         * ``tokens`` and ``mask``, ``[B, T]``, with rows that are shifted already: row t scores token t.
         * ``labels`` ``[B]`` with logits ``[B, C]`` of a classifier, which are not shifted: each row is a sequence of
@@ -159,9 +159,9 @@ class Objective:
             labels: ``[B, T]`` or ``[B]`` int64 in place of ``tokens`` and ``mask``, -100 where nothing is scored.
             old_logp: ``[B, T]`` the student at the start of the batch; left out, the batch is on-policy and it is the
                 student itself, detached.
-            writer_logp: ``[B, T]`` as reported when sampled; left out, ``old_logp``, else the student itself.
-            reward, correct, truncated, label: ``[B]``; ``correct`` defaults to ``reward > 0``. ``label`` says what is
-                preferred in a group, 1 and 0 for a pair: the entries of a group sum to 1 and are not all equal.
+            rollout_logp: ``[B, T]`` as reported when written; left out, ``old_logp``, else the student itself.
+            reward, correct, truncated, label: ``[B]``; ``correct`` defaults to ``reward > 0``. The labels of a group
+                say what is preferred in it, 1 and 0 for a pair: they sum to 1 and are not all equal.
             group: ``[B]`` group of each sequence, equal numbers together; default one group (pairs: consecutive twos).
             turn: ``[B, T]`` whole numbers that rise along a sequence, the turn of each token; default one turn each.
             turn_reward: ``[B, K]`` in place of ``reward``: of turn 0, 1 ... of each sequence; NaN or 0 for turns that
@@ -218,13 +218,13 @@ class Objective:
         told = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
         fields = read_fields(told, shape[0], keep.device)
         refuse_missing(self.method, fields)
-        carriers = read_carriers(readers, shape, self.method, live)
-        refuse_vocabulary({student.key: live, **carriers}, rows.pick(ids), form.name)
-        clocks = {
+        scores = read_scores(readers, shape, self.method, live)
+        refuse_vocabulary({student.key: live, **scores}, rows.pick(ids), form.name)
+        own_logp = {
             name: read_logp(name, form.token(name, x), shape, live)
-            for name, x in (("old_logp", old_logp), (WROTE, writer_logp))
+            for name, x in (("old_logp", old_logp), (WROTE, rollout_logp))
         }
-        wrote = clocks[WROTE] if writer_logp is not None else clocks["old_logp"]
+        wrote = own_logp[WROTE] if rollout_logp is not None else own_logp["old_logp"]
         record = rows.record(
             ids,
             fields,
@@ -234,17 +234,17 @@ class Objective:
             source,
             read_author(form.author(author), source, self.method, shape, keep.device),
             wrote,
-            dtype_of(live),
+            accumulation_dtype(live),
         )
-        call = _Given(rows, record, carriers, live, clocks, fields, form.first)
-        method, carrier, batch = call.batch(self.method, step, add, self.memory)
+        call = _Given(rows, record, scores, live, own_logp, fields, form.first)
+        method, kept, batch = call.batch(self.method, step, add, self.memory)
         prepared = prepare(method, batch)
-        call.refuse_doubts(method, prepared, batch, carrier)
+        call.refuse_doubts(method, prepared, batch, kept)
         if items is not None:
             prepared = _divided_by(items, method, prepared)
         moved = self.method.controllers
-        seen = (Question(Entropy()),) if moved and not isinstance(carrier, Sampled) else ()
-        result: Loss = loss(method, prepared, carrier, seen)
+        seen = (Question(Entropy()),) if moved and not isinstance(kept, Sampled) else ()
+        result: Loss = loss(method, prepared, kept, seen)
         if update:  # only now: a batch that was refused leaves no trace
             self._remember(batch, _measured(prepared, result, batch, fields) if moved else {}, accumulate)
         metrics = {f"term/{name}": value for name, value in result.terms.items()}
@@ -270,9 +270,9 @@ class _Given:
 
     rows: PlainRows
     record: Rollout
-    carriers: Mapping[str, Carrier]
-    live: Carrier
-    clocks: Mapping[str, Tensor | None]
+    scores: Mapping[str, Scores]
+    live: Dense | Hidden | Sampled
+    own_logp: Mapping[str, Tensor | None]
     fields: Mapping[str, Tensor | None]
     first: int
 
@@ -280,20 +280,20 @@ class _Given:
         self, method: Method, step: int, all_sum: Callable[[Tensor], Tensor], memory: Mapping[str, float]
     ) -> tuple[Method, Sampled | Dense | Hidden, Batch]:
         """The method with ``old`` as it was given, the student's rows, and the batch that the loss is computed on."""
-        scores = {key: self.rows.view(c) for key, c in self.carriers.items()}
-        old_logp, wrote = self.clocks["old_logp"], any(x is not None for x in self.clocks.values())
+        scores = {key: self.rows.scores(c).detach() for key, c in self.scores.items()}
+        old_logp, wrote = self.own_logp["old_logp"], any(x is not None for x in self.own_logp.values())
         if old_logp is not None:
-            scores.setdefault(old.key, self.rows.view(Sampled(old_logp)))
+            scores.setdefault(old.key, self.rows.scores(Sampled(old_logp)).detach())
         method = method if old.key in scores else method.on_policy()
-        carrier = self.rows.carrier(self.live)
-        record, scores = _own_clocks(self.record, scores, method, carrier, wrote)
-        return method, carrier, Batch(record, scores, step, all_sum, dict(memory))
+        kept = self.rows.scores(self.live)
+        record, scores = _fill_own_logp(self.record, scores, method, kept, wrote)
+        return method, kept, Batch(record, scores, step, all_sum, dict(memory))
 
-    def refuse_doubts(self, method: Method, prepared: Prepared, batch: Batch, carrier: Carrier) -> None:
+    def refuse_doubts(self, method: Method, prepared: Prepared, batch: Batch, kept: Scores) -> None:
         """Raise for numbers that are not finite where a term reads them, with their place in the caller's tensors."""
-        given = {name for name, x in self.clocks.items() if x is not None}
-        given |= {"old_logits"} if old.key in self.carriers else set()
-        doubts = self.rows.doubts(self.fields, batch, carrier, given, method.slots)
+        given = {name for name, x in self.own_logp.items() if x is not None}
+        given |= {"old_logits"} if old.key in self.scores else set()
+        doubts = self.rows.doubts(self.fields, batch, kept, given, method.slots)
         refuse_doubts(prepared, batch, doubts, Places(self.rows.b_N, self.rows.t_N + self.first, self.rows.order))
 
 
@@ -349,13 +349,13 @@ def objective(method: Method | Recipe | str, memory: MutableMapping[str, float] 
     return Objective(as_method(method), memory)
 
 
-def _own_clocks(
-    record: Rollout, scores: dict[str, View], method: Method, live: Carrier, written: bool
-) -> tuple[Rollout, dict[str, View]]:
+def _fill_own_logp(
+    record: Rollout, scores: dict[str, Scores], method: Method, live: Scores, written: bool
+) -> tuple[Rollout, dict[str, Scores]]:
     """Log-probs of the student at the start of the batch or when sampled, where not given: the student, detached."""
-    now = {old.role: View(detached(live))}
+    now = {old.role: live.detach()}
     if method.reads(old.role) and old.role not in scores:
         scores = {**scores, **now}
-    if method.reads(writer.role) and not written:
-        record = replace(record, writer_logp_N=Batch(record, now).read(old, LogProb(), None))
+    if method.reads(behavior.role) and not written:
+        record = replace(record, rollout_logp_N=Batch(record, now).read(old, LogProb(), None))
     return record, scores

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ..axes.reader import Reader, old, student, writer
+from ..axes.reader import Reader, behavior, old, student
 from ..errors import LimbeckError
 from ..loss.terms import Batch
-from ..types import Carrier, Dense, Head, Hidden, Rollout, Sampled, TopK, View, width_of
+from ..types import Dense, Hidden, Rollout, Sampled, Scores, TopK
 from .arguments import UNKNOWN
 from .finite import (
     Doubt,
     Key,
     doubts_of_author,
-    doubts_of_carrier,
     doubts_of_field,
     doubts_of_labels,
     doubts_of_sampled,
+    doubts_of_scores,
 )
 
-WROTE = "writer_logp"
-FORMS = {Dense: "logits", Hidden: "hidden", TopK: "topk", Sampled: "logp"}
+WROTE = "rollout_logp"
+FORMS: dict[type[Scores], str] = {Dense: "logits", Hidden: "hidden", TopK: "topk", Sampled: "logp"}
+"""Endings of the arguments that hold scores, such as ``teacher_logits``."""
+
+S = TypeVar("S", bound=Scores)
 
 
 @dataclass
@@ -90,31 +93,21 @@ class PlainRows:
             )
         return x.sum(1)[seq_U].index_put_((turn_N,), raw[self.seq_N, number_N])
 
-    def carrier(self, c: Any) -> Any:
-        """The rows of the kept tokens, from logits, hidden states, top-k lists or log-probs on ``[B, T]``."""
-        if isinstance(c, Dense):
-            return Dense(self.pick(c.logits_NV))
-        if isinstance(c, Hidden):
-            return Hidden(self.pick(c.hidden_NH), c.head)
-        if isinstance(c, TopK):
-            return TopK(self.pick(c.ids_NK), self.pick(c.logp_NK))
-        return Sampled(self.pick(c.logp_N))
-
-    def view(self, c: Carrier) -> View:
-        """The same, detached."""
-        return View(detached(self.carrier(c)))
+    def scores(self, s: S) -> S:
+        """Scores of the kept tokens from those of all ``[B, T]``."""
+        return s.rows((self.b_N, self.t_N))
 
     def doubts(
         self,
         fields: Mapping[str, Tensor | None],
         batch: Batch,
-        live: Carrier,
+        live: Scores,
         given: set[str],
         slots: Mapping[str, Reader],
     ) -> dict[Key, list[Doubt]]:
         """Non-finite values in the arguments, keyed by the reader or field they stream."""
         slot_of = {reader.key: slot for slot, reader in slots.items()}
-        width = width_of(live)
+        width = live.width
         found: dict[Key, list[Doubt]] = {}
         for name, value in fields.items():
             held, called = (fields["reward"], "reward") if name == "correct" and value is None else (value, name)
@@ -124,19 +117,19 @@ class PlainRows:
         )
         found["token", "author"] = list(doubts_of_author(batch.record.author_N, UNKNOWN))
         own = old.role if not given & {"old_logp", "old_logits"} else student.role
-        for role, view in batch.scores.items():
-            called = f"{slot_of.get(role, role)}_{FORMS[type(view.carrier)]}"
+        for role, scores in batch.scores.items():
+            called = f"{slot_of.get(role, role)}_{FORMS[type(scores)]}"
             if role == own:  # a trainer with a loss scaler skips a step of NaN on its own
                 called = "student_logp"
-                if not isinstance(view.carrier, Sampled):
+                if not isinstance(scores, Sampled):
                     continue
-            found["role", role] = list(doubts_of_carrier(called, view.carrier, width))
-            found["sampled", role] = list(doubts_of_sampled(called, view.carrier, batch.record.token_N))
+            found["role", role] = list(doubts_of_scores(called, scores, width))
+            found["sampled", role] = list(doubts_of_sampled(called, scores, batch.record.token_N))
         if isinstance(live, Sampled):
-            found["role", student.role] = list(doubts_of_carrier("student_logp", detached(live), width))
+            found["role", student.role] = list(doubts_of_scores("student_logp", live.detach(), width))
         if given & {"old_logp", WROTE}:  # else it is the student itself
             called = WROTE if WROTE in given else "old_logp"
-            found["role", writer.role] = list(doubts_of_field(called, batch.record.writer_logp_N))
+            found["role", behavior.role] = list(doubts_of_field(called, batch.record.rollout_logp_N))
         return found
 
     def record(
@@ -148,7 +141,7 @@ class PlainRows:
         columns: Mapping[str, Tensor],
         source: Sequence[str],
         author_BT: Tensor,
-        writer_logp: Tensor | None,
+        rollout_logp: Tensor | None,
         dtype: torch.dtype,
     ) -> Rollout:
         """The record of the batch; each sequence starts with one token that is not scored."""
@@ -165,7 +158,7 @@ class PlainRows:
         nan_B = torch.full((B,), torch.nan, dtype=dtype, device=device)
         told = {k: nan_B if v is None else v[self.order].to(dtype) for k, v in fields.items()}
         correct = fields["correct"]
-        logp, (turn_N, seq_U) = writer_logp, turns
+        logp, (turn_N, seq_U) = rollout_logp, turns
         return Rollout(
             ids_L=ids,
             start_B1=start_B1,
@@ -175,7 +168,7 @@ class PlainRows:
             seq_U=seq_U,
             group_B=self.group_B,
             author_N=self.pick(author_BT),
-            writer_logp_N=torch.full(self.seq_N.shape, torch.nan, device=device) if logp is None else self.pick(logp),
+            rollout_logp_N=torch.full(self.seq_N.shape, torch.nan, device=device) if logp is None else self.pick(logp),
             origin_B=torch.tensor(origin, dtype=torch.int64, device=device),
             reward_U=_at_the_end(told["reward"], seq_U) if reward_U is None else reward_U.to(dtype),
             correct_B=told["correct"].bool() if correct is not None else told["reward"] > 0,
@@ -192,15 +185,3 @@ def _at_the_end(reward_B: Tensor, seq_U: Tensor) -> Tensor:
     last_U = torch.ones_like(seq_U, dtype=torch.bool)
     last_U[:-1] = seq_U.diff() != 0
     return torch.where(last_U, reward_B[seq_U], torch.zeros_like(reward_B[seq_U]))
-
-
-def detached(c: Carrier) -> Carrier:
-    if isinstance(c, Dense):
-        return Dense(c.logits_NV.detach())
-    if isinstance(c, Hidden):
-        bias = c.head.bias_V
-        head = Head(c.head.weight_VH.detach(), None if bias is None else bias.detach(), c.head.scale, c.head.softcap)
-        return Hidden(c.hidden_NH.detach(), head)
-    if isinstance(c, TopK):
-        return TopK(c.ids_NK, c.logp_NK.detach())
-    return Sampled(c.logp_N.detach())

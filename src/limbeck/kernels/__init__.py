@@ -2,5 +2,5 @@
 
 ``tiles``  log-probs, entropies and divergences of hidden states with a head, some rows at a time
 
-The same numbers as the plain functions of ``math``, to which tests hold them.
+Tests compare them with the plain functions of ``math``.
 """

@@ -1,13 +1,13 @@
-"""From a method and its records to a loss: hear, count, split, loss.
+"""From a method and a batch to a loss: ``prepare``, ``Prepared.micro``, ``loss``.
 
-``Batch`` is what was written and read, without gradient. ``hear`` evaluates on the whole batch everything that does not
-look at the live student, and counts the denominators; ``micro`` cuts groups out of that; ``loss`` meets the live
-student. Nothing else crosses that border.
+A ``Batch`` holds a rollout and its readers' scores, without gradient. ``prepare`` evaluates on the whole batch every
+expression that does not depend on the live student, and counts the denominators. ``micro`` cuts groups out of that.
+Only ``loss`` uses the live student's scores, which carry the gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,21 +23,23 @@ from ..kernels.tiles import StatisticRequest, fused, statistics
 from ..math.statistic import LogProb, Support
 from ..space.method import Method
 from ..space.term import Term
-from ..types import Carrier, Dense, Hidden, Mixture, Rollout, Sampled, TopK
-from .scores import Batch, Scores, entries_of, target_of
+from ..types import Dense, Hidden, Mixture, Rollout, Sampled, Scores
+from .batch import Batch, entries_of, target_of
 
-# ---------------------------------------------------------------- prepared and counted
+# ---------------------------------------------------------------- prepared without the live student
 
 
 @dataclass
 class PreparedTerm:
-    """One term on one batch or micro-batch: everything about it that is known before the live student is met.
+    """One term of a method on one batch or micro-batch, as far as it does not depend on the live student.
 
     Attributes:
+        name: number of the term in the method, from 1.
+        term: the signal, the surrogate, the mask and the weight.
         coefficient: at this step.
-        kept_N: bool, rows that count.
-        share: per unit that the surrogate loss_level.
-        total: Z, of the global batch.
+        kept_N: bool, the scored tokens that the term's mask keeps.
+        share: weight of each unit of the surrogate's ``loss_level`` in the mean.
+        total: the denominator Z, of the global batch.
     """
 
     name: str
@@ -50,18 +52,25 @@ class PreparedTerm:
 
 @dataclass
 class Prepared:
-    """A batch whose signals are evaluated and whose denominators are counted."""
+    """A batch or micro-batch with its evaluated signals and counted denominators.
+
+    Attributes:
+        record: the rollout.
+        scores: of each reader, by its key.
+        parts: the terms of the method.
+        known: values of the expressions that do not depend on the live student, one a unit of the expression's level.
+    """
 
     record: Rollout
-    scores: Scores
+    scores: Mapping[str, Scores]
     parts: list[PreparedTerm]
     known: dict[Expr, Tensor]
 
     def micro(self, first: int, last: int) -> Prepared:
-        """Groups ``first <= g < last`` of it; the denominators stay those of the whole batch.
+        """Groups ``first <= g < last``; the denominators stay those of the whole batch.
 
         Raises:
-            LimbeckError: for less than all of them, where a surrogate looks at the whole batch.
+            LimbeckError: for fewer than all groups, where a surrogate needs the whole batch at once.
         """
         if (first, last) != (0, self.record.n_groups):
             for part in self.parts:
@@ -76,7 +85,7 @@ class Prepared:
         }
         return Prepared(
             record=record,
-            scores={role: replace(v, carrier=_cut(v.carrier, cut["N"])) for role, v in self.scores.items()},
+            scores={role: s.rows(cut["N"]) for role, s in self.scores.items()},
             parts=[
                 replace(p, kept_N=p.kept_N[cut["N"]], share=p.share[spans[p.term.surrogate.loss_level]])
                 for p in self.parts
@@ -90,44 +99,34 @@ class Prepared:
             yield self.micro(first, last)
 
 
-def _cut(carrier: Carrier, rows: slice) -> Carrier:
-    if isinstance(carrier, Sampled):
-        return Sampled(carrier.logp_N[rows])
-    if isinstance(carrier, TopK):
-        return TopK(carrier.ids_NK[rows], carrier.logp_NK[rows])
-    if isinstance(carrier, Dense):
-        return Dense(carrier.logits_NV[rows])
-    return Hidden(carrier.hidden_NH[rows], carrier.head)
-
-
 def refuse_shared(method: Method, processes: int) -> None:
-    """Raise where a surrogate looks at a whole batch that several processes share."""
+    """Raise where a surrogate needs the whole batch at once and several processes share it."""
     for _, term in method.parts:
         if processes > 1 and term.surrogate.scope > Level.GROUP:
             raise LimbeckError(
-                f"{term.surrogate} looks at the whole batch, of which each of the {processes} processes holds a part; "
-                "run one process, or use a surrogate that looks at no more than a group."
+                f"{term.surrogate} needs the whole batch at once, but each of the {processes} processes holds a part; "
+                "run one process, or use a surrogate that needs no more than a group."
             )
 
 
 def refuse_cut(term: Term, tokens: int) -> None:
-    """Raise where a batch of so many tokens is cut under a surrogate that looks at all of it."""
+    """Raise where a batch of ``tokens`` tokens is cut although a surrogate needs the whole batch at once."""
     if term.surrogate.scope > Level.GROUP:
         raise LimbeckError(
-            f"{term.surrogate} looks at the whole batch, but this one has {tokens} tokens and is cut into "
+            f"{term.surrogate} needs the whole batch at once, but this one has {tokens} tokens and is cut into "
             f"micro-batches; raise micro_tokens to {tokens} or more (--set micro_tokens={tokens}), or lower prompts."
         )
 
 
 def prepare(method: Method, batch: Batch) -> Prepared:
-    """Evaluate what does not look at the live student, and count every denominator."""
+    """Evaluate every expression that does not depend on the live student, and count every denominator."""
     if any(term.surrogate.scope > Level.GROUP for _, term in method.parts):
         refuse_shared(method, int(batch.all_sum(torch.ones(1, dtype=torch.int64, device=batch.record.pos_N.device))))
     known: dict[Expr, Tensor] = {}
     parts = []
     for i, (coefficient, term) in enumerate(method.parts):
         for v in term.exprs:
-            _learn(v, batch, known)
+            _evaluate_detached(v, batch, known)
         loss_level = term.surrogate.loss_level
         kept_N = batch.levels.down(known[term.where], term.where.level, Level.TOKEN).bool()
         kept = batch.levels.up(kept_N, Level.TOKEN, loss_level, "any") if loss_level != Level.TOKEN else kept_N
@@ -140,19 +139,19 @@ def prepare(method: Method, batch: Batch) -> Prepared:
     return Prepared(batch.record, batch.scores, parts, known)
 
 
-def _learn(v: Expr, batch: Batch, known: dict[Expr, Tensor]) -> None:
-    """Evaluate the largest parts of an expression that are not live."""
+def _evaluate_detached(v: Expr, batch: Batch, known: dict[Expr, Tensor]) -> None:
+    """Evaluate the largest parts of an expression that do not depend on the live student."""
     if v in known:
         return
     if not v.live:
         known[v] = v.evaluate(batch)
         return
     for child in v.children:
-        _learn(child, batch, known)
+        _evaluate_detached(child, batch, known)
 
 
 def _unit_weight(term: Term, batch: Batch, known: dict[Expr, Tensor], ones: Tensor) -> Tensor:
-    """The weight per unit of what the surrogate loss_level, where the denominator looks at it; else 1."""
+    """The weight of each unit of the surrogate's ``loss_level``, where the denominator sums weights; else 1."""
     if term.per != "weight":
         return ones
     weight = batch.levels.down(known[term.weight], term.weight.level, Level.TOKEN)
@@ -165,12 +164,12 @@ def _unit_weight(term: Term, batch: Batch, known: dict[Expr, Tensor], ones: Tens
 
 @dataclass(frozen=True)
 class Loss:
-    """A micro-batch's contribution.
+    """The loss of one micro-batch.
 
     Attributes:
         loss: scalar; micro-batches and processes add up to the objective.
-        terms: the same, term by term, detached, without coefficients.
-        observed: one detached vector ``[N]`` per observed question.
+        terms: the same by term, without gradient and without coefficients.
+        observed: one vector ``[N]`` for each observed question, without gradient.
     """
 
     loss: Tensor
@@ -185,18 +184,18 @@ def loss(
     observe: Sequence[Question] = (),
     tile: int | None = None,
 ) -> Loss:
-    """The objective on one micro-batch, differentiable with respect to the live student's carrier.
+    """The objective on one micro-batch, differentiable with respect to the live student's scores.
 
     Args:
-        method: already ``on_policy()`` where ``old`` was not read.
-        prepared: a batch or micro-batch of it.
-        live: the student as it is now, one row a scored token.
-        observe: statistics to report for every token, without gradient.
+        method: already ``on_policy()`` where there are no scores of ``old``.
+        prepared: a batch or a micro-batch.
+        live: the student's present scores, one row a scored token.
+        observe: statistics to report for every scored token, without gradient.
         tile: rows a tile; derived from the vocabulary by default.
     """
-    asks = _StatisticRequests(prepared, live)
-    meetings = [_TermLoss(part, prepared, asks) for part in prepared.parts]
-    watched = [asks.number(question, None) for question in observe]
+    needed = _StatisticRequests(prepared, live)
+    term_losses = [_TermLoss(part, prepared, needed) for part in prepared.parts]
+    watched = [needed.number(question, None) for question in observe]
     tally = {part.name: 0.0 for part in prepared.parts}
     if method.separable and not isinstance(live, Sampled):
         observed: list[list[Tensor]] = [[] for _ in observe]
@@ -204,92 +203,92 @@ def loss(
         def objective(values: list[Tensor], spans: list[slice]) -> Tensor:
             for store, i in zip(observed, watched, strict=True):
                 store.append(values[i].detach())
-            return _add(meetings, values, spans, tally)
+            return _add(term_losses, values, spans, tally)
 
-        total = fused(live, prepared.record.token_N, asks.asks, objective, tile)
+        total = fused(live, prepared.record.token_N, needed.requests, objective, tile)
         return Loss(total, tally, [torch.cat(x) if x else total.new_zeros(0) for x in observed])
-    values = asks.answers(tile)
+    values = needed.answers(tile)
     spans = [slice(0, v.numel()) for v in values]
-    total = _add(meetings, values, spans, tally)
+    total = _add(term_losses, values, spans, tally)
     return Loss(total, tally, [values[i].detach() for i in watched])
 
 
-def _add(meetings: list[_TermLoss], values: list[Tensor], spans: list[slice], tally: dict[str, float]) -> Tensor:
+def _add(term_losses: list[_TermLoss], values: list[Tensor], spans: list[slice], tally: dict[str, float]) -> Tensor:
     total = values[0].new_zeros(()) if values else torch.zeros(())
-    for meeting in meetings:
-        value = meeting.value(values, spans)
-        tally[meeting.part.name] += float(value.detach())
-        total = total + meeting.part.coefficient * value
+    for part_loss in term_losses:
+        value = part_loss.value(values, spans)
+        tally[part_loss.part.name] += float(value.detach())
+        total = total + part_loss.part.coefficient * value
     return total
 
 
 class _StatisticRequests:
-    """The questions of all terms, each asked once."""
+    """The statistics of the live student that all terms need, each requested once."""
 
     def __init__(self, prepared: Prepared, live: Sampled | Dense | Hidden):
         self.prepared, self.live = prepared, live
-        self.asks: list[StatisticRequest] = []
+        self.requests: list[StatisticRequest] = []
         self._numbers: dict[tuple[Question, int | None], int] = {}
-        self._laws: dict[tuple[TargetReader, Support | None], Carrier | Mixture] = {}
+        self._targets: dict[tuple[TargetReader, Support | None], Scores | Mixture] = {}
 
     def number(self, question: Question, rows: Tensor | None) -> int:
-        """The place of a question's answer."""
+        """The index of a question's answer among ``answers``."""
         key = (question, None if rows is None else id(rows))
         if key not in self._numbers:
-            self._numbers[key] = len(self.asks)
-            law = None if question.target is None else self._law(question)
+            self._numbers[key] = len(self.requests)
+            target = None if question.target is None else self._target(question)
             support = entries_of(question.support)
-            self.asks.append(
-                StatisticRequest(question.statistic, rows, law, question.tau, support, question.target_tau)
+            self.requests.append(
+                StatisticRequest(question.statistic, rows, target, question.tau, support, question.target_tau)
             )
         return self._numbers[key]
 
-    def _law(self, question: Question) -> Carrier | Mixture:
-        """Questions about one target share its payload, so that its law is formed once a tile."""
+    def _target(self, question: Question) -> Scores | Mixture:
+        """The scores of a question's target. Questions with one target share them, so that a tile forms it once."""
         assert question.target is not None
         key = (question.target, question.support)
-        if key not in self._laws:
-            self._laws[key] = target_of(self.prepared.scores, question.target, question.support, question.statistic)
-        return self._laws[key]
+        if key not in self._targets:
+            self._targets[key] = target_of(self.prepared.scores, question.target, question.support, question.statistic)
+        return self._targets[key]
 
     def answers(self, tile: int | None) -> list[Tensor]:
-        """All answers, differentiable: the general way."""
+        """One differentiable vector for each request, by the general kernel."""
         if not isinstance(self.live, Sampled):
-            return statistics(self.live, self.prepared.record.token_N, self.asks, tile)
-        for ask in self.asks:
-            if not isinstance(ask.statistic, LogProb) or ask.tau != 1.0:
+            return statistics(self.live, self.prepared.record.token_N, self.requests, tile)
+        for request in self.requests:
+            if not isinstance(request.statistic, LogProb) or request.tau != 1.0:
                 raise LimbeckError(
-                    f"student_logp holds the sampled tokens' log-probs only, but the method needs {ask.statistic} of "
-                    "the student; give student_logits, or student_hidden with student_head."
+                    f"student_logp holds only the log-probs of the sampled tokens, but the method needs "
+                    f"{request.statistic} of the student; give student_logits, or student_hidden with student_head."
                 )
         logp_N = self.live.logp_N
-        return [logp_N if a.rows is None else logp_N[a.rows] for a in self.asks]
+        return [logp_N if a.rows is None else logp_N[a.rows] for a in self.requests]
 
 
 class _TermLoss:
-    """One term meets the live student: its rows, its detached inputs on them, and which answers are its own."""
+    """One term with the live student: its rows, its detached inputs there, and the indices of its statistics."""
 
-    def __init__(self, part: PreparedTerm, prepared: Prepared, asks: _StatisticRequests):
+    def __init__(self, part: PreparedTerm, prepared: Prepared, needed: _StatisticRequests):
         self.part, self.prepared = part, prepared
         term = part.term
         levels = Levels(prepared.record)
         everything = bool(part.kept_N.all())
         self.rows = None if everything else part.kept_N.nonzero().squeeze(-1)
         self.seq_n = prepared.record.seq_N if self.rows is None else prepared.record.seq_N[self.rows]
-        self.live = [asks.number(q, self.rows) for q in term.surrogate.questions(term.signal)]
+        self.live = [needed.number(q, self.rows) for q in term.surrogate.questions(term.signal)]
         self.leaves: dict[Expr, int] = {}
         for v in term.exprs:
             for leaf in v.walk():
                 if isinstance(leaf, Read) and leaf.live:
                     question = Question(leaf.statistic, leaf.target, leaf.reader.tau, leaf.support, 1.0)
-                    self.leaves[leaf] = asks.number(question, self.rows)
+                    self.leaves[leaf] = needed.number(question, self.rows)
         self.known_n: dict[Expr, Tensor] = {}
         for v, x in prepared.known.items():
             token = levels.down(x, v.level, Level.TOKEN)
             self.known_n[v] = token if self.rows is None else token[self.rows]
 
     def value(self, values: list[Tensor], spans: list[slice]) -> Tensor:
-        """The term on a slice, over its denominator, without its coefficient."""
+        """The term on a slice of its rows, divided by its denominator, without its coefficient."""
         term = self.part.term
         span = spans[self.live[0]]
         live = [values[i] for i in self.live]
@@ -313,7 +312,7 @@ class _TermLoss:
         return (losses * weight).sum() / self.part.total
 
     def _kept(self) -> Tensor:
-        """Units that the surrogate gives a loss for and that count."""
+        """Units of the surrogate's ``loss_level`` with at least one kept token."""
         return Levels(self.prepared.record).up(
             self.part.kept_N, Level.TOKEN, self.part.term.surrogate.loss_level, "any"
         )
@@ -325,7 +324,7 @@ class _TermLoss:
         return levels.down(self.prepared.known[signal], signal.level, self.part.term.surrogate.signal_level)
 
     def _weight(self, lookup: Callable[[Expr], Tensor | None], span: slice) -> Tensor:
-        """share * weight per unit that the surrogate loss_level; 0 for units that are not kept."""
+        """share * weight of each unit of the surrogate's ``loss_level``; 0 for units that are not kept."""
         term, loss_level = self.part.term, self.part.term.surrogate.loss_level
         if loss_level == Level.TOKEN:
             share = self.part.share if self.rows is None else self.part.share[self.rows]

@@ -1,6 +1,8 @@
-"""Pure functions of tensors, without any type of this library.
+"""Mathematics on plain tensors: divergences and statistics of next-token distributions, with their gradients.
 
-``divergence``  f-divergences with their gradients; ``composed`` mixtures and clipped ones of them
-``statistic``   log-probs, entropy and distances as rows that ``kernels`` can evaluate
-``autograd``    the gradient of a row function that has no closed form
+``divergence``  f-divergences with their gradients; ``composed`` holds mixtures and clipped forms
+``statistic``   log-prob, entropy and distances, in the form that ``kernels`` evaluates tile by tile
+``autograd``    the gradient of a function of a row that has no closed form
+
+Nothing here knows batches, readers or methods.
 """

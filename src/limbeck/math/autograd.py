@@ -1,4 +1,4 @@
-"""What stands in for a closed form that was not written."""
+"""Gradients of row functions by autograd, for those without a closed form."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from ..lazy_torch import Tensor, torch
 
 
 def flow_by_autograd(value: Callable[[Tensor], Tensor], logq: Tensor) -> Tensor:
-    """The derivative of each row's value by its log-probs, taken as free numbers: what a closed form gives.
+    """The derivative of each row's value with respect to its log-probs, taken as independent numbers.
 
-    An entry that q excludes receives nothing, because no logit of finite size moves it.
+    This is what a closed form ``flow`` gives. An entry with probability 0 gets 0, because no finite change of its logit
+    moves it.
     """
     with torch.enable_grad():
         leaf = logq.detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""Divergences made of others: a mixture of the two KLs, and the per-entry clip of OPSD."""
+"""Divergences made of other divergences: a mixture of the two KLs, and the clip per entry of OPSD."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from .divergence import Divergence, fkl, rkl
 
 @dataclass(frozen=True)
 class KLMix(Divergence):
-    """lambda RKL + (1 - lambda) FKL, token by token (arXiv:2605.16826): an f-divergence, as sums of them are."""
+    """lambda RKL + (1 - lambda) FKL per token (arXiv:2605.16826); a sum of f-divergences is an f-divergence."""
 
     lam: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.lam <= 1.0:
-            raise LimbeckError(f"kl_mix(lam={self.lam}): a mixture's weight lies between 0 (fkl) and 1 (rkl).")
+            raise LimbeckError(
+                f"kl_mix(lam={self.lam}): the weight is out of range; give one between 0 (fkl) and 1 (rkl)."
+            )
 
     @property
     def label(self) -> str:
@@ -45,39 +47,42 @@ class KLMix(Divergence):
 
 @dataclass(frozen=True)
 class EntryClip(Divergence):
-    """``sum_v min(cell_v, tau)``: each vocabulary entry's share of a divergence, cut from above before the sum.
+    """``sum_v min(cell_v, cap)``: the share of each vocabulary entry in a divergence, clipped before the sum.
 
-    OPSD's pointwise clip (arXiv:2601.18734 v3). Entries at the cap give no gradient; for forward KL those are the
-    entries that the teacher most wants raised, so **the step can increase the divergence** (a test pins a
-    counter-example). It is no f-divergence and has no sampled form; prefer
-    ``divergence_loss(fkl, cap=...)``, per token.
+    This is the pointwise clip of OPSD (arXiv:2601.18734 v3). Entries at the cap give no gradient. For forward KL these
+    are the entries whose probability the teacher would raise most, so **a step can increase the divergence** (a test
+    holds a counter-example). It is no f-divergence and has no sampled form; prefer the clip per token,
+    ``divergence_loss(fkl, cap=...)``.
     """
 
     of: Divergence
-    tau: float
+    cap: float
 
     def __post_init__(self) -> None:
-        if not (self.tau > 0 and math.isfinite(self.tau)):
-            raise LimbeckError(f"entry_clip(tau={self.tau}): the cap of an entry must be positive and finite.")
+        if not (self.cap > 0 and math.isfinite(self.cap)):
+            raise LimbeckError(
+                f"entry_clip(cap={self.cap}): the cap of an entry must be positive and finite; give for instance 0.05."
+            )
         if type(self.of).cells is Divergence.cells:
             raise LimbeckError(
-                f"entry_clip({self.of.label}): {self.of.label} is no sum over vocabulary entries, so none can be cut; "
-                "use a cap per token (token_clip), or another divergence."
+                f"entry_clip({self.of.label}): {self.of.label} is no sum over vocabulary entries, so they cannot be "
+                "clipped; use a cap per token (token_clip), or another divergence."
             )
 
     @property
     def label(self) -> str:
-        return f"entry_clip({self.of.label}, {self.tau:g})"
+        return f"entry_clip({self.of.label}, {self.cap:g})"
 
     def cells(self, logq: Tensor, logp: Tensor) -> Tensor:
-        return self.of.cells(logq, logp).clamp(max=self.tau)
+        return self.of.cells(logq, logp).clamp(max=self.cap)
 
     def flow(self, logq: Tensor, logp: Tensor) -> Tensor:
-        # A whole row's constants in f' cancel, and flow leaves them out; of the entries below the cap they do not.
+        # A constant in f' cancels over a whole row, so flow leaves it out. Over the entries below the cap alone it does
+        # not cancel, so it is added back.
         zero = logq.new_zeros(1)
         left_out = self.of.slope_at_one - float(self.of.flow(zero, zero))
         flow = self.of.flow(logq, logp) + left_out * logq.exp()
-        return torch.where(self.of.cells(logq, logp) > self.tau, torch.zeros_like(flow), flow)
+        return torch.where(self.of.cells(logq, logp) > self.cap, torch.zeros_like(flow), flow)
 
     def slope(self, log_u: Tensor) -> Tensor:
         del log_u

@@ -1,7 +1,7 @@
-r"""Divergences between a student law q and a teacher law p, in log space.
+r"""Divergences between a student distribution q and a teacher distribution p, in log space.
 
-Every divergence of the table is :math:`D_f = \sum_v p_v f(u_v)` with :math:`u = q/p`, f convex, f(1) = 0; the student
-is **q**, the teacher is **p**, always. Three faces of the same thing:
+Every divergence of the table is :math:`D_f = \sum_v p_v f(u_v)` with :math:`u = q/p`, f convex and f(1) = 0. The
+student is always **q** and the teacher always **p**. Three functions follow from f:
 
 * ``value``: full vocabulary, exact;
 * ``flow``: :math:`q_v\,\partial D/\partial q_v = q_v f'(u_v)`. The gradient with respect to the logits is
@@ -9,11 +9,11 @@ is **q**, the teacher is **p**, always. Three faces of the same thing:
 * ``advantage``: :math:`f'(1) - f'(u)` at a sampled token y ~ q: the policy gradient
   :math:`-\mathrm{sg}[\text{advantage}]\,\nabla\log q(y)` has expectation :math:`\nabla D_f` exactly.
 
-Back-propagating a sampled *value* is another thing: h(u) with y ~ q has the gradient of the divergence whose
-f'(u) = u h'(u); ``potential`` is the h that gives the divergence its own gradient, where it has a closed form.
+Back-propagating through a sampled *value* is different: h(u) with y ~ q has the gradient of the divergence whose
+f'(u) = u h'(u). ``potential`` is the h with the gradient of the divergence itself, where it has a closed form.
 
-Shapes: ``logq``, ``logp`` are log-probabilities ``[..., V]`` (``-inf`` allowed: an entry that both sides exclude counts
-nothing); ``log_u`` is ``log q(y) - log p(y)`` of sampled tokens, any shape. Values in nats.
+Shapes: ``logq`` and ``logp`` are log-probs ``[..., V]`` (``-inf`` is allowed; an entry with probability 0 on both sides
+contributes 0). ``log_u`` is ``log q(y) - log p(y)`` of sampled tokens, in any shape. Values are in nats.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _LOG_U_LIMIT = 60.0  # exp(60) is finite in float32 and its square is not needed
 
 
 def _u(log_u: Tensor, power: float = 1.0) -> Tensor:
-    """u ** power, finite for any log-ratio."""
+    """u ** power, which is finite for any log-ratio."""
     return (power * log_u).clamp(-_LOG_U_LIMIT, _LOG_U_LIMIT).exp()
 
 
 def _times_log(weight: Tensor, log_ratio: Tensor) -> Tensor:
-    """weight * log_ratio where 0 * (anything) is 0."""
+    """weight * log_ratio, and 0 where the weight is 0."""
     return torch.where(weight == 0, torch.zeros_like(weight), weight * log_ratio)
 
 
@@ -44,29 +44,29 @@ def _open_unit(name: str, symbol: str, x: float, at_0: str, at_1: str) -> None:
     if not 0.0 < x < 1.0:
         raise LimbeckError(
             f"{name}({symbol}={x}): {symbol} must lie strictly between 0 and 1, because the end points are other "
-            f"divergences and not limits of this one: use {at_0} for 0 and {at_1} for 1."
+            f"divergences and not limits of this one; use {at_0} for 0 and {at_1} for 1."
         )
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """One row of the divergence table. Subclasses give the five functions of u."""
+    """A divergence of the table. A subclass defines the functions below, as far as it has closed forms."""
 
     @property
     def label(self) -> str:
-        """How formulas and errors call it."""
+        """Its name in formulas and errors."""
         return type(self).__name__.lower()
 
     def __str__(self) -> str:
         return self.label
 
     def cells(self, logq: Tensor, logp: Tensor) -> Tensor:
-        """p f(u), one non-summed entry per vocabulary item."""
+        """p f(u) of each vocabulary entry, before the sum."""
         del logq, logp
-        raise LimbeckError(f"{self.label} has no value; write its cells(logq, logp), or its value(logq, logp).")
+        raise LimbeckError(f"{self.label} has no value; define its cells(logq, logp), or its value(logq, logp).")
 
     def flow(self, logq: Tensor, logp: Tensor) -> Tensor:
-        """q f'(u) per vocabulary item; by autograd of the value where a divergence has no closed form of its own."""
+        """q f'(u) of each vocabulary entry; by autograd of the value where a subclass has no closed form."""
         return flow_by_autograd(lambda x: self.value(x, logp), logq)
 
     def value(self, logq: Tensor, logp: Tensor) -> Tensor:
@@ -74,13 +74,13 @@ class Divergence:
         return self.cells(logq, logp).sum(-1)
 
     def generator(self, log_u: Tensor) -> Tensor:
-        """f(u); where it has no form of its own, its cell at p = 1. A ``value`` alone need not be a sum of cells."""
+        """f(u), by default the cell at p = 1. It needs ``cells``, because a ``value`` need not be a sum of cells."""
         if type(self).cells is Divergence.cells:
-            raise LimbeckError(f"{self.label} has no f(u), which its advantage needs; write its cells(logq, logp).")
+            raise LimbeckError(f"{self.label} has no f(u), which its advantage needs; define its cells(logq, logp).")
         return self.cells(log_u, torch.zeros_like(log_u))
 
     def slope(self, log_u: Tensor) -> Tensor:
-        """f'(u); by autograd of f where it has no form of its own."""
+        """f'(u), by autograd of f where a subclass has no closed form."""
         with torch.enable_grad():
             x = log_u.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.generator(x).sum(), x)
@@ -92,19 +92,19 @@ class Divergence:
         return float(self.slope(torch.zeros((), dtype=torch.float64)))
 
     def advantage(self, log_u: Tensor) -> Tensor:
-        """f'(1) - f'(u): the policy-gradient advantage of a token y ~ q, 0 where the two laws agree."""
+        """f'(1) - f'(u): the policy-gradient advantage of a token y ~ q, which is 0 where q and p agree."""
         return self.slope_at_one - self.slope(log_u)
 
     def estimate(self, log_u: Tensor) -> Tensor:
-        """[f(u) - f'(1)(u - 1)] / u: unbiased for the value with y ~ q, and never negative."""
+        """[f(u) - f'(1)(u - 1)] / u: an unbiased estimate of the value with y ~ q, which is never negative."""
         u = _u(log_u)
         return (self.generator(log_u) - self.slope_at_one * (u - 1)) / u
 
     def potential(self, log_u: Tensor) -> Tensor:
-        """h(u) with h' = f'/u: back-propagating it through log q(y), y ~ q, gives this divergence's gradient.
+        """h(u) with h' = f'/u: back-propagating it through log q(y), y ~ q, gives the gradient of this divergence.
 
         Raises:
-            LimbeckError: where h has no elementary closed form (use the policy-gradient form).
+            LimbeckError: where h has no elementary closed form; use the policy-gradient form.
         """
         del log_u
         raise LimbeckError(
@@ -158,8 +158,8 @@ class FKL(Divergence):
 class JSD(Divergence):
     """Generalised Jensen-Shannon: beta KL(p||m) + (1-beta) KL(q||m), m = beta p + (1-beta) q (beta on the teacher).
 
-    The GKD / TRL convention. As limits JSD/beta tends to forward KL (beta to 0) and JSD/(1-beta) to reverse KL (beta
-    to 1); the end points themselves are zero, so they are refused here and written ``fkl`` and ``rkl``.
+    This is the convention of GKD and TRL. JSD/beta tends to forward KL for beta to 0, and JSD/(1-beta) to reverse KL
+    for beta to 1. At the end points themselves the divergence is zero, so they are refused; write ``fkl`` and ``rkl``.
     """
 
     beta: float = 0.5
@@ -393,8 +393,8 @@ class Hellinger(Divergence):
 class Renyi(Divergence):
     """Renyi divergence of order a: log(sum q^a p^(1-a)) / (a-1). Not an f-divergence: its slope holds a row total.
 
-    Its policy gradient is ``-(a/(a-1)) u^(a-1) / M`` with ``M = E_q[u^(a-1)] = 1 + a(a-1) D_alpha`` of the same row,
-    which no single sampled token knows; ``axes.signal.divergence_advantage`` reads M from the full rows.
+    Its policy gradient is ``-(a/(a-1)) u^(a-1) / M`` with ``M = E_q[u^(a-1)] = 1 + a(a-1) D_alpha`` of the same row. A
+    sampled token alone does not give M, so ``axes.signal.divergence_advantage`` takes it from the full rows.
     """
 
     alpha: float = 0.5
@@ -425,14 +425,14 @@ class Renyi(Divergence):
     def slope(self, log_u: Tensor) -> Tensor:
         del log_u
         raise LimbeckError(
-            f"{self.label}: the policy gradient of a Renyi divergence needs the row total E_q[u^(a-1)], which a "
-            "sampled log-prob does not hold; use divergence_advantage with a dense teacher."
+            f"{self.label}: the policy gradient of a Renyi divergence needs the row total E_q[u^(a-1)], which sampled "
+            "log-probs do not give; use divergence_advantage with a dense teacher."
         )
 
 
 @dataclass(frozen=True)
 class SoftCE(Divergence):
-    """Cross-entropy form of forward KL, -sum p log q: the same gradient, a value that is not 0 at the optimum."""
+    """Cross-entropy form of forward KL, -sum p log q. It has the same gradient, and a value above 0 at the optimum."""
 
     @property
     def label(self) -> str:
@@ -472,7 +472,7 @@ def as_divergence(x: Divergence | str) -> Divergence:
     """A divergence from its label: ``"fkl"``, ``"jsd(0.1)"``, ``"alpha(0.5)"`` ...
 
     Raises:
-        LimbeckError: with the nearest name, or where the number is missing or misplaced.
+        LimbeckError: for an unknown name, with the nearest one, and for a missing or superfluous number.
     """
     if isinstance(x, Divergence):
         return x

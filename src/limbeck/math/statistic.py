@@ -1,13 +1,14 @@
-r"""Per-token statistics of a law q over the vocabulary, each with its closed-form gradient.
+r"""Per-token statistics of a next-token distribution q, each with its closed-form gradient.
 
-These are the border between the vocabulary axis and everything else: a statistic turns a row of log-probs into one
-number, and everything beyond (ratios, clips, gates, weights, sequence units) is ordinary PyTorch on vectors.
+A statistic turns a row of log-probs over the vocabulary into one number. Everything after it (ratios, clips, gates,
+weights, sums over sequences) is ordinary PyTorch on vectors with one value per token.
 
-A statistic gives ``value`` and ``flow``; with respect to the logits z of q (at temperature tau)
+A statistic gives ``value`` and ``flow``. With respect to the logits z of q (at temperature tau)
 
 .. math:: \partial\,\text{value}/\partial z = (\text{flow} - q \textstyle\sum_v \text{flow}_v) / \tau .
 
-Shapes: ``logq_nV`` log-probs of a tile of n rows, ``label_n`` the token of each row, ``target`` the other law.
+Shapes: ``logq_nV`` log-probs of a tile of n rows, ``label_n`` the token of each row, ``target`` the distribution that q
+is compared with.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from .divergence import Divergence
 
 @dataclass(frozen=True)
 class Target:
-    """The law a row is compared with.
+    """The distribution that a row is compared with.
 
     Attributes:
-        logp: ``[n, V]``, or ``[n, K + 1]`` with the tail bucket last (K = V columns where the head is everything).
+        logp: ``[n, V]``, or ``[n, K + 1]`` with the bucket of the tail last (``[n, V]`` where K = V leaves no tail).
         ids_nK: None for full rows, else the ids of the K head entries.
     """
 
@@ -61,10 +62,10 @@ class Entropy:
 
 @dataclass(frozen=True)
 class Distance:
-    """A divergence to the target, nats; on a top-k target, the exact divergence over its k entries and the tail.
+    """A divergence to the target, nats; with a top-k target, the exact divergence over its k entries and the tail.
 
-    With ``tail=False`` the target holds k entries and no bucket, and both laws are normalised within them: no bound of
-    the full divergence, and biased as a loss unless k = V.
+    With ``tail=False`` the target has k entries and no bucket, and both distributions are normalised within them. That
+    is no bound of the full divergence, and biased as a loss unless k = V.
     """
 
     divergence: Divergence
@@ -84,8 +85,8 @@ class Distance:
         logc = self._coarse(logq_nV, target)
         flow_c = self.divergence.flow(logc, target.logp)
         if self.tail or target.ids_nK is None:
-            return spread(flow_c, logc, logq_nV, target.ids_nK)
-        within = flow_c - logc.exp() * flow_c.sum(-1, keepdim=True)  # the normalisation within the support has its own
+            return spread_flow(flow_c, logc, logq_nV, target.ids_nK)
+        within = flow_c - logc.exp() * flow_c.sum(-1, keepdim=True)  # the normalisation within the support
         return torch.zeros_like(logq_nV).scatter_(-1, target.ids_nK, within)
 
     def _coarse(self, logq_nV: Tensor, target: Target) -> Tensor:
@@ -96,7 +97,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class InTop:
-    """1 where the label is among the k likeliest entries, else 0; without gradient."""
+    """1 where the label is among the k most likely entries, else 0; without gradient."""
 
     k: int
 
@@ -114,7 +115,7 @@ Statistic = LogProb | Entropy | Distance | InTop
 
 
 def flow_of(statistic: Statistic, logq_nV: Tensor, label_n: Tensor, target: Target | None) -> Tensor:
-    """A statistic's closed form; by autograd of its value where it has none."""
+    """The flow of a statistic: its closed form, or by autograd of its value where it has none."""
     closed = getattr(statistic, "flow", None)
     if closed is not None:
         try:
@@ -128,14 +129,14 @@ def flow_of(statistic: Statistic, logq_nV: Tensor, label_n: Tensor, target: Targ
 
 @dataclass(frozen=True)
 class Support:
-    """Which entries of the vocabulary a divergence is taken over.
+    """The entries of the vocabulary over which a divergence is taken.
 
     Attributes:
-        k: how many of the likeliest.
-        by: whose likeliest: ``target`` or ``student``; ``draw`` takes entries that the target's law draws (a black box
-            that can only write), each with all the mass.
-        tail: True puts the rest into one bucket (the exact divergence of the coarser laws, a lower bound of the full
-            one); False normalises both laws within the k (biased as a loss unless k = V).
+        k: the number of most likely entries.
+        by: the distribution that chooses them, ``target`` or ``student``. ``draw`` takes an entry that is drawn from
+            the target, with all the mass (for a black box that only writes).
+        tail: True puts the rest into one bucket (the exact divergence of the coarser distributions, a lower bound of
+            the full one); False normalises both distributions within the k entries (biased as a loss unless k = V).
     """
 
     k: int
@@ -146,8 +147,8 @@ class Support:
         whole("top_k of divergence_loss", self.k, 1)
         if self.by not in ("target", "student", "draw") or (self.by == "draw" and self.k != 1):
             raise LimbeckError(
-                f"support(k={self.k}, by={self.by!r}): the entries are chosen by 'target' or by 'student', or one is "
-                "taken by 'draw'."
+                f"support(k={self.k}, by={self.by!r}): this is no support; choose entries by 'target' or 'student', or "
+                "one entry by 'draw'."
             )
 
     def __str__(self) -> str:
@@ -158,30 +159,30 @@ class Support:
 
 
 def log_tail(logp_nK: Tensor) -> Tensor:
-    """log(1 - sum exp(logp)), ``[n, 1]``: the mass outside a head, from log-probs normalised over the full vocabulary.
+    """log(1 - sum exp(logp)), ``[n, 1]``: the mass outside the head, from log-probs normalised over the vocabulary.
 
-    The head's mass is capped just below 1, so that rounding never gives the logarithm of a negative number.
+    The mass of the head is capped just below 1, so that rounding never gives the logarithm of a negative number.
     """
     head = logp_nK.logsumexp(-1, keepdim=True).clamp(max=-1e-7 if logp_nK.dtype == torch.float32 else -1e-12)
     return (-torch.expm1(head)).log()
 
 
 def with_tail(logp_nK: Tensor, vocabulary: int) -> Tensor:
-    """``[n, K + 1]`` with the tail's log-mass last; ``[n, V]`` unchanged where the head is the whole vocabulary."""
+    """``[n, K + 1]`` with the log-mass of the tail last; ``[n, V]`` unchanged where the head is the vocabulary."""
     if logp_nK.shape[-1] == vocabulary:
         return logp_nK
     return torch.cat([logp_nK, log_tail(logp_nK)], dim=-1)
 
 
 def coarsen(logq_nV: Tensor, ids_nK: Tensor | None) -> Tensor:
-    """The law over (k head entries, tail) that full rows imply; full rows themselves where ``ids_nK`` is None."""
+    """The distribution over k head entries and the tail that full rows give; the rows themselves without ``ids_nK``."""
     if ids_nK is None:
         return logq_nV
     return with_tail(logq_nV.gather(-1, ids_nK), logq_nV.shape[-1])
 
 
-def spread(flow_c: Tensor, logc: Tensor, logq_nV: Tensor, ids_nK: Tensor | None) -> Tensor:
-    """The flow of every vocabulary entry from the flow of its bucket: q_v g(bucket of v)."""
+def spread_flow(flow_c: Tensor, logc: Tensor, logq_nV: Tensor, ids_nK: Tensor | None) -> Tensor:
+    """The flow of every vocabulary entry, from the flow of its bucket: q_v g(bucket of v)."""
     if ids_nK is None:
         return flow_c
     k = ids_nK.shape[-1]

@@ -1,8 +1,7 @@
-"""Every published method: one family of papers a file, each a docstring and a return statement.
+"""Every published method. Each file holds one family of papers, and each method is a docstring and a return statement.
 
-Nothing here holds tensor code: a method composes parts of ``axes``. Importing this folder fills the registry.
-``pipelines``
-holds the recipes of several stages.
+A method composes parts of ``axes``; there is no tensor code here. Importing this folder fills the registry.
+``pipelines`` holds the recipes of several stages.
 """
 
 from ..space.registry import REGISTRY

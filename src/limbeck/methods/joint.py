@@ -1,4 +1,4 @@
-"""Distillation and reinforcement learning at once: KDRL and its relatives."""
+"""Distillation and reinforcement learning at once: KDRL and its variants."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from ..space.registry import method
 from ..space.term import Term
 
 ANNEALED = anneal(5e-3, 1e-3, 5e-5)
-"""KDRL section 3.3: from 5e-3 down to 1e-3 at step 80."""
+"""The schedule of KDRL (section 3.3): from 5e-3 down to 1e-3 at step 80."""
 
 GATES: dict[str, Expr] = {"none": everywhere, "response": ~correct, "group": all_wrong}
-"""KDRL section 3.4: distil everywhere, on wrong responses, or where the whole group is wrong."""
+"""The masks of KDRL (section 3.4): distil everywhere, on wrong responses, or where the whole group is wrong."""
 
 
 @method(paper="arXiv:2506.02208", title="KDRL", confidence="medium")
@@ -50,21 +50,23 @@ def kdrl(
     .. math:: L = L_{GRPO} + \beta(s)\,\frac1Z\sum_{i,t} c_i\,k(R_{it}), \qquad R = \log\pi_T - \log\pi_\theta,
               \quad k_2 = \tfrac12 R^2
 
-    GRPO without its reference term; A, pi_T, c and beta are detached, R keeps its gradient through pi_theta. k2 has the
-    reverse KL's gradient; k3 has the *forward* KL's; k1 has none and is refused. On-policy the joint form equals
-    ``kdrl_shaping`` token by token.
+    This is GRPO without its reference term. A, pi_T, c and beta are detached; R keeps its gradient through pi_theta. k2
+    has the gradient of the reverse KL and k3 that of the *forward* KL; k1 has no expected gradient and is refused.
+    On-policy the joint form equals ``kdrl_shaping`` token by token.
 
-    Reconstructed (the paper's body was not readable): the reduction (reviews print both a token mean and a sequence
-    mean; one denominator for both terms here) and whether a gated denominator counts kept or all tokens.
+    The body of the paper was not readable to us, so two points are reconstructed: the reduction (reviews print both a
+    token mean and a sequence mean; here both terms share one denominator), and whether the denominator of a gated term
+    counts kept or all tokens.
 
     Args:
         coef: beta; annealed 5e-3 to 1e-3 by 5e-5 a step (paper, section 3.3). Constant: 2e-3 (paper).
         estimator: ``"k2"`` (paper) or ``"k3"``.
-        gate: ``"none"``, ``"response"`` (distil wrong responses) or ``"group"`` (distil groups with no right one).
-        denominator: ``"kept"`` counts the gated tokens, ``"all"`` every token; a gate only changes it. Ours: kept.
-        group: rollouts a prompt; 8, from the follow-up's re-run (the paper's was not found).
-        clip_range: 0.2, likewise.
-        reduction: token mean for both terms.
+        gate: ``"none"`` (ours), ``"response"`` (distil wrong responses) or ``"group"`` (distil groups without a right
+            response).
+        denominator: ``"kept"`` (ours) counts the gated tokens, ``"all"`` every token; they differ only with a gate.
+        group: rollouts per prompt; 8, from the follow-up's re-run (the paper's was not found).
+        clip_range: 0.2, from the same re-run.
+        reduction: of both terms; a token mean (reconstructed, see above).
     """
     distil = Term(logp(teacher), sampled(estimator), _gate("kdrl", gate), per=denominator)
     return Method(
@@ -80,11 +82,11 @@ def kdrl_shaping(
     clip_range: float = 0.2,
     reduction: Reduction | str = token_mean,
 ) -> Method:
-    r"""The teacher inside the advantage: one ratio, one clip decided by the sum (section 3.1, not adopted there).
+    r"""The teacher's log-ratio added to the advantage, with one ratio and one clip (section 3.1, not adopted there).
 
     .. math:: A_{it} = A_i + \beta(s)\,c_i\,\mathrm{sg}[\log\pi_T - \log\pi_{old}]
 
-    Equal to ``kdrl`` (k2) on-policy, different off-policy and wherever a clip is active. The follow-up "OPD-then-RL"
+    It equals ``kdrl`` (k2) on-policy, and differs off-policy and where a clip is active. The follow-up "OPD-then-RL"
     calls this form KDRL. The formula is reconstructed.
 
     Args:
@@ -100,14 +102,14 @@ def kdrl_shaping(
 
 @method(paper="arXiv:2506.02208", title="KDRL's other reading: the teacher in the reward", confidence="low")
 def kdrl_reward(coef: Scalar | float | str = 2e-3, group: int = 8, clip_range: float = 0.2) -> Method:
-    r"""The teacher's log-ratio added to the reward *before* the group is standardised. Not KDRL; under its own name.
+    r"""The teacher's log-ratio added to the reward *before* the group is standardised. This is not the published KDRL.
 
     .. math:: A_i = \mathrm{standardise}_{group}\Big(r_i + \beta\sum_t(\log\pi_T - \log\pi_{old})\Big)
 
-    The distillation signal is divided by the group's std and loses its place in the sequence.
+    The distillation signal is summed over the sequence and divided by the std of the group.
 
     Args:
-        coef: beta; 2e-3 (KDRL's constant).
+        coef: beta; 2e-3 (the constant of KDRL).
         group, clip_range: as in ``kdrl``.
     """
     shaped = _shaped(score, coef, log_ratio(teacher).total)
@@ -115,7 +117,7 @@ def kdrl_reward(coef: Scalar | float | str = 2e-3, group: int = 8, clip_range: f
 
 
 def _shaped(signal: Expr, coef: Scalar | float | str, distil: Expr) -> Expr:
-    """signal + coef * distil; a coefficient of 0 leaves no trace of the teacher."""
+    """signal + coef * distil; with a coefficient of 0, the teacher is not needed."""
     c = as_scalar(coef)
     return signal if c.is_zero else signal + c * distil
 

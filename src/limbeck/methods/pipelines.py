@@ -1,6 +1,6 @@
 """Published recipes of more than one stage, by name: ``lb.pipelines.sd_zero(iterations=2)``, ``limbeck pipeline``.
 
-What one method can say is a method (VPD's two steps alternate within one run). A pipeline hands a student on.
+Each stage trains the student from the previous stage. Steps that alternate within one run, as in VPD, are one method.
 """
 
 from __future__ import annotations
@@ -11,42 +11,45 @@ from ..space.pipeline import Pipeline, pipeline, stage
 
 @pipeline(paper="arXiv:2604.12002", title="SD-Zero")
 def sd_zero(iterations: int = 1) -> Pipeline:
-    """Learn to revise, then let the reviser teach: SD-Zero's two phases, once or several times.
+    """The two phases of SD-Zero, once or several times: learn to revise, then distil from the reviser.
 
     Phase 1 (``sd_zero_srt``) trains the student on its own correct revisions. In phase 2 (``sd_zero``) the teacher is
-    what phase 1 left, frozen. With more iterations both are repeated on the student so far; the paper's further
-    iterations set the teacher to the student after each epoch.
+    the student from phase 1, frozen. Further iterations repeat both phases on the student so far; in the paper, they
+    set the teacher to the student after each epoch.
 
     Args:
-        iterations: how often both phases are run; 1 (paper; it reports a further gain from another).
+        iterations: the number of times that both phases run; 1 (paper, which reports a further gain from another).
     """
     whole("iterations of sd_zero", iterations, 1)
     return Pipeline((stage("sd_zero_srt"), stage("sd_zero")), repeat=iterations)
 
 
 @pipeline(paper="arXiv:2604.13010", title="Lightning OPD")
-def lightning(tau: float | None = None) -> Pipeline:
-    """Train on the teacher's own text, then distil offline from log-probs that the same teacher stored.
+def lightning(advantage_clip: float | None = None) -> Pipeline:
+    """Train on the teacher's own text, then distil offline from stored log-probs of the same teacher.
 
-    The first stage is ``gkd`` with a forward KL on text that the teacher writes: the expected gradient of supervised
-    fine-tuning on it, with less variance. Then ``lightning_opd``, whose rollouts and teacher's log-probs are made once.
-    The same teacher in both is what the paper calls teacher consistency, and the point of having them in one pipeline.
+    The first stage is ``gkd`` with a forward KL on text from the teacher. It has the expected gradient of supervised
+    fine-tuning on that text, with less variance. The second stage is ``lightning_opd``, which samples rollouts and
+    scores them with the teacher once. Both stages need the same teacher (the paper calls this teacher consistency),
+    which one pipeline ensures.
 
     Args:
-        tau: clip of the second stage's advantage; None (code; the paper's value is not published).
+        advantage_clip: clip of the advantage in the second stage; None (code; the paper does not publish its value).
     """
-    return Pipeline((stage("gkd", lam=0.0, divergence="fkl", seq_kd=True), stage("lightning_opd", tau=tau)))
+    return Pipeline(
+        (stage("gkd", lam=0.0, divergence="fkl", seq_kd=True), stage("lightning_opd", advantage_clip=advantage_clip))
+    )
 
 
 @pipeline(paper="arXiv:2605.16826", title="Distillation, then GRPO")
 def opd_then_rl(divergence: str = "rkl", reference: float = 0.0) -> Pipeline:
-    """On-policy distillation over the full vocabulary, then GRPO from its student.
+    """On-policy distillation over the full vocabulary, then GRPO on the distilled student.
 
-    The paper reports that GRPO falls from a reverse-KL start and rises from a forward-KL one (read off figures by a
-    note-taker); compare ``divergence="fkl"`` with the default.
+    The paper reports that GRPO gets worse from a student of the reverse KL and better from one of the forward KL
+    (values that we have second-hand, read off figures). Compare ``divergence="fkl"`` with the default.
 
     Args:
-        divergence: of the first stage; ``rkl``.
-        reference: GRPO's coefficient of the KL to the distilled student; 0 (ours), so that none is kept in memory.
+        divergence: of the first stage; ``rkl`` (ours).
+        reference: GRPO's coefficient of the KL to the distilled student; 0 (ours), which keeps no reference in memory.
     """
     return Pipeline((stage("opd_full", divergence=divergence), stage("grpo", ref_coef=reference)))

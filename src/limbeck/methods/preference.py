@@ -16,7 +16,8 @@ def dpo(beta: float = 0.1) -> Method:
     .. math:: L = -\log\sigma\Big(\beta\log\frac{\pi_\theta(y_w)}{\pi_{ref}(y_w)}
               - \beta\log\frac{\pi_\theta(y_l)}{\pi_{ref}(y_l)}\Big)
 
-    mean over pairs; sequence log-probs are sums. The softmax over two members with temperature 1/beta.
+    The loss is a mean over pairs, and log-probs of sequences are sums over tokens. It is a softmax over two members
+    with temperature 1/beta.
 
     Args:
         beta: strength of the reference; 0.1 (paper).

@@ -1,9 +1,10 @@
-"""Self-distillation: the teacher is the student (now, before, or averaged) with text that the student does not see."""
+"""Self-distillation: the teacher is the student (now, before or averaged), with text that the student does not see."""
 
 from __future__ import annotations
 
 from ..axes import (
     Context,
+    behavior,
     blend,
     clip,
     confidence,
@@ -11,7 +12,6 @@ from ..axes import (
     divergence,
     divergence_loss,
     ema,
-    everywhere,
     feedback,
     group_advantage,
     has,
@@ -42,15 +42,14 @@ from ..axes import (
     turn,
     verdict_phrase,
     where,
-    writer,
 )
-from ..axes.context import named
+from ..axes.context import as_context
 from ..errors import LimbeckError, number
 from ..math.composed import EntryClip
 from ..math.divergence import Divergence, as_divergence, rkl, soft_ce
 from ..space.method import Method
 from ..space.registry import method
-from ..space.term import Sum, Term, routed
+from ..space.term import Term, nll, routed
 
 
 @method(paper="arXiv:2601.18734", title="OPSD", confidence="medium")
@@ -61,28 +60,28 @@ def opsd(
     context: Context | str = solution,
     group: int = 1,
 ) -> Method:
-    r"""On-policy self-distillation: the student's first weights, seeing the reference solution, teach the student.
+    r"""On-policy self-distillation: the teacher is the initial student, which sees the reference solution.
 
     .. math:: L = \frac1B\sum_b\frac1{|y|}\sum_t D\big(\pi_0(\cdot|x,c,y_{<t}),\,\pi_\theta(\cdot|x,y_{<t})\big)
 
-    Two clips. ``entry_clip`` is the paper's (v3): each vocabulary entry's share, cut before the sum. Its cap is given
-    as 0.05, 1e-6 and 1e-7 in different places, so there is no default; the literal clip **can raise** the divergence
-    (see ``EntryClip``). ``token_clip`` cuts a token's divergence and gives it no gradient above the cap; it never
-    reverses.
+    There are two clips. ``entry_clip`` is that of the paper (v3), which clips the share of each vocabulary entry before
+    the sum. Its cap is given as 0.05, 1e-6 and 1e-7 in different places, so there is no default, and the literal clip
+    **can raise** the divergence (see ``EntryClip``). ``token_clip`` clips the divergence of a token, which gives no
+    gradient above the cap and never reverses its sign.
 
     Args:
         divergence: ``fkl`` (paper); the released scripts have ``jsd(0.5)``.
-        token_clip: nats; None (ours). TRD's port has 0.1.
-        entry_clip: nats; None (ours).
-        context: what the teacher sees; the reference solution (paper). ``step_feedback`` is Feedback Alignment
-            (arXiv:2606.11173).
-        group: 1 (paper).
+        token_clip: cap in nats; None (ours). The port in TRD has 0.1.
+        entry_clip: cap in nats; None (ours).
+        context: the text that the teacher sees; the reference solution (paper). ``step_feedback`` gives Feedback
+            Alignment (arXiv:2606.11173).
+        group: rollouts per prompt; 1 (paper).
     """
     row = as_divergence(divergence)
     row = row if entry_clip is None else EntryClip(row, entry_clip)
     return Method(
         sample(student, group, check=False),
-        Term(init.given(named(context)), divergence_loss(row, cap=token_clip)),
+        Term(init.given(as_context(context)), divergence_loss(row, cap=token_clip)),
         sequence_mean,
     )
 
@@ -95,18 +94,18 @@ def opsd_sampled(context: Context | str = solution, group: int = 1) -> Method:
               \log\pi_\theta(y_t|x,y_{<t})
 
     Args:
-        context: the reference solution (paper).
-        group: 1 (paper).
+        context: the text that the teacher sees; the reference solution (paper).
+        group: rollouts per prompt; 1 (paper).
     """
-    signal = log_ratio(init.given(named(context)), student)
+    signal = log_ratio(init.given(as_context(context)), student)
     return Method(sample(student, group, check=False), Term(signal, reinforce), token_mean)
 
 
 def _distilled(divergence: Divergence | str, rate: float, top_k: int | None, cap: float) -> tuple[Term, Context]:
-    """SDPO's term: the averaged student with feedback in view, on the student's top entries and a tail."""
+    """The term of SDPO: a divergence to the averaged student that sees feedback, on top entries and a tail."""
     view = ema(rate).given(sibling_or_feedback)
     surrogate = divergence_loss(as_divergence(divergence), top_k=top_k, by="student")
-    weight = importance(student, old, cap) * importance(old, writer, cap)
+    weight = importance(student, old, cap) * importance(old, behavior, cap)
     return Term(view, surrogate, has(sibling_or_feedback), weight), sibling_or_feedback
 
 
@@ -118,20 +117,20 @@ def sdpo(
     is_cap: float = 2.0,
     group: int = 8,
 ) -> Method:
-    r"""Self-distillation policy optimisation: an averaged student that sees a correct sibling, or feedback, teaches.
+    r"""Self-distillation policy optimisation: the teacher is an average of the student that sees a correct sibling.
 
     .. math:: L = \frac{\sum_i z_i\sum_t \omega_t D(p_{i,t}, q_{i,t})}{\sum_i z_i |y_i|}
 
-    :math:`z_i`: there is a correct sibling or feedback; other samples are in neither sum. :math:`\omega` holds the
-    importance weights to the old student and to the writer, each capped. D is over the student's top entries and
-    a tail.
+    Without a correct sibling, the teacher sees feedback. :math:`z_i` is 1 where there is one of them; other samples are
+    in neither sum. :math:`\omega` is the product of the importance weights to the old student and to the behaviour
+    policy, each capped. D is over the student's top entries and a tail.
 
     Args:
         divergence: ``jsd(0.5)`` (code); ``fkl`` and ``rkl`` are its alpha = 0 and 1.
         rate: of the moving average; 0.05 (code; 0.01 for code tasks).
         top_k: 100 (code); None takes the full vocabulary.
-        is_cap: 2 (code).
-        group: 8 (code).
+        is_cap: cap of each importance weight; 2 (code).
+        group: rollouts per prompt; 8 (code).
     """
     return Method(sample(student, group), _distilled(divergence, rate, top_k, is_cap)[0], token_mean)
 
@@ -140,12 +139,12 @@ def sdpo(
 def sdpo_trust_region(
     mix: float = 0.05, divergence: Divergence | str = "jsd(0.5)", top_k: int | None = 100, group: int = 8
 ) -> Method:
-    r"""SDPO whose teacher's logits lie between the first weights' and the student's, both with the context in view.
+    r"""SDPO with a teacher between the initial and the present student in logits, both of which see the context.
 
     .. math:: p_t = \mathrm{softmax}\big((1-m)\,z_0(x,c,y_{<t}) + m\,z_\theta(x,c,y_{<t})\big)
 
     Args:
-        mix: share of the student; 0.05 (ours, after the EMA's rate).
+        mix: share of the student; 0.05 (ours, after the rate of the moving average).
         divergence, top_k, group: as in ``sdpo``.
     """
     number("mix of sdpo_trust_region", mix, 0, 1, ends=True)
@@ -157,38 +156,38 @@ def sdpo_trust_region(
 
 @method(paper="arXiv:2601.20802", title="SDPO and GRPO in one advantage", confidence="medium")
 def sdpo_hybrid(share: float = 0.1, rate: float = 0.05, group: int = 8) -> Method:
-    r"""GRPO's advantage and the log-ratio to SDPO's teacher in one (as reported by SRPO).
+    r"""The sum of GRPO's advantage and the log-ratio to SDPO's teacher (as reported by SRPO).
 
     .. math:: A_t = (1-s)\,A^{GRPO} + s\,z_i\,[\log\pi_{EMA}(y_t|x,c) - \log\pi_{old}(y_t|x)]
 
     Args:
-        share: 0.1 (SRPO's report).
+        share: weight of the log-ratio; 0.1 (reported by SRPO).
         rate: of the moving average; 0.05 (code).
-        group: 8 (code).
+        group: rollouts per prompt; 8 (code).
     """
     c = sibling_or_feedback
     signal = group_advantage()
     number("share of sdpo_hybrid", share, 0, 1, ends=True)
-    if share != 0:  # without it the teacher is not read
+    if share != 0:  # with 0, the teacher is not needed
         signal = (1.0 - share) * signal + share * where(has(c), log_ratio(ema(rate).given(c)), 0.0)
     return Method(sample(student, group), Term(signal, clip(0.2)), token_mean)
 
 
 @method(paper="arXiv:2604.02288", title="SRPO")
 def srpo(beta: float = 1.0, rate: float = 0.05, top_k: int | None = 100, is_cap: float = 2.0, group: int = 8) -> Method:
-    r"""Sample-routed policy optimisation: wrong samples with teacher information are distilled, all others get GRPO.
+    r"""Sample-routed policy optimisation: distil wrong samples for which the teacher has a context, GRPO on the others.
 
     .. math:: L = \frac{\sum_i z^G_i\sum_t \ell^{GRPO} + \sum_i z^S_i\sum_t w_{i,t}\,\ell^{SDPO}}{\sum_i |y_i|}
 
-    one denominator for both. :math:`w\propto e^{-\beta H(q_{i,t})}` with mean 1 over the distilled tokens: a teacher
-    that is unsure counts less. The advantage is of the whole group, before routing.
+    Both parts share one denominator. :math:`w\propto e^{-\beta H(q_{i,t})}` has mean 1 over the distilled tokens, so an
+    uncertain teacher gets less weight. The advantage is computed over the whole group, before routing.
 
     Args:
-        beta: 1 (paper); 0 is uniform.
+        beta: 1 (paper); 0 gives uniform weights.
         rate: of the moving average; 0.05 (paper).
         top_k: 100 (paper).
-        is_cap: 2 (paper).
-        group: 8 (paper).
+        is_cap: cap of each importance weight; 2 (paper).
+        group: rollouts per prompt; 8 (paper).
     """
     term, context = _distilled("jsd(0.5)", rate, top_k, is_cap)
     distilled = ~correct & has(context)
@@ -201,16 +200,16 @@ def srpo(beta: float = 1.0, rate: float = 0.05, top_k: int | None = 100, is_cap:
 
 @method(paper="arXiv:2604.12002", title="SD-Zero, phase 2", confidence="medium")
 def sd_zero(group: int = 1) -> Method:
-    r"""Learn from yourself, told the outcome: the first weights see the whole answer and a phrase chosen by its reward.
+    r"""Distil from the initial student, which sees the student's whole answer and a phrase chosen by its reward.
 
     .. math:: L = \frac1B\sum_b\sum_t
               \mathrm{KL}\big(\pi_\theta(\cdot|x,y_{<t})\,\Vert\,\pi_{SRT}(\cdot|x,y,P_r,y_{<t})\big)
 
-    The teacher is the student at the start of this phase, which phase 1 (``sd_zero_srt``) taught to revise;
-    ``lb.pipelines.sd_zero()`` runs both, and again if told to. The phrases are ours.
+    The teacher is the student at the start of this phase, which phase 1 (``sd_zero_srt``) trained to revise.
+    ``lb.pipelines.sd_zero()`` runs both phases, once or several times. The phrases are ours.
 
     Args:
-        group: 1 (paper).
+        group: rollouts per prompt; 1 (paper).
     """
     view = init.given(own_reply, verdict_phrase)
     return Method(sample(student, group), Term(view, divergence_loss(rkl)), sequence_sum)
@@ -218,47 +217,47 @@ def sd_zero(group: int = 1) -> Method:
 
 @method(paper="arXiv:2604.12002", title="SD-Zero, phase 1 (SRT)", confidence="medium")
 def sd_zero_srt(group: int = 1) -> Method:
-    r"""Self-revision training: learn your own correct revisions, as a reply to the phrase and as one text.
+    r"""Self-revision training: likelihood of the student's own correct revisions, as a reply and as one text.
 
     .. math:: L = -\log\pi(y_{rev}|x,y_{init},P_r) - \log\pi(y_{init}\oplus P_r\oplus y_{rev}|x)
 
-    over sequences whose revision is right.
+    over sequences whose revision is correct.
 
     Args:
-        group: 1 (paper).
+        group: rollouts per prompt; 1 (paper).
     """
     talk = sample(student, group, turns=2, retry=verdict_phrase)
     revised = correct & (turn.over("sequence", "max") > 1)
     whole = recast("talk", response="{{ turn_0 }}\n{{ said_0 }}\n{{ turn_1 }}", keep=revised)
     question = "{{ prompt }}\n\n{{ turn_0 }}\n\n{{ said_0 }}"
     second = recast("talk", question=question, response="turn 1", keep=revised)
-    nll: Sum = Term(everywhere, reinforce, on("whole")) + Term(everywhere, reinforce, on("second"))
-    return Method({"talk": talk, "whole": whole, "second": second}, nll, sequence_sum)
+    terms = nll(on("whole")) + nll(on("second"))
+    return Method({"talk": talk, "whole": whole, "second": second}, terms, sequence_sum)
 
 
 @method(paper="arXiv:2606.05152", title="DistIL", confidence="low")
 def distil(future: bool = True, black_box: bool = False, rate: float = 0.05, group: int = 1) -> Method:
-    r"""Distributional DAgger: cross-entropy to a feedback-conditioned expert on the student's states, future included.
+    r"""Distributional DAgger: cross-entropy to an expert that sees feedback, on the student's states and their future.
 
     .. math:: \nabla L = \sum_t\nabla H_t + \sum_t\nabla\log\pi_\theta(y_t)\,\mathrm{sg}\Big[\sum_{s>t}H_s\Big],\qquad
               H_t = -\sum_v p_t(v)\log q_t(v)
 
-    The objective is the project page's; the gradient, the averaged weights, no baseline and the sum per sequence are
-    our reconstruction, because neither code nor the paper's text was available.
+    The objective is from the project page. The gradient, the averaged weights, the missing baseline and the sum per
+    sequence are our reconstruction, because neither code nor the text of the paper was available.
 
     Args:
-        future: the second sum; True (page). False is forward KL on the student's prefixes.
-        black_box: one token drawn from the expert at each state in place of its whole law; False.
+        future: whether to take the second sum; True (page). False is forward KL on the student's prefixes.
+        black_box: whether one token drawn from the expert stands for its whole distribution; False (ours).
         rate: of the expert's moving average; 0.05 (ours, after SDPO).
-        group: 1 (ours).
+        group: rollouts per prompt; 1 (ours).
     """
     expert = ema(rate).given(feedback)
-    told = has(feedback)
-    now = Term(expert, divergence_loss(soft_ce, top_k=1, by="draw") if black_box else divergence_loss(soft_ce), told)
+    shown = has(feedback)
+    now = Term(expert, divergence_loss(soft_ce, top_k=1, by="draw") if black_box else divergence_loss(soft_ce), shown)
     if not future:
         return Method(sample(student, group), now, sequence_sum)
     cost = divergence(soft_ce, expert, old)
-    later = Term(to_go(-cost, 1.0, strict=True), reinforce, told)
+    later = Term(to_go(-cost, 1.0, strict=True), reinforce, shown)
     return Method(sample(student, group), now + later, sequence_sum)
 
 
@@ -266,23 +265,23 @@ def distil(future: bool = True, black_box: bool = False, rate: float = 0.05, gro
 def skill_sd(
     lam: float = 0.001, group: int = 4, turns: int = 40, every: int = 1, summary_by: str | None = None
 ) -> Method:
-    r"""GRPO plus a distance to the synced student that sees a skill from a bank.
+    r"""GRPO plus a KL to a recent copy of the student that sees a skill from a bank.
 
     .. math:: L = L_{GRPO} + \lambda\,\frac1N\sum_{i,t}\rho_t\,k_3(\ell_t),\quad
               \ell_t = \log\pi_\theta(y_t|s_t) - \log\pi_{\bar\theta}(y_t|s_t\oplus S)
 
-    The gradient passes through :math:`\rho`, which is not clipped: :math:`\nabla(\rho k_3)=\rho\,\ell\,\nabla\log\pi`,
-    the reverse KL's. Skills come from the best sequence of a group and are chosen by UCB. Without a skill and
-    in step the distance is 0.
+    The gradient passes through :math:`\rho`, which is not clipped: :math:`\nabla(\rho k_3)=\rho\,\ell\,\nabla\log\pi`
+    is the gradient of the reverse KL. Skills come from the best sequence of a group and are chosen by UCB. Without a
+    skill, and with a copy equal to the student, the KL is 0.
 
     Args:
         lam: 0.001 (paper).
-        group: 4 (paper).
-        turns: 40 (paper's tasks); 1 for a task answered in one turn.
-        every: batches between syncs of the teacher; 1 (paper).
-        summary_by: role of the model that turns a sequence into advice (``student``, ``teacher``, a name of
-            ``others``), as the paper's summariser does; None (ours) keeps the sequence as it is, since small models
-            do not summarise.
+        group: rollouts per prompt; 4 (paper).
+        turns: the most turns; 40 (the paper's tasks). Use 1 for a task that is answered in one turn.
+        every: batches between copies of the student; 1 (paper).
+        summary_by: the role of the model that turns a sequence into advice (``student``, ``teacher``, a name of
+            ``others``), as the summariser of the paper does. None (ours) keeps the sequence itself, because small
+            models do not summarise.
     """
     if summary_by is not None and not summary_by.isidentifier():
         raise LimbeckError(f"summary_by={summary_by!r} names no model; give student, teacher or a name of others.")
@@ -296,20 +295,20 @@ def skill_sd(
 def tt_opd(
     lam: float = 0.01, rate: float = 0.005, every: int = 5, reset: int = 30, group: int = 3, turns: int = 10
 ) -> Method:
-    r"""Turn-level distillation of an averaged student that knows how the episode ends, beside GRPO.
+    r"""GRPO plus a KL per turn to an averaged student that sees the outcome of the episode.
 
     .. math:: L = L_{GRPO} + \lambda_d \sum \mathrm{KL}\big(\pi_\theta\,\Vert\,\pi_{EMA}(\cdot|x,h)\big)
 
-    Known from a README and notes: what is truncated, the estimator and the length shaping are not. This takes k2, no
-    truncation, no shaping.
+    The method is known to us from a README and notes, which do not give the truncation, the estimator and the length
+    shaping. This takes k2, no truncation and no shaping.
 
     Args:
-        lam: lambda_d; 0.01 (the paper's Algorithm 1; its README has 4).
-        rate: 0.005, i.e. alpha 0.995 (README).
+        lam: lambda_d; 0.01 (Algorithm 1 of the paper; its README has 4).
+        rate: 0.005, which is alpha 0.995 (README).
         every: batches between updates of the average; 5 (README).
         reset: batches between hard copies; 30 (README).
-        group: 3 (README).
-        turns: 10 (ours); 1 for a task answered in one turn.
+        group: rollouts per prompt; 3 (README).
+        turns: the most turns; 10 (ours). Use 1 for a task that is answered in one turn.
     """
     view = ema(rate, every, reset).given(outcome_hint)
     rl = Term(group_advantage(of=score), clip(0.2))

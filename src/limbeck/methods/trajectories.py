@@ -48,15 +48,15 @@ def tcod(start: int = 1, every: int = 2, clip_range: float = 0.2, group: int = 1
 
     .. math:: k(n)=k_0+\lfloor n/\eta\rfloor
 
-    Long episodes derail a small student; what comes after the derailment teaches nothing. The signal is the sampled
-    log-ratio to the teacher; every turn counts equally (each is an experience of its own in the code). The paper prints
-    the forward KL in one equation; the code, and this, have the reverse.
+    In long episodes a small student drifts off, and the turns after that give no useful signal. The signal is the
+    sampled log-ratio to the teacher, and every turn counts equally (in the code each turn is an experience of its own).
+    The paper prints the forward KL in one equation; the code and this implementation have the reverse.
 
     Args:
         start: k_0; 1 (paper).
-        every: eta, steps a turn; 2 (paper; the code's ALFWorld script has 6).
+        every: eta, steps per turn; 2 (paper; the ALFWorld script of the code has 6).
         clip_range: 0.2 (code).
-        group: rollouts a prompt; 1 (ours).
+        group: rollouts per prompt; 1 (ours).
     """
     source = sample(student, group, check=False, turns=stairs(start, every))
     return Method(source, Term(log_ratio(teacher), clip(clip_range)), turn_mean)
@@ -64,16 +64,17 @@ def tcod(start: int = 1, every: int = 2, clip_range: float = 0.2, group: int = 1
 
 @method(paper="arXiv:2604.24005", title="TCOD, from the back")
 def tcod_back(every: int = 5, turns: int = 30, clip_range: float = 0.2, group: int = 1) -> Method:
-    r"""Temporal curriculum from the end: a successful teacher episode is replayed but for its last turns.
+    r"""Temporal curriculum from the end: all but the last turns of a successful teacher episode are replayed.
 
-    Of an episode of L turns the first :math:`\max(0,(L-1)-\lfloor n/c\rfloor)` are played again, unscored; the student
-    finishes. Where the teacher failed, the student starts at the beginning (ours; the paper has such tasks left out).
+    Of an episode of L turns, the first :math:`\max(0,(L-1)-\lfloor n/c\rfloor)` are played again without being scored,
+    and the student plays the rest. Where the teacher failed, the student starts at the beginning (ours; the paper
+    leaves such tasks out).
 
     Args:
-        every: c, steps a turn; 5 (code).
+        every: c, steps per turn; 5 (code).
         turns: limit of an episode; 30 (code).
         clip_range: 0.2 (code).
-        group: 1 (ours).
+        group: rollouts per prompt; 1 (ours).
     """
     start = once(sample(teacher, turns=turns))
     source = sample(student, group, check=False, turns=turns, start=start, back=stairs(0, every))
@@ -89,20 +90,20 @@ def decoupled_kl(
     gate_every: int = 100,
     group: int = 1,
 ) -> Method:
-    r"""Four objectives in two switches: whose prefix, and a mixture of the two KLs; with a gated levels of lengths.
+    r"""A mixture of the two KLs on the student's or the teacher's text, with lengths that an entropy gate raises.
 
     .. math:: L = \lambda\,\mathrm{KL}(q\Vert p) + (1-\lambda)\,\mathrm{KL}(p\Vert q)
 
-    Responses are cut at :math:`L_m`; at a gate the length climbs one level if the mean token entropy is at least
-    ``floor``, else it stays. The paper gives neither the levels, nor the floor, nor lambda: **sweep them**.
+    Responses are cut at :math:`L_m`. At a gate the limit rises to the next level if the mean token entropy is at least
+    ``floor``. The paper gives neither the levels, nor the floor, nor lambda: **sweep them**.
 
     Args:
-        lam: lambda; 1 is reverse KL, 0 forward. 0.5 (ours).
-        student_prefix: on the student's own text, else on the teacher's; True (ours).
-        levels: rising limits of a response in tokens; empty: the run's ``max_tokens`` throughout.
-        floor: H_min, nats; minus infinity climbs at every gate.
+        lam: lambda; 0.5 (ours). 1 is reverse KL, 0 forward KL.
+        student_prefix: whether the student writes the text, else the teacher does; True (ours).
+        levels: rising limits of a response in tokens; empty (ours) takes the run's ``max_tokens`` throughout.
+        floor: H_min, nats; minus infinity (ours) raises the limit at every gate.
         gate_every: steps between gates; 100 (ours).
-        group: 1 (ours).
+        group: rollouts per prompt; 1 (ours).
     """
     whole("gate_every of decoupled_kl", gate_every, 1)
     number("floor of decoupled_kl", floor, -math.inf, math.inf, ends=True)
@@ -119,11 +120,12 @@ def trd(tau: float = 0.6) -> Method:
     .. math:: L = \frac1N\sum_{t\in y_r}
               \mathrm{KL}\big(\pi_T(\cdot|x,y_o,y_{r,<t})\,\Vert\,\pi_\theta(\cdot|x,y_{r,<t})\big)
 
-    Drafts and rewrites are written once. The teacher scores in the context in which it wrote (the draft). Read from the
-    released code; the paper's equations were not read.
+    Drafts and rewrites are written once. The teacher scores the rewrite with the draft in its context, as it wrote it.
+    This follows the released code; we did not read the equations of the paper.
 
     Args:
-        tau: temperature of draft and rewrite; 0.6 (code, which also cuts to top-p 0.95 and top-k 20; ours does not).
+        tau: temperature of draft and rewrite; 0.6 (code, which also samples with top-p 0.95 and top-k 20; ours does
+            not).
     """
     drafts = sample(student, check=False, tau=tau)
     return Method(
@@ -135,14 +137,14 @@ def trd(tau: float = 0.6) -> Method:
 
 @method(paper="arXiv:2606.08432", title="TRD, own rewrite", confidence="medium")
 def trd_self(tau: float = 0.6, show_draft: bool = True) -> Method:
-    r"""TRD without a teacher: the student's first weights rewrite its draft with the reference solution in view.
+    r"""TRD without a teacher: the initial student rewrites the student's draft and sees the reference solution.
 
     .. math:: L = \frac1N\sum_{t\in y_r}
               \mathrm{KL}\big(\pi_0(\cdot|x,y^*,y_o,y_{r,<t})\,\Vert\,\pi_\theta(\cdot|x,y_{r,<t})\big)
 
     Args:
         tau: temperature of draft and rewrite; 0.6 (code).
-        show_draft: whether the draft is shown beside the solution; True (code's ``use_initial_response``).
+        show_draft: whether the draft is shown in addition to the solution; True (``use_initial_response`` of the code).
     """
     editor = init.given(solution, draft) if show_draft else init.given(solution)
     return Method(
@@ -154,21 +156,22 @@ def trd_self(tau: float = 0.6, show_draft: bool = True) -> Method:
 
 @method(paper="arXiv:2605.09725", title="BRTS", confidence="medium")
 def brts(lam: float = 10.0, n: int = 4, top_k: int = 16, group: int = 2, tau: float = 0.7) -> Method:
-    r"""Best-of-N teacher rollouts beside on-policy distillation: correct first, similar to the student second.
+    r"""On-policy distillation plus the best of N teacher rollouts: the correct one that is most similar to the student.
 
     .. math:: L = \mathrm{KL}_k(q\Vert p)\big|_{y\sim\pi_\theta} + \lambda\,\mathrm{KL}_k(p\Vert q)\big|_{y'}
 
-    y' is the teacher's rollout that is correct and, among those, has the largest share of tokens in the student's
-    top k. Where none is correct, further ones are written with the reference solution in view; where those fail too,
-    the most similar is taken. The first KL is over the student's k entries, normalised within them: **biased**, as in
-    the paper. The released repository has the second branch off and other weights; this is the paper's equation.
+    y' is the teacher's rollout that is correct and, among the correct ones, has the largest share of tokens in the
+    student's top k. Where none is correct, the teacher writes further ones and sees the reference solution; where those
+    fail too, the most similar one is taken. The first KL is over the student's k entries, normalised within them, which
+    is **biased**, as in the paper. The released repository has the second part off and other weights; this is the
+    equation of the paper.
 
     Args:
         lam: lambda; 10 (paper).
-        n: teacher rollouts a prompt; 4 (paper's best).
+        n: teacher rollouts per prompt; 4 (the best in the paper).
         top_k: k; 16 (paper).
-        group: student rollouts a prompt; 2 (code).
-        tau: of the teacher's sampling; 0.7 (code).
+        group: student rollouts per prompt; 2 (code).
+        tau: temperature of the teacher's sampling; 0.7 (code).
     """
     number("lam of brts", lam, 0, ends=True)
     shown = sample(teacher.given(solution), n, tau=tau)
@@ -192,43 +195,40 @@ def mad_opd(
     divergence: Divergence | str = "jsd(0.5)",
     group: int = 1,
 ) -> Method:
-    r"""Several teachers debate; each scores the student's tokens with the transcript in view, by confidence.
+    r"""Several teachers debate, then score the student's tokens and see the transcript; weights are by confidence.
 
     .. math:: L = \frac1N\sum_t\sum_k w_k\,D\big(p_{k}(\cdot|x,H,y_{<t}), q_t\big),\quad
               w = \mathrm{softmax}\Big(\frac{\mathrm{conf}}{100\,\tau}\Big)
 
-    A confidence that is not stated makes the weights uniform. Name the models with ``--set others.first=PATH``. OPAD
-    (step-level sampling) is a matter of data: ``--set task_options.per_turn=true`` cuts the trajectories of a file into
-    one prompt a turn, with the data's earlier turns before it. (The code keeps the turns of a trajectory together in a
-    batch; we shuffle them, which the expected gradient does not see.)
+    Where a confidence is not stated, the weights are uniform. Name the models with ``--set others.first=PATH``. OPAD
+    (step-level sampling) is a setting of the data: ``--set task_options.per_turn=true`` cuts the trajectories of a file
+    into one prompt per turn, after the earlier turns of the data. (The code keeps the turns of a trajectory together in
+    a batch; we shuffle them, which does not change the expected gradient.)
 
     Args:
-        teachers: names of the models.
-        rounds: R; 2 (code). 0: no debate.
-        tau: of the weights; 1 (code).
+        teachers: names of the models; ``first`` and ``second`` (ours).
+        rounds: R; 2 (code). 0 means no debate.
+        tau: temperature of the weights; 1 (code).
         divergence: ``jsd(0.5)`` (paper, agentic; reverse KL for code).
-        group: 1 (ours).
+        group: rollouts per prompt; 1 (ours).
     """
     number("tau of mad_opd", tau, 0)
     whole("rounds of mad_opd", rounds, 0)
-    number("rounds of mad_opd", rounds, 0, 20, ends=True)  # ours: every round is a text of every teacher
+    number("rounds of mad_opd", rounds, 0, 20, ends=True)  # ours: in every round, each teacher writes a text
     whole("the number of teachers of mad_opd", len(teachers), 1)
     for name in teachers:
         if not (isinstance(name, str) and name.isidentifier()) or teachers.count(name) > 1:
-            raise LimbeckError(f"teachers={teachers}: {name!r} is no name of its own; give words as first, second.")
+            raise LimbeckError(f"teachers={teachers}: {name!r} is no distinct name; give words such as first, second.")
     transcript = debate(tuple(teachers), rounds) if rounds else None
     views = [other(name).given(transcript) if transcript else other(name) for name in teachers]
     weights = _by_confidence(tuple(teachers), rounds, tau)
-    terms: Term | Sum | None = None
-    for view, weight in zip(views, weights, strict=True):
-        term = Term(view, divergence_loss(as_divergence(divergence)), weight=weight)
-        terms = term if terms is None else terms + term
-    assert terms is not None
-    return Method(sample(student, group, check=False), terms, token_mean)
+    pull = divergence_loss(as_divergence(divergence))
+    terms = (Term(view, pull, weight=weight) for view, weight in zip(views, weights, strict=True))
+    return Method(sample(student, group, check=False), sum(terms, Sum(())), token_mean)
 
 
 def _by_confidence(teachers: tuple[str, ...], rounds: int, tau: float) -> list[Expr]:
-    """softmax of the stated confidences; uniform where one is missing."""
+    """The softmax of the stated confidences; uniform where one is missing."""
     uniform = 1.0 / len(teachers)
     if not rounds:
         return [expr(uniform) for _ in teachers]
@@ -240,7 +240,7 @@ def _by_confidence(teachers: tuple[str, ...], rounds: int, tau: float) -> list[E
 
 
 def _share(k: int, stated: list[Expr], tau: float) -> Expr:
-    """The k-th of softmax(stated / 100 tau): in differences, so that only what is tiny can overflow."""
+    """The k-th of softmax(stated / 100 tau), from differences, so that an overflow only gives a share of 0."""
     inverse = expr(1.0)
     for j, s in enumerate(stated):
         if j != k:

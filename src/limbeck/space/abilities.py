@@ -1,47 +1,46 @@
-"""Abilities: what a model serves, what a method reads from it, and the refusal where the two do not meet."""
+"""Abilities: what a method reads from a model, what the model serves, and the error where they do not match."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from ..axes.reader import old, student, writer
 from ..errors import LimbeckError, expect
 
-CLOCKS = frozenset({student.role, old.role, writer.role})
-"""Views that are the student itself at some time, in its own prompt."""
-
-DERIVED = ("student", "ema", "synced")
-"""Roles whose weights come from the student, so nobody has to give them."""
-
-CARRIERS: dict[str, frozenset[str]] = {
+SERVED: dict[str, frozenset[str]] = {
     "text": frozenset({"text"}),
     "sampled": frozenset({"sampled"}),
     "topk": frozenset({"topk"}),
     "dense": frozenset({"sampled", "topk", "at", "dense"}),
     "model": frozenset({"sampled", "topk", "at", "dense", "text"}),
 }
-"""What each carrier serves. Abilities are sets, not a chain: top-k ids do not hold the sampled token's log-prob."""
+"""The abilities that each form of scores serves. They are sets and not a chain: top-k ids need not contain the sampled
+token."""
+
+_WORDS = {
+    "dense": "the full next-token distributions (dense)",
+    "at": "log-probs of the entries that the student chose (at)",
+    "topk": "the top-k log-probs (topk)",
+    "sampled": "the log-prob of each sampled token (sampled)",
+    "text": "responses (text)",
+}
 
 _REMEDIES = {
     "dense": "use a method that reads sampled log-probs (opd instead of gkd or opd_full), pass top_k=..., or host the "
     "model so that it serves logits or hidden states",
-    "at": "host the model, or have it score the entries that the student chose",
+    "at": "host the model, or let it score the entries that the student chose",
     "topk": "ask the server for its top log-probs, or host the model",
-    "sampled": "have the server score the sampled tokens, or use a method that reads top-k (opd_full(top_k=...))",
+    "sampled": "let the server score the sampled tokens, or use a method that reads top-k (opd_full(top_k=...))",
     "text": "give a model that can generate",
 }
 
 
-# ---------------------------------------------------------------- meeting the models
-
-
 def refuse_absent(name: str, roles: Mapping[str, frozenset[str]], absent: Sequence[str]) -> None:
-    """Raise where models that a method reads are missing.
+    """Raise LimbeckError where models that a method reads are missing.
 
     Args:
-        name: of the method; empty for one without a name.
-        roles: the abilities that the method asks of each role.
-        absent: roles that were not given.
+        name: the name of the method; empty for a method without a name.
+        roles: the abilities that the method reads from each role.
+        absent: the roles that were not given.
     """
     if not absent:
         return
@@ -61,15 +60,16 @@ def _options(roles: Sequence[str]) -> str:
 
 
 def refuse_unserved(name: str, role: str, asked: frozenset[str], offer: str | frozenset[str]) -> None:
-    """Raise where a role serves less than the method of that name reads from it."""
-    expect(f"what {role} serves", offer, (str, frozenset, set), f"give one of {', '.join(CARRIERS)}")
-    able = CARRIERS.get(offer, frozenset()) if isinstance(offer, str) else offer
+    """Raise LimbeckError where a role does not serve everything that the method of that name reads from it."""
+    expect(f"what {role} serves", offer, (str, frozenset, set), f"give one of {', '.join(SERVED)}")
+    able = SERVED.get(offer, frozenset()) if isinstance(offer, str) else offer
     refuse_lacking(name, role, asked, able, offer if isinstance(offer, str) else ", ".join(sorted(offer)))
 
 
 def refuse_lacking(name: str, who: str, asked: Collection[str], able: Collection[str], offer: str) -> None:
-    """Raise where abilities are asked that a carrier has not."""
+    """Raise LimbeckError for abilities that a method reads and a model does not serve."""
     for ability in sorted(set(asked) - set(able)):
         raise LimbeckError(
-            f"{name or 'this method'} reads {ability} from {who}, which serves only {offer!r}: {_REMEDIES[ability]}."
+            f"{name or 'this method'} needs {_WORDS[ability]} of {who}, which serves only {offer!r}; "
+            f"{_REMEDIES[ability]}."
         )

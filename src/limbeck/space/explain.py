@@ -1,4 +1,4 @@
-"""What a method says of itself: ``explain``, ``diff`` and ``cite``, from its value alone."""
+"""Descriptions of a method that follow from its value alone: ``explain``, ``diff`` and ``cite``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..axes.choice import Running
 from ..axes.context import Context
 from ..axes.derived_source import Once
-from ..axes.reader import Reader, old
+from ..axes.reader import Reader, Weights, old
 from ..axes.signal import everywhere
 from ..axes.source import Source
 from ..axes.surrogate import DivergenceLoss
@@ -17,58 +17,59 @@ from .term import Term
 
 
 def cite(method: Method | Recipe | str) -> str:
-    """Where the method is published, as one line."""
+    """The title and the paper of a method, as one line."""
     method = as_method(method)
     return f"{method.title} ({method.paper})" if method.paper else method.title or "unpublished"
 
 
 def explain(method: Method | Recipe | str) -> str:
-    """The formula, the axes, what is read from whom, the denominators and the citation, as plain text."""
+    """The formula, sources, terms with their divisors, needed models and the citation of a method, as plain text."""
     method = as_method(method)
     lines = [f"{method.name} — {cite(method)}" if method.name else "a method", "", f"  L = {method.terms}", ""]
-    told = axes(method) | ({"confidence": method.confidence} if method.confidence else {})
-    width = max(13, *(len(label) + 2 for label in told))
-    lines += [f"  {label:<{width}}{text}" for label, text in told.items()]
+    described = axes(method) | ({"confidence": method.confidence} if method.confidence else {})
+    width = max(13, *(len(label) + 2 for label in described))
+    lines += [f"  {label:<{width}}{text}" for label, text in described.items()]
     return "\n".join(lines)
 
 
 def axes(method: Method) -> dict[str, str]:
-    """One line of text an axis; two methods differ where their lines do."""
+    """One line of text per axis; two methods differ in the axes whose lines differ."""
     out: dict[str, str] = {}
     for name, source in method.sources.items():
         out["source" if name == "main" else f"source {name}"] = str(source)
     totals = denominators(method)
     for i, (coefficient, term) in enumerate(method.parts, 1):
         out[f"term {i}"] = f"{coefficient} · {term}"
-        out[f"  ÷ Z{i}"] = totals[i - 1]
+        out[f"  divisor {i}"] = totals[i - 1]
     out["reduction"] = str(method.reduction)
-    out["curriculum"] = str(method.curriculum)
-    out["updates"] = f"{method.updates} a batch"
+    out["updates"] = f"{method.updates} per batch"
     reads = [f"{role}: {', '.join(sorted(abilities))}" for role, abilities in method.roles.items()]
     if (method if method.updates > 1 else method.on_policy()).reads(old.role):
         reads.append("old: a pass before the first update")
-    out["reads"] = "; ".join(reads) or "nobody but the student"
+    out["reads"] = "; ".join(reads) or "only the student"
     kept = {"contexts": _contexts(method), "weights": _weights(method), "remembers": _remembers(method)}
     out |= {label: "; ".join(texts) for label, texts in kept.items() if texts}
-    out["evaluation"] = "separable: loss and gradient in one pass" if method.separable else "general: two passes"
+    out["evaluation"] = (
+        "in one pass" if method.separable else "in two passes, because a loss looks at more than one token"
+    )
     supports = [
         t.surrogate.support for _, t in method.parts if isinstance(t.surrogate, DivergenceLoss) and t.surrogate.support
     ]
     if any(s.tail for s in supports):
-        out["exactness"] = "biased low: top-k and one tail bucket, a lower bound of the full divergence"
+        out["exactness"] = "biased low: top-k entries and one tail bucket, a lower bound of the full divergence"
     if any(not s.tail for s in supports):
-        out["exactness"] = "biased: both laws normalised within the top-k, no bound of the full divergence"
+        out["exactness"] = "biased: both distributions normalised within the top-k, no bound of the full divergence"
     return out
 
 
 def _parts(method: Method) -> Iterator[tuple[str, Source]]:
-    """Every source, with the name of the one that it is part of."""
+    """Every source, with the name of the source of the method that it is part of."""
     return ((name, part) for name, source in method.sources.items() for part in source.walk())
 
 
 def _contexts(method: Method) -> list[str]:
-    """Each context by its name, with the first line of its template; what stands between turns is one too."""
-    return [f"{c.name} ({_opening(c)})" for c in sorted(method.told, key=lambda c: c.name)]
+    """Each context by its name, with the first line of its template; messages between turns are contexts too."""
+    return [f"{c.name} ({_opening(c)})" for c in sorted(method.all_contexts, key=lambda c: c.name)]
 
 
 def _opening(context: Context) -> str:
@@ -79,14 +80,14 @@ def _opening(context: Context) -> str:
 
 
 def _weights(method: Method) -> list[str]:
-    """Weights that are derived from the student's."""
+    """The rules of weights that are derived from the student's."""
     readers: set[Reader] = {r for r, _ in method.needs}
     return [f"{role}: {rule}" for role, rule in sorted({r.role: _rule(r) for r in readers if _rule(r)}.items())]
 
 
 def _rule(reader: Reader) -> str:
-    if reader.role in ("init", "ref"):
-        return "a copy of the student before training" + (", unless another is named" if reader.role == "ref" else "")
+    if reader.weights is Weights.INITIAL:
+        return "a copy of the student before training" + (", unless another is named" if reader.kind == "ref" else "")
     follow = reader.follow
     if follow is None:
         return ""
@@ -100,12 +101,12 @@ def _rule(reader: Reader) -> str:
 
 
 def _remembers(method: Method) -> list[str]:
-    """What a run keeps from batch to batch besides weights."""
+    """The state that a run keeps from batch to batch in addition to weights."""
     out = []
     for name, part in _parts(method):
         if isinstance(part, Once):
             scored = f" with {part.score}'s log-probs" if part.score is not None else ""
-            out.append(f"what {name} wrote{scored}" if name != "main" else f"what was written{scored}")
+            out.append(f"responses of {name}{scored}" if name != "main" else f"responses{scored}")
     banks = [c.bank for c in sorted(method.contexts, key=str) if c.bank]
     by = [f", summarised by {bank.summary.by}" if bank.summary else "" for bank in banks]
     out += [f"skills for each prompt ({bank.size} at most{who})" for bank, who in zip(banks, by, strict=True)]
@@ -115,30 +116,30 @@ def _remembers(method: Method) -> list[str]:
 
 
 def denominators(method: Method) -> list[str]:
-    """Each term's denominator in words, saying which coincide."""
+    """The divisor of each term in words, with the terms that have the same one."""
     keys = [_denominator(term, method) for _, term in method.parts]
     out = []
     for i, key in enumerate(keys):
         reduction, per, looks = key
-        same = [f"Z{j + 1}" for j, other in enumerate(keys) if other == key and j != i]
-        counts = {"kept": "kept ", "all": "all ", "weight": "weighted "}[per]
-        text = f"{reduction.formula().replace('Σ ', 'Σ ' + counts)}{f' where {looks}' if looks else ''}"
-        out.append(text + (f" (= {', '.join(same)})" if same else ""))
+        same = [f"term {j + 1}" for j, other in enumerate(keys) if other == key and j != i]
+        counted = {"kept": "the number of kept", "all": "the number of all", "weight": "the summed weights of kept"}
+        text = reduction.divisor(counted[per]) + (f" where {looks}" if looks else "")
+        out.append(text + (f" (the same as for {' and '.join(same)})" if same else ""))
     return out
 
 
 def _denominator(term: Term, method: Method) -> tuple:
-    """Two terms share a denominator iff these are equal."""
+    """The properties that decide whether two terms share a divisor."""
     reduction = term.reduction or method.reduction
     if not reduction.per_unit:
-        return reduction, "all", ""  # a constant counts nothing
-    per = "all" if term.per == "kept" and term.where == everywhere else term.per  # nothing is left out
+        return reduction, "all", ""  # a constant does not depend on what is kept
+    per = "all" if term.per == "kept" and term.where == everywhere else term.per  # every unit is kept
     looks = {"kept": str(term.where), "all": "", "weight": f"{term.where}, weight {term.weight}"}[per]
     return reduction, per, "" if looks == "1" else looks
 
 
 def diff(a: Method | Recipe | str, b: Method | Recipe | str) -> list[tuple[str, str, str]]:
-    """(axis, a's, b's) for every axis in which two methods differ; empty where they are the same objective."""
+    """The axes in which two methods differ, each with both values; empty where the objectives are the same."""
     left, right = axes(as_method(a)), axes(as_method(b))
     keys = [*left, *(k for k in right if k not in left)]
     return [(k, left.get(k, "—"), right.get(k, "—")) for k in keys if left.get(k) != right.get(k)]

@@ -1,4 +1,4 @@
-"""A run whose method compares the responses of one prompt needs at least two of them."""
+"""Refusal of runs whose method compares the responses of a prompt but writes only one response per prompt."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .term import Term
 
 
 def refuse_lone(method: Method) -> None:
-    """Raise where what compares the responses of one prompt gets only one, in a run that writes them.
+    """Raise LimbeckError where a comparison of the responses of a prompt gets only one, in a run that writes them.
 
-    It is no property of the value alone: ``lb.objective`` is given groups of any size.
+    The value of a method alone cannot tell, because ``lb.objective`` is given groups of any size.
     """
     for _, term in method.parts:
         _refuse_lone(term, method)
@@ -31,13 +31,13 @@ def _refuse_lone(term: Term, method: Method) -> None:
     if what is not None:
         read = "; ".join(str(method.sources[name]) for name in sorted(names))
         raise LimbeckError(
-            f"{what} compares the responses of one prompt, but there is only one a prompt ({read}), so it would teach "
-            "nothing; take 2 or more, with n of sample or the method's own argument (group)."
+            f"{what} compares the responses of one prompt, but there is only one per prompt ({read}), so its gradient "
+            "would be zero; take 2 or more, with n of sample or the method's own argument (group)."
         )
 
 
 def _group(source: Source, sources: Mapping[str, Source]) -> int:
-    """The most rows that one prompt may have."""
+    """The largest number of sequences that one prompt may have."""
     if isinstance(source, Patch):
         return _group(source.source, sources) + _group(source.new, sources)
     if isinstance(source, Recast):

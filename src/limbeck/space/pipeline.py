@@ -1,6 +1,6 @@
-"""Pipelines: lists of stages, for what one method cannot say (distil, then reinforce).
+"""Pipelines: lists of stages, for recipes that take more than one method (distil, then reinforce).
 
-Each stage trains the student that the stage before it left. Published pipelines are in ``methods/pipelines``.
+Each stage trains the student from the previous stage. Published pipelines are in ``methods/pipelines``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .registry import Registered, call, check_factory, claim, get
 
 @dataclass(frozen=True)
 class Stage:
-    """Run a method on the student that the stage before left.
+    """One method, run on the student from the previous stage.
 
     Attributes:
         method: a registered name.
-        settings: fields of the run and arguments of the method that differ from the pipeline's own.
+        settings: settings of the run and arguments of the method that differ from those of the pipeline.
     """
 
     method: str
@@ -32,13 +32,13 @@ class Stage:
         expect("the settings of a stage", self.settings, Mapping, "give them by name")
 
     def value(self, settings: Mapping[str, Any] | None = None) -> Method:
-        """Its method, with the arguments among the pipeline's settings and its own, which win."""
+        """Its method, with arguments from the settings of the pipeline and its own; its own take precedence."""
         recipe = get(self.method)
         return recipe(**{k: v for k, v in {**(settings or {}), **self.settings}.items() if k in recipe.arguments})
 
     def __str__(self) -> str:
-        told = ", ".join(f"{k}={v}" for k, v in self.settings.items())
-        return f"{self.method}({told})"
+        settings = ", ".join(f"{k}={v}" for k, v in self.settings.items())
+        return f"{self.method}({settings})"
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Pipeline:
 
     Attributes:
         stages: at least one.
-        repeat: how often the whole list is run.
-        name, title, paper: of a named pipeline; not part of the value.
+        repeat: the number of times that the whole list is run; 1 (ours).
+        name, title, paper: those of a named pipeline; they are not compared.
     """
 
     stages: tuple[Stage, ...]
@@ -67,28 +67,28 @@ class Pipeline:
             raise LimbeckError("this pipeline is empty; give at least one stage, such as stage('sft').")
         for part in self.stages:
             expect("a stage of a pipeline", part, Stage, "give stage('sft')")
-            get(part.method)  # an unknown name is refused here, not after the stages before it have run
+            get(part.method)  # an unknown name is an error now, and not after the earlier stages have run
 
     @property
     def unrolled(self) -> tuple[Stage, ...]:
-        """Every stage in the order it is run."""
+        """Every stage in the order in which they run."""
         return self.stages * self.repeat
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods of its stages, each once."""
+        """The methods of its stages, without repetition."""
         return tuple(dict.fromkeys(part.method for part in self.stages))
 
     def adjusted(self, **stages: Mapping[str, Any]) -> Pipeline:
         """The same pipeline with further settings for the stages of some methods: ``adjusted(grpo={"steps": 50})``.
 
         Raises:
-            LimbeckError: for a method that none of its stages runs.
+            LimbeckError: for a method that no stage runs.
         """
         for method, settings in stages.items():
             if method not in self.methods:
                 near = nearest(method, self.methods)
-                raise LimbeckError(f"no stage runs {method!r}{near}; the stages run {', '.join(self.methods)}.")
+                raise LimbeckError(f"no stage runs {method!r}{near}; use one of {', '.join(self.methods)}.")
             expect(f"the settings of {method}", settings, Mapping, "give them by name")
         own = (Stage(s.method, {**s.settings, **stages.get(s.method, {})}) for s in self.stages)
         return replace(self, stages=tuple(own))
@@ -99,11 +99,11 @@ class Pipeline:
 
 
 def stage(method: str, **settings: Any) -> Stage:
-    """The stage that trains by a method; ``settings`` are those of ``lb.distill``."""
+    """A stage that trains with a method; ``settings`` are those of ``lb.distill``."""
     return Stage(method, settings)
 
 
-# ---------------------------------------------------------------- pipelines with names
+# ---------------------------------------------------------------- named pipelines
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class PipelineRecipe(Registered):
 
     @property
     def _checked(self) -> Callable[..., Pipeline]:
-        """The factory, whose stages' methods are built at once, so that a wrong argument is told as this pipeline's."""
+        """The factory, which also builds every stage's method, so that an error names an argument of this pipeline."""
 
         @functools.wraps(self.factory)
         def checked(**arguments: object) -> Pipeline:
@@ -134,11 +134,11 @@ PIPELINES: dict[str, PipelineRecipe] = {}
 
 
 def pipeline(paper: str, title: str = "") -> Callable[[Callable[..., Pipeline]], PipelineRecipe]:
-    """Register a factory of pipelines under its own name, which nobody else may have (see ``limbeck.space.method``).
+    """Register a factory of pipelines under its own name, which must not be taken (see ``limbeck.space.registry``).
 
     Args:
-        paper: where it is published, for instance ``arXiv:2604.12002``.
-        title: what the field calls it; default: its name.
+        paper: the publication, for instance ``arXiv:2604.12002``.
+        title: the name that the paper gives it; by default the name of the function.
 
     Raises:
         LimbeckError: for a name that is taken, or a function that cannot be registered.
@@ -158,12 +158,12 @@ def pipeline(paper: str, title: str = "") -> Callable[[Callable[..., Pipeline]],
 
 
 def get_pipeline(name: str) -> PipelineRecipe:
-    """The pipeline of that name.
+    """The registered pipeline of a name.
 
     Raises:
-        LimbeckError: with the nearest name.
+        LimbeckError: for an unknown name, with the nearest one.
     """
     if not isinstance(name, str) or name not in PIPELINES:
         near = nearest(name, PIPELINES)
-        raise LimbeckError(f"unknown pipeline {shown(name)}{near}; there are {', '.join(PIPELINES)}.")
+        raise LimbeckError(f"unknown pipeline {shown(name)}{near}; use one of {', '.join(PIPELINES)}.")
     return PIPELINES[name]

@@ -1,4 +1,4 @@
-"""The registry: every named method as a recipe, which is its factory with its paper."""
+"""The registry of named methods. A recipe is the factory of a method with its title, paper and confidence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class _Required:
-    """Stands in place of a default that an argument lacks."""
+    """The default of an argument that has none."""
 
     def __repr__(self) -> str:
         return "(required)"
@@ -26,22 +26,22 @@ class _Required:
 REQUIRED = _Required()
 
 
-def arguments_of(factory: Callable[..., object]) -> dict[str, object]:
-    """The arguments of a factory and their defaults; ``REQUIRED`` for one that has none."""
+def parameters_of(factory: Callable[..., object]) -> dict[str, object]:
+    """The arguments of a factory with their defaults; ``REQUIRED`` for an argument without one."""
     parameters = inspect.signature(factory).parameters
     return {name: REQUIRED if p.default is p.empty else p.default for name, p in parameters.items()}
 
 
 def call(name: str, factory: Callable[..., T], arguments: Mapping[str, object]) -> T:
-    """What a factory makes of arguments; a refusal names the argument that was typed.
+    """Call a factory with arguments, and name the argument that the user gave in an error.
 
-    A factory passes its arguments on under other names (``group`` becomes n of ``sample``), and what is refused there
-    is refused under those. So the argument whose default would have changed the refusal is looked for, and named.
+    A factory passes its arguments on under other names (``group`` becomes n of ``sample``), so an error inside it
+    names those. The argument at fault is the one without which the error would be another or none.
 
     Raises:
         LimbeckError: naming the argument, its value and the remedy.
     """
-    known = arguments_of(factory)
+    known = parameters_of(factory)
     takes = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
     for key in arguments:
         if key not in known:
@@ -54,8 +54,8 @@ def call(name: str, factory: Callable[..., T], arguments: Mapping[str, object]) 
     if not isinstance(made, LimbeckError | OverflowError):
         return made
     if isinstance(made, OverflowError):
-        told = ", ".join(f"{k}={shown(v)}" for k, v in arguments.items())
-        raise LimbeckError(f"{name}: {told}: a number of that size cannot be computed with.") from None
+        given = ", ".join(f"{k}={shown(v)}" for k, v in arguments.items())
+        raise LimbeckError(f"{name}: {given}: a number is too large to compute with; give a smaller one.") from None
     raise LimbeckError(_named(name, factory, arguments, str(made))) from made
 
 
@@ -67,8 +67,8 @@ def _refused(factory: Callable[..., T], arguments: Mapping[str, object]) -> T | 
 
 
 def _named(name: str, factory: Callable[..., object], arguments: Mapping[str, object], sentence: str) -> str:
-    """The sentence about the argument that led to it, where it speaks of another."""
-    known = arguments_of(factory)
+    """The error's sentence, with the argument that led to it where it names another one."""
+    known = parameters_of(factory)
 
     def without(key: str) -> str:
         return str(_refused(factory, {k: v for k, v in arguments.items() if k != key}))
@@ -78,24 +78,24 @@ def _named(name: str, factory: Callable[..., object], arguments: Mapping[str, ob
     subject = sentence.partition(";")[0]
     if not blamed or any(re.search(rf"\b{re.escape(key)}\b", subject) for key in blamed):
         return sentence
-    if len(blamed) == 1:  # "n of sample is 0; ..." and "per='some': ..." are told of the argument itself
+    if len(blamed) == 1:  # rewrite "n of sample is 0; ..." and "per='some': ..." with the argument's name
         key, value = blamed[0], arguments[blamed[0]]
         renamed = re.sub(rf"^[^;:=]+? is {re.escape(shown(value))}(?=;|,)", f"{key} is {shown(value)}", sentence)
         renamed = re.sub(rf"^\w+={re.escape(repr(value))}(?=:|;|,)", f"{key}={value!r}", renamed)
         if renamed != sentence:
             return f"{name}: {renamed}"
-    told = ", ".join(f"{key}={shown(arguments[key])}" for key in blamed)
-    return f"{name}({told}): {sentence}"
+    given = ", ".join(f"{key}={shown(arguments[key])}" for key in blamed)
+    return f"{name}({given}): {sentence}"
 
 
 def claim(kind: str, name: str, factory: Callable[..., object], taken: Callable[..., object] | None) -> None:
-    """Raise where a name is another factory's; the same definition may be executed again.
+    """Raise LimbeckError where another factory has the name; the same definition may be registered again.
 
-    The same definition is one of the same module and qualified name: a cell of a notebook that is run again, a module
-    that is reloaded. What comes with Limbeck, and what another module registered, cannot be replaced.
+    Two definitions are the same if module and qualified name are: a notebook cell that runs again, or a module that is
+    reloaded. Methods of Limbeck, and those of another module, cannot be replaced.
 
     Raises:
-        LimbeckError: naming who has the name.
+        LimbeckError: with the module or file that has the name.
     """
     if taken is None:
         return
@@ -108,7 +108,7 @@ def claim(kind: str, name: str, factory: Callable[..., object], taken: Callable[
 
 
 def check_factory(kind: str, factory: Any, paper: object, title: object) -> None:
-    """Raise where something cannot be registered: no function with a name, or arguments that cannot be named."""
+    """Raise LimbeckError for anything but a named function whose arguments can all be given by name."""
     if not callable(factory) or not getattr(factory, "__name__", "").isidentifier() or inspect.isclass(factory):
         raise LimbeckError(f"@{kind} was given {shown(factory)}; put it over a function that has a name.")
     expect(f"the paper of {factory.__name__}", paper, str, "give a text such as 'arXiv:2506.02208', or ''")
@@ -132,13 +132,13 @@ class Registered:
 
     @property
     def doc(self) -> str:
-        """The docstring: what is computed, symbols, the source of each default."""
+        """The docstring: the computation, its symbols and the source of each default."""
         return inspect.getdoc(self.factory) or ""
 
     @property
     def arguments(self) -> dict[str, object]:
-        """Arguments and their defaults."""
-        return arguments_of(self.factory)
+        """The arguments with their defaults."""
+        return parameters_of(self.factory)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ class Recipe(Registered):
         names = list(self.arguments)
         if len(positional) > len(names):
             raise LimbeckError(
-                f"{self.name}: {len(positional)} arguments were given, but it takes {', '.join(names) or 'none'}."
+                f"{self.name}: {len(positional)} arguments were given, which are too many; it takes "
+                f"{', '.join(names) or 'none'}."
             )
         value = call(self.name, self.factory, {**dict(zip(names, positional, strict=False)), **arguments})
         expect(f"what {self.name} returns", value, Method, "return an lb.Method")
@@ -165,13 +166,13 @@ REGISTRY: dict[str, Recipe] = {}
 def method(paper: str, title: str = "", confidence: str = "high") -> Callable[[Callable[..., Method]], Recipe]:
     """Register a factory of methods under its own name.
 
-    The same definition may be executed again (a notebook's cell, a reloaded module); a name that comes with Limbeck, or
-    that another module registered, is refused.
+    The same definition may be registered again (a notebook cell, a reloaded module). A name of Limbeck or of another
+    module is refused.
 
     Args:
-        paper: where it is published, for instance ``arXiv:2506.02208``.
-        title: what the field calls it; default: its name.
-        confidence: how sure we are of it: ``high``, ``medium`` or ``low``.
+        paper: the publication, for instance ``arXiv:2506.02208``.
+        title: the name that the paper gives it; by default the name of the function.
+        confidence: the confidence that this is the published method, ``high``, ``medium`` or ``low``.
 
     Raises:
         LimbeckError: for a name that is taken, or a function that cannot be registered.
@@ -193,7 +194,7 @@ def method(paper: str, title: str = "", confidence: str = "high") -> Callable[[C
 
 
 def get(name: str) -> Recipe:
-    """The registered method of that name.
+    """The registered method of a name.
 
     Raises:
         LimbeckError: with the nearest name.
@@ -209,10 +210,10 @@ def get(name: str) -> Recipe:
 
 
 def as_method(x: Method | Recipe | str) -> Method:
-    """A method from its name or recipe, which stand for its defaults.
+    """A method from its name or recipe, with its defaults; a ``Method`` is returned as it is.
 
     Raises:
-        LimbeckError: with the nearest name, or for anything else.
+        LimbeckError: for an unknown name, with the nearest one, and for anything else.
     """
     value = get(x) if isinstance(x, str) else x
     value = value() if isinstance(value, Recipe) else value

@@ -1,18 +1,20 @@
-"""Terms: one addend of an objective, and weighted sums of them."""
+"""Terms: the addends of an objective, and weighted sums of terms."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..axes.expression import Expr, Need, replace_reader
 from ..axes.leaves import On
 from ..axes.levels import Level
+from ..axes.policy_gradient import reinforce
 from ..axes.reader import Blend, Reader, TargetReader
 from ..axes.reduction import PERS, Reduction
 from ..axes.scalar import Constant, Scalar, product, scalar
 from ..axes.signal import everywhere
 from ..axes.surrogate import Surrogate
-from ..errors import LimbeckError, expect, nearest
+from ..errors import LimbeckError, expect, nearest, shown
 
 REDUCTION = "give one such as token_mean, or as_reduction('token_mean')"
 
@@ -22,12 +24,12 @@ class Term:
     """One addend of an objective.
 
     Attributes:
-        signal: what each unit is told (an Expr), or the law to be pulled towards (a Reader).
-        surrogate: how it is heard.
-        where: rows that count; selected before any arithmetic.
-        weight: multiplies, and does not count (unless ``per="weight"``).
-        per: what the denominator counts: ``kept``, ``all`` or ``weight``.
-        reduction: None takes the method's.
+        signal: one value per unit (an Expr), or the target distribution (a reader).
+        surrogate: the loss that takes the signal.
+        where: a mask of the units that count; the others are left out before any arithmetic.
+        weight: multiplies the losses; it is not part of the denominator unless ``per="weight"``.
+        per: the units that the denominator counts, ``kept``, ``all`` or ``weight``.
+        reduction: how units are summed; None takes the method's.
     """
 
     signal: Expr | TargetReader
@@ -53,6 +55,10 @@ class Term:
     def __add__(self, other: Term | Sum) -> Sum:
         return as_sum(self) + other
 
+    def __radd__(self, zero: Literal[0]) -> Sum:
+        """``sum`` of terms starts from 0."""
+        return _from_zero(zero, self)
+
     def __mul__(self, c: Scalar | float | str) -> Sum:
         return as_sum(self) * c
 
@@ -60,23 +66,23 @@ class Term:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Everything it reads."""
+        """The readers that it needs, with the ability that it reads from each."""
         own = self.signal.needs if isinstance(self.signal, Expr) else frozenset()
         return own | self.surrogate.needs(self.signal) | self.where.needs | self.weight.needs
 
     @property
     def exprs(self) -> tuple[Expr, ...]:
-        """Its expressions."""
+        """Its expressions: signal, mask, weight and base."""
         parts = (self.signal, self.where, self.weight, self.surrogate.base)
         return tuple(v for v in parts if isinstance(v, Expr))
 
     @property
     def named_sources(self) -> set[str]:
-        """The sources that it names with ``on``."""
+        """The names of the sources that it selects with ``on``."""
         return {node.source for v in self.exprs for node in v.walk() if isinstance(node, On)}
 
     def with_reader(self, was: Reader, now: Reader) -> Term:
-        """The same term with one reader in another's place."""
+        """The same term with one reader replaced by another."""
         signal = replace_reader(self.signal, was, now) if isinstance(self.signal, Expr) else self.signal
         return replace(
             self,
@@ -87,7 +93,7 @@ class Term:
         )
 
     def check(self, reduction: Reduction) -> None:
-        """Refuse what cannot be computed; ``reduction`` is the method's."""
+        """Raise LimbeckError where the term cannot be computed; ``reduction`` is the method's."""
         self.surrogate.check(self.signal)
         if self.per not in PERS:
             raise LimbeckError(f"per={self.per!r}: unknown{nearest(self.per, PERS)}; use one of {', '.join(PERS)}.")
@@ -95,47 +101,53 @@ class Term:
         self._check_live()
 
     def _check_live(self) -> None:
-        """Refuse what would read the student as it is now where it must be known before."""
+        """Raise LimbeckError where a value that must be known beforehand reads the student as it is now."""
         if self.per == "weight" and self.weight.live:
             raise LimbeckError(
-                f"per='weight' divides by the sum of {self.weight}, which reads the student as it is now; "
-                "read old instead."
+                f"per='weight' divides by the sum of {self.weight}, which reads the student as it is now; use old "
+                "instead of student."
             )
         if self.where.live:
             raise LimbeckError(
-                f"where={self.where} reads the student as it is now, so the number of kept tokens would be known too "
-                "late; read old instead of student."
+                f"where={self.where} reads the student as it is now, but the number of kept tokens must be known "
+                "before that; use old instead of student."
             )
         loss_level, signal_level = self.surrogate.loss_level, self.surrogate.signal_level
         if loss_level != Level.TOKEN and (self.weight.live or self.weight.level < loss_level):
             raise LimbeckError(
-                f"weight={self.weight} must be one value per {loss_level} or coarser, known before the student "
-                "is read, "
-                f"because {self.surrogate} gives one loss per {loss_level}; reduce it with "
-                f".over('{loss_level}', 'mean') and read old."
+                f"weight={self.weight} must have one value per {loss_level} or coarser and not read the student as it "
+                f"is now, because {self.surrogate} gives one loss per {loss_level}; reduce it with "
+                f".over('{loss_level}', 'mean') and use old."
             )
         if signal_level != Level.TOKEN and isinstance(self.signal, Expr) and self.signal.live:
             raise LimbeckError(
-                f"{self.surrogate} hears a {signal_level}, but {self.signal} reads the student as it is now; read old "
-                "instead."
+                f"{self.surrogate} takes one value per {signal_level}, but {self.signal} reads the student as it is "
+                "now; use old instead of student."
             )
         for v in self.exprs:
             if v.live_scope > Level.TOKEN:
                 raise LimbeckError(
                     f"{v} looks at a whole {v.live_scope} of the student as it is now, which a micro-batch does not "
-                    "hold; read old instead of student."
+                    "hold; use old instead of student."
                 )
 
     def __str__(self) -> str:
         extra = [] if self.where == everywhere else [f"where {self.where}"]
         extra += [] if self.weight == everywhere else [f"weight {self.weight}"]
         extra += [] if self.per == "kept" else [f"per {self.per}"]
-        return f"{self.surrogate}[{self.signal}{''.join(', ' + e for e in extra)}]"
+        if self.signal == everywhere and self.surrogate == reinforce:
+            return f"nll[{', '.join(extra)}]" if extra else "nll"
+        return f"{self.surrogate}[{', '.join([str(self.signal), *extra])}]"
+
+
+def nll(where: Expr = everywhere, weight: Expr = everywhere, reduction: Reduction | None = None) -> Term:
+    """Negative log-likelihood of the kept tokens: ``reinforce`` with the signal 1."""
+    return Term(everywhere, reinforce, where, weight, reduction=reduction)
 
 
 @dataclass(frozen=True)
 class Sum:
-    """Coefficients and terms. A constant 0 removes a term and its needs."""
+    """Terms with their coefficients. A constant coefficient of 0 removes a term and its needs."""
 
     parts: tuple[tuple[Scalar, Term], ...]
 
@@ -150,6 +162,9 @@ class Sum:
     def __add__(self, other: Term | Sum) -> Sum:
         return Sum(self.parts + as_sum(other).parts)
 
+    def __radd__(self, zero: Literal[0]) -> Sum:
+        return _from_zero(zero, self)
+
     def __mul__(self, c: Scalar | float | str) -> Sum:
         scaled = tuple((product(c, own), term) for own, term in self.parts)
         return Sum(tuple((s, term) for s, term in scaled if not s.is_zero))
@@ -160,26 +175,35 @@ class Sum:
         return " + ".join(f"{t}" if c == Constant(1.0) else f"{c} · {t}" for c, t in self.parts)
 
 
+def _from_zero(zero: object, x: Term | Sum) -> Sum:
+    if zero != 0:
+        raise LimbeckError(f"{shown(zero)} + {x}: terms are added to terms only; multiply one by a number instead.")
+    return as_sum(x)
+
+
 def as_sum(x: Term | Sum) -> Sum:
+    """A sum of one term, with coefficient 1; a sum stays as it is."""
     return x if isinstance(x, Sum) else Sum(((scalar(1.0), x),))
 
 
 def routed(mask: Expr, a: Term, b: Term) -> Sum:
-    """``a`` where the mask holds, ``b`` elsewhere, each divided by everything there is (``per="all"``).
+    """``a`` where the mask is true and ``b`` elsewhere, each divided by the number of all units (``per="all"``).
 
-    As an objective ``routed(z, t, t)`` is ``replace(t, per="all")``: t itself where t keeps everything, and t over
-    another total where it has a ``where`` of its own, which goes on to hold.
+    ``routed(z, t, t)`` is the same objective as ``replace(t, per="all")``, which is t itself where t keeps every unit.
+    A mask of ``a`` or ``b`` stays in force.
 
     Raises:
-        LimbeckError: for ``per="weight"``, whose total would change its meaning, and for a mask that cuts units which
-            the surrogate looks at as a whole.
+        LimbeckError: for ``per="weight"``, whose denominator would change its meaning, and for a mask that cuts units
+            which the surrogate looks at as a whole.
     """
     expect("the mask of routed", mask, Expr, "give a mask such as correct")
     for term in (a, b):
         expect("a route", term, Term, "give one Term each")
         scope = term.surrogate.scope
         if term.per == "weight":
-            raise LimbeckError(f"routed: {term} divides by its weights, a route by all units; use per='kept'.")
+            raise LimbeckError(
+                f"routed: {term} divides by its weights, but a route divides by all units; use per='kept'."
+            )
         if mask.level < scope:
             raise LimbeckError(
                 f"routed: {mask} has one value per {mask.level}, but {term.surrogate} looks at a whole {scope}; the "

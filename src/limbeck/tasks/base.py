@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -80,13 +81,62 @@ def judged(task: Task, prompt: Prompt, text: str, seconds: float = VERIFY_SECOND
     """
     try:
         said: object = within(seconds, lambda: task.verify(prompt, text))
-    except LimbeckError:
+    except (LimbeckError, Unjudged):
         raise
-    except OutOfTime as e:
-        raise Unjudged(f"it {e}") from None
-    except (Exception, SystemExit) as e:  # whatever foreign code does costs its response and no more
-        first = str(e).strip().split("\n")[0][:200]
-        raise Unjudged(f"{type(e).__name__}: {first}" if first else type(e).__name__) from None
+    except (Exception, SystemExit, OutOfTime) as e:  # whatever foreign code does costs its response and no more
+        raise Unjudged(reason_of(e)) from None
+    return _checked(task, prompt, text, said)
+
+
+def judged_all(
+    task: Task, prompts: Sequence[Prompt], texts: Sequence[str], seconds: float = VERIFY_SECONDS
+) -> list[Verdict | Unjudged]:
+    """A task's verdicts on several responses, each checked, and ``Unjudged`` in place of those it did not give.
+
+    A task with ``verify_all(prompts, texts, seconds)`` (:class:`~limbeck.tasks.DatasetTask`) gets all of them at once;
+    of any other, ``verify`` is called for each.
+
+    Args:
+        task: serves ``reward``.
+        prompts: of the task, one for each response.
+        texts: the responses.
+        seconds: that the verifier may take for one response.
+
+    Raises:
+        LimbeckError: something that is no verdict, or the task itself refuses.
+    """
+    several = getattr(task, "verify_all", None)
+    if several is None:
+        return [_or_unjudged(partial(judged, task, p, t, seconds)) for p, t in zip(prompts, texts, strict=True)]
+    said = several(prompts, texts, seconds)
+    return [
+        s if isinstance(s, Unjudged) else _or_unjudged(partial(_checked, task, p, t, s))
+        for p, t, s in zip(prompts, texts, said, strict=True)
+    ]
+
+
+def _or_unjudged(call: Callable[[], Verdict]) -> Verdict | Unjudged:
+    try:
+        return call()
+    except Unjudged as e:
+        return e
+
+
+def reason_of(e: BaseException) -> str:
+    """Why foreign code gave nothing, as one clause for the log."""
+    if isinstance(e, OutOfTime):
+        return f"it {e}"
+    first = str(e).strip().split("\n")[0][:200]
+    return f"{type(e).__name__}: {first}" if first else type(e).__name__
+
+
+def _checked(task: Task, prompt: Prompt, text: str, said: object) -> Verdict:
+    """What a verifier gave, as a verdict.
+
+    Raises:
+        Unjudged: it gave no reward (None).
+        LimbeckError: it gave something that is no verdict.
+    """
     if said is None or (isinstance(said, Verdict) and said.reward is None):
         raise Unjudged("it returned None")
     wrong = _wrong(said)
@@ -100,7 +150,7 @@ def judged(task: Task, prompt: Prompt, text: str, seconds: float = VERIFY_SECOND
     return Verdict(float(said.reward), bool(said.correct), said.feedback)
 
 
-def _bounded(reward: Any) -> bool:
+def bounded(reward: Any) -> bool:
     """Whether a reward is a number that training can compute with; compared as it is, because 10**400 is no float."""
     return bool(-MOST_REWARD < reward < MOST_REWARD)
 
@@ -110,7 +160,7 @@ def _wrong(said: object) -> str:
     if not isinstance(said, Verdict):
         return f"gave {shown(said)}"
     reward: object = said.reward
-    if not isinstance(reward, Real) or not _bounded(reward):
+    if not isinstance(reward, Real) or not bounded(reward):
         return f"gave reward {shown(reward)}"
     if not isinstance(said.correct, bool | np.bool_):
         return f"gave correct={shown(said.correct)}"

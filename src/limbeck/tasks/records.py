@@ -46,19 +46,16 @@ def parse_record(raw: Any, where: str, columns: Mapping[str, str] | None = None)
     Args:
         raw: what one line or row holds. A key whose value is None counts as absent.
         where: how to call the record in a refusal.
-        columns: the file's name of a key, where it differs from ours: ``{"prompt": "question"}``.
+        columns: the file's name of a key, where it differs from ours: ``{"prompt": "question"}``. ``prompt`` may be a
+            text or a list of chat messages.
 
     Raises:
         LimbeckError: naming ``where``, the key, its value and the remedy.
     """
     if not isinstance(raw, Mapping):
         raise LimbeckError(f"{where} holds {_short(raw)}, give an object with the key 'prompt' or 'messages'.")
-    fields = {key: value for key, value in raw.items() if value is not None}
+    fields = _joined(_renamed(raw, columns or {}, where))
     _refuse_half_characters(fields, where)
-    for ours, theirs in (columns or {}).items():
-        if theirs not in fields:
-            raise LimbeckError(f"{where} has no key {theirs!r} for {ours!r}{nearest(theirs, fields)}: add it.")
-        fields[ours] = fields.pop(theirs)
     messages, demonstration = _messages(fields, where)
     responses = _responses(fields, demonstration, where)
     variables = _variables(fields, where)
@@ -137,6 +134,30 @@ def check_columns(columns: Mapping[str, str] | None) -> None:
             raise LimbeckError(f"columns names {key!r}{nearest(key, KEYS)}: the keys are {', '.join(KEYS)}.")
         if not isinstance(theirs, str):
             raise LimbeckError(f"columns.{key} is {_short(theirs)}: give the name of a key of your data.")
+
+
+PROBLEM = ("prompt", "messages")
+"""The keys that may hold the problem; a record has one of them."""
+
+
+def _renamed(raw: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
+    """The fields of a record under our names, without those that are null; only the problem must be there."""
+    for key in (columns.get(key, key) for key in PROBLEM):
+        if key in raw and raw[key] is None and not any(raw.get(columns.get(k, k)) is not None for k in PROBLEM):
+            raise LimbeckError(f"{where}: {key!r}, the problem, is null; give it text, or leave the record out.")
+    moved = {ours: raw[theirs] for ours, theirs in columns.items() if theirs in raw}
+    replaced = {*columns.values(), *moved, *(PROBLEM if set(moved) & set(PROBLEM) else ())}
+    kept = {key: value for key, value in raw.items() if key not in replaced}
+    return {key: value for key, value in {**kept, **moved}.items() if value is not None}
+
+
+def _joined(fields: dict[str, Any]) -> dict[str, Any]:
+    """TRL's conversational form as messages: ``prompt`` is a list of messages, and ``response`` may be one too."""
+    if not isinstance(fields.get("prompt"), list) or "messages" in fields:
+        return fields
+    written = fields["response"] if isinstance(fields.get("response"), list) else []
+    rest = {key: value for key, value in fields.items() if key != "prompt" and not (key == "response" and written)}
+    return {**rest, "messages": [*fields["prompt"], *written]}
 
 
 def _refuse_half_characters(value: Any, where: str, depth: int = 100) -> None:

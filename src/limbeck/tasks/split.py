@@ -19,8 +19,9 @@ def split(
     test: Sequence[Record] | None,
     name: str,
     *,
-    test_fraction: float,
+    test_size: float,
     per_turn: bool,
+    seed: int = 0,
 ) -> tuple[list[Record], list[Record]]:
     """Training and test records.
 
@@ -28,7 +29,7 @@ def split(
         records: all of them, or those for training where ``test`` is given.
         test: held-out records of their own; training records of the same text are left out, with a warning.
         name: of the data, for messages.
-        test_fraction: see :func:`split_by_text`.
+        test_size, seed: see :func:`split_by_text`.
         per_turn: every record becomes one for each of its assistant's turns (:func:`each_turn`). Trajectories with the
             same opening stay on one side.
 
@@ -39,33 +40,54 @@ def split(
     if per_turn:
         records = [_by_opening(r) for r in records]
         test = None if test is None else [_by_opening(r) for r in test]
-    train, held_out = split_by_text(records, test_fraction)
     if test is not None:
         train, held_out = drop_overlap(records, test, name), list(test)
+    else:
+        train, held_out = split_by_text(records, test_size, seed)
     if not per_turn:
         return train, held_out
     return [turn for r in train for turn in each_turn(r)], [turn for r in held_out for turn in each_turn(r)]
 
 
-def split_by_text(records: Sequence[Record], test_fraction: float) -> tuple[list[Record], list[Record]]:
-    """Train and test records, split by a hash of the text: appending records never moves one to the other side.
-
-    Records of equal text stay together. If the fraction is above 0 and there are two distinct texts, both sides hold at
-    least one record.
+def check_size(size: object, name: str = "test_size") -> None:
+    """Refuse what is neither a share nor a count.
 
     Raises:
-        LimbeckError: the fraction is not in [0, 1).
+        LimbeckError: naming the option.
     """
-    if isinstance(test_fraction, bool) or not isinstance(test_fraction, int | float) or not 0 <= test_fraction < 1:
-        raise LimbeckError(f"test_fraction is {test_fraction!r}, give a number from 0 up to but not including 1.")
-    rank = {r.text: int.from_bytes(hashlib.sha256(r.text.encode()).digest()[:8]) / 2**64 for r in records}
-    border = float(test_fraction)
-    if border > 0 and len(rank) > 1:
-        ordered = sorted(rank.values())
-        # At least the lowest on the test side, at most all but the highest.
-        border = min(max(border, math.nextafter(ordered[0], 1)), ordered[-1])
-    elif len(rank) == 1:
+    count = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+    if not count and not (isinstance(size, float) and 0 <= size < 1):
+        raise LimbeckError(
+            f"{name} is {size!r}; give a share from 0 up to but not including 1 (such as 0.2), or a whole number of "
+            "problems."
+        )
+
+
+def split_by_text(records: Sequence[Record], test_size: float, seed: int = 0) -> tuple[list[Record], list[Record]]:
+    """Train and test records, split by a hash of the text.
+
+    Records of equal text stay together. If the size is above 0 and there are two distinct texts, both sides hold at
+    least one record.
+
+    Args:
+        records: all of them.
+        test_size: a float is the share of texts that are held out: appending records never moves one to the other
+            side. A whole number is how many texts are held out, those of the lowest hashes.
+        seed: another one holds out other texts.
+
+    Raises:
+        LimbeckError: the size is neither a share nor a count.
+    """
+    check_size(test_size)
+    salt = f"{seed}\n" if seed else ""  # the default splits files as it always has
+    rank = {r.text: int.from_bytes(hashlib.sha256((salt + r.text).encode()).digest()[:8]) / 2**64 for r in records}
+    ordered = sorted(rank.values())
+    if len(rank) == 1 or test_size == 0:
         border = 0.0
+    elif isinstance(test_size, int):
+        border = ordered[min(test_size, len(ordered) - 1)]
+    else:  # at least the lowest on the test side, at most all but the highest
+        border = min(max(test_size, math.nextafter(ordered[0], 1)), ordered[-1])
     return [r for r in records if rank[r.text] >= border], [r for r in records if rank[r.text] < border]
 
 

@@ -1,28 +1,15 @@
-"""Whether the hub of models can be reached, asked once: its own client tries for most of a minute, aloud."""
+"""Models of the Hugging Face hub: whether one is in this machine's cache, and whether it could be fetched."""
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import constants
 
 from ...errors import LimbeckError
+from ...online import reachable
 from ...tasks.base import found
-
-SECONDS = 5
-"""How long an answer may take."""
-
-
-@functools.cache
-def reachable() -> bool:
-    """Whether the hub answers, through proxies where the environment names some."""
-    try:
-        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=SECONDS)
-    except Exception:  # no network, no name, no proxy, offline by choice: all mean the same here
-        return False
-    return True
 
 
 def named(spec: str) -> bool:

@@ -18,6 +18,7 @@ from ...types import Dense, Head, Hidden, Prompt
 from . import hub
 from .chat import Chat, template_text
 from .checks import check_behaviour, check_weights
+from .unloaded import Unloaded, structure
 from .weights import FULL, base_of, check_config, is_adapter, load_weights, reason
 
 disable_progress_bar()  # the run has a bar of its own
@@ -203,10 +204,12 @@ def load_policy(
     remote_code: bool = False,
     dtype: torch.dtype | str = torch.float32,
     keywords: Mapping[str, Any] | None = None,
+    weights: bool = True,
 ) -> Policy:
     """A model from a folder, a hub name, ``"embedded"``, or an object.
 
-    Weights are read from safetensors only (no pickle), and code from a repository runs only where asked.
+    Weights are read from safetensors only (no pickle), and code from a repository runs only where asked. Without
+    ``weights``, the model has its structure and its tokenizer, and cannot be run.
 
     Raises:
         LimbeckError: naming the role, the value and the remedy.
@@ -229,6 +232,9 @@ def load_policy(
     tokenizer = tokenizer or _tokenizer(_spoken(path, told), role, remote_code)
     # Prompts are rendered by the student's template alone.
     chat = template_text(tokenizer, template, spec, keywords=keywords) if role == "student" else None
+    if not weights:
+        empty = Unloaded(structure(path, told, remote_code), len(tokenizer))
+        return Policy(empty, tokenizer, spec, chat, adapter=is_adapter(path))
     model = load_weights(path, told, remote_code, dtype).eval()
     return Policy(_scorer(model, len(tokenizer), told), tokenizer, spec, chat, adapter=is_adapter(path))
 
@@ -277,8 +283,8 @@ def _tokenizer_of(model: PreTrainedModel, role: str, remote_code: bool) -> PreTr
     name = getattr(model, "name_or_path", "")
     if not name:
         raise LimbeckError(
-            f"{role}: the {type(model).__name__} was not loaded from anywhere, so its tokenizer is not known; set its "
-            "name_or_path to a folder or hub name that has one."
+            f"{role}: the {type(model).__name__} was not loaded from anywhere, so its tokenizer is not known; give "
+            "tokenizer=..., or set its name_or_path to a folder or hub name that has one."
         )
     hub.refuse_unreachable(role, name)
     return _tokenizer(name, role, remote_code)

@@ -1,225 +1,250 @@
-"""Sources made of others: tried again, chosen among, patched, stored, refined, put under another prompt."""
+"""Sources made of others: sampled again, selected, patched, stored, refined, or put under another prompt.
+
+Each takes the record of its inner source and returns another record: filtered, joined with new responses, or read from
+the run's memory.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ...axes.derived_source import SAME, Once, Patch, Recast, Refine, Select
-from ...axes.derived_source import stored as column_of
+from ...axes.derived_source import SAME, Once, Patch, Recast, Refine, Select, score_column
 from ...axes.expression import Expr
 from ...axes.levels import Level
+from ...axes.reader import behavior
 from ...axes.signal import logp as logp_of
-from ...axes.source import Resample, hand
-from ...loss.terms import Batch
+from ...axes.source import Resample
+from ...loss.batch import Batch
 from ...tasks import Response
-from ...types import DATA, Prompt, Rollout
+from ...types import DATA, Prompt, Rollout, Scores, concatenate
 from ..models.generate import SamplingPolicy, generate
-from ..scoring.contexts import ContextViews, of_record, with_blocks
-from ..scoring.forward import read_view
+from ..scoring.contexts import ContextViews, record_evidence, reframed, with_blocks
+from ..scoring.forward import score_record
 from ..scoring.templates import block, fill
 from ..session import Desk
-from .trajectory import Segment, Trajectory, assemble, from_json, single, to_json
-from .writer import Groups, RolloutWriter, judge, kept
+from .trajectory import Segment, Trajectory, assemble, segment_of, single
+from .writer import RolloutWriter, is_kept, judge
 
 
-def evaluate(v: Expr, record: Rollout, desk: Desk, step: int, level: Level) -> Tensor:
-    """An expression on a record that has just been written, one value a unit of ``level``; its readers are read now."""
-    keys = {(reader.at(1.0), ability) for reader, ability in v.needs if reader.key != "writer"}
-    lens, views = ContextViews(record, desk), dict[str, Any]()
+def evaluate_expression(v: Expr, record: Rollout, desk: Desk, step: int, level: Level) -> Tensor:
+    """An expression on a record that has just been written, one value a unit of ``level``; its readers score it now."""
+    keys = {(reader.at(1.0), ability) for reader, ability in v.needs if reader.kind != behavior.kind}
+    views, scores = ContextViews(record, desk), dict[str, Scores]()
     for reader, _ in sorted(keys, key=lambda need: need[0].key):
         abilities = frozenset(a for r, a in keys if r == reader)
-        seen = lens.seen_by(reader)
-        views[reader.key] = read_view(desk.policy(reader.role), seen, abilities, desk.micro_tokens, None)
-    batch = Batch(record, views, step, memory=dict(desk.memory.numbers))
-    return batch.levels.down(v.evaluate(batch), v.level, level)
+        seen = views.seen_by(reader)
+        scores[reader.key] = score_record(desk.policy(reader.role), seen, abilities, desk.micro_tokens, None)
+    on_device = record.to(desk.policies["student"].device)
+    batch = Batch(on_device, scores, step, memory=dict(desk.memory.numbers))
+    return batch.levels.down(v.evaluate(batch), v.level, level).cpu()
 
 
-def resampled(source: Resample, writer: RolloutWriter) -> Groups:
-    """Write until ``n`` groups satisfy the condition, at most ``rounds`` times; with none at all, one group remains."""
-    kept: Groups = []
-    last: Groups = []
+def write_resample(source: Resample, writer: RolloutWriter) -> Rollout:
+    """Groups that satisfy the condition, ``n`` of them, from at most ``rounds`` rounds.
+
+    Where no group satisfies it, the first one of the last round remains, so that the step has a batch. A group whose
+    rewards are all equal has no advantage and adds no gradient.
+    """
+    kept: list[Rollout] = []
+    last = assemble([], writer.name)
     for _ in range(source.rounds):
-        new = [g for g in writer.write(source.source) if g]
-        if not new:
+        new = writer.write(source.source)
+        if not new.n_groups:
             continue
         last = new
-        holds = (
-            evaluate(source.until, assemble(last, writer.name), writer.desk, writer.step, Level.GROUP).bool().tolist()
-        )
-        kept += [group for group, keep in zip(last, holds, strict=True) if keep]
-        if len(kept) >= writer.n:
+        holds_G = _holds(source.until, last, writer)
+        kept.append(last.select([b for g, members in enumerate(last.sequences_G) if holds_G[g] for b in members]))
+        if sum(record.n_groups for record in kept) >= writer.n:
             break
-    # A group whose rewards agree has no advantage: keeping one keeps the step whole where no group informs.
-    return kept[: writer.n] if kept else last[:1]
+    found = concatenate([assemble([], writer.name), *kept])
+    return found.groups(0, writer.n)[0] if found.n_groups else last.groups(0, 1)[0]
 
 
-def selected(source: Select, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Groups:
-    """The best ``keep`` of each group."""
-    groups = [g for g in writer.write(source.source, prompts) if g]
-    if not groups:
-        return []
-    record = assemble(groups, writer.name)
-    scores = [evaluate(v, record, writer.desk, writer.step, Level.SEQUENCE).tolist() for v in source.by]
+def write_select(source: Select, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Rollout:
+    """The best ``keep`` sequences of each group."""
+    record = writer.write(source.source, prompts)
+    if not record.n_groups:
+        return record
+    scores = [evaluate_expression(v, record, writer.desk, writer.step, Level.SEQUENCE).tolist() for v in source.by]
     ranks = list(zip(*scores, strict=True))
-    out, first = [], 0
-    for group in groups:
-        order = sorted(range(len(group)), key=lambda i, at=first: ranks[at + i], reverse=True)  # type: ignore[misc]
-        out.append([group[i] for i in order[: source.keep]])
-        first += len(group)
-    return out
+    best = [sorted(members, key=ranks.__getitem__, reverse=True)[: source.keep] for members in record.sequences_G]
+    return record.select([b for members in best for b in members])
 
 
-def patched(source: Patch, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Groups:
-    """Groups where ``when`` holds, with the new writer's rows behind their own."""
-    groups = [g for g in writer.write(source.source, prompts) if g]
-    if not groups:
-        return []
-    holds = evaluate(source.when, assemble(groups, writer.name), writer.desk, writer.step, Level.GROUP).bool().tolist()
-    asked = [group[0].prompt for group, wanted in zip(groups, holds, strict=True) if wanted]
-    new: dict[str, Groups] = {}  # by prompt: a group whose episodes all broke off is not among them
-    for group in writer.write(source.new, asked) if asked else []:
-        new.setdefault(group[0].prompt.id if group else "", []).append(group)
-    out = []
-    for group, wanted in zip(groups, holds, strict=True):
-        more = new.get(group[0].prompt.id, []) if wanted else []
-        out.append([*group, *more.pop(0)] if more else group)
-    return out
+def write_patch(source: Patch, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Rollout:
+    """The groups of a source; where ``when`` holds, the sequences of a new writer are added to the group."""
+    record = writer.write(source.source, prompts)
+    if not record.n_groups:
+        return record
+    holds_G = _holds(source.when, record, writer)
+    asked = [_prompt(record, g) for g in range(record.n_groups) if holds_G[g]]
+    new = writer.write(source.new, asked) if asked else assemble([], writer.name)
+    both, first = concatenate([record, new]), record.n_sequences
+    more: dict[str, list[range]] = {}  # by prompt: a group whose episodes all broke off is not among them
+    for g, members in enumerate(new.sequences_G):
+        more.setdefault(_prompt(new, g).id, []).append(members)
+    chosen: list[int] = []
+    groups: list[int] = []
+    for g, members in enumerate(record.sequences_G):
+        added = more.get(_prompt(record, g).id, []) if holds_G[g] else []
+        now = [*members, *(first + b for b in added.pop(0))] if added else list(members)
+        chosen, groups = chosen + now, groups + [g] * len(now)
+    return both.select(chosen, groups)
+
+
+def _holds(v: Expr, record: Rollout, writer: RolloutWriter) -> list[bool]:
+    """Whether a condition holds, group by group."""
+    holds: list[bool] = evaluate_expression(v, record, writer.desk, writer.step, Level.GROUP).bool().tolist()
+    return holds
+
+
+def _prompt(record: Rollout, g: int) -> Prompt:
+    """The prompt of a group."""
+    return record.prompts_B[record.sequences_G[g][0]]
 
 
 # ---------------------------------------------------------------- written once
 
 
-def stored(source: Once, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Groups:
-    """Groups from the memory; what it lacks is written, scored and stored."""
-    memory = writer.desk.memory.written.setdefault(writer.name, {})
+def write_once(source: Once, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Rollout:
+    """The stored group of each prompt; prompts without one are written, scored and stored now."""
+    stored = writer.desk.memory.written.setdefault(writer.name, {})
     if prompts is None:
         prompts = writer.take()
-    missing = list({p.id: p for p in prompts if p.id not in memory}.values())
+    missing = list({p.id: p for p in prompts if p.id not in stored}.values())
     if missing:
-        groups = [g for g in writer.write(source.source, missing) if g]
-        groups = groups if source.score is None or not groups else _scored(source, groups, writer)
-        for group in groups:
-            memory[group[0].prompt.id] = [to_json(row) for row in group]
-    return [[from_json(p, row) for row in memory.get(p.id, [])] for p in prompts]
-
-
-def _scored(source: Once, groups: Groups, writer: RolloutWriter) -> Groups:
-    """The same rows with a reader's log-probs of their tokens as a column."""
-    assert source.score is not None
-    record, reader = assemble(groups, writer.name), source.score
-    logp = iter(evaluate(logp_of(reader), record, writer.desk, writer.step, Level.TOKEN).tolist())
-    name = column_of(reader)
-
-    def scored(segment: Segment) -> Segment:
-        if not segment.scored:
-            return segment
-        return replace(segment, columns={**segment.columns, name: [next(logp) for _ in segment.ids]})
-
-    return [[replace(row, segments=tuple(scored(p) for p in row.segments)) for row in group] for group in groups]
+        record = writer.write(source.source, missing)
+        if source.score is not None and record.n_groups:
+            logp_N = evaluate_expression(logp_of(source.score), record, writer.desk, writer.step, Level.TOKEN)
+            record = replace(record, columns_N={**record.columns_N, score_column(source.score): logp_N})
+        for g in range(record.n_groups):
+            stored[_prompt(record, g).id] = replace(record.groups(g, g + 1)[0], prompts_B=())
+    found = [(p, stored[p.id]) for p in prompts if p.id in stored]
+    records = [replace(group, prompts_B=(p,) * group.n_sequences) for p, group in found]
+    return concatenate([assemble([], writer.name), *records])
 
 
 # ---------------------------------------------------------------- from another record
 
 
-def refined(source: Refine, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Groups:
-    """One response in place of each sequence of the inner source, by a writer that sees it."""
+def write_refine(source: Refine, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Rollout:
+    """One new response in place of each sequence of the inner source, by a writer that may see that sequence."""
     desk, reader = writer.desk, source.reader
-    drafts = [g for g in writer.write(source.source, prompts) if g]
-    if not drafts:
-        return []
-    record = assemble(drafts, writer.name)
-    known = of_record(record, desk)
+    drafts = writer.write(source.source, prompts)
+    if not drafts.n_groups:
+        return drafts
+    known = record_evidence(drafts, desk)
     seen = []
-    for prompt, k in zip(record.prompts, known, strict=True):
+    for prompt, k in zip(drafts.prompts_B, known, strict=True):
         blocks = [block(c, k, desk.blocks) for c in reader.context]
         what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
         seen.append(desk.render(with_blocks(prompt, blocks), reader.role, what, desk.max_tokens))
-    law = SamplingPolicy(((desk.policy(reader.role), 1.0),), source.tau * reader.tau)
-    texts = generate(law, seen, desk.max_tokens, desk.batch)
-    author = hand((reader,))
+    policy = SamplingPolicy(((desk.policy(reader.role), 1.0),), source.tau * reader.tau)
+    texts = generate(policy, seen, desk.max_tokens, desk.batch)
     rows: list[Trajectory | None] = []
-    for prompt, w, k in zip(record.prompts, texts, known, strict=True):
-        verdict = judge(desk, prompt, w) if source.check else None
-        new = single(prompt, desk.prompt_ids(prompt), w.ids, w.logp, author, w.truncated, verdict)
-        rows.append(replace(new, draft=str(k["reply"])) if kept(desk, verdict) else None)
-    ends = iter(rows)
-    return [[row for row in [next(ends) for _ in group] if row is not None] for group in drafts]
+    for prompt, w, k in zip(drafts.prompts_B, texts, known, strict=True):
+        verdict = judge(desk, prompt, w, writer.failures) if source.check else None
+        new = single(prompt, desk.prompt_ids(prompt), w.ids, w.logp, source.author, w.truncated, verdict)
+        rows.append(replace(new, draft=str(k["reply"])) if is_kept(desk, verdict) else None)
+    groups = [[row for b in members if (row := rows[b]) is not None] for members in drafts.sequences_G]
+    return assemble(groups, writer.name)
 
 
-def recast(source: Recast, writer: RolloutWriter) -> Groups:
-    """Another source's sequences under another prompt."""
-    desk = writer.desk
-    groups = [g for g in writer.done[source.of] if g]
-    if not groups:
-        return []
-    record = assemble(groups, source.of)
-    known = of_record(record, desk)
+def write_recast(source: Recast, writer: RolloutWriter) -> Rollout:
+    """The sequences of another source under another prompt."""
+    desk, record = writer.desk, writer.done[source.of]
+    if not record.n_groups:
+        return assemble([], writer.name)
+    known = _evidence(record, desk)
     keep = [True] * record.n_sequences
     if source.keep is not None:
-        keep = evaluate(source.keep, record, desk, writer.step, Level.SEQUENCE).bool().tolist()
-    columns = {n: evaluate(v, record, desk, writer.step, Level.SEQUENCE).tolist() for n, v in source.carry}
-    out, b = [], 0
-    for group in groups:
-        rows = []
-        for row in group:
-            new = _recast(source, row, known[b], desk) if keep[b] else None
-            if new is not None:
-                rows.append(replace(new, columns={**new.columns, **{n: values[b] for n, values in columns.items()}}))
-            b += 1
-        out.append(rows)
-    return out
+        keep = evaluate_expression(source.keep, record, desk, writer.step, Level.SEQUENCE).bool().tolist()
+    carried = {n: evaluate_expression(v, record, desk, writer.step, Level.SEQUENCE) for n, v in source.carry}
+    record = replace(record, columns_B={**record.columns_B, **{n: x.float() for n, x in carried.items()}})
+    if source.response == SAME:
+        return _same_under_other_prompts(source, record, known, keep, writer)
+    groups = []
+    for members in record.sequences_G:
+        rows = [_recast_row(source, record, b, known[b], desk) for b in members if keep[b]]
+        groups.append([row for row in rows if row is not None])
+    return assemble(groups, writer.name)
 
 
-def _recast(source: Recast, row: Trajectory, known: dict[str, Any], desk: Desk) -> Trajectory | None:
-    """One sequence under its new prompt; None where it has nothing to say there, or the prompt nothing to show."""
-    turns = row.turns
-    known = {**known, **{f"turn_{t}": desk.policies["student"].text(p.ids) for t, p in enumerate(turns)}}
-    known |= {f"said_{t}": text for t, text in enumerate(_said(row))}
-    segments = _response(source, row, known, desk)
-    if not segments:
+def _evidence(record: Rollout, desk: Desk) -> list[dict[str, Any]]:
+    """The evidence of each sequence, with the text of every turn and the environment's message after it."""
+    known, token_N, spans = record_evidence(record, desk), record.token_N.tolist(), record.tokens_U
+    for k, turns in zip(known, record.turns_B, strict=True):
+        k |= {f"turn_{t}": desk.policies["student"].text(token_N[spans[u]]) for t, u in enumerate(turns)}
+        k |= {f"said_{t}": record.said_U[u] for t, u in enumerate(turns)}
+    return known
+
+
+def _same_under_other_prompts(
+    source: Recast, record: Rollout, known: Sequence[Mapping[str, Any]], keep: Sequence[bool], writer: RolloutWriter
+) -> Rollout:
+    """The same responses after another prompt; sequences without the evidence of a context are dropped."""
+    chosen, prompts, all_ids = [], [], []
+    response_B = (record.start_B1.diff() - record.root_B).tolist()
+    for b in range(record.n_sequences):
+        made = _recast_prompt(source, record.prompts_B[b], known[b], response_B[b], writer.desk) if keep[b] else None
+        if made is not None:
+            chosen.append(b)
+            prompts.append(made[0])
+            all_ids.append(made[1])
+    moved = replace(record.select(chosen), prompts_B=tuple(prompts), sources=(writer.name,))
+    return reframed(replace(moved, origin_B=torch.zeros_like(moved.origin_B)), all_ids)
+
+
+def _recast_row(source: Recast, record: Rollout, b: int, known: Mapping[str, Any], desk: Desk) -> Trajectory | None:
+    """A turn of a sequence, or a text made of it, under the new prompt; None where there is no such turn or text."""
+    segment = _recast_segment(source, record, b, known, desk)
+    if segment is None:
         return None
-    prompt = row.prompt
+    made = _recast_prompt(source, record.prompts_B[b], known, len(segment.ids), desk)
+    if made is None:
+        return None
+    return Trajectory(
+        made[0],
+        made[1],
+        (segment,),
+        bool(record.truncated_B[b]),
+        bool(record.correct_B[b]),
+        record.feedback_B[b],
+        float(record.label_B[b]),
+        {name: float(x[b]) for name, x in record.columns_B.items()},
+        record.drafts_B[b],
+    )
+
+
+def _recast_segment(source: Recast, record: Rollout, b: int, known: Mapping[str, Any], desk: Desk) -> Segment | None:
+    """The tokens that are scored under the new prompt."""
+    if source.copies:
+        k, turns = int(source.response.removeprefix("turn ")), record.turns_B[b]
+        return segment_of(record, turns[k]) if k < len(turns) else None
+    text = fill(source.response, known, f"{source.name} response")
+    if not text:
+        return None
+    return Segment(desk.response_ids(record.prompts_B[b], Response(text)), None, DATA, reward=math.nan)
+
+
+def _recast_prompt(
+    source: Recast, prompt: Prompt, known: Mapping[str, Any], room: int, desk: Desk
+) -> tuple[Prompt, list[int]] | None:
+    """The new prompt and its tokens, with ``room`` tokens left after it; None where a context lacks its evidence."""
     if source.question:
         *before, last = prompt.messages
         text = fill(source.question, known, f"{source.name} question")
         prompt = replace(prompt, messages=(*before, {**last, "content": text}))
-    blocks = [block(c, known, desk.blocks) for c in source.given]
+    blocks = [block(c, dict(known), desk.blocks) for c in source.given]
     if None in blocks:
         return None
     if source.copies and not source.question and not blocks:
-        ids = desk.prompt_ids(prompt)
-    else:
-        room = sum(len(p.ids) for p in segments)
-        what = f"prompt {prompt.id!r} recast with {', '.join(map(str, source.given)) or 'another text'}"
-        ids = desk.render(with_blocks(prompt, blocks), "student", what, room, written=True)
-    return replace(row, prompt_ids=ids, segments=segments)
-
-
-def _said(row: Trajectory) -> list[str]:
-    """What was said to each turn of a sequence; empty where nothing was."""
-    said: list[str] = []
-    for segment in row.segments:
-        if segment.scored:
-            said.append("")
-        elif said:
-            said[-1] = segment.said
-    return said
-
-
-def _response(source: Recast, row: Trajectory, known: dict[str, Any], desk: Desk) -> tuple[Segment, ...]:
-    """The tokens that are scored under the new prompt."""
-    if source.response == SAME:
-        return row.segments
-    if source.copies:
-        k = int(source.response.removeprefix("turn "))
-        return (row.turns[k],) if k < len(row.turns) else ()
-    text = fill(source.response, known, f"{source.name} response")
-    if not text:
-        return ()
-    ids = desk.response_ids(row.prompt, Response(text))
-    return (Segment(ids, None, DATA, reward=math.nan),)
+        return prompt, desk.prompt_ids(prompt)
+    what = f"prompt {prompt.id!r} recast with {', '.join(map(str, source.given)) or 'another text'}"
+    return prompt, desk.render(with_blocks(prompt, blocks), "student", what, room, written=True)

@@ -1,22 +1,22 @@
-"""Responses of several turns: the writer and an environment take turns, tokens are never rendered again.
+"""Responses of several turns: the sampling policy and an environment take turns.
 
-Between two turns stands what the chat template puts there: the end of the assistant's message, the environment's
-message, and the beginning of the next reply. Those tokens are read and never scored. An environment that breaks costs
-its episode and no more.
+Tokens that were sampled stay as they are: a conversation is never rendered again. Between two turns stand the tokens
+that the chat template puts there: the end of the assistant's message, the environment's message, and the beginning of
+the next reply. These tokens are read and never scored. If an environment fails, only its own episode is dropped.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from ...axes.context import Context
-from ...axes.source import Sample
+from ...axes.source import Sample, Source
 from ...errors import LimbeckError, shown
 from ...tasks.base import (
     MOST_REWARD,
@@ -30,19 +30,32 @@ from ...tasks.base import (
 from ...types import STUDENT, TEACHER, Prompt
 from ..models.generate import SamplingPolicy, Written, generate
 from ..models.policy import Policy
-from ..scoring.contexts import of_prompt
+from ..scoring.contexts import prompt_evidence
 from ..scoring.templates import fill
 from ..session import Desk
 from .trajectory import Segment, Trajectory
-from .writer import Groups, RolloutWriter, author_of, limit_of, sampling_policy_of, seen
+from .writer import RolloutWriter, limit_of, sampling_author, sampling_policy_of, sampling_prompts
 
 LONGEST = 100_000
-"""Characters of one observation; tokenizing more takes minutes, and no window holds them."""
+"""Most characters of one observation (ours): more take minutes to tokenize and fit into no context window."""
 
 
 @dataclass
 class EpisodeState:
-    """One episode in progress."""
+    """One episode in progress.
+
+    Attributes:
+        prompt: the problem.
+        prompt_ids: tokens of the prompt as the student reads it.
+        seen_ids: tokens of the prompt as the sampling policy reads it.
+        episode: the environment.
+        segments: turns and the tokens between them.
+        done: whether the environment has ended it.
+        died: the reason why it broke off; empty: it did not.
+        truncated: whether the last turn was cut at its limit.
+        correct: the environment's last verdict.
+        feedback: the environment's feedback texts.
+    """
 
     prompt: Prompt
     prompt_ids: list[int]
@@ -57,17 +70,17 @@ class EpisodeState:
 
     @property
     def ids(self) -> list[int]:
-        """What the writer reads next."""
+        """Token ids that the sampling policy reads next."""
         return self.seen_ids + [i for p in self.segments for i in p.ids]
 
     def act(self, written: Written, author: int, scored: bool, policy: Policy) -> None:
-        """One turn, and what the environment says to it."""
+        """Add one turn, and the environment's answer to it."""
         try:
-            said = checked(self.episode.step(policy.text(written.ids)))
+            said = checked_observation(self.episode.step(policy.text(written.ids)))
         except LimbeckError:
             raise
-        except (Exception, SystemExit) as e:  # whatever foreign code does costs its episode and no more
-            self.done, self.died = True, reason(e)
+        except (Exception, SystemExit) as e:  # any failure of the environment's code ends this episode only
+            self.done, self.died = True, failure_of(e)
             return
         self.segments.append(Segment(written.ids, written.logp, author, scored, float(said.reward)))
         self.correct, self.truncated = said.correct, written.truncated
@@ -79,13 +92,13 @@ class EpisodeState:
             )
 
     def row(self) -> Trajectory:
-        """The finished episode; it always has a turn, if an empty one."""
+        """The finished episode; it has at least one turn, which may be empty."""
         segments = (
             self.segments
             if any(p.scored for p in self.segments)
             else [*self.segments, Segment([], [], STUDENT, reward=0.0)]
         )
-        while not segments[-1].scored:  # nobody answers the last observation
+        while not segments[-1].scored:  # the last observation has no reply
             segments = segments[:-1]
         feedback = "\n".join(self.feedback) or None
         return Trajectory(
@@ -93,48 +106,55 @@ class EpisodeState:
         )
 
 
-def played(
-    source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt], law: SamplingPolicy | None = None
-) -> Groups:
-    """``n`` episodes a prompt, all in step, so that every turn is one batch of generation."""
-    desk = writer.desk
-    policy, law, limit = desk.policies["student"], law or sampling_policy_of(source, desk), limit_of(source, writer)
+def write_episodes(
+    source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt], policy: SamplingPolicy | None = None
+) -> list[list[Trajectory]]:
+    """``n`` episodes a prompt, grouped by prompt, all played in step, so that every turn is one batch of generation.
+
+    Args:
+        source: the sampling policy, the number of episodes and of turns.
+        writer: of the batch; its ``failures`` take the reasons of episodes that broke off, which are left out.
+        prompts: of the episodes.
+        policy: samples in place of the source's own.
+    """
+    desk, sampling = writer.desk, policy or sampling_policy_of(source, writer.desk)
+    student, limit = desk.policies["student"], limit_of(source, writer)
     turns = int(source.turns.now(writer.step, writer.numbers)) if source.episodic else desk.turns
     repeated = [p for p in prompts for _ in range(source.n)]
-    seats = [
+    states = [
         EpisodeState(p, desk.prompt_ids(p), ids, _open(desk, p, source.retry))
-        for p, ids in zip(repeated, seen(source, desk, repeated), strict=True)
+        for p, ids in zip(repeated, sampling_prompts(source, desk, repeated), strict=True)
     ]
     try:
         if source.start is not None:
-            _replay(source, writer, prompts, seats)
+            _replay(source, source.start, writer, prompts, states)
         room = min(p.context for p in desk.policies.values())
         for _ in range(max(1, turns)):
-            active = [s for s in seats if not s.done and len(s.ids) + limit <= room]
+            active = [s for s in states if not s.done and len(s.ids) + limit <= room]
             if not active:
                 break
-            texts = generate(law, [s.ids for s in active], limit, desk.batch)
-            for seat, text in zip(active, texts, strict=True):
-                seat.act(text, author_of(source), True, policy)
+            texts = generate(sampling, [s.ids for s in active], limit, desk.batch)
+            for state, text in zip(active, texts, strict=True):
+                state.act(text, sampling_author(source), True, student)
     finally:
-        for seat in seats:
-            with contextlib.suppress(Exception):  # what cannot be given back is the environment's own loss
-                seat.episode.close()
-    writer.died += [s.died for s in seats if s.died]
-    rows = [None if s.died else s.row() for s in seats]
+        for state in states:
+            with contextlib.suppress(Exception):  # a failure to close changes nothing in the batch
+                state.episode.close()
+    writer.failures.died.extend(s.died for s in states if s.died)
+    rows = [None if s.died else s.row() for s in states]
     return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
 
 
 def _open(desk: Desk, prompt: Prompt, retry: Context | None) -> Episode:
-    """The task's episode, or a conversation about one answer."""
+    """The task's episode, or a conversation about one answer, where the source says what comes between the turns."""
     task: Any = desk.tasks["task"]
     if "episodes" not in task.serves:
         if retry is None:
             raise LimbeckError(
                 f"{task.name!r} is answered in one turn, but the method plays several; give a task with episodes, or "
-                "say what comes between the turns with sample(retry=...)."
+                "say with sample(retry=...) what comes between the turns."
             )
-        return _Talk(task, prompt, desk.blocks.get(retry.name, retry.block), retry.name, desk.verify_seconds)
+        return _RetryEpisode(task, prompt, desk.blocks.get(retry.name, retry.block), retry.name, desk.verify_seconds)
     try:
         episode: Episode = task.open(prompt)
         if not callable(getattr(episode, "step", None)) or not callable(getattr(episode, "close", None)):
@@ -142,12 +162,12 @@ def _open(desk: Desk, prompt: Prompt, retry: Context | None) -> Episode:
     except LimbeckError:
         raise
     except (Exception, SystemExit) as e:
-        return _Broken(e)
+        return _BrokenEpisode(e)
     return episode
 
 
-def reason(e: BaseException) -> str:
-    """Why an episode broke off, as one clause."""
+def failure_of(e: BaseException) -> str:
+    """The reason why an episode broke off, as one clause."""
     if isinstance(e, EpisodeDied):
         return e.reason
     if isinstance(e, Unjudged):
@@ -156,11 +176,11 @@ def reason(e: BaseException) -> str:
     return f"{type(e).__name__}: {first}" if first else type(e).__name__
 
 
-def checked(said: object) -> Observation:
-    """What an environment said, if it can be used.
+def checked_observation(said: object) -> Observation:
+    """The environment's answer, if it is an ``Observation`` with usable fields.
 
     Raises:
-        EpisodeDied: it is no observation, or one of its fields cannot be what it should be.
+        EpisodeDied: it is no observation, or one of its fields has a wrong type or value.
     """
     if not isinstance(said, Observation):
         raise EpisodeDied(f"step gave {shown(said)} instead of an Observation")
@@ -179,25 +199,25 @@ def checked(said: object) -> Observation:
     return said
 
 
-class _Broken:
-    """An environment that did not start: its first step says so."""
+class _BrokenEpisode:
+    """An environment that did not start: its first step raises the reason."""
 
     def __init__(self, reason: BaseException):
         self.reason = reason
 
     def step(self, text: str) -> Observation:
-        """Raise what happened."""
+        """Raise the reason."""
         del text
         raise self.reason
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: no resource is held."""
 
 
-class _Talk:
-    """A single-turn task as a conversation: a template answers each attempt, and silence ends it.
+class _RetryEpisode:
+    """A single-turn task as a conversation: a template answers each attempt, and an empty answer ends it.
 
-    Every turn carries its own verdict's reward.
+    The reward of each turn is that of its own verdict.
     """
 
     def __init__(self, task: Any, prompt: Prompt, template: str, name: str, seconds: float):
@@ -207,7 +227,7 @@ class _Talk:
         """Judge an attempt."""
         verdict = judged(self.task, self.prompt, text, self.seconds)
         known: Mapping[str, Any] = {
-            **of_prompt(self.prompt),
+            **prompt_evidence(self.prompt),
             "reply": text,
             "correct": verdict.correct,
             "reward": verdict.reward,
@@ -217,41 +237,43 @@ class _Talk:
         return Observation(said, not said, verdict.reward, verdict.correct, verdict.feedback)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: no resource is held."""
 
 
-def _replay(source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt], seats: list[EpisodeState]) -> None:
-    """Play the first turns of stored episodes again: all but the last ``1 + back``, where the episode succeeded.
+def _replay(
+    source: Sample, start: Source, writer: RolloutWriter, prompts: Sequence[Prompt], states: list[EpisodeState]
+) -> None:
+    """Play the first turns of the episodes of ``start`` again: all but the last ``1 + back``, of those that succeeded.
 
-    They are read and not scored. An episode that failed is no start, so the writer begins at the beginning.
+    They are read and not scored. Where the stored episode failed, the new one starts from its beginning.
     """
-    assert source.start is not None
     back = int(source.back.now(writer.step, writer.numbers))
-    name, writer.name = writer.name, f"{writer.name} start"
-    starts = {g[0].prompt.id: g[0] for g in writer.write(source.start, prompts) if g}
-    writer.name = name
-    policy = writer.desk.policies["student"]
-    for seat in seats:
-        start = starts.get(seat.prompt.id)
-        turns = start.turns if start is not None and start.correct else []
-        for segment in turns[: max(0, len(turns) - 1 - back)]:
-            if not seat.done:
-                seat.act(Written(segment.ids, segment.logp or [], False), TEACHER, False, policy)
+    record = replace(writer, name=f"{writer.name} start").write(start, prompts)
+    spans, turns_B = record.tokens_U, record.turns_B
+    first = {record.prompts_B[members[0]].id: members[0] for members in record.sequences_G}
+    student = writer.desk.policies["student"]
+    for state in states:
+        b = first.get(state.prompt.id)
+        turns = turns_B[b] if b is not None and bool(record.correct_B[b]) else range(0)
+        for u in turns[: max(0, len(turns) - 1 - back)]:
+            if not state.done:
+                ids, logp = record.token_N[spans[u]].tolist(), record.rollout_logp_N[spans[u]].tolist()
+                state.act(Written(ids, logp, False), TEACHER, False, student)
 
 
 def between(policy: Policy, said: Observation, written: list[int], prompt: Prompt | None = None) -> list[int]:
     """The tokens between a reply and the next one: the rest of its message, the observation, the next opening.
 
     Args:
-        policy: in whose chat format the episode is played.
-        said: what the environment says.
-        written: the reply; the end that the template writes is left out where the reply ended itself.
+        policy: the model in whose chat format the episode is played.
+        said: the environment's answer.
+        written: the reply; if it ends with an end token, the end that the template writes is left out.
         prompt: of the episode, with the variables of its chat template.
     """
     prompt = prompt or Prompt("", ())
     try:
         ids = policy.chat.between(prompt, {"role": said.role, "content": said.text})
-    except LimbeckError:  # few templates know other roles than these
+    except LimbeckError:  # few templates accept other roles than user and assistant
         ids = policy.chat.between(prompt, {"role": "user", "content": said.text})
     ended = bool(written) and written[-1] in policy.eos
     return ids[1:] if ended and ids and ids[0] in (written[-1], policy.chat.end) else ids

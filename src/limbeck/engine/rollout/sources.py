@@ -1,4 +1,4 @@
-"""Writing: sources become groups of rows, and rows a record. Who writes and who verifies is the source's; how is here.
+"""Writing the sources of a method: each becomes a record, and the records of a batch are joined.
 
 Sources made of others are in ``derived``, responses of several turns in ``episodes``.
 """
@@ -17,99 +17,112 @@ from ...errors import LimbeckError, number
 from ...types import DATA, Prompt, Rollout, concatenate
 from ..models.generate import generate
 from ..session import Desk
-from . import derived
-from .episodes import played
+from .derived import write_once, write_patch, write_recast, write_refine, write_resample, write_select
+from .episodes import write_episodes
 from .trajectory import Trajectory, assemble, single
-from .writer import Groups, RolloutWriter, author_of, judge, kept, limit_of, refuse_all_dead, sampling_policy_of, seen
+from .writer import (
+    Failures,
+    RolloutWriter,
+    is_kept,
+    judge_all,
+    limit_of,
+    refuse_empty,
+    sampling_author,
+    sampling_policy_of,
+    sampling_prompts,
+)
 
 
 def writer_for(desk: Desk, n: int, step: int) -> RolloutWriter:
-    """What writes one batch of ``n`` groups a source, at a step."""
-    return RolloutWriter(desk, n, step, written)
+    """The writer of one batch of ``n`` groups a source, at a step."""
+    return RolloutWriter(desk, n, step, write_source)
 
 
-def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) -> Rollout:
-    """One record with ``prompts`` groups of every source.
+def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) -> tuple[Rollout, Failures]:
+    """One record with ``prompts`` groups of every source, and the failures of environments and verifiers.
 
     Args:
-        sources: the method's.
+        sources: of the method, by name.
         desk: models, tasks and prompts.
-        prompts: groups a source writes in this process.
+        prompts: groups that a source writes in this process.
         step: for schedules.
     """
     writer = writer_for(desk, prompts, step)
+    done: dict[str, Rollout] = {}
     for name, source in sources.items():
-        writer.name = name
-        writer.done[name] = writer.write(source)
-    refuse_all_dead(writer, [g for groups in writer.done.values() for g in groups], f"of step {step}")
-    record = concatenate([assemble(groups, name) for name, groups in writer.done.items()])
+        done[name] = replace(writer, name=name, done=done).write(source)
+    record = concatenate(list(done.values()))
+    refuse_empty(writer, record, f"of step {step}")
     promised = [n for s in sources.values() for part in s.walk() if isinstance(part, Recast) for n, _ in part.carry]
     nothing = torch.full((record.n_sequences,), torch.nan)  # a recast that dropped every sequence still has its columns
-    desk.died += writer.died
-    return replace(record, columns_B={**dict.fromkeys(promised, nothing), **record.columns_B}).check()
+    columns_B = {**dict.fromkeys(promised, nothing), **record.columns_B}
+    return replace(record, columns_B=columns_B).check(), writer.failures
 
 
-def written(source: Source, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Groups:
-    """The groups of one source, on the given prompts or on the next ones."""
-
+def write_source(source: Source, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Rollout:
+    """The record of one source, on the given prompts or on the next ones."""
     match source:
         case Data():
-            return _from_data(source, writer)
+            return _write_data(source, writer)
         case Sample():
-            return sampled(source, writer, writer.take() if prompts is None else prompts)
+            return write_sample(source, writer, writer.take() if prompts is None else prompts)
         case Either():
             heads = _coin(writer.desk.streams["task"].seed, writer.step, writer.name) < _chance(source, writer)
             return writer.write(source.a if heads else source.b, prompts)
         case Resample():
-            return derived.resampled(source, writer)
+            return write_resample(source, writer)
         case Select():
-            return derived.selected(source, writer, prompts)
+            return write_select(source, writer, prompts)
         case Patch():
-            return derived.patched(source, writer, prompts)
+            return write_patch(source, writer, prompts)
         case Once():
-            return derived.stored(source, writer, prompts)
+            return write_once(source, writer, prompts)
         case Refine():
-            return derived.refined(source, writer, prompts)
+            return write_refine(source, writer, prompts)
         case Recast():
-            return derived.recast(source, writer)
-    raise LimbeckError(f"source {writer.name}={source}: the engine has no writer for {type(source).__name__}.")
+            return write_recast(source, writer)
+    raise LimbeckError(
+        f"source {writer.name}={source}: the engine cannot write a {type(source).__name__}; use a source of "
+        "limbeck.axes."
+    )
 
 
 def _chance(source: Either, writer: RolloutWriter) -> float:
-    """The present chance of a coin; a controller may have moved it anywhere."""
+    """The present chance of a coin, which a controller may have moved out of [0, 1]."""
     chance = source.chance.now(writer.step, writer.numbers)
     number(f"the chance of either ({source.chance}) at step {writer.step}", chance, 0, 1, ends=True)
     return chance
 
 
 def _coin(seed: int, step: int, name: str) -> float:
-    """Uniform in [0, 1), the same in every process: a batch is one batch wherever its parts are written."""
+    """Uniform in [0, 1), the same in every process, so that the parts of a batch come from the same source."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {step} {name}".encode()))
     return float(torch.rand((), generator=generator))
 
 
-# ---------------------------------------------------------------- the two that start from nothing
+# ---------------------------------------------------------------- sources that are made of no other
 
 
-def sampled(source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt]) -> Groups:
+def write_sample(source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt]) -> Rollout:
     """``n`` responses a prompt, of one turn or of several."""
     if source.episodic or "episodes" in writer.desk.tasks["task"].serves:
-        return played(source, writer, prompts)
+        return assemble(write_episodes(source, writer, prompts), writer.name)
     desk = writer.desk
     repeated = [p for p in prompts for _ in range(source.n)]
-    texts = generate(
-        sampling_policy_of(source, desk), seen(source, desk, repeated), limit_of(source, writer), desk.batch
-    )
+    seen = sampling_prompts(source, desk, repeated)
+    texts = generate(sampling_policy_of(source, desk), seen, limit_of(source, writer), desk.batch)
     rows: list[Trajectory | None] = []
-    for p, w in zip(repeated, texts, strict=True):
-        # Judged where there is a verifier, also for methods that do not read it: training accuracy is worth seeing.
-        said = judge(desk, p, w)
-        row = single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, said)
-        rows.append(row if kept(desk, said) else None)
-    return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
+    # Judged wherever there is a verifier, also for methods that read no verdict: the accuracy is reported.
+    verdicts = judge_all(desk, repeated, texts, writer.failures)
+    for p, w, verdict in zip(repeated, texts, verdicts, strict=True):
+        row = single(p, desk.prompt_ids(p), w.ids, w.logp, sampling_author(source), w.truncated, verdict)
+        rows.append(row if is_kept(desk, verdict) else None)
+    groups = [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
+    return assemble(groups, writer.name)
 
 
-def _from_data(source: Data, writer: RolloutWriter) -> Groups:
+def _write_data(source: Data, writer: RolloutWriter) -> Rollout:
+    """Responses that the data holds, cut at the run's limit."""
     desk = writer.desk
     task, stream = desk.tasks[source.name], desk.streams[source.name]
     groups = []
@@ -121,4 +134,4 @@ def _from_data(source: Data, writer: RolloutWriter) -> Groups:
             ids = ids[: desk.max_tokens]
             rows.append(single(prompt, desk.prompt_ids(prompt), ids, None, DATA, cut, None, response.label))
         groups.append(rows)
-    return groups
+    return assemble(groups, writer.name)

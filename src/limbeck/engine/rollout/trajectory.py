@@ -1,4 +1,4 @@
-"""Sequences on their way into a record: who wrote which tokens of it, and what the verifier said."""
+"""Responses in segments of one author each, and how groups of them become a record."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 import torch
 
 from ...tasks import Verdict
-from ...types import Prompt, Rollout
+from ...types import DATA, Prompt, Rollout
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of tokens by one author.
+    """Consecutive tokens of one author.
 
     Attributes:
         ids: tokens.
-        logp: nats under the law that wrote them; None: not known.
+        logp: log-probs under the behaviour policy that sampled them, in nats; None: not known.
         author: ``DATA``, ``STUDENT`` or ``TEACHER``.
-        scored: whether losses may look at them; a scored segment is a turn. What an environment says never is.
+        scored: whether losses may read them; a scored segment is a turn. An environment's message is never scored.
         reward: of the turn; NaN where nothing verified it.
         columns: further numbers per token, by name.
-        said: what an environment's message says, where the segment holds one.
+        said: text of the environment's message, where the segment holds one.
     """
 
     ids: list[int]
@@ -38,18 +38,18 @@ class Segment:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One sequence.
+    """One sequence: a prompt and the response to it.
 
     Attributes:
         prompt: the problem.
-        prompt_ids: what the student reads before anything is written.
-        segments: in reading order; at least one is scored, though it may be empty.
-        truncated: cut at a limit.
+        prompt_ids: tokens of the prompt as the student reads it.
+        segments: in reading order; at least one is scored, and it may be empty.
+        truncated: whether the response was cut at a limit.
         correct: the last verdict; False where nothing verified.
         feedback: the verifier's text.
-        label: preference; NaN.
+        label: preference; NaN where the data has none.
         columns: further numbers, by name.
-        draft: what it was refined from; then that is its evidence ``reply``.
+        draft: text that the response was refined from, which contexts show as ``reply``; empty: none.
     """
 
     prompt: Prompt
@@ -64,7 +64,7 @@ class Trajectory:
 
     @property
     def ids(self) -> list[int]:
-        """Everything after the prompt."""
+        """All tokens after the prompt."""
         return [i for segment in self.segments for i in segment.ids]
 
     @property
@@ -83,14 +83,14 @@ def single(
     verdict: Verdict | None = None,
     label: float = math.nan,
 ) -> Trajectory:
-    """A row of one turn."""
+    """A response of one turn."""
     segment = Segment(ids, logp, author, reward=verdict.reward if verdict else math.nan)
     correct = verdict.correct if verdict else False
     return Trajectory(prompt, prompt_ids, (segment,), truncated, correct, verdict.feedback if verdict else None, label)
 
 
 def assemble(groups: Sequence[Sequence[Trajectory]], name: str) -> Rollout:
-    """Groups of rows as one record of one source; groups without a row are left out."""
+    """One record of one source from groups of responses; groups without a response are left out."""
     groups = [group for group in groups if group]
     rows = [row for group in groups for row in group]
     segments = [(b, segment) for b, row in enumerate(rows) for segment in row.turns]
@@ -105,7 +105,7 @@ def assemble(groups: Sequence[Sequence[Trajectory]], name: str) -> Rollout:
         seq_U=_long(b for b, _ in segments),
         group_B=_long(g for g, group in enumerate(groups) for _ in group),
         author_N=torch.tensor([p.author for _, p in segments for _ in p.ids], dtype=torch.int8),
-        writer_logp_N=_float(x for _, p in segments for x in (p.logp or [math.nan] * len(p.ids))),
+        rollout_logp_N=_float(x for _, p in segments for x in (p.logp or [math.nan] * len(p.ids))),
         origin_B=torch.zeros(len(rows), dtype=torch.int64),
         reward_U=_float(p.reward for _, p in segments),
         correct_B=torch.tensor([r.correct for r in rows], dtype=torch.bool),
@@ -117,14 +117,28 @@ def assemble(groups: Sequence[Sequence[Trajectory]], name: str) -> Rollout:
             k: _float(x for _, p in segments for x in p.columns.get(k, [math.nan] * len(p.ids)))
             for k in _names(p.columns for _, p in segments)
         },
-        prompts=tuple(r.prompt for r in rows),
-        drafts=tuple(r.draft for r in rows),
-        feedback=tuple(r.feedback for r in rows),
+        prompts_B=tuple(r.prompt for r in rows),
+        drafts_B=tuple(r.draft for r in rows),
+        feedback_B=tuple(r.feedback for r in rows),
+        said_U=tuple(said for r in rows for said in _said(r)),
+    )
+
+
+def segment_of(record: Rollout, u: int) -> Segment:
+    """A turn of a record as a segment."""
+    span = record.tokens_U[u]
+    authors = record.author_N[span].tolist()
+    return Segment(
+        record.token_N[span].tolist(),
+        record.rollout_logp_N[span].tolist(),
+        authors[0] if authors else DATA,
+        reward=float(record.reward_U[u]),
+        columns={name: x[span].tolist() for name, x in record.columns_N.items()},
     )
 
 
 def _places(row: Trajectory, start: int) -> list[int]:
-    """Positions of a row's scored tokens."""
+    """Positions of the scored tokens of a response."""
     places: list[int] = []
     at = start + len(row.prompt_ids)
     for segment in row.segments:
@@ -132,6 +146,17 @@ def _places(row: Trajectory, start: int) -> list[int]:
             places += range(at, at + len(segment.ids))
         at += len(segment.ids)
     return places
+
+
+def _said(row: Trajectory) -> list[str]:
+    """The environment's message after each turn; empty where there was none."""
+    said: list[str] = []
+    for segment in row.segments:
+        if segment.scored:
+            said.append("")
+        elif said:
+            said[-1] = segment.said
+    return said
 
 
 def _names(columns: Any) -> list[str]:
@@ -144,42 +169,3 @@ def _long(values: Any) -> torch.Tensor:
 
 def _float(values: Any) -> torch.Tensor:
     return torch.tensor(list(values), dtype=torch.float32)
-
-
-# ---------------------------------------------------------------- stored and read again
-
-
-def to_json(row: Trajectory) -> dict[str, Any]:
-    """A row without its prompt's text, which the task holds."""
-    return {
-        "prompt_ids": row.prompt_ids,
-        "segments": [
-            {"ids": p.ids, "logp": p.logp, "author": p.author, "scored": p.scored, "reward": _null(p.reward)}
-            | ({"columns": dict(p.columns)} if p.columns else {})
-            | ({"said": p.said} if p.said else {})
-            for p in row.segments
-        ],
-        "truncated": row.truncated,
-        "correct": row.correct,
-        "feedback": row.feedback,
-        "label": _null(row.label),
-        "columns": {k: _null(v) for k, v in row.columns.items()},
-        "draft": row.draft,
-    }
-
-
-def from_json(prompt: Prompt, stored: Mapping[str, Any]) -> Trajectory:
-    """The row again."""
-    segments = tuple(Segment(**{**p, "reward": _nan(p["reward"])}) for p in stored["segments"])
-    columns = {k: _nan(v) for k, v in stored["columns"].items()}
-    return Trajectory(
-        **{**stored, "prompt": prompt, "segments": segments, "label": _nan(stored["label"]), "columns": columns}
-    )
-
-
-def _null(x: float) -> float | None:
-    return x if math.isfinite(x) else None
-
-
-def _nan(x: float | None) -> float:
-    return math.nan if x is None else x

@@ -1,48 +1,67 @@
-"""Writing one batch: who writes, what the writer reads, for how long, and what the verifier says to it."""
+"""The parts that the writers of one batch share: models, limits, the verifier, and a count of what failed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...axes.reader import Blend
-from ...axes.source import Sample, Source, hand
+from ...axes.source import Sample, Source, joint_author
 from ...errors import LimbeckError, shown
 from ...tasks import Verdict
-from ...tasks.base import Unjudged, judged
-from ...types import Prompt
+from ...tasks.base import Unjudged, judged_all
+from ...types import Prompt, Rollout
 from ..models.generate import SamplingPolicy, Written
-from ..scoring.contexts import of_prompt, with_blocks
+from ..scoring.contexts import prompt_evidence, with_blocks
 from ..scoring.templates import block
 from ..session import Desk
-from .trajectory import Trajectory
-
-Groups = list[list[Trajectory]]
-"""Rows of one source; a group is what one prompt gave."""
 
 
 @dataclass
+class Failures:
+    """Failures of environments and verifiers while a batch was written, one clause for each.
+
+    Attributes:
+        died: reasons why environments broke off episodes, which are missing from the batch.
+        unjudged: reasons why the verifier gave no verdict on a response.
+    """
+
+    died: list[str] = field(default_factory=list)
+    unjudged: list[str] = field(default_factory=list)
+
+    @property
+    def first_death(self) -> str:
+        """The reason of the first episode that broke off, for a message of the main process."""
+        return next(iter(self.died), "in another process")
+
+    @property
+    def first_unjudged(self) -> str:
+        """The reason of the first response without a verdict, for a message of the main process."""
+        return next(iter(self.unjudged), "in another process")
+
+
+@dataclass(frozen=True)
 class RolloutWriter:
-    """One batch being written.
+    """The state of writing one source of one batch.
 
     Attributes:
         desk: models, tasks and prompts.
-        n: groups a source writes in this process.
+        n: groups that a source writes in this process.
         step: for schedules.
-        dispatch: writes the groups of any source (``sources.written``).
-        done: what the named sources before this one wrote.
+        dispatch: writes any source (``sources.write_source``).
         name: of the source that is being written.
-        died: why environments broke off episodes, one clause for each.
+        done: records of the named sources that were written before.
+        failures: of the whole batch; every writer adds its own.
     """
 
     desk: Desk
     n: int
     step: int
-    dispatch: Callable[[Source, RolloutWriter, Sequence[Prompt] | None], Groups]
-    done: dict[str, Groups] = field(default_factory=dict)
-    name: str = ""
-    died: list[str] = field(default_factory=list)
+    dispatch: Callable[[Source, RolloutWriter, Sequence[Prompt] | None], Rollout]
+    name: str = "main"
+    done: Mapping[str, Rollout] = field(default_factory=dict)
+    failures: Failures = field(default_factory=Failures)
 
     def take(self) -> list[Prompt]:
         """The next prompts of the task."""
@@ -50,88 +69,94 @@ class RolloutWriter:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The run's memory, where controllers find their values."""
+        """The numbers of the run's memory, among them the values of controllers."""
         return self.desk.memory.numbers
 
-    def write(self, source: Source, prompts: Sequence[Prompt] | None = None) -> Groups:
-        """The groups of any source, on the given prompts or on the next ones."""
+    def write(self, source: Source, prompts: Sequence[Prompt] | None = None) -> Rollout:
+        """The record of any source, on the given prompts or on the next ones; groups without a response are absent."""
         return self.dispatch(source, self, prompts)
 
 
-def refuse_all_dead(writer: RolloutWriter, groups: Groups, which: str) -> None:
-    """Stop where environments broke off every episode, or verifiers judged no response.
+def refuse_empty(writer: RolloutWriter, record: Rollout, which: str) -> None:
+    """Stop where environments broke off every episode, or the verifier judged no response.
 
     Raises:
-        LimbeckError: with the reason of the first.
+        LimbeckError: with the reason of the first failure.
     """
-    if any(row for group in groups for row in group):
+    if record.n_sequences:
         return
-    if writer.desk.unjudged and not writer.died:
+    died, unjudged = writer.failures.died, writer.failures.unjudged
+    if unjudged and not died:
         raise LimbeckError(
             f"the verifier of {shown(writer.desk.tasks['task'].name)} judged no response {which} "
-            f"({len(writer.desk.unjudged)} of them; the first: {writer.desk.unjudged[0]}), so there is nothing to "
-            "learn "
-            "from; mend the verifier, or give it more time (verify_seconds)."
+            f"({len(unjudged)} of them; the first: {unjudged[0]}), so there is nothing to learn from; mend the "
+            "verifier, or give it more time (verify_seconds)."
         )
-    if writer.died:
+    if died:
         raise LimbeckError(
-            f"every episode {which} was broken off by its environment ({len(writer.died)} of them; the first: "
-            f"{writer.died[0]}), so there is nothing to learn from; mend the environment, and go on."
+            f"every episode {which} was broken off by its environment ({len(died)} of them; the first: {died[0]}), so "
+            "there is nothing to learn from; mend the environment, and resume."
         )
 
 
 def sampling_policy_of(source: Sample, desk: Desk) -> SamplingPolicy:
-    """Who writes, each reader at its own temperature and all at the source's on top."""
+    """The policy that samples: each reader at its own temperature, and the source's temperature on top."""
     parts = source.reader.parts if isinstance(source.reader, Blend) else ((source.reader, 1.0),)
     policies = tuple((desk.policy(reader.role), weight) for reader, weight in parts)
     return SamplingPolicy(policies, source.tau, tuple(reader.tau for reader, _ in parts))
 
 
-def author_of(source: Sample) -> int:
-    """Whose hand it is in the record."""
-    return hand(source.reader.readers if isinstance(source.reader, Blend) else (source.reader,))
+def sampling_author(source: Sample) -> int:
+    """The author of the tokens that a source samples."""
+    return joint_author(source.reader.readers if isinstance(source.reader, Blend) else (source.reader,))
 
 
 def limit_of(source: Sample, writer: RolloutWriter) -> int:
-    """Tokens of a response, or of a turn."""
-    return (
-        writer.desk.max_tokens if source.max_tokens is None else int(source.max_tokens.now(writer.step, writer.numbers))
-    )
+    """Most tokens of a response, or of a turn."""
+    if source.max_tokens is None:
+        return writer.desk.max_tokens
+    return int(source.max_tokens.now(writer.step, writer.numbers))
 
 
-def seen(source: Sample, desk: Desk, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """What the writer reads: the prompt as the student reads it, or with the writer's own contexts behind it."""
+def sampling_prompts(source: Sample, desk: Desk, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Token ids that the sampling policy reads: the student's prompt, or the prompt with the reader's contexts."""
     reader = source.reader
     if isinstance(reader, Blend) or not (reader.context or desk.foreign(reader.role)):
         return [desk.prompt_ids(p) for p in prompts]
     out = []
     for p in prompts:
-        blocks = [block(c, of_prompt(p), desk.blocks) for c in reader.context]
+        blocks = [block(c, prompt_evidence(p), desk.blocks) for c in reader.context]
         what = f"prompt {p.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
         out.append(desk.render(with_blocks(p, blocks), reader.role, what, desk.max_tokens))
     return out
 
 
 UNJUDGED = Verdict(math.nan, False)
-"""What a response has whose verifier raised, took too long or gave no reward."""
+"""The verdict on a response whose verifier raised, took too long or gave no reward."""
 
 
-def judge(desk: Desk, prompt: Prompt, text: Written) -> Verdict | None:
-    """The task's verdict, None where it has no verifier, or ``UNJUDGED`` where that gave none (``desk.unjudged``).
+def judge(desk: Desk, prompt: Prompt, text: Written, failures: Failures) -> Verdict | None:
+    """The task's verdict, None where it has no verifier, or ``UNJUDGED`` where that failed (added to ``failures``).
 
     Raises:
-        LimbeckError: where it gave something that is no verdict.
+        LimbeckError: where the verifier returned something that is no verdict.
     """
+    return judge_all(desk, [prompt], [text], failures)[0]
+
+
+def judge_all(
+    desk: Desk, prompts: Sequence[Prompt], texts: Sequence[Written], failures: Failures
+) -> list[Verdict | None]:
+    """``judge`` for several responses, which a task may judge together."""
     task = desk.tasks["task"]
     if "reward" not in task.serves or "episodes" in task.serves:
-        return None
-    try:
-        return judged(task, prompt, desk.policies["student"].text(text.ids), desk.verify_seconds)
-    except Unjudged as e:
-        desk.unjudged.append(e.reason)
-        return UNJUDGED
+        return [None for _ in texts]
+    written = [desk.policies["student"].text(w.ids) for w in texts]
+    verdicts = judged_all(task, prompts, written, desk.verify_seconds)
+    failures.unjudged += [v.reason for v in verdicts if isinstance(v, Unjudged)]
+    return [UNJUDGED if isinstance(v, Unjudged) else v for v in verdicts]
 
 
-def kept(desk: Desk, verdict: Verdict | None) -> bool:
-    """Whether a response stays in the batch: one without a verdict has no reward that a method could read."""
+def is_kept(desk: Desk, verdict: Verdict | None) -> bool:
+    """Whether a response stays in the batch: one that is not judged has no reward for a method that reads rewards."""
     return verdict is not UNJUDGED or not desk.judged_only

@@ -1,6 +1,6 @@
-"""Scoring: what a model says about a record that is already written.
+"""Scoring: the log-probs, logits or hidden states of a model on responses that are already written.
 
-``contexts``   the record as a reader sees it: extra text behind the prompt, the response copied behind that
+``contexts``   a record as a reader sees it: the prompt with extra text, followed by the same response tokens
 ``templates``  the Jinja templates of contexts, filled and checked
 ``forward``    the forward pass: ragged records to padded rectangles and back; the only place that shifts by one
 """

@@ -1,6 +1,7 @@
-"""What a reader sees: evidence becomes blocks, blocks become another prompt, and the response is copied behind it.
+"""A record as a reader with contexts sees it.
 
-The response is never rendered again. Its tokens keep their order, so every scored token keeps its row:
+Evidence fills the templates of the contexts, the texts (blocks) are added to the prompt, and the response is copied
+after it. The response is never rendered again. Its tokens keep their order, so every scored token keeps its row:
 ``framed.ids_L[framed.pos_N] == record.ids_L[record.pos_N]``, asserted on every batch.
 """
 
@@ -8,9 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -25,31 +25,31 @@ from .templates import Evidence, block, fill
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
-def of_prompt(prompt: Prompt) -> Evidence:
-    """What the problem itself holds."""
+def prompt_evidence(prompt: Prompt) -> Evidence:
+    """The evidence that the problem itself holds."""
     known: Evidence = dict(prompt.privileged)
     known.setdefault("solution", known.get("answer", ""))
     return {**known, "id": prompt.id, "prompt": last_text(prompt)}
 
 
 def last_text(prompt: Prompt) -> str:
-    """What the last message says; nothing where it has no text."""
+    """The text of the last message; empty where it has none."""
     return text_of(prompt.messages[-1]) if prompt.messages else ""
 
 
-def of_record(record: Rollout, desk: Desk) -> list[Evidence]:
-    """What is known of each written sequence."""
+def record_evidence(record: Rollout, desk: Desk) -> list[Evidence]:
+    """The evidence of each sequence: that of its problem, its reply, its verdict and a correct sibling."""
     replies = _replies(record, desk)
     reward_B = torch.zeros(record.n_sequences).index_add_(0, record.seq_U, record.reward_U.nan_to_num(0.0))
     turns_B = torch.bincount(record.seq_U, minlength=record.n_sequences)
     out = []
     for b in range(record.n_sequences):
-        known = of_prompt(record.prompts[b])
-        draft = record.drafts[b] if record.drafts else ""
+        known = prompt_evidence(record.prompts_B[b])
+        draft = record.drafts_B[b] if record.drafts_B else ""
         known |= {"reply": draft or replies[b], "reward": float(reward_B[b]), "correct": bool(record.correct_B[b])}
         known |= {
             "turns": int(turns_B[b]),
-            "feedback": record.feedback[b] or "",
+            "feedback": record.feedback_B[b] or "",
             "sibling": _sibling(record, b, replies),
         }
         out.append(known)
@@ -57,15 +57,9 @@ def of_record(record: Rollout, desk: Desk) -> list[Evidence]:
 
 
 def _replies(record: Rollout, desk: Desk) -> list[str]:
-    """What each sequence says: its turns, decoded one by one."""
-    policy, token_N = desk.policies["student"], record.token_N.tolist()
-    said: list[list[str]] = [[] for _ in range(record.n_sequences)]
-    ends = torch.bincount(record.turn_N, minlength=record.n_turns).cumsum(0).tolist()
-    first = 0
-    for u, last in enumerate(ends):
-        said[int(record.seq_U[u])].append(policy.text(token_N[first:last]))
-        first = last
-    return ["\n".join(turns) for turns in said]
+    """The text of each sequence: its turns, decoded one by one."""
+    policy, token_N, spans = desk.policies["student"], record.token_N.tolist(), record.tokens_U
+    return ["\n".join(policy.text(token_N[spans[u]]) for u in turns) for turns in record.turns_B]
 
 
 def _sibling(record: Rollout, b: int, replies: Sequence[str]) -> str:
@@ -79,16 +73,21 @@ def _sibling(record: Rollout, b: int, replies: Sequence[str]) -> str:
 
 @dataclass
 class RenderedContext:
-    """One context on one record: its block for each sequence, None where its evidence is missing."""
+    """One context on one record.
 
-    context: Context
+    Attributes:
+        blocks: the text for each sequence, None where evidence is missing.
+        numbers: answers of the context's questions as numbers, one a sequence.
+        used: the skill that each sequence's text shows, or None.
+    """
+
     blocks: list[str | None]
     numbers: dict[str, list[float]]
     used: list[Skill | None]
 
 
-def tell(context: Context, known: list[Evidence], desk: Desk) -> RenderedContext:
-    """A context's blocks: choose a skill, ask the questions, fill the template."""
+def render_context(context: Context, known: list[Evidence], desk: Desk) -> RenderedContext:
+    """Choose a skill, ask the context's questions, and fill its template, for each sequence."""
     known = [dict(k) for k in known]
     used = [desk.memory.choose(str(k["id"]), context.bank) if context.bank else None for k in known]
     for k, skill in zip(known, used, strict=True):
@@ -101,11 +100,11 @@ def tell(context: Context, known: list[Evidence], desk: Desk) -> RenderedContext
             k[ask.name] = answer
         if ask.number:
             numbers[ask.name] = [_stated(answer) for answer in answers]
-    return RenderedContext(context, [block(context, k, desk.blocks) for k in known], numbers, used)
+    return RenderedContext([block(context, k, desk.blocks) for k in known], numbers, used)
 
 
 def _answers(ask: ContextQuestion, known: list[Evidence], desk: Desk, name: str) -> list[str]:
-    """A model's answers; the same question is asked once."""
+    """A model's answer for each sequence; equal questions are asked once."""
     texts = [fill(ask.question, k, name) for k in known]
     different = list(dict.fromkeys(texts))
     policy = desk.policy(ask.by)
@@ -126,52 +125,52 @@ def _stated(answer: str) -> float:
 
 
 class ContextViews:
-    """The contexts of one record, each told once, and the record as each reader sees it."""
+    """The contexts of one record, each rendered once, and the record as each reader sees it."""
 
     def __init__(self, record: Rollout, desk: Desk):
         self.record, self.desk = record, desk
         self._known: list[Evidence] | None = None
-        self._told: dict[Context, RenderedContext] = {}
+        self._rendered: dict[Context, RenderedContext] = {}
 
-    def told(self, context: Context) -> RenderedContext:
-        """One context on this record."""
-        if context not in self._told:
+    def rendered(self, context: Context) -> RenderedContext:
+        """One context on this record, rendered at its first use."""
+        if context not in self._rendered:
             if self._known is None:
-                self._known = of_record(self.record, self.desk)
-            self._told[context] = tell(context, self._known, self.desk)
-        return self._told[context]
+                self._known = record_evidence(self.record, self.desk)
+            self._rendered[context] = render_context(context, self._known, self.desk)
+        return self._rendered[context]
 
     def learn(self, context: Context) -> None:
-        """Credit each group's skill with the group's mean reward, and make its best sequence a new one."""
+        """Credit each group's skill with the group's mean reward, and add a skill from its best sequence."""
         bank = context.bank
         assert bank is not None
-        told, known = self.told(context), self._known or []
-        groups_GM = [(self.record.group_B == g).nonzero().squeeze(-1).tolist() for g in range(self.record.n_groups)]
+        used, known = self.rendered(context).used, self._known or []
+        groups_GM = self.record.sequences_G
         best_G = [known[max(members, key=lambda b: float(known[b]["reward"]))] for members in groups_GM]
         texts_G = [str(k["reply"]) for k in best_G]
         if bank.summary is not None:
             texts_G = _answers(bank.summary, best_G, self.desk, context.name)
         for members, best, text in zip(groups_GM, best_G, texts_G, strict=True):
             mean = sum(float(known[b]["reward"]) for b in members) / len(members)
-            self.desk.memory.learn(str(best["id"]), bank, told.used[members[0]], mean, text)
+            self.desk.memory.learn(str(best["id"]), bank, used[members[0]], mean, text)
 
-    def noted(self, contexts: Sequence[Context]) -> Rollout:
-        """The record with what each context has and states, as columns."""
+    def with_columns(self, contexts: Sequence[Context]) -> Rollout:
+        """The record with columns that say which sequences each context has a text for, and its numbers."""
         columns = dict(self.record.columns_B)
         for context in contexts:
-            told = self.told(context)
-            columns[context.column] = torch.tensor([float(b is not None) for b in told.blocks])
-            columns |= {name: torch.tensor(values) for name, values in told.numbers.items()}
+            found = self.rendered(context)
+            columns[context.column] = torch.tensor([float(b is not None) for b in found.blocks])
+            columns |= {name: torch.tensor(values) for name, values in found.numbers.items()}
         return replace(self.record, columns_B=columns)
 
     def seen_by(self, reader: Reader) -> Rollout:
-        """The record as that reader sees it; sequences for which a context has nothing keep the plain prompt."""
+        """The record as a reader sees it; sequences that no context has a text for keep the plain prompt."""
         if not reader.context and not self.desk.foreign(reader.role):
             return self.record
-        told = [self.told(c) for c in reader.context]
+        found = [self.rendered(c) for c in reader.context]
         prompts = []
-        for b, prompt in enumerate(self.record.prompts):
-            blocks = [t.blocks[b] for t in told]
+        for b, prompt in enumerate(self.record.prompts_B):
+            blocks = [c.blocks[b] for c in found]
             what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
             room = int(self.record.start_B1[b + 1] - self.record.start_B1[b] - self.record.root_B[b])
             prompts.append(self.desk.render(with_blocks(prompt, blocks), reader.role, what, room, written=True))
@@ -179,23 +178,20 @@ class ContextViews:
 
 
 def with_blocks(prompt: Prompt, blocks: Sequence[str | None]) -> Prompt:
-    """The prompt with blocks behind its last message."""
-    return replace(prompt, messages=behind(prompt, blocks))
-
-
-def behind(prompt: Prompt, blocks: Sequence[str | None]) -> tuple[Mapping[str, Any], ...]:
-    """The prompt's messages with blocks behind the last one."""
+    """The prompt with blocks at the end of its last message."""
     *before, last = prompt.messages
     shown = [b for b in blocks if b]
     content = last["content"] or ""
     if isinstance(content, str):
-        return (*before, {**last, "content": "\n\n".join([content, *shown])})
-    *parts, end = content  # text parts, as some data has them
-    return (*before, {**last, "content": [*parts, {**end, "text": "\n\n".join([end["text"], *shown])}]})
+        content = "\n\n".join([content, *shown])
+    else:  # text parts, as some data has them
+        *parts, end = content
+        content = [*parts, {**end, "text": "\n\n".join([end["text"], *shown])}]
+    return replace(prompt, messages=(*before, {**last, "content": content}))
 
 
 def reframed(record: Rollout, prompt_ids_B: Sequence[list[int]]) -> Rollout:
-    """The same written tokens behind other prompts: ids, offsets and positions move, everything else stays."""
+    """The same responses after other prompts: ids, offsets and positions change, everything else stays."""
     start_B, root_B = record.start_B1[:-1], record.root_B
     new_root_B = torch.tensor([len(p) for p in prompt_ids_B], dtype=torch.int64)
     length_B = record.start_B1.diff() - root_B + new_root_B
@@ -213,5 +209,5 @@ def reframed(record: Rollout, prompt_ids_B: Sequence[list[int]]) -> Rollout:
         root_B=new_root_B,
         pos_N=record.pos_N + delta_B[record.seq_N],
     )
-    assert torch.equal(framed.token_N, record.token_N), "a view's rows must score the record's own tokens"
+    assert torch.equal(framed.token_N, record.token_N), "a reframed record must score the record's own tokens"
     return framed

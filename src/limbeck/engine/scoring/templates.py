@@ -1,4 +1,4 @@
-"""Templates of contexts: read from a file or a text, checked before a model is loaded, filled with evidence."""
+"""Templates of contexts: read from a file or a text, checked before a model is loaded, and filled with evidence."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ...limits import rendered
 from ..models.template_variables import asked_for
 
 Evidence = dict[str, Any]
-"""What is known of one sequence, by the names that ``axes.context`` lists."""
+"""Facts about one sequence, by the names that ``axes.context`` lists."""
 
 LONGEST = 1_000_000
-"""Characters of a block; no model reads as many, and tokenizing them takes minutes."""
+"""Most characters of a block (ours): more take minutes to tokenize, and no model reads them."""
 
 _SUFFIXES = (".jinja", ".jinja2", ".j2", ".txt", ".md", ".tmpl")
 
@@ -26,10 +26,10 @@ _JINJA = ImmutableSandboxedEnvironment(undefined=ChainableUndefined, keep_traili
 
 
 def fill(template: str, evidence: Mapping[str, Any], name: str) -> str:
-    """A block's text.
+    """The text of a filled template.
 
     Raises:
-        LimbeckError: where the template cannot be rendered, or what it renders to has no end.
+        LimbeckError: where the template cannot be rendered, or its text is too long.
     """
     try:
         made = _JINJA.from_string(template)
@@ -39,15 +39,14 @@ def fill(template: str, evidence: Mapping[str, Any], name: str) -> str:
 
 
 def block(context: Context, known: Evidence, blocks: Mapping[str, str]) -> str | None:
-    """A context's text from what is known of a sequence, or None where what it cannot do without is missing,
-    or where its template comes to nothing.
+    """A context's text from the evidence of a sequence; None where required evidence is missing or the text is empty.
 
     Args:
-        context: what to show.
+        context: the names of its evidence, and its template.
         known: evidence by name.
         blocks: templates that replace those of contexts, by name.
     """
-    # A verdict is evidence also where it is false.
+    # A verdict is evidence even if it is false.
     there = [name in ("correct", "reward", "turns") or bool(known.get(name)) for name in context.reads]
     if there and not (all(there) if context.enough == "all" else any(there)):
         return None
@@ -79,8 +78,8 @@ def read_template(name: str, text: str) -> str:
         template = text
     if not template.strip():
         raise LimbeckError(
-            f"contexts.{name} is empty, so the teacher would see what the student sees and teach nothing; give a Jinja "
-            "file or a text."
+            f"contexts.{name} is empty, so the teacher would see only what the student sees; give a Jinja file or a "
+            "text."
         )
     return template
 
@@ -94,19 +93,19 @@ def check_names(contexts: Iterable[Context], given: Mapping[str, str], method: s
     used = sorted({c.name for c in contexts if c.block})
     for name in given:
         if name not in used:
-            shows = f"it shows {', '.join(used)}" if used else "it shows no context to anybody"
+            uses = f"it uses {', '.join(used)}" if used else "it uses no context"
             raise LimbeckError(
-                f"contexts.{name} is nothing that {method} uses{nearest(name, used)}; {shows}, so leave it out."
+                f"contexts.{name}: {method} has no such context{nearest(name, used)}; {uses}, so leave it out."
             )
 
 
 def check_template(context: Context, template: str, problem: Callable[[], Collection[str]]) -> None:
-    """Refuse a template that names what is not known: it would say nothing there, on every sequence.
+    """Refuse a template with the name of unknown evidence, which would be empty on every sequence.
 
     Args:
-        context: whose template it is.
-        template: in force for it.
-        problem: gives the names of the problem's own evidence, where it is asked.
+        context: that the template belongs to.
+        template: its own, or the one that the settings give.
+        problem: returns the names of the problem's own evidence; called only if it is needed.
 
     Raises:
         LimbeckError: with the nearest name, or where it is no template.
@@ -123,7 +122,7 @@ def check_template(context: Context, template: str, problem: Callable[[], Collec
 
 
 def check_says_something(context: Context, template: str) -> None:
-    """Refuse a template that renders to nothing whatever is known.
+    """Refuse a template whose text is empty for all evidence.
 
     Raises:
         LimbeckError: naming the context.
@@ -133,13 +132,13 @@ def check_says_something(context: Context, template: str) -> None:
         if fill(template, known, context.name).strip():
             return
     raise LimbeckError(
-        f"contexts.{context.name} renders to nothing whatever is known of a sequence, so the teacher would see what "
-        "the student sees; mend the template."
+        f"contexts.{context.name} renders to an empty text for all evidence, so the teacher would see only what the "
+        "student sees; mend the template."
     )
 
 
 def says_the_same(context: Context, template: str) -> bool:
-    """Whether a template has nothing of the problem in it."""
+    """Whether a template has the same text for every problem."""
     return bool(template.strip()) and not _named(template, context.name)
 
 
@@ -152,7 +151,7 @@ def _named(template: str, name: str) -> set[str]:
 
 
 def _guarded(tree: nodes.Template) -> set[str]:
-    """Names that a template reckons may be absent (``default``, ``is defined``), or gives a value itself."""
+    """Names that a template allows to be absent (``default``, ``is defined``), or sets itself."""
     own = {n.name for n in tree.find_all(nodes.Name) if n.ctx in ("store", "param")}
     return own | asked_for(tree)
 

@@ -1,14 +1,14 @@
-"""Exact resume: weights, optimiser, scaler and the cursor of the data, without a pickle.
+"""Checkpoints for exact resume: weights, optimiser, stored rollouts, scaler and data cursors, without a pickle.
 
-The random state of a step is derived from (seed, step), and the learning rate and every coefficient from the step, so
-they need no storage.
+A checkpoint is a folder of safetensors files with ``state.json``, which holds a digest of each file and of itself. The
+random state of a step follows from (seed, step), and the learning rate and every coefficient from the step, so they are
+not stored.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,11 +24,15 @@ from ...errors import LimbeckError
 from .atomic import remove, whole_folder, write_text
 from .fingerprint import of_file
 
-FORMAT = 2
+FORMAT = 3
+"""Version of the layout; a checkpoint of another one is refused."""
+
 _NAME = re.compile(r"step-(\d{6,})")
-_SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+STORED = "stored.safetensors"
+"""File of the rollouts that are written once."""
+
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps of a parameter."""
+"""State that AdamW keeps for a parameter."""
 
 
 def save(
@@ -39,6 +43,7 @@ def save(
     state: Mapping[str, Any],
     keep: int,
     following: Mapping[str, nn.Module] | None = None,
+    stored: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write ``folder/step-000123`` whole, and remove the oldest beyond ``keep``.
 
@@ -47,9 +52,10 @@ def save(
         step: optimiser batches done.
         module: its trainable parameters are stored.
         optimizer: its state is stored.
-        state: further JSON (cursors, scaler).
+        state: further JSON (cursors, scaler, memory).
         keep: checkpoints to keep.
         following: modules whose weights follow the student's, by role; all their parameters are stored.
+        stored: rollouts that are written once (``Memory.to_tensors``), for ``stored.safetensors``.
     """
     path = folder / f"step-{step:06d}"
     tensors, groups = _optimizer_state(optimizer)
@@ -60,6 +66,8 @@ def save(
         for i, (_, shadow) in enumerate(sorted((following or {}).items())):
             own = {n: p.detach().contiguous().cpu() for n, p in shadow.named_parameters()}
             save_file(own, beside / f"following-{i}.safetensors")
+        if stored:
+            save_file(dict(stored), beside / STORED)
         document = {
             "format": FORMAT,
             "step": step,
@@ -88,12 +96,12 @@ def _steps(folder: Path) -> list[int]:
 
 
 def peek(path: Path) -> dict[str, Any]:
-    """A checkpoint's JSON, before any tensor of it is read.
+    """The JSON of a checkpoint; no tensor is read.
 
     Raises:
         LimbeckError: where the folder is no checkpoint, has another format, or has been renamed.
     """
-    with _damage_is_told(path):
+    with _damage_in_one_sentence(path):
         state = _state(path)
         _refuse_renamed(path, state["step"])
     return state
@@ -110,28 +118,30 @@ def load(
 
     Args:
         path: of one checkpoint.
-        module, optimizer: as they were saved; untouched unless all of the checkpoint fits.
-        streams: names of the data that the run reads; each must have its cursor.
+        module, optimizer: of the run; unchanged unless the whole checkpoint fits.
+        streams: names of the run's data streams; each must have its cursor.
         following: modules whose weights follow the student's, by role.
 
     Raises:
-        LimbeckError: where the folder is no checkpoint, or one of another model or run.
+        LimbeckError: where the folder is no checkpoint, or belongs to another model or run.
     """
     state = peek(path)
-    with _damage_is_told(path):
+    with _damage_in_one_sentence(path):
         _refuse_changed(path, state["files"], len(following or {}))
         weights = _tensors(path / "weights.safetensors")
         tensors = _tensors(path / "optimizer.safetensors")
         followers = [_tensors(path / f"following-{i}.safetensors") for i in range(len(following or {}))]
     if streams is not None and set(streams) != set(state["cursors"]):
         odd = sorted(set(streams) ^ set(state["cursors"]))[0]
-        raise LimbeckError(f"{path} is of a run with other data: {odd!r} does not fit; resume with the run's own data.")
+        raise LimbeckError(
+            f"{path} belongs to a run with other data: {odd!r} does not fit; resume with the run's own data."
+        )
     own = {n: p for n, p in module.named_parameters() if p.requires_grad}
     _fit(path, own, weights)
     modules = [dict(f.named_parameters()) for _, f in sorted((following or {}).items())]
     for follower, saved in zip(modules, followers, strict=True):
         _fit(path, follower, saved)
-    with _damage_is_told(path):
+    with _damage_in_one_sentence(path):
         moments = _moments(tensors, optimizer)
         _refuse_forgotten(state, moments, own)
         groups = _groups(state["groups"], optimizer)
@@ -141,6 +151,11 @@ def load(
                 parameter.copy_(saved[name])
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     return state
+
+
+def read_stored(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The stored rollouts of a checkpoint whose files ``load`` has compared with their digests."""
+    return _tensors(path / STORED) if STORED in state["files"] else {}
 
 
 def _fit(path: Path, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
@@ -157,37 +172,37 @@ def _fit(path: Path, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> 
 
 
 def _refuse_renamed(path: Path, step: int) -> None:
-    """A folder under another step's name would undo the wrong steps."""
+    """Raise where the folder has the name of another step: resuming from it would undo the wrong steps."""
     match = _NAME.fullmatch(path.name)
     if match is None or int(match.group(1)) != step:
         raise ValueError(f"it was written as step-{step:06d}, so the folder has been renamed")
 
 
 def _refuse_changed(path: Path, files: Mapping[str, str], followers: int) -> None:
-    """Every file is the one that was written, to the last byte."""
+    """Raise where a file is missing or has changed since it was written."""
     needed = ["optimizer.safetensors", "weights.safetensors", *(f"following-{i}.safetensors" for i in range(followers))]
     for name in [*needed, *files]:
         if name not in files:
-            raise ValueError(f"state.json knows no {name}")
+            raise ValueError(f"state.json does not list {name}")
         if of_file(path / name) != files[name]:
             raise ValueError(f"{name} is not what was written, by its digest")
 
 
 def _unmoved(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Trainable parameters that no gradient has reached yet, so that the optimiser keeps nothing of them."""
+    """Trainable parameters that no gradient has reached yet, for which the optimiser has no state."""
     return [n for n, p in module.named_parameters() if p.requires_grad and not optimizer.state.get(p)]
 
 
 def _refuse_forgotten(state: Mapping[str, Any], moments: Mapping[int, Any], own: Mapping[str, Tensor]) -> None:
-    """What the optimiser kept when the checkpoint was written is there."""
+    """Raise where the optimiser's state of a parameter is missing that it had when the checkpoint was written."""
     lost = [name for i, name in enumerate(own) if i not in moments and name not in state["unmoved"]]
     if lost:
-        raise ValueError(f"optimizer.safetensors has nothing of {lost[0]}")
+        raise ValueError(f"optimizer.safetensors has no state of {lost[0]}")
 
 
 @contextmanager
-def _damage_is_told(path: Path) -> Iterator[None]:
-    """Whatever reading a damaged checkpoint raises becomes one sentence."""
+def _damage_in_one_sentence(path: Path) -> Iterator[None]:
+    """Turn every error from reading a damaged checkpoint into one sentence."""
     try:
         yield
     except LimbeckError:
@@ -201,44 +216,27 @@ def _damage_is_told(path: Path) -> Iterator[None]:
 
 
 def _state(path: Path) -> dict[str, Any]:
-    """``state.json``, whose every field has the form in which it was saved."""
+    """``state.json``, as it was written."""
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     if not isinstance(state, dict):
         raise ValueError("state.json holds no table")
     if state.get("format", FORMAT) != FORMAT:
-        told = str(state["format"])[:40]
-        raise LimbeckError(f"{path} has format {told} and this version reads {FORMAT}; start a new run.")
+        raise LimbeckError(
+            f"{path} has format {str(state['format'])[:40]} and this version reads {FORMAT}; start a new run, or "
+            "resume with the version of Limbeck that wrote it."
+        )
+    if state.get("digest") != _digest(state):
+        raise ValueError("state.json is not what was written, by its digest")
     for key in ("format", "step", "groups", "files", "unmoved", "cursors"):
         if key not in state:
             raise ValueError(f"state.json has no {key!r}")
-    if not _count(state["step"]):
-        raise ValueError(f"its step is {str(state['step'])[:40]}")
-    if not isinstance(state["files"], dict) or not isinstance(state["unmoved"], list):
-        raise ValueError("its list of files is none")
-    cursors = state["cursors"]
-    if not isinstance(cursors, dict) or not all(_count(c) for c in cursors.values()):
-        raise ValueError(f"its cursors are {str(cursors)[:40]}")
-    scaler = state.get("scaler")
-    if scaler and not (isinstance(scaler, dict) and set(scaler) >= _SCALER and all(map(_number, scaler.values()))):
-        raise ValueError(f"its scaler is {str(scaler)[:40]}")
-    if state.get("digest") != _digest(state):
-        raise ValueError("state.json is not what was written, by its digest")
     return state
 
 
 def _digest(state: Mapping[str, Any]) -> str:
-    """Of everything else in ``state.json``: stored rows are used as they are, so one that has changed must show."""
-    told = json.dumps({k: v for k, v in state.items() if k != "digest"}, sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
-
-
-def _count(x: object) -> bool:
-    """Whether it counts steps or prompts."""
-    return isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 2**53
-
-
-def _number(x: object) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+    """SHA-256 of everything else in ``state.json``, so that no later check has to doubt its values."""
+    rest = json.dumps({k: v for k, v in state.items() if k != "digest"}, sort_keys=True)
+    return hashlib.sha256(rest.encode()).hexdigest()
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -278,31 +276,17 @@ def _moments(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) ->
     return state
 
 
-def _groups(groups: object, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The optimiser's groups, of the same parameters and with the same kinds of settings as its own."""
+def _groups(groups: list[dict[str, Any]], optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The optimiser's groups with the stored settings, of the same parameters as its own."""
     own = _optimizer_state(optimizer)[1]
-    if not isinstance(groups, list) or len(groups) != len(own):
-        raise ValueError(f"its groups are {str(groups)[:40]}")
+    if len(groups) != len(own):
+        raise ValueError(f"it has {len(groups)} groups of parameters and the optimiser {len(own)}")
     return [_group(i, group, mine) for i, (group, mine) in enumerate(zip(groups, own, strict=True))]
 
 
-def _group(i: int, group: object, mine: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(group, dict) or group.get("params") != mine["params"]:
-        raise ValueError(f"group {i} of its optimiser is of other parameters")
-    settings: dict[str, Any] = {}
-    for name, value in mine.items():  # another version of torch may have known fewer settings, or more
-        told = group.get(name, value)
-        told = tuple(told) if isinstance(value, tuple) and isinstance(told, list) else told
-        if not _alike(told, value):
-            raise ValueError(f"{name!r} in group {i} of its optimiser is {str(told)[:40]}")
-        settings[name] = told
-    return settings
-
-
-def _alike(told: object, own: object) -> bool:
-    """Whether a setting is of the kind of the optimiser's own."""
-    if isinstance(own, tuple):
-        return isinstance(told, tuple) and len(told) == len(own) and all(map(_alike, told, own))
-    if isinstance(own, int | float) and not isinstance(own, bool):
-        return _number(told)
-    return isinstance(told, type(own))
+def _group(i: int, group: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    if group.get("params") != mine["params"]:
+        raise ValueError(f"group {i} of its optimiser has other parameters")
+    # Another version of torch may know fewer settings, or more; JSON has lists in place of tuples.
+    stored = {name: group.get(name, value) for name, value in mine.items()}
+    return {name: tuple(x) if isinstance(mine[name], tuple) else x for name, x in stored.items()}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ...axes.derived_source import Once
-from ...space.abilities import DERIVED
 from ...space.method import Method
 from ...tasks.base import found
 from ..models.policy import Policy
@@ -25,8 +24,7 @@ def write(folder: Path, method: Method, policies: Mapping[str, Policy]) -> None:
     earlier runs]}``. A folder is called by its last name and known by its content, because the student's folder may
     be given away: where things lie on this machine is nobody else's business, and means nothing elsewhere.
     """
-    own = (*DERIVED, "ref", "init")
-    roles = [r for r in method.roles if r.partition("(")[0] not in own and r in policies]
+    roles = [role for role in method.teachers if role in policies]
     record = {
         "method": method.name or "custom",
         "student": shown(policies["student"].name),

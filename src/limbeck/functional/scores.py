@@ -1,4 +1,4 @@
-"""The carriers that ``lb.objective`` is given, the student's and its readers': read, and refused by name."""
+"""The scores that ``lb.objective`` is given, the student's and those of its teachers: read, checked and refused."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..axes.reader import Reader, init, ref, teacher
+from ..axes.reader import FROZEN, POLICIES, Reader
 from ..errors import LimbeckError, nearest, shown
-from ..space.abilities import CARRIERS, CLOCKS, refuse_lacking
+from ..space.abilities import SERVED, refuse_lacking
 from ..space.method import Method
-from ..types import Carrier, Dense, Head, Hidden, Sampled, TopK, width_of
-from .arguments import Given, device_of, shaped, tensor, whole_numbers
+from ..types import Dense, Head, Hidden, Sampled, Scores, TopK
+from .arguments import Given, shaped, tensor, whole_numbers
 
 
-def read_student(logits: Given, hidden: Given, head: Any, logp: Given) -> tuple[Carrier, torch.Size]:
-    """The live student's carrier on ``[B, T, ...]`` and ``(B, T)``."""
+def read_student(logits: Given, hidden: Given, head: Any, logp: Given) -> tuple[Dense | Hidden | Sampled, torch.Size]:
+    """The live student's scores on ``[B, T, ...]`` and ``(B, T)``."""
     forms = {"student_logits": logits, "student_hidden": hidden, "student_logp": logp}
     given = {name: tensor(name, x, floats=True) for name, x in forms.items() if x is not None}
     if len(given) != 1:
@@ -67,15 +67,15 @@ def _fitting(hidden: Tensor, head: Head, role: str) -> Head:
     return head
 
 
-_CARRIER_NAMES = ("logits", "hidden", "head", "topk", "logp")
-_KNOWN_ROLES = frozenset({teacher.role, ref.role, init.role})
-"""Roles that a trainer may hand to every method; one that reads them not leaves them alone."""
+_ENDINGS = ("logits", "hidden", "head", "topk", "logp")
+_KNOWN_ROLES = frozenset(reader.role for reader in FROZEN)
+"""Roles accepted for every method, and ignored by methods that do not read them."""
 
 
-def read_carriers(given: Mapping[str, Any], shape: torch.Size, method: Method, live: Carrier) -> dict[str, Carrier]:
-    """Carriers by the key of their view, from ``NAME_logits=...`` and its like; what is not read is left out."""
+def read_scores(given: Mapping[str, Any], shape: torch.Size, method: Method, live: Scores) -> dict[str, Scores]:
+    """Scores by the key of their reader, from ``NAME_logits=...`` and its like; what is not read is left out."""
     slots = method.slots
-    carriers: dict[str, Carrier] = {}
+    scores: dict[str, Scores] = {}
     names: dict[str, str] = {}
     for key, value in given.items():
         slot = _slot(key, method, slots)
@@ -84,33 +84,33 @@ def read_carriers(given: Mapping[str, Any], shape: torch.Size, method: Method, l
         if slot in names:
             raise LimbeckError(f"{names[slot]} and {key} were both given; give one, logits or hidden serve everything.")
         names[slot] = key
-        carriers[slots[slot].key] = _carrier(key, value, given.get(f"{slot}_head"), shape, live)
-    _check_served(method, carriers)
-    return carriers
+        scores[slots[slot].key] = _scores(key, value, given.get(f"{slot}_head"), shape, live)
+    _check_served(method, scores)
+    return scores
 
 
 def _slot(key: str, method: Method, slots: Mapping[str, Reader]) -> str:
     """The view that ``NAME_logits`` is of; refused where neither the method nor anybody else knows it."""
     slot, _, kind = key.rpartition("_")
-    names = [f"{s}_{c}" for s in slots for c in _CARRIER_NAMES]
-    if kind in _CARRIER_NAMES and slot in CLOCKS and slot not in slots:
-        raise LimbeckError(f"{key}: the student's other clocks are log-probs; give {slot}_logp=, [B, T].")
-    if kind not in _CARRIER_NAMES or slot not in _KNOWN_ROLES | set(slots) | set(method.roles):
+    names = [f"{s}_{c}" for s in slots for c in _ENDINGS]
+    if kind in _ENDINGS and slot in {policy.slot for policy in POLICIES} and slot not in slots:
+        raise LimbeckError(f"{key}: the student's earlier policies are given as log-probs; give {slot}_logp=, [B, T].")
+    if kind not in _ENDINGS or slot not in _KNOWN_ROLES | set(slots) | set(method.roles):
         raise LimbeckError(f"unknown argument {key!r}{nearest(key, names)}; this method reads {sorted(slots)}.")
     return slot
 
 
-def _carrier(key: str, value: Given, head: Any, shape: torch.Size, live: Carrier) -> Carrier:
+def _scores(key: str, value: Given, head: Any, shape: torch.Size, live: Scores) -> Scores:
     role, _, kind = key.rpartition("_")
-    device = device_of(live)
+    device = live.device
     if kind == "topk":
         return _topk(key, value, shape, device)
     x = shaped(tensor(key, value, device, floats=True), shape, key, 2 if kind == "logp" else 3)
     if kind == "logp":
         return Sampled(x)
-    carrier = Dense(x) if kind == "logits" else Hidden(x, _head(role, head, x))
-    _same_vocabulary(key if kind == "logits" else f"{role}_head", width_of(carrier), width_of(live))
-    return carrier
+    scores: Dense | Hidden = Dense(x) if kind == "logits" else Hidden(x, _head(role, head, x))
+    _same_vocabulary(key if kind == "logits" else f"{role}_head", scores.width, live.width)
+    return scores
 
 
 def _topk(key: str, value: Any, shape: torch.Size, device: torch.device) -> TopK:
@@ -135,18 +135,18 @@ def _same_vocabulary(name: str, theirs: int | None, ours: int | None) -> None:
         )
 
 
-def _check_served(method: Method, carriers: Mapping[str, Carrier]) -> None:
-    kinds = {Dense: "dense", Hidden: "dense", TopK: "topk", Sampled: "sampled"}
+def _check_served(method: Method, scores: Mapping[str, Scores]) -> None:
+    kinds: dict[type[Scores], str] = {Dense: "dense", Hidden: "dense", TopK: "topk", Sampled: "sampled"}
     for slot, reader in method.slots.items():
         asked = method.views[reader]
-        if slot == "old" and reader.key not in carriers:
+        if slot == "old" and reader.key not in scores:
             continue  # without it the batch is on-policy
-        if reader.key not in carriers:
+        if reader.key not in scores:
             enough = "_logits (or _hidden with _head)" if "dense" in asked else "_logp"
             enough = "_topk" if asked & {"topk", "at"} and "dense" not in asked else enough
             raise LimbeckError(
                 f"{method.name or 'this method'} reads {', '.join(sorted(asked))} from {reader}; give {slot}{enough}."
             )
-        kind = kinds[type(carriers[reader.key])]
-        able = CARRIERS[kind] | ({"at"} if kind == "topk" else set())  # whoever chose the ids, here they are
+        kind = kinds[type(scores[reader.key])]
+        able = SERVED[kind] | ({"at"} if kind == "topk" else set())  # whoever chose the ids, here they are
         refuse_lacking(method.name, str(reader), asked, able, kind)

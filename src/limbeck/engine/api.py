@@ -1,0 +1,315 @@
+"""The ways in from Python: ``distill`` trains a student by any method, ``evaluate`` measures a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeAlias, Unpack, overload
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import LimbeckError, nearest, quoted, shown, whole
+from ..space.method import Method
+from ..space.registry import Recipe
+from ..tasks import Task, load_task
+from ..terminal import screen
+from .aliases import in_our_words
+from .build import accelerator_for, build_method, few_problems, open_session
+from .config import MOST, RunConfig, checked, configure
+from .evaluation import Evaluator
+from .options import RunSettings
+from .run import Result, train
+from .storage.run_folder import folder_of
+
+ModelSpec: TypeAlias = str | Path | PreTrainedModel
+"""A model folder, a hub name, ``"embedded"``, or a Hugging Face model object."""
+
+
+@overload
+def distill(
+    method: Method | str | Recipe,
+    student: ModelSpec,
+    teacher: ModelSpec | None = None,
+    *,
+    task: str | Path | Task,
+    ref: ModelSpec | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    config: RunConfig | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Unpack[RunSettings],
+) -> Result: ...
+
+
+@overload
+def distill(  # a name, with arguments of the method among the settings, which no type checker can know
+    method: str | Recipe,
+    student: ModelSpec,
+    teacher: ModelSpec | None = None,
+    *,
+    task: str | Path | Task,
+    ref: ModelSpec | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    config: RunConfig | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Result: ...
+
+
+@overload
+def distill(
+    method: Method | str | Recipe | None = None,
+    student: ModelSpec | None = None,
+    teacher: ModelSpec | None = None,
+    *,
+    config: RunConfig,
+    task: str | Path | Task | None = None,
+    ref: ModelSpec | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Unpack[RunSettings],
+) -> Result: ...
+
+
+def distill(
+    method: Method | str | Recipe | None = None,
+    student: ModelSpec | None = None,
+    teacher: ModelSpec | None = None,
+    *,
+    task: str | Path | Task | None = None,
+    ref: ModelSpec | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    config: RunConfig | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Result:
+    """Train a student by any method.
+
+    Args:
+        method: a registered name or recipe, whose arguments may be among ``settings``, or a value that has its
+            arguments already, such as ``lb.methods.kdrl(coef=1.0)``.
+        student, teacher, ref: a model folder, a hub name, ``"embedded"``, or a Hugging Face model object. The student
+            is required; ``ref`` is the student before training unless it is given.
+        task: a reasoning-gym data set, a JSONL file, a dataset folder, a preset, or a Task object; required.
+        tokenizer: of a student that is a model object; also of a teacher or reference object that was not loaded from a
+            folder or the hub. Default: the one at the object's ``name_or_path``.
+        config: a whole ``RunConfig``. What is given beside it overrides it; of tables, entry by entry.
+        out: folder of the run; default ``runs/METHOD-DATE``.
+        overwrite: replace a run that the folder holds.
+        quiet: no progress on standard error.
+        **settings: fields of ``RunConfig`` (``lr``, ``prompts``, ``max_tokens`` ...), by their own names or those of
+            Transformers and TRL (``learning_rate`` ...), and, with a method's name, arguments of the method.
+
+    Raises:
+        LimbeckError: one sentence that names the field, the value and the remedy.
+    """
+    # ``Result.student`` is a path, and a path is a natural thing to give.
+    named: dict[str, Any] = {"student": student, "teacher": teacher, "ref": ref, "task": task}
+    named = {k: str(v) if isinstance(v, Path) else v for k, v in named.items() if v is not None}
+    _refuse_strangers(named)
+    models = {role: x for role, x in named.items() if isinstance(x, PreTrainedModel)}
+    texts = {k: v if isinstance(v, str) else _name(v) for k, v in named.items()}
+    made, value = _configured(method, config, texts, settings)
+    _refuse_tokenizer(tokenizer, models)
+    folder = folder_of(out) if out not in (None, "") else Path("runs") / f"{made.method}-{datetime.now():%Y%m%d-%H%M%S}"
+    command = f"lb.distill({made.method!r}, student={made.student!r}, teacher={made.teacher!r}, ...)"
+    return train(
+        made,
+        folder,
+        command=command,
+        overwrite=overwrite,
+        console=screen(quiet=True) if quiet else None,
+        method=value,
+        models=models,
+        task=named.get("task") if not isinstance(named.get("task"), str) else None,
+        tokenizer=tokenizer,
+    )
+
+
+_TABLES = ("arguments", "task_options", "datasets", "others", "contexts")
+
+
+def _configured(
+    method: Method | str | Recipe | None,
+    config: RunConfig | None,
+    texts: Mapping[str, str],
+    settings: Mapping[str, Any],
+) -> tuple[RunConfig, Method | None]:
+    """The configuration of a call, and the method where it was given as a value."""
+    if config is not None and not isinstance(config, RunConfig):
+        raise LimbeckError(
+            f"config={shown(config)} is not a RunConfig; give lb.RunConfig(method=..., student=..., ...)."
+        )
+    below = {k: getattr(config, k) for k in sorted(config.model_fields_set)} if config is not None else {}
+    arguments: Mapping[str, object] = {}
+    if isinstance(method, Method):
+        name, below = method.name or "custom", {**below, "arguments": {}}
+    else:
+        named = method.name if isinstance(method, Recipe) else method
+        name = named if named is not None else below.get("method", "")
+        if name == "":
+            raise LimbeckError(
+                "method=None: the method is missing; give a name (`limbeck methods` lists them), or a config."
+            )
+        if name != below.get("method"):
+            below["arguments"] = {}  # those of another method
+        arguments = configure(name, {"imports": settings.get("imports", ())}).recipe.arguments
+    given = {**texts, **in_our_words(settings, arguments, name)}
+    own = {k: given.pop(k) for k in list(given) if k in arguments}
+    if own or "arguments" in given:
+        given["arguments"] = _laid(given.get("arguments", {}), own)
+    merged = {**below, **{k: _laid(below[k], v) if k in _TABLES and below.get(k) else v for k, v in given.items()}}
+    _refuse_missing(merged)
+    merged.pop("method", None)
+    if not isinstance(method, Method):
+        return configure(name, merged), None
+    unknown = sorted(set(merged) - set(RunConfig.model_fields))
+    if unknown:
+        near = nearest(unknown[0], RunConfig.model_fields)
+        raise LimbeckError(
+            f"unknown setting {quoted(unknown[0])}{near}: a method value takes its arguments when it is built, and a "
+            f"run the settings {', '.join(sorted(RunConfig.model_fields))}."
+        )
+    return checked({"method": name, **merged}), method
+
+
+def _laid(below: Any, above: Any) -> Any:
+    """One table over another; what is no table is left to the checks of the configuration."""
+    if not isinstance(below, Mapping):
+        return below
+    return {**below, **above} if isinstance(above, Mapping) else above
+
+
+def _refuse_missing(given: Mapping[str, Any]) -> None:
+    """Refuse a run whose student or task nobody named: their defaults are for trying the command line."""
+    if given.get("student") is None:
+        raise LimbeckError(
+            "the student is missing; give a model folder, a hub name or a model object, or student='embedded' for the "
+            "toy model that comes with Limbeck."
+        )
+    if given.get("task") is None:
+        raise LimbeckError(
+            "the task is missing; give task= a JSONL file, a data set folder, a reasoning-gym name or a Task object, "
+            "or 'two_digit_sums' with the embedded models."
+        )
+
+
+def _refuse_tokenizer(tokenizer: object, models: Mapping[str, PreTrainedModel]) -> None:
+    """Refuse a tokenizer that is none, or that no model would use."""
+    if tokenizer is None:
+        return
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise LimbeckError(f"tokenizer={shown(tokenizer)} is not a tokenizer; give a PreTrainedTokenizerBase.")
+    if "student" not in models and all(getattr(model, "name_or_path", "") for model in models.values()):
+        raise LimbeckError(
+            "tokenizer= is for a model that is given as an object, and every model here has its own; leave it out."
+        )
+
+
+_TASK = ("name", "serves", "train", "test", "verify", "responses")
+
+
+def _refuse_strangers(named: Mapping[str, Any]) -> None:
+    """Refuse objects that are neither a name nor what a name would give."""
+    for role, x in named.items():
+        if role != "task" and not isinstance(x, str | PreTrainedModel):
+            raise LimbeckError(
+                f"{role}={shown(x)} is not a model; give a folder, a hub name, or a Hugging Face model "
+                "(PreTrainedModel; of a PEFT model, merge_and_unload())."
+            )
+    task = named.get("task", "")
+    if inspect.isclass(task):
+        raise LimbeckError(f"task={shown(task)} is a class; give an object of it: task={task.__name__}(...).")
+    plays = "episodes" in getattr(task, "serves", ())
+    lacks = [name for name in (*_TASK, *(["open"] if plays else [])) if not hasattr(task, name)]
+    if lacks and not isinstance(task, str):
+        raise LimbeckError(
+            f"task={shown(task)} is not a task, because it has no {lacks[0]!r}; give a name, a file, or an object "
+            "with what limbeck.tasks.Task asks for."
+        )
+
+
+def _name(x: Any) -> str:
+    return str(getattr(x, "name_or_path", "") or getattr(x, "name", "") or type(x).__name__)
+
+
+def evaluate(
+    student: str,
+    *,
+    teacher: str | None = None,
+    task: str = "two_digit_sums",
+    task_options: Mapping[str, Any] | None = None,
+    size: int = 200,
+    seed: int = 0,
+    max_tokens: int = 128,
+    samples: int = 1,
+    template: str | None = None,
+    remote_code: bool = False,
+    skip_overlong: bool = False,
+    cpu: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Measure a model on a task's held-out problems.
+
+    Returns:
+        ``accuracy`` (greedy) with ``low`` and ``high`` (95 % Wilson), ``n``, ``reward``, ``length`` (tokens),
+        ``entropy`` (nats), ``kl_forward`` and ``kl_reverse`` (nats a token, with a teacher), ``perplexity``,
+        ``correct`` per problem, and ``pass_at`` (k to value) where ``samples`` is above 1. What is not known is absent.
+    """
+    settings: dict[str, Any] = {
+        "method": "sft",
+        "student": student,
+        "teacher": teacher,
+        "task": task,
+        "task_options": dict(task_options or {}),
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "eval_size": size,
+        "template": template,
+        "remote_code": remote_code,
+        "skip_overlong": skip_overlong,
+        "cpu": cpu,
+    }
+    config = checked(settings)
+    refuse_too_many(samples, size)
+    tasks = {"task": load_task(task, seed=seed, **config.task_options)}
+    if samples > 1 and "reward" not in tasks["task"].serves:
+        raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {task!r} has none; give answers.")
+    quiet = screen(console, stderr=True)
+    with quiet.status("measuring"):
+        session = open_session(config, build_method(config), tasks, {}, accelerator_for("no", cpu), learns=False)
+        evaluator = Evaluator(session.desk, size, config.micro_tokens)
+        if not evaluator.prompts:
+            raise LimbeckError(f"{task!r} holds out no problem (size is {size}); give more of them, or test=FILE.")
+        for sentence in (*session.read, *few_problems(tasks["task"], size)):
+            quiet.print(sentence, style="yellow", highlight=False)
+        out = evaluator.measure()
+        if samples > 1:
+            torch.manual_seed(seed)
+            out["pass_at"] = evaluator.pass_at(samples, [2**i for i in range(12)])
+    return out
+
+
+def refuse_too_many(samples: int, problems: int) -> None:
+    """Refuse more responses than are held in memory at once.
+
+    Raises:
+        LimbeckError: where ``samples`` is no whole number of at least 1, or times ``problems`` is more than ``MOST``.
+    """
+    whole("--samples", samples, 1)
+    if samples * max(problems, 1) > MOST:
+        raise LimbeckError(
+            f"--samples {samples} for each of {problems:,} problems is more responses than can be held at once "
+            f"({MOST:,}); ask for fewer samples or fewer problems."
+        )

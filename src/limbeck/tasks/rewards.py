@@ -1,0 +1,300 @@
+"""Reward functions of the user's own: how their arguments are filled, how they are called, and what they may return.
+
+Arguments are filled by their names. A function with an argument ``completions`` takes a batch, as in TRL: ``prompts``,
+``completions`` and columns are lists, and so is what it returns. Any other function is called for each response, with
+``prompt``, ``response``, ``row`` (the whole record) and columns. ``**kwargs`` gets every column.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from numbers import Real
+from typing import Any
+
+from .. import user_files as own_files
+from ..errors import LimbeckError, nearest, number, shown
+from ..limits import OutOfTime, within
+from .base import Unjudged, Verdict, bounded, reason_of
+
+SINGLE, BATCH = ("prompt", "response", "row"), ("prompts", "completions")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One response that is to be judged.
+
+    Attributes:
+        id: of the prompt.
+        prompt: its text, or its messages where the data holds messages.
+        response: the text.
+        row: the record as the data has it.
+        columns: the record by its own names and by those that the task gave them.
+    """
+
+    id: str
+    prompt: Any
+    response: str
+    row: Mapping[str, Any]
+    columns: Mapping[str, Any]
+
+    @property
+    def completion(self) -> Any:
+        """The response as TRL shows it: a message where the prompt is one of messages."""
+        if isinstance(self.prompt, str):
+            return self.response
+        return [{"role": "assistant", "content": self.response}]
+
+
+@dataclass(frozen=True)
+class RewardFunction:
+    """One function with what its signature asks for.
+
+    Attributes:
+        call: the function.
+        name: for messages.
+        batch: whether it takes lists.
+        asks: the names of its arguments that are filled.
+        every: whether it takes all columns (``**kwargs``).
+    """
+
+    call: Callable[..., Any]
+    name: str
+    batch: bool
+    asks: tuple[str, ...]
+    every: bool
+
+    @classmethod
+    def of(cls, reward: object, columns: Collection[str]) -> RewardFunction:
+        """A function, checked against the columns that there are; a text names one in a file of ``--import``.
+
+        Raises:
+            LimbeckError: it cannot be called, or has an argument that nothing fills.
+        """
+        if isinstance(reward, str):
+            reward = _imported(reward)
+        if not callable(reward) or inspect.isclass(reward):
+            raise LimbeckError(f"reward={shown(reward)} is not a function; give one such as reward(prompt, response).")
+        name = getattr(reward, "__name__", type(reward).__name__)
+        try:
+            parameters = list(inspect.signature(reward).parameters.values())
+        except (TypeError, ValueError):
+            raise LimbeckError(
+                f"the arguments of reward {name} cannot be read; wrap it in a def of your own."
+            ) from None
+        batch = any(p.name == "completions" for p in parameters)
+        free = {*(BATCH if batch else SINGLE), *columns}
+        asks = []
+        for p in parameters:
+            if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+                continue
+            if p.name in free and p.kind is not p.POSITIONAL_ONLY:
+                asks.append(p.name)
+            elif p.default is p.empty:
+                raise LimbeckError(_unfilled(name, p, free, batch))
+        if not set(asks) & {"response", "completions"}:
+            raise LimbeckError(
+                f"reward {name} does not read the response; give it an argument response, or completions (a list)."
+            )
+        return cls(reward, name, batch, tuple(asks), any(p.kind is p.VAR_KEYWORD for p in parameters))
+
+    def arguments(self, asked: Asked) -> dict[str, Any]:
+        """The arguments for one response."""
+        own = {"prompt": asked.prompt, "response": asked.response, "row": dict(asked.row)}
+        own = {"prompts": asked.prompt, "completions": asked.completion} if self.batch else own
+        free = {**asked.columns, **own}
+        given = {name: free.get(name) for name in self.asks}
+        return {**{k: v for k, v in asked.row.items() if k not in own}, **given} if self.every else given
+
+    def batch_arguments(self, asked: Sequence[Asked]) -> dict[str, list[Any]]:
+        """The arguments for several responses, each a list."""
+        each = [self.arguments(a) for a in asked]
+        return {name: [given.get(name) for given in each] for name in dict.fromkeys(k for given in each for k in given)}
+
+
+def _imported(name: str) -> object:
+    found = own_files.named(name)
+    if found is None:
+        near = nearest(name, own_files.names())
+        raise LimbeckError(f"reward={name!r} is in no file of --import{near}; add --import FILE.py that defines it.")
+    return found
+
+
+def _unfilled(name: str, p: inspect.Parameter, free: Collection[str], batch: bool) -> str:
+    if p.kind is p.POSITIONAL_ONLY:
+        return f"reward {name} takes {p.name!r} by place alone; leave the / out, because arguments are filled by name."
+    form = "prompts, completions (lists) and" if batch else "prompt, response, row and"
+    columns = ", ".join(sorted(set(free) - {*SINGLE, *BATCH})) or "none"
+    return (
+        f"reward {name} has the argument {p.name!r}, which is no column of the data{nearest(p.name, free)}; arguments "
+        f"are filled by name: {form} the columns ({columns})."
+    )
+
+
+class Rewards:
+    """Reward functions with their weights, as the verifier of a task.
+
+    Args:
+        reward: a function, or several.
+        weights: one for each function; 1 where none are given, as in TRL.
+        correct_at: reward from which a response counts as correct.
+        columns: names that the functions' arguments may have.
+
+    Raises:
+        LimbeckError: functions that cannot be called with these columns, or weights that do not fit them.
+    """
+
+    def __init__(self, reward: object, weights: object, correct_at: object, columns: Collection[str]) -> None:
+        several = list(reward) if isinstance(reward, list | tuple) else [reward]
+        if not several:
+            raise LimbeckError("reward=[] holds no function; give one such as reward(prompt, response).")
+        self.functions = [RewardFunction.of(one, columns) for one in several]
+        self.weights = _weights(weights, len(several))
+        number("correct_at", correct_at)
+        self.correct_at = float(correct_at)  # type: ignore[arg-type]
+
+    def judge(self, asked: Sequence[Asked], seconds: float) -> list[Verdict | Unjudged]:
+        """Verdicts on several responses, and why there is none for those that were not judged.
+
+        Raises:
+            LimbeckError: a function returned what is no reward.
+        """
+        each = [_values(function, asked, seconds) for function in self.functions]
+        return [self._together([values[i] for values in each]) for i in range(len(asked))]
+
+    def _together(self, values: Sequence[Verdict | float | Unjudged | None]) -> Verdict | Unjudged:
+        """The weighted sum of what the functions gave; None takes no part, as in TRL."""
+        failed = next((v for v in values if isinstance(v, Unjudged)), None)
+        if failed is not None:
+            return failed
+        given = [(v, w) for v, w in zip(values, self.weights, strict=True) if isinstance(v, Verdict | float)]
+        if not given:
+            return Unjudged("it returned None" if len(values) == 1 else "every reward function returned None")
+        total = sum(w * (v.reward if isinstance(v, Verdict) else v) for v, w in given)
+        said = [v for v, _ in given if isinstance(v, Verdict)]
+        correct = all(v.correct for v in said) if said else total >= self.correct_at
+        return Verdict(total, correct, "; ".join(v.feedback for v in said if v.feedback) or None)
+
+
+def _weights(weights: object, n: int) -> list[float]:
+    if weights is None:
+        return [1.0] * n
+    given: list[Any] = list(weights) if isinstance(weights, list | tuple) else [weights]
+    if len(given) != n:
+        raise LimbeckError(f"weights={shown(weights)} are {len(given)} for {n} reward functions; give one for each.")
+    for weight in given:
+        number("a weight of the rewards", weight)
+    return [float(weight) for weight in given]
+
+
+# ---------------------------------------------------------------- calling
+
+
+def _values(f: RewardFunction, asked: Sequence[Asked], seconds: float) -> list[Verdict | float | Unjudged | None]:
+    """What a function gives each response, checked."""
+    raw = _of_batch(f, asked, seconds) if f.batch else _of_each(f, asked, seconds)
+    return [_checked(f, a, value) for a, value in zip(asked, raw, strict=True)]
+
+
+def _of_batch(f: RewardFunction, asked: Sequence[Asked], seconds: float) -> list[object]:
+    """A batch in one call. Where that raises, each response is judged alone, so that only those at fault are lost."""
+    try:
+        said: object = within(seconds, partial(f.call, **f.batch_arguments(asked)))
+        if inspect.isawaitable(said):
+            said = _awaited([said], seconds)[0]
+            if isinstance(said, BaseException):
+                raise said
+    except LimbeckError:
+        raise
+    except OutOfTime as e:
+        return [Unjudged(reason_of(e)) for _ in asked]
+    except (Exception, SystemExit) as e:
+        if len(asked) == 1:
+            return [Unjudged(reason_of(e))]
+        return [value for one in asked for value in _of_batch(f, [one], seconds)]
+    listed = said.tolist() if hasattr(said, "tolist") else said
+    if not isinstance(listed, list | tuple) or len(listed) != len(asked):
+        has = f"{len(listed)} rewards" if isinstance(listed, list | tuple) else shown(said)
+        raise LimbeckError(f"reward {f.name} gave {has} for {len(asked)} completions; return a list with one for each.")
+    return list(listed)
+
+
+def _of_each(f: RewardFunction, asked: Sequence[Asked], seconds: float) -> list[object]:
+    """One call a response; coroutines are awaited together."""
+    values: list[object] = []
+    for one in asked:
+        try:
+            values.append(within(seconds, partial(f.call, **f.arguments(one))))
+        except LimbeckError:
+            raise
+        except (Exception, SystemExit, OutOfTime) as e:
+            values.append(Unjudged(reason_of(e)))
+    waiting = [i for i, value in enumerate(values) if inspect.isawaitable(value)]
+    for i, value in zip(waiting, _awaited([values[i] for i in waiting], seconds), strict=True):
+        if isinstance(value, LimbeckError):
+            raise value
+        values[i] = Unjudged(reason_of(value)) if isinstance(value, BaseException) else value
+    return values
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One event loop in a thread of its own, for the life of the process: clients keep connections that belong to it.
+
+    A notebook has a loop of its own already, in which nothing may wait.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="limbeck-rewards", daemon=True).start()
+    return loop
+
+
+def _awaited(several: Sequence[Any], seconds: float) -> list[object]:
+    """What coroutines return or raise, run together; each may take so many seconds."""
+    if not several:
+        return []
+
+    async def one(awaitable: Awaitable[object]) -> object:
+        try:
+            return await asyncio.wait_for(awaitable, seconds)
+        except TimeoutError:
+            return OutOfTime(seconds)
+        except (Exception, asyncio.CancelledError) as e:
+            return e
+
+    async def together() -> list[object]:
+        return list(await asyncio.gather(*map(one, several)))
+
+    future = asyncio.run_coroutine_threadsafe(together(), _loop())
+    try:
+        return future.result(seconds + _GRACE)
+    except TimeoutError:  # a coroutine that blocks its loop cannot be interrupted
+        future.cancel()
+        return [OutOfTime(seconds) for _ in several]
+
+
+_GRACE = 5.0
+"""Seconds that the loop has to notice that time is up."""
+
+
+def _checked(f: RewardFunction, asked: Asked, value: object) -> Verdict | float | Unjudged | None:
+    """A reward as a number.
+
+    Raises:
+        LimbeckError: it is none, or not finite.
+    """
+    if value is None or isinstance(value, Unjudged):
+        return value
+    given: Any = value.reward if isinstance(value, Verdict) else value
+    if not isinstance(given, Real) and getattr(given, "ndim", None) == 0:  # a scalar of NumPy or PyTorch
+        given = given.item()
+    if not isinstance(given, Real) or not bounded(given):
+        raise LimbeckError(
+            f"reward {f.name} gave {shown(given)} to a response to prompt {asked.id!r} ({asked.response[:60]!r}); "
+            "return a finite number, or None where it cannot judge."
+        )
+    return value if isinstance(value, Verdict) else float(given)
