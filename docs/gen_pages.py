@@ -434,28 +434,6 @@ def _constants(package: ModuleType) -> dict[str, str]:
     return out
 
 
-def settings_page() -> str:
-    """All settings of a run."""
-    from limbeck.engine.config import RunConfig
-
-    rows = []
-    for name, f in RunConfig.model_fields.items():
-        default = "" if f.is_required() else f"`{f.get_default(call_default_factory=True)!r}`"
-        rows.append((f"`{name}`", _type(f.annotation), default, f.description or ""))
-    return f"""# Settings of a run
-
-`--set key=value`, a TOML file given with `--config`, and the keyword arguments of `lb.distill` name these fields,
-or the arguments of the method ([each method's page](../methods/overview.md)). Unknown names are refused.
-
-{table(("setting", "type", "default", "meaning"), rows)}
-"""
-
-
-def _type(annotation: Any) -> str:
-    name = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else annotation
-    return f"`{str(name).replace('typing.', '')}`"
-
-
 def cli_page() -> str:
     """The commands with their arguments and options, from the typer application."""
     import typer.main
@@ -491,7 +469,6 @@ def pages() -> dict[str, str]:
     out |= {f"methods/{r.name}.md": method_page(r) for r in REGISTRY.values()}
     reference: dict[str, tuple[str, Callable[[], str]]] = {
         "cli": ("Command line", cli_page),
-        "settings": ("Settings of a run", settings_page),
         "limbeck": ("limbeck", lambda: module_page("The top level", ("limbeck",)) + _errors()),
         "pipelines": (
             "Pipelines",
