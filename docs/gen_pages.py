@@ -95,7 +95,8 @@ def families_table() -> str:
                 ", ".join(f"`{r.name}`" for r in recipes),
             )
         )
-    return table((f"family of {len(REGISTRY)} methods", "number", "names"), rows)
+    rows.append(("**All**", str(len(REGISTRY)), ""))
+    return table(("family", "methods", "names"), rows)
 
 
 def families() -> dict[str, list[Recipe]]:
