@@ -33,7 +33,7 @@ def settings(out: Path, method: Method) -> dict[str, Any]:
     folder = out / "privileged_student"
     if not (folder / "model.safetensors").exists():
         make(folder)
-    shown = {context.name for context in method.told}
+    shown = {context.name for context in method.all_contexts}
     words = {name: template for name, template in CONTEXTS.items() if name in shown}
     return {"student": str(folder), "teacher": None, "contexts": words}
 

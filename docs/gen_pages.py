@@ -1,7 +1,7 @@
 """Pages that are generated when the documentation is built: one for each method, and the reference.
 
-Everything on them comes from the values and the docstrings; mkdocs-gen-files runs this file. ``pages()`` returns what
-it would write, so that tests can look at it without a build.
+Their content comes from the methods and the docstrings. mkdocs-gen-files runs this file. ``pages()`` returns the pages
+without writing them, so that tests can look at them without a build.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ CONFIDENCE = {
     "high": "the formula and its defaults were read in the authors' code or in the paper's own text",
     "medium": "the formula was read in consistent third-party quotations and its mathematics was checked, but the "
     "paper's body was not read; what is reconstructed is named below",
-    "low": "reconstructed from an abstract or from notes, or a reading that nobody is known to have published",
+    "low": "the formula was reconstructed from an abstract or notes, or is a reading that we have not found published",
 }
 ABILITIES = {
     "sampled": "the log-probability of each sampled token (a scoring API is enough)",
-    "topk": "its own k likeliest tokens with their log-probabilities at every position",
-    "dense": "its whole next-token law at every position (host the weights)",
-    "at": "its log-probabilities of the entries that the student finds likeliest (host the weights)",
-    "text": "text that it writes itself",
+    "topk": "its own k most likely tokens with their log-probabilities at every position",
+    "dense": "its full next-token distribution at every position (host the weights)",
+    "at": "its log-probabilities at the student's k most likely tokens (host the weights)",
+    "text": "text that it generates",
 }
 
 RUNS = ("Result", "resume", "evaluate")
-"""What of the engine has a page; ``distill`` is at the top level."""
+"""Names of the engine that have an entry; ``distill`` is at the top level."""
 
 
 # ---------------------------------------------------------------- methods
@@ -67,12 +67,12 @@ def link(paper: str) -> str:
 
 
 def reads(method: Method) -> str:
-    """Who is read and how, in few words."""
+    """The readers of a method and what it needs from each, in few words."""
     return "; ".join(f"{role}: {', '.join(sorted(a))}" for role, a in method.roles.items()) or "–"
 
 
 def methods_table(name: Callable[[str], str] = "`{}`".format) -> str:
-    """Every method of the registry by family; README.md holds a copy."""
+    """Every method of the registry by family."""
     rows: list[tuple[str, ...]] = []
     for family, recipes in families().items():
         rows.append((f"**{family}**", "", "", "", ""))
@@ -80,6 +80,23 @@ def methods_table(name: Callable[[str], str] = "`{}`".format) -> str:
             (name(r.name), r.title, link(r.paper), ", ".join(value(r.name).roles) or "–", r.confidence) for r in recipes
         ]
     return table(("method", "what it is", "paper", "reads", "confidence"), rows)
+
+
+def families_table() -> str:
+    """Families of methods with their sizes and names; README.md holds a copy."""
+    rows = []
+    for family, recipes in families().items():
+        first = (inspect.getdoc(inspect.getmodule(recipes[0].factory)) or "").partition("\n")[0]
+        about = first.rstrip(".").partition(": ")[2]
+        rows.append(
+            (
+                f"**{family}**" + (f": {about}" if about else ""),
+                str(len(recipes)),
+                ", ".join(f"`{r.name}`" for r in recipes),
+            )
+        )
+    rows.append(("**All**", str(len(REGISTRY)), ""))
+    return table(("family", "methods", "names"), rows)
 
 
 def families() -> dict[str, list[Recipe]]:
@@ -104,13 +121,13 @@ def nearest_relative(name: str) -> tuple[str, list[tuple[str, str, str]]]:
 
 
 def _words(name: str) -> frozenset[str]:
-    """What the source, the terms and the reduction are made of."""
-    told = {k: v for k, v in axes(value(name)).items() if k.startswith(("source", "term", "reduction"))}
-    return frozenset(re.findall(r"[^\W\d]\w*", " ".join(told.values())))
+    """The names that occur in the source, the terms and the reduction."""
+    shown = {k: v for k, v in axes(value(name)).items() if k.startswith(("source", "term", "reduction"))}
+    return frozenset(re.findall(r"[^\W\d]\w*", " ".join(shown.values())))
 
 
 def command(recipe: Recipe) -> str:
-    """A command that runs the method on what comes with Limbeck, or on files the reader has to bring."""
+    """A command that runs the method on the embedded models and tasks, or on files that the reader has to bring."""
     method = value(recipe.name)
     words = ["limbeck train", recipe.name]
     if "teacher" in method.roles:
@@ -129,7 +146,7 @@ def _parts(method: Method) -> list[Any]:
 
 
 def _in_turns(method: Method) -> bool:
-    """Whether it asks for a task that is played in turns."""
+    """Whether it needs a task in turns."""
     return any(part.episodic and part.retry is None for part in _parts(method) if isinstance(part, Sample))
 
 
@@ -150,16 +167,16 @@ def method_page(recipe: Recipe) -> str:
     summary, _, rest = body.partition("\n\n")
     of = {k: v for k, v in axes(method).items() if k != "confidence"}
     closest, differences = nearest_relative(recipe.name)
-    told = {name: text for key, text in sections.get("Args", {}).items() for name in key.split(", ")}
-    arguments = [(f"`{n}`", f"`{_shown(d)}`", told.get(n, "")) for n, d in recipe.arguments.items()]
+    meanings = {name: text for key, text in sections.get("Args", {}).items() for name in key.split(", ")}
+    arguments = [(f"`{n}`", f"`{_shown(d)}`", meanings.get(n, "")) for n, d in recipe.arguments.items()]
     parts = [
         f"# {recipe.title}",
         f"`{recipe.name}` · {link(recipe.paper) if recipe.paper else 'no single paper'} · confidence: "
         f"**{recipe.confidence}** ({CONFIDENCE[recipe.confidence]})",
         summary,
         "## Objective",
-        rest or "See the value below.",
-        "## The value",
+        rest or "See below.",
+        "## As it runs",
         f"```text\nL = {method.terms}\n```",
         table(("axis", "value"), [(k.strip(), f"`{v}`") for k, v in of.items()]),
         _needs(method),
@@ -167,7 +184,7 @@ def method_page(recipe: Recipe) -> str:
         "## Arguments",
         table(("argument", "default", "meaning, and where the default comes from"), arguments)
         if arguments
-        else "It takes none.",
+        else "It has no arguments.",
         f"## Differs from {REGISTRY[closest].title}",
         f"The nearest relative in the registry is [`{closest}`]({closest}.md); they differ in {len(differences)} "
         f"line{'s' if len(differences) != 1 else ''}.",
@@ -176,7 +193,7 @@ def method_page(recipe: Recipe) -> str:
         ),
         "## Run it",
         f"```bash\n{command(recipe)}\n```",
-        "## The whole method",
+        "## Source code",
         f"```python\n{source_of(recipe)}\n```",
         f"From `{inspect.getmodule(recipe.factory).__name__}`.",  # type: ignore[union-attr]
         "## Citation",
@@ -193,7 +210,7 @@ def _needs(method: Method) -> str:
     if taxonomy.needs_verifier(method):
         needs.append("* a task with a verifier.")
     if _in_turns(method):
-        needs.append("* a task that is played in turns ([several turns](../multi-turn.md)).")
+        needs.append("* a task in turns ([several turns](../multi-turn.md)).")
     if any(s.labelled for s in method.sources.values()):
         needs.append("* a task with pairs (chosen and rejected responses).")
     elif any("responses" in str(s) for s in method.sources.values()):
@@ -207,10 +224,10 @@ def _needs(method: Method) -> str:
 
 
 def _place(method: Method) -> str:
-    """One line for the survey's axes."""
+    """A sentence about the survey's axes."""
     place = taxonomy.place(method)
-    told = ", ".join(f"{axis} *{' and '.join(values)}*" for axis, values in place.items())
-    return f"In the axes of the survey [arXiv:2604.00626](https://arxiv.org/abs/2604.00626): {told}."
+    shown = ", ".join(f"{axis} *{' and '.join(values)}*" for axis, values in place.items())
+    return f"In the axes of the survey [arXiv:2604.00626](https://arxiv.org/abs/2604.00626): {shown}."
 
 
 def _derived(role: str, method: Method) -> str:
@@ -243,9 +260,9 @@ def methods_index() -> str:
     meanings = "\n".join(f"* **{level}**: {text}." for level, text in CONFIDENCE.items())
     return f"""# Methods
 
-Each page is generated from the method's value and docstring when this site is built.
-`limbeck methods` prints the same list, `limbeck explain kdrl` the value of one, `limbeck diff gkd kdrl` in which
-axes two differ. [Which method should I use?](../choose.md)
+The table has every method, with the models that it reads besides the student. Each name leads to a page with the
+formula, the arguments and a command. `limbeck methods` prints the same list, `limbeck explain kdrl` one method, and
+`limbeck diff gkd kdrl` how two methods differ. [Which method should I use?](../choose.md) helps to choose.
 
 {methods_table("[`{0}`]({0}.md)".format)}
 
@@ -253,8 +270,7 @@ The confidence says how sure we are that our formula is the published one:
 
 {meanings}
 
-It says nothing about how well a method works. A golden value from the authors' code, where there is one, is in
-`tests/golden/`.
+It says nothing about how well a method works. `tests/golden/` has values from the authors' code, where there is any.
 
 [Pipelines](pipelines.md) run several methods in a row.
 
@@ -262,7 +278,7 @@ It says nothing about how well a method works. A golden value from the authors' 
 
 {split_doc(inspect.getdoc(taxonomy) or "")[0]}
 
-`limbeck methods --by feedback` groups the list so.
+`limbeck methods --by feedback` groups the list by the first of these axes.
 
 {survey_table()}
 
@@ -280,17 +296,18 @@ def pipelines_page() -> str:
     """Every pipeline with a name."""
     intro = """# Pipelines
 
-A pipeline runs several methods in a row; each stage starts from the student that the one before left. Each has a folder
-of its own below `--out`. Stopped, the same command goes on in the stage where it was, and what is done is not done
-again. `limbeck pipeline` lists what is below; in Python it is `lb.run_pipeline(lb.pipelines.NAME(...), out, ...)`."""
+A pipeline runs several methods in a row. Each stage starts from the student of the previous stage, and has a folder of
+its own below `--out`. If a pipeline is stopped, the same command continues it in the stage where it was.
+`limbeck pipeline` lists the pipelines below; in Python, run them by
+`lb.run_pipeline(lb.pipelines.NAME(...), out, ...)`."""
     return "\n\n".join([intro, *map(_pipeline, PIPELINES.values())]) + "\n"
 
 
 def _pipeline(plan: PipelineRecipe) -> str:
     body, sections = split_doc(plan.doc)
-    told = sections.get("Args", {})
+    meanings = sections.get("Args", {})
     steps = " → ".join(f"[`{s.method}`]({s.method}.md)" for s in plan().stages)
-    rows = [(f"`{n}`", f"`{_shown(d)}`", told.get(n, "")) for n, d in plan.arguments.items()]
+    rows = [(f"`{n}`", f"`{_shown(d)}`", meanings.get(n, "")) for n, d in plan.arguments.items()]
     teacher = " --teacher embedded" if any("teacher" in value(s.method).roles for s in plan().stages) else ""
     parts = [
         f"## {plan.title}",
@@ -349,7 +366,7 @@ class Written:
 
 
 def signature(name: str, thing: Any) -> str:
-    """How it is called, one argument a line where it is long."""
+    """The signature, with one argument per line if it is long."""
     if inspect.isclass(thing) and issubclass(thing, Exception):
         return f"{name}(message)"
     sign = inspect.signature(thing)
@@ -369,7 +386,7 @@ def signature(name: str, thing: Any) -> str:
 
 
 def _as_written(p: inspect.Parameter) -> dict[str, Any]:
-    """Annotation without quotes; a default that is a value of ours by its name."""
+    """The annotation without quotes; a default that is an object of the library by its name."""
     out = {} if p.annotation is p.empty else {"annotation": Written(p.annotation)}
     ours = type(p.default).__module__.startswith("limbeck")
     return out | ({"default": Written(str(p.default))} if ours else {})
@@ -418,28 +435,6 @@ def _constants(package: ModuleType) -> dict[str, str]:
     return out
 
 
-def settings_page() -> str:
-    """Everything a run can be told."""
-    from limbeck.engine.config import RunConfig
-
-    rows = []
-    for name, f in RunConfig.model_fields.items():
-        default = "" if f.is_required() else f"`{f.get_default(call_default_factory=True)!r}`"
-        rows.append((f"`{name}`", _type(f.annotation), default, f.description or ""))
-    return f"""# Settings of a run
-
-`--set key=value`, a TOML file given with `--config`, and the keyword arguments of `lb.distill` name these fields,
-or the arguments of the method ([each method's page](../methods/overview.md)). Unknown keys are refused.
-
-{table(("setting", "type", "default", "meaning"), rows)}
-"""
-
-
-def _type(annotation: Any) -> str:
-    name = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else annotation
-    return f"`{str(name).replace('typing.', '')}`"
-
-
 def cli_page() -> str:
     """The commands with their arguments and options, from the typer application."""
     import typer.main
@@ -475,7 +470,6 @@ def pages() -> dict[str, str]:
     out |= {f"methods/{r.name}.md": method_page(r) for r in REGISTRY.values()}
     reference: dict[str, tuple[str, Callable[[], str]]] = {
         "cli": ("Command line", cli_page),
-        "settings": ("Settings of a run", settings_page),
         "limbeck": ("limbeck", lambda: module_page("The top level", ("limbeck",)) + _errors()),
         "pipelines": (
             "Pipelines",

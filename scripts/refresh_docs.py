@@ -3,7 +3,7 @@
     .venv/bin/python scripts/refresh_docs.py            every page
     .venv/bin/python scripts/refresh_docs.py docs/space.md
 
-Also writes the table of methods into README.md. Tests compare the same blocks (tests/docs); this only spares the
+Also writes the table of families into README.md. Tests compare the same blocks (tests/docs); this only spares the
 copying. Look at the difference before you commit it.
 """
 
@@ -42,13 +42,11 @@ def refreshed(text: str, page: str) -> str:
 
 
 def with_table(text: str) -> str:
-    """README.md with the table of the registry."""
+    """README.md with the table of families, counted in the registry."""
     sys.path.insert(0, str(ROOT / "docs"))
     import gen_pages
 
-    return re.sub(
-        r"^\| method \|.*?(?=\n\n)", lambda _: gen_pages.methods_table(), text, flags=re.DOTALL | re.MULTILINE
-    )
+    return re.sub(r"^\| family .*?(?=\n\n)", lambda _: gen_pages.families_table(), text, flags=re.DOTALL | re.MULTILINE)
 
 
 def main(words: list[str]) -> None:

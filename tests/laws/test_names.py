@@ -31,9 +31,9 @@ def definitions(kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> dict[str, li
     """Files by the name of what they define at the top of the file."""
     found = defaultdict(list)
     for path in SOURCES:
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, kind):
-                found[node.name].append(str(path.relative_to(ROOT)))  # type: ignore[attr-defined]
+        names = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, kind)}  # type: ignore[attr-defined]
+        for name in names:  # once a file, because overloads define a name several times
+            found[name].append(str(path.relative_to(ROOT)))
     return found
 
 

@@ -1,4 +1,4 @@
-"""On-policy distillation that changes *whose text* is learnt from: schedules of turns and lengths, rewrites, choice."""
+"""On-policy distillation with other rollouts: more turns over time, rewritten or selected text, several teachers."""
 
 from __future__ import annotations
 
