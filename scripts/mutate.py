@@ -1,13 +1,13 @@
-"""Seed known bugs in a copy of the library, one at a time, and see whether the tests named for each of them fail.
+"""Seed known bugs in a copy of the library, one at a time, and check that the tests named for each of them fail.
 
-``.venv/bin/python scripts/mutate.py``                   all of them (some twenty minutes on one core)
+``.venv/bin/python scripts/mutate.py``                   run all (about twenty minutes on one core)
 ``.venv/bin/python scripts/mutate.py --only "sdpo|tip"`` those whose name matches a regular expression
 ``.venv/bin/python scripts/mutate.py --list``            print names and tests, and run nothing
 
-The bugs are listed in ``mutations.toml``: a segment of source text, what takes its place, and the tests of which one
-must fail. No file is named: the text must occur exactly once in ``src/limbeck``, so that moving a module changes
-nothing here, and text that is gone is reported. ``src`` itself is never written to. To add a bug, append it to that
-file and run it with ``--only``.
+The bugs are listed in ``mutations.toml``: a segment of source text, its replacement, and the tests of which at least
+one must fail. Files are not named: the text must occur exactly once in ``src/limbeck``, so modules can be moved, and
+text that no longer exists is reported. ``src`` itself is never changed. To add a bug, append it to that file and run it
+with ``--only``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 600.0
-"""Seconds for the tests of one mutation (ours); a mutated library that does not come to an end counts as caught."""
+"""Seconds for the tests of one mutation (ours); a mutated library whose tests do not end counts as caught."""
 
 CAUGHT, SURVIVED, GONE = "caught", "SURVIVED", "no longer applies"
 NO_BASELINE, NO_RUN = "the tests fail without it", "the tests cannot run with it"
@@ -41,7 +41,7 @@ class Mutation:
     Attributes:
         name: the method or part, a colon, and what is wrong.
         old: source text that occurs exactly once.
-        new: what takes its place.
+        new: its replacement.
         tests: files below ``tests/`` (or ``file::test``) of which at least one test must fail.
     """
 
@@ -56,7 +56,7 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutation; ``where`` is the file that holds its text, relative to the folder that was copied."""
+    """The result of a mutation; ``where`` is the file with its text, relative to the folder that was copied."""
 
     name: str
     status: str

@@ -1,4 +1,4 @@
-"""Bring what pages print up to date: run their Python blocks and rewrite the blocks marked ``<!-- output -->``.
+"""Update the printed output in the documentation: run Python blocks and rewrite blocks marked ``<!-- output -->``.
 
     .venv/bin/python scripts/refresh_docs.py            every page
     .venv/bin/python scripts/refresh_docs.py docs/space.md
@@ -24,7 +24,7 @@ MARK = re.compile(r"<!-- (not executed|output)(?:: .*?)? -->\s*$")
 
 
 def refreshed(text: str, page: str) -> str:
-    """The page with what its blocks print now."""
+    """The page with the current output of its blocks."""
     names: dict[str, Any] = {"__name__": "__page__"}
     out, at, printed = [], 0, ""
     for found in BLOCK.finditer(text):
@@ -50,7 +50,7 @@ def with_table(text: str) -> str:
 
 
 def main(words: list[str]) -> None:
-    """Refresh the named pages, or all."""
+    """Update the named pages, or all."""
     from limbeck.space.registry import REGISTRY
 
     pages = [Path(w).resolve() for w in words] or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

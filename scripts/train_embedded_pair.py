@@ -52,7 +52,7 @@ N_VALIDATION = 256
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one of the two models is built and trained.
+    """The architecture and training settings of one of the two models.
 
     Attributes:
         width, inner, layers, heads: of the Llama model.
@@ -85,7 +85,7 @@ RECIPES = {
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a printable ASCII character, one a phrase, and ``<unk>`` for the rest."""
+    """A tokenizer with one token for each printable ASCII character and each phrase, and ``<unk>`` for the rest."""
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *PHRASES, *CHARACTERS))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -145,7 +145,7 @@ def encode(task: Task, prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizer
 
 
 def render(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """The chat template applied, with the assistant's turn opened."""
+    """The prompt rendered with the chat template, with an open assistant turn."""
     return [
         str(tokenizer.apply_chat_template(list(p.messages), tokenize=False, add_generation_prompt=True))
         for p in prompts
@@ -176,13 +176,13 @@ def accuracy(
     prompts: Sequence[Prompt],
     sampled: bool = False,
 ) -> float:
-    """Share of right answers by the task's verifier, greedy or sampled at temperature 1."""
+    """Share of correct answers by the task's verifier, greedy or sampled at temperature 1."""
     texts = write(model, tokenizer, prompts, sampled)
     return sum(task.verify(p, text).correct for p, text in zip(prompts, texts, strict=True)) / len(prompts)
 
 
 def accuracy_on_unseen(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: Task) -> tuple[float, int]:
-    """Greedy accuracy on every question there is that is not in the training split, and their number.
+    """Greedy accuracy on all questions that are not in the training split, and their number.
 
     The test split is a small sample of these; its few hard questions (differences below ten) make it a lucky or an
     unlucky one.
@@ -232,7 +232,7 @@ def train(name: str, recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerF
 def train_step(
     model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, ids: torch.Tensor, labels: torch.Tensor, batch: int
 ) -> float:
-    """One step of cross-entropy on a random batch; returns the loss in nats a token."""
+    """One step of cross-entropy on a random batch; returns the loss in nats per token."""
     model.train()
     rows = torch.randint(len(ids), (batch,))
     logits = model(input_ids=ids[rows, :-1]).logits
@@ -269,13 +269,13 @@ A character-level Llama with {size:,} parameters ({recipe.layers} layers, width 
 
 
 def save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, card: str) -> None:
-    """Write a model folder in Hugging Face format, whole or not at all."""
+    """Write a model folder in Hugging Face format to a temporary folder, and rename it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
     (scratch / "README.md").write_text(card, encoding="utf-8")
-    # Private by default; the files go into a package that everybody may read.
+    # Temporary folders are private; these files go into a package, so they must be readable.
     scratch.chmod(0o755)
     for file in scratch.iterdir():
         file.chmod(0o644)

@@ -113,7 +113,7 @@ def test_half_of_the_layers_is_the_default(cutter, folder):
     ("options", "words"),
     [
         (["--layers", "6"], "the model has 5 layers"),
-        (["--layers", "0"], "ask for 1 to 5"),
+        (["--layers", "0"], "give 1 to 5"),
         (["--keep", "0,x"], "not a list of layer numbers"),
         (["--keep", "0,5"], "from 0 to 4"),
         (["--keep", "2,1"], "increasing"),

@@ -36,7 +36,7 @@ def test_a_sound_folder_is_left_alone(fetcher, folder, capsys, monkeypatch):
 def test_a_damaged_folder_is_seen(fetcher, folder):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
-    assert "does not read" in fetcher.problem(folder)
+    assert "cannot be read" in fetcher.problem(folder)
     weights.unlink()
     assert fetcher.problem(folder) == "model.safetensors is missing"
     assert fetcher.problem(folder / "nowhere") == "it is not there"

@@ -1,4 +1,4 @@
-"""``limbeck demo``: a short run of the embedded models, told in plain words at the end."""
+"""``limbeck demo``: a short run of the embedded models, with a summary in plain sentences."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def sample_responses(
 ) -> None:
     """Show a model's responses to prompts of your own, or to held-out problems of a task.
 
-    A run's folder stands for its final student, or for its newest checkpoint
+    For a run's folder, the model is its final student, or its newest checkpoint
     while the run is not finished; the output says which. Two models get the
     same prompts and are shown side by side in a wide terminal.
 

@@ -1,8 +1,7 @@
-"""Confidence intervals for what a run reports: a proportion, a difference of proportions, a mean over seeds
-or over problems.
+"""Confidence intervals of a proportion, a difference of proportions, and means over seeds or problems.
 
 Every function returns an :class:`Interval` in the unit of its input. Student's quantile is computed here because SciPy
-is not among the dependencies.
+is not a dependency.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ class Interval:
 
     Attributes:
         mean: the estimate, in the unit of the values.
-        low, high: ends of the interval, same unit; NaN where the data cannot tell (one seed has no spread).
-        n: how many observations it rests on.
+        low, high: ends of the interval, same unit; NaN if they cannot be estimated (from one seed).
+        n: number of observations.
     """
 
     mean: float
@@ -34,10 +33,10 @@ class Interval:
 def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     """The score interval of a proportion (Wilson 1927, JASA 22:209).
 
-    It stays inside [0, 1] and has a width where ``successes`` is 0 or ``n``, unlike the normal interval.
+    Unlike the normal interval, it stays inside [0, 1] and has a positive width if ``successes`` is 0 or ``n``.
 
     Args:
-        successes: how many of the ``n`` trials succeeded; may be fractional where an accuracy is an average.
+        successes: number of the ``n`` trials that succeeded; may be fractional, if an accuracy is an average.
         n: number of independent trials; 0 gives mean NaN and the interval [0, 1].
         level: probability that the interval is meant to cover.
 
@@ -46,21 +45,21 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     """
     z = _normal_quantile(level)
     if not 0 <= successes <= n:
-        raise LimbeckError(f"successes is {successes} but must lie between 0 and n = {n}")
+        raise LimbeckError(f"successes is {successes}; give a number from 0 to n = {n}.")
     if n == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # The ends are exact at the borders; rounding would leave 1e-18 there, and a mean outside its own interval.
+    # The ends are exact if p is 0 or 1; rounding would leave 1e-18 there, and the mean outside of its interval.
     return Interval(p, 0.0 if p == 0 else max(0.0, centre - half), 1.0 if p == 1 else min(1.0, centre + half), n)
 
 
 def wilson_difference(before: Interval, after: Interval) -> Interval:
     """Interval of ``after - before`` for two independent proportions (Newcombe 1998, Stat. Med. 17:873, method 10).
 
-    If both were measured on the same problems the interval is wider than it need be; with the answers to each problem
-    at hand use :func:`paired_interval`.
+    If both were measured on the same problems, this interval is wider than necessary; with the verdict for each
+    problem, use :func:`~limbeck.evaluate.paired_difference`.
 
     Args:
         before, after: Wilson intervals of the same level.
@@ -75,9 +74,10 @@ def wilson_difference(before: Interval, after: Interval) -> Interval:
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Student's t interval of a mean (Student 1908), for instance of one number over several seeds.
+    """Student's t interval of a mean (Student 1908), for instance of a measure over several seeds.
 
-    It assumes values that are independent and roughly normal. With one value the ends are NaN; with none, all is NaN.
+    It assumes that the values are independent and roughly normal. With one value the ends are NaN;
+    with no value everything is NaN.
 
     Raises:
         LimbeckError: if not ``0 < level < 1``.
@@ -94,15 +94,15 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
 
 def ratio_interval(totals: Sequence[float], counts: Sequence[float], level: float = 0.95) -> Interval:
-    """Interval of ``sum(totals) / sum(counts)``: a mean over tokens, of which every problem brings several.
+    """Interval of ``sum(totals) / sum(counts)``, for instance a mean over tokens, of which every problem has several.
 
-    The tokens of one problem are not independent of each other, so the problems are what is counted (the linearised
+    The tokens of one problem are not independent of each other, so the problems are the observations (the linearised
     variance of a ratio, Cochran 1977, "Sampling Techniques", section 6.3, with Student's quantile). With counts of 1
-    it is :func:`mean_interval`. With one problem the ends are NaN; without anything counted, all is NaN.
+    it is :func:`mean_interval`. With one problem the ends are NaN; if all counts are 0, everything is NaN.
 
     Args:
-        totals: of each problem, the sum of its values.
-        counts: of each problem, how many values that are.
+        totals: for each problem, the sum of its values.
+        counts: for each problem, the number of its values.
         level: probability that the interval is meant to cover.
 
     Raises:
@@ -110,7 +110,9 @@ def ratio_interval(totals: Sequence[float], counts: Sequence[float], level: floa
     """
     _normal_quantile(level)
     if len(totals) != len(counts):
-        raise LimbeckError(f"a ratio needs pairs, but there are {len(totals)} totals and {len(counts)} counts")
+        raise LimbeckError(
+            f"there are {len(totals)} totals and {len(counts)} counts; give one of each for every problem."
+        )
     n, whole = len(totals), math.fsum(counts)
     if not whole:
         return Interval(math.nan, math.nan, math.nan, n)
@@ -130,7 +132,9 @@ def paired_interval(before: Sequence[float], after: Sequence[float], level: floa
         LimbeckError: if the two differ in length.
     """
     if len(before) != len(after):
-        raise LimbeckError(f"a paired interval needs pairs, but before has {len(before)} values and after {len(after)}")
+        raise LimbeckError(
+            f"before has {len(before)} values and after {len(after)}; give the same seeds or problems in both."
+        )
     return mean_interval([b - a for a, b in zip(before, after, strict=True)], level)
 
 
@@ -145,7 +149,7 @@ def student_quantile(level: float, degrees: int) -> float:
     """
     z = _normal_quantile(level)
     if degrees < 1:
-        raise LimbeckError(f"degrees is {degrees} but Student's distribution needs at least 1")
+        raise LimbeckError(f"degrees is {degrees}; give at least 1.")
     if degrees > 200:
         terms = (
             (z**3 + z) / 4,
@@ -153,7 +157,7 @@ def student_quantile(level: float, degrees: int) -> float:
             (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         )
         return z + sum(term / degrees**power for power, term in enumerate(terms, 1))
-    # The angle atan(t / sqrt(degrees)) is bounded, so bisecting it needs no search for an upper end.
+    # The angle atan(t / sqrt(degrees)) is bounded, so bisection needs no search for an upper end.
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2
@@ -174,7 +178,7 @@ def _central_mass(angle: float, degrees: int) -> float:
 
 
 def _normal_quantile(level: float) -> float:
-    """The ``z`` with ``P(|Z| < z) = level``; refuses a level outside (0, 1)."""
+    """The ``z`` with ``P(|Z| < z) = level``; a level outside (0, 1) is refused."""
     if not 0 < level < 1:
-        raise LimbeckError(f"level is {level} but must lie strictly between 0 and 1, for instance 0.95")
+        raise LimbeckError(f"level is {level}; give a number between 0 and 1, for instance 0.95.")
     return NormalDist().inv_cdf(0.5 + level / 2)

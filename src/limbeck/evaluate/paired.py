@@ -12,7 +12,7 @@ from limbeck.evaluate.intervals import Interval, wilson
 
 @dataclass(frozen=True)
 class PairCounts:
-    """How often two answers to the same problems were right.
+    """Counts of problems that the first, the second, both or neither solved.
 
     Attributes:
         both, neither: problems that both solved, and that neither solved.
@@ -26,7 +26,7 @@ class PairCounts:
 
     @property
     def n(self) -> int:
-        """Problems."""
+        """The number of problems."""
         return self.both + self.first + self.second + self.neither
 
 
@@ -40,10 +40,7 @@ def pair_counts(first: Sequence[int], second: Sequence[int]) -> PairCounts:
         LimbeckError: if the two differ in length.
     """
     if len(first) != len(second):
-        raise LimbeckError(
-            f"a paired difference needs pairs, but first has {len(first)} values and second {len(second)}; give the "
-            "same problems of both."
-        )
+        raise LimbeckError(f"first has {len(first)} values and second {len(second)}; give the same problems in both.")
     pairs = [(bool(a), bool(b)) for a, b in zip(first, second, strict=True)]
     return PairCounts(
         pairs.count((True, True)), pairs.count((True, False)), pairs.count((False, True)), pairs.count((False, False))
@@ -54,15 +51,15 @@ def paired_difference(first: Sequence[int], second: Sequence[int], level: float 
     """Interval of the second proportion minus the first, problem by problem (Newcombe 1998, Stat. Med. 17:2635,
     method 10).
 
-    It is built of both Wilson intervals and the correlation between the two answers, corrected for continuity where
-    that is positive. Unlike Student's interval of the differences it keeps a width where the two agree everywhere.
+    It combines both Wilson intervals with the correlation between the two answers, which is corrected for continuity if
+    it is positive. Unlike Student's interval of the differences, it has a positive width if the two agree everywhere.
 
     Args:
         first, second: 1 for each problem that was solved, else 0, in the same order.
         level: probability that the interval is meant to cover.
 
     Returns:
-        The difference in [-1, 1] on ``n`` problems; all is NaN where there is none.
+        The difference in [-1, 1] on ``n`` problems; all is NaN if there are none.
 
     Raises:
         LimbeckError: if the two differ in length, or not ``0 < level < 1``.
@@ -79,7 +76,7 @@ def paired_difference(first: Sequence[int], second: Sequence[int], level: float 
 
 
 def _correlation(count: PairCounts) -> float:
-    """Phi of the four counts, its numerator lowered by n/2 where it is positive; 0 where a margin is empty."""
+    """Phi of the four counts, with its numerator lowered by n/2 if it is positive; 0 if a margin is empty."""
     solved = (count.both + count.first, count.both + count.second)
     margins = math.prod(solved) * math.prod(count.n - x for x in solved)
     if not margins:
@@ -89,5 +86,5 @@ def _correlation(count: PairCounts) -> float:
 
 
 def _root(x: float, y: float, phi: float) -> float:
-    """Length of the sum of two half-widths that are correlated."""
+    """The combined half-width of two correlated estimates."""
     return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))

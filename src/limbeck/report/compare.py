@@ -199,7 +199,7 @@ def same_problems(first: RunData, second: RunData) -> tuple[tuple[list[int], lis
     a, b = verdicts(first.after), verdicts(second.after)
     if not a or not b:
         return nothing, "one of them stored no verdict for each problem"
-    if any(_left_out(run, told, len(own)) for run, told, own in zip((first, second), data, (a, b), strict=True)):
+    if _left_out(first, data[0], len(a)) or _left_out(second, data[1], len(b)):
         return nothing, "one of them left out problems that were too long, without recording which"
     k = min(len(a), len(b))  # an evaluation uses the first problems of the held-out split
     return (a[:k], b[:k]), ""

@@ -168,8 +168,8 @@ def _refuse_half_characters(value: Any, where: str, depth: int = 100) -> None:
         case str():
             half = half_character(value)
             if half is not None:
-                told = f"\\u{ord(half):04x}"
-                raise LimbeckError(f"{where}: the text contains half a character ({told}); correct or remove it.")
+                code = f"\\u{ord(half):04x}"
+                raise LimbeckError(f"{where}: the text contains half a character ({code}); correct or remove it.")
         case Mapping():
             for key, inner in value.items():
                 _refuse_half_characters(key, where, depth - 1)
@@ -201,9 +201,9 @@ def _messages(fields: Mapping[str, Any], where: str) -> tuple[list[dict[str, Any
 
 def _message(message: Any, where: str) -> dict[str, Any]:
     """A checked message without null keys. Its content is text, text parts, or null if other keys have content."""
-    told = dict(message) if isinstance(message, Mapping) else {}
-    role, content = told.get("role"), told.get("content")
-    further = {k: v for k, v in told.items() if k not in ("role", "content") and v is not None}
+    given = dict(message) if isinstance(message, Mapping) else {}
+    role, content = given.get("role"), given.get("content")
+    further = {k: v for k, v in given.items() if k not in ("role", "content") and v is not None}
     if isinstance(content, list):
         content = [_part(part, where) for part in content]
     silent = content is None and role == "assistant" and any(further.values())
@@ -294,8 +294,8 @@ def left_out(raw: Mapping[str, Any]) -> set[str]:
 def say_left_out(keys: Collection[str], name: str) -> None:
     """Warn about keys that are ignored."""
     if keys:
-        told = ", ".join(_short(key) for key in sorted(keys)[:5])
-        message = f"{name}: {told} hold lists or objects, which are not used, and are left out"
+        names = ", ".join(_short(key) for key in sorted(keys)[:5])
+        message = f"{name}: {names} hold lists or objects, which are not used, and are left out"
         warnings.warn(message, stacklevel=4)
 
 

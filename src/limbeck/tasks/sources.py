@@ -252,23 +252,23 @@ def _load(name: str, config: str | None, split: str | None) -> Any:
         with contextlib.nullcontext() if online else _offline():
             return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # errors of the hub, the network, the cache or the builder
-        told = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         if split is not None:
             raise LimbeckError(
-                f"{name}: the split {split!r} cannot be read ({told}); write it as train[:500]."
+                f"{name}: the split {split!r} cannot be read ({reason}); write it as train[:500]."
             ) from None
         if (
-            "onfig" in told and type(error) is ValueError
+            "onfig" in reason and type(error) is ValueError
         ):  # the configuration is missing or unknown; the message of datasets lists them
             raise LimbeckError(
-                f"data set {name!r} with config={config!r}: {told}; give one of these as config=..."
+                f"data set {name!r} with config={config!r}: {reason}; give one of these as config=..."
             ) from None
         if not online:
             raise LimbeckError(
                 f"data set {name!r} is neither on this disk nor in the local cache of hub data sets, and the hub "
                 f"({constants.ENDPOINT}) cannot be reached; check the name, give a file, or go online."
             ) from None
-        raise LimbeckError(f"data set {name!r} cannot be loaded from the hub ({told}); check the name.") from None
+        raise LimbeckError(f"data set {name!r} cannot be loaded from the hub ({reason}); check the name.") from None
 
 
 @contextlib.contextmanager
