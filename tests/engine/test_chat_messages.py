@@ -27,11 +27,11 @@ from tiny_runs import Shelf, go, jsonl, open_run
 
 from limbeck.axes import recast, sample, student
 from limbeck.engine import resume
-from limbeck.engine.build import notices
 from limbeck.engine.config import configure, load_toml, parse_settings
 from limbeck.engine.models import policy as policy_module
 from limbeck.engine.models.chat import Chat
 from limbeck.engine.models.template_variables import variables_of
+from limbeck.engine.notices import notices
 from limbeck.engine.rollout import sources as writing
 from limbeck.engine.scoring.contexts import ContextViews
 from limbeck.errors import LimbeckError
@@ -128,8 +128,8 @@ def test_text_parts_of_a_file_are_read_and_contexts_follow_them(shelf: Shelf, fo
     rows = [{"messages": line["messages"][:1], "answer": "5", "solution": "five"}] * 4
     task = jsonl(folder.with_name("a.jsonl"), rows)
     run = open_run(shelf, "opsd", out, student=str(student_), teacher=None, task=str(task))
-    made = writing.write(run.session.method.sources, run.session.desk, 1, 0)
-    framed = ContextViews(made, run.session.desk).seen_by(next(v for v in run.session.method.views if v.context))
+    made = writing.write(run.session.method.sources, run.session, 1, 0)
+    framed = ContextViews(made, run.session).seen_by(next(v for v in run.session.method.views if v.context))
     text = run.session.student.tokenizer.decode(framed.ids_L[: int(framed.root_B[0])].tolist())
     assert re.search(r"What is 2 \+ 3\?\n\n.*five", text, re.DOTALL)
 
@@ -157,10 +157,10 @@ def test_keywords_reach_every_prompt_and_a_records_own_win(shelf: Shelf, folder:
     task = jsonl(folder.with_name("a.jsonl"), rows)
     own = {"student": student_, "teacher": None, "task": str(task), "task_options": {"test_fraction": 0.0}}
     run = open_run(shelf, "opsd", out, chat_template_kwargs={"enable_thinking": False}, **own)
-    desk, tok, switch = run.session.desk, run.session.student.tokenizer, "assistant\n<think>\n\n</think>\n\n"
-    texts = [tok.decode(desk.prompt_ids(p)) for p in desk.tasks["task"].train]
+    session, tok, switch = run.session, run.session.student.tokenizer, "assistant\n<think>\n\n</think>\n\n"
+    texts = [tok.decode(session.renderer.prompt_ids(p)) for p in session.tasks["task"].train]
     assert [t.endswith(switch) for t in texts] == [True, True, True, False]
-    writer = writing.writer_for(desk, 1, 0)
+    writer = writing.writer_for(session, 1, 0)
     writer.done["main"] = writing.written(sample(student, 1), writer, None)
     ((row,),) = writing.written(recast("main", question="again?"), writer, None)
     assert tok.decode(row.prompt_ids).endswith("again?<|im_end|>\n" + "<|im_start|>" + switch)

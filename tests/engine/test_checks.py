@@ -14,6 +14,7 @@ from limbeck.axes import sample, solution, stairs, student
 from limbeck.engine import build as setup
 from limbeck.engine import configure
 from limbeck.engine.config import parse_settings
+from limbeck.engine.models import loading
 from limbeck.engine.rollout.writer import seen
 from limbeck.errors import LimbeckError
 
@@ -62,7 +63,7 @@ def test_wrong_contexts_are_refused_with_the_remedy(
 ) -> None:
     method, given, sentence = REFUSED[case]
     if case != "levels beyond the window":
-        monkeypatch.setattr(setup, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
+        monkeypatch.setattr(loading, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(LimbeckError, match=sentence):
         go(shelf, method, tmp_path / "run", **given)
 
@@ -170,10 +171,10 @@ def test_a_template_may_use_what_some_problems_lack(shelf: Shelf, tmp_path: Path
     words = "{% if level is defined %}{{ level }}{% endif %}{{ style | default('plain') }} {% set a = answer %}{{ a }}"
     done = go(shelf, "opsd", tmp_path / "run", contexts={"solution": words}, steps=1, eval_size=0)
     assert len(lines(done.out / "metrics.jsonl")) == 1
-    desk = open_run(shelf, "opsd", tmp_path / "open", contexts={"solution": words}).session.desk
-    prompt = desk.tasks["task"].train[0]
-    (shown,) = seen(sample(student.given(solution)), desk, [prompt])
-    assert f"plain {prompt.privileged['answer']}" in desk.policies["student"].tokenizer.decode(shown)
+    session = open_run(shelf, "opsd", tmp_path / "open", contexts={"solution": words}).session
+    prompt = session.tasks["task"].train[0]
+    (shown,) = seen(sample(student.given(solution)), session, [prompt])
+    assert f"plain {prompt.privileged['answer']}" in session.policies["student"].tokenizer.decode(shown)
 
 
 def test_tables_in_tables_are_set_by_dots() -> None:

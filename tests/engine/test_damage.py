@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny_runs import Shelf, go, lines, open_run, same, tensors
 
-from limbeck.engine import build as setup
 from limbeck.engine import resume
+from limbeck.engine.models import loading
 from limbeck.engine.rollout.sources import write
 from limbeck.engine.storage import checkpoint
 from limbeck.errors import LimbeckError
@@ -74,7 +74,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_damaged_run_is_refused_before_a_model_is_loaded(
     damage: str, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(loading, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
     change, words = DAMAGE[damage]
     change(run)
     with pytest.raises(LimbeckError) as e:
@@ -185,4 +185,4 @@ def test_weights_that_have_diverged_are_refused(shelf: Shelf, tmp_path: Path) ->
     for parameter in run._module().parameters():
         parameter.data.fill_(torch.nan)
     with pytest.raises(LimbeckError, match="its weights have diverged; lower lr"):
-        write(run.session.method.sources, run.session.desk, 2, 0)
+        write(run.session.method.sources, run.session, 2, 0)

@@ -30,18 +30,18 @@ from limbeck.types import STUDENT, TEACHER, Prompt
 def writer(shelf: Shelf, out: Path, method: str = "grpo", n: int = 2, **own: Any) -> RolloutWriter:
     run = open_run(shelf, method, out, **own)
     torch.manual_seed(0)
-    return writer_for(run.session.desk, n, 0)
+    return writer_for(run.session, n, 0)
 
 
 def test_an_episode_is_turns_of_scored_tokens_with_unscored_ones_between(shelf: Shelf, out: Path) -> None:
     p = writer(shelf, out, task=Parity(turns=3), episode_turns=3)
-    record = write({"main": sample(student, 2)}, p.desk, 2, 0)
+    record = write({"main": sample(student, 2)}, p.session, 2, 0)
     assert record.n_turns == 3 * record.n_sequences
     assert record.seq_U.tolist() == [b for b in range(4) for _ in range(3)]
     assert bool((record.author_N == STUDENT).all())
     assert bool(torch.isfinite(record.writer_logp_N).all())
     assert bool(torch.isfinite(record.reward_U).all())
-    policy = p.desk.policies["student"]
+    policy = p.session.policies["student"]
     for b in range(record.n_sequences):
         ids = record.ids_L[record.start_B1[b] : record.start_B1[b + 1]].tolist()
         text = policy.tokenizer.decode(ids)
@@ -238,7 +238,7 @@ def test_a_conversation_ends_when_nothing_is_said(shelf: Shelf, out: Path) -> No
         assert row.correct == (row.turns[-1].reward == 1.0)
         if len(row.turns) == 2:
             between_ids = next(segment for segment in row.segments if not segment.scored).ids
-            assert "odd\nTry again." in p.desk.policies["student"].tokenizer.decode(between_ids)
+            assert "odd\nTry again." in p.session.policies["student"].tokenizer.decode(between_ids)
 
 
 def test_replayed_turns_are_read_and_not_scored(shelf: Shelf, out: Path) -> None:
@@ -265,14 +265,14 @@ def test_the_best_are_selected_in_order_of_importance(shelf: Shelf, out: Path) -
     likeness = in_top(3, student).over("sequence", "mean")
     torch.manual_seed(0)
     chosen = written(select(sample(teacher, 6), correct, likeness), p, None)
-    p.desk.streams["task"].cursor = 0
+    p.session.streams["task"].cursor = 0
     torch.manual_seed(0)
     everything = written(sample(teacher, 6), p, None)
     from limbeck.axes.levels import Level
     from limbeck.engine.rollout.trajectory import assemble
 
     record = assemble(everything, "main")
-    values = evaluate(likeness, record, p.desk, 0, Level.SEQUENCE).view(-1, 6)
+    values = evaluate(likeness, record, p.session, 0, Level.SEQUENCE).view(-1, 6)
     for g, group in enumerate(everything):
         best = max(range(6), key=lambda i, g=g, group=group: (group[i].correct, float(values[g, i])))
         assert chosen[g][0].ids == group[best].ids
@@ -296,13 +296,13 @@ def test_a_recast_is_the_same_text_under_another_prompt(shelf: Shelf, out: Path)
     kept = [row for group in same for row in group]
     assert len(kept) == sum(row.correct for row in talked)
     assert [r.segments for r in kept] == [r.segments for r in talked if r.correct]
-    text = p.desk.policies["student"].tokenizer.decode(kept[0].prompt_ids)
+    text = p.session.policies["student"].tokenizer.decode(kept[0].prompt_ids)
     assert "The answer above is right" in text
     second = [r for g in written(recast("talk", response="turn 1", carry={"s": score}), p, None) for r in g]
     assert [r.ids for r in second] == [row.turns[1].ids for row in talked]
     assert [r.columns["s"] for r in second] == [sum(t.reward for t in row.turns) for row in talked]
     whole = [r for g in written(recast("talk", response="{{ turn_0 }}|{{ said_0 }}|{{ turn_1 }}"), p, None) for r in g]
-    policy = p.desk.policies["student"]
+    policy = p.session.policies["student"]
     for row, spoken in zip(whole, talked, strict=True):
         phrase = f"The answer above is {'right' if spoken.turns[0].reward else 'not correct'}"
         assert policy.text(row.ids).startswith(f"{policy.text(spoken.turns[0].ids)}|{phrase}")
@@ -313,7 +313,7 @@ def test_a_recast_is_the_same_text_under_another_prompt(shelf: Shelf, out: Path)
     third = [
         r for g in written(recast("talk", question="Q {{ turn_0 }}", response="{{ turn_1 }}!"), p, None) for r in g
     ]
-    policy = p.desk.policies["student"]
+    policy = p.session.policies["student"]
     assert policy.text(third[0].ids) == policy.text(talked[0].turns[1].ids) + "!"
     assert "Q " in policy.tokenizer.decode(third[0].prompt_ids)
     assert third[0].turns[0].logp is None

@@ -13,7 +13,7 @@ from tiny_runs import Parity, Shelf, distill, lines
 
 from limbeck.cli.out import listening, plain, row, table
 from limbeck.engine import configure, train
-from limbeck.engine.storage.run_log import progress_bar
+from limbeck.engine.console import progress_bar
 from limbeck.report import load_run, picture, render, summary_table
 from limbeck.tasks import EpisodeDied, Observation
 from limbeck.terminal import printable, screen

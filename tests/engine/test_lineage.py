@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import Shelf, go, open_run
 
 import limbeck as lb
-from limbeck.engine.build import notices
+from limbeck.engine.notices import notices
 from limbeck.engine.storage import provenance as lineage
 from limbeck.engine.storage.fingerprint import of_folder
 

@@ -14,10 +14,9 @@ from tiny_runs import METHODS, Shelf, go, jsonl, lines, llama, put
 from tokenizers import Tokenizer
 
 from limbeck.axes import divergence_loss, sample, student, teacher, token_mean
-from limbeck.engine import build as setup
 from limbeck.engine import configure, distill, evaluate, resume
 from limbeck.engine.config import load_toml, parse_settings
-from limbeck.engine.models import policy, weights
+from limbeck.engine.models import loading, policy, weights
 from limbeck.errors import LimbeckError
 from limbeck.math.divergence import rkl
 from limbeck.space.method import Method
@@ -41,7 +40,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(setup, "load_policy", load)
+    monkeypatch.setattr(loading, "load_policy", load)
 
 
 class _HalfATask:
@@ -302,7 +301,7 @@ def test_templates_that_fail_are_refused(shelf: Shelf, out: Path, tmp_path: Path
     file.write_text("")
     with pytest.raises(LimbeckError) as e:
         go(shelf, "sft", out, template=str(file))
-    sentence(e, "renders to no token")
+    sentence(e, "does not write all text of a message of the user")
     file.write_bytes("{{ 'é' }}".encode("latin-1"))
     with pytest.raises(LimbeckError) as e:
         go(shelf, "sft", out, template=str(file))

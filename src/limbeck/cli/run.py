@@ -139,13 +139,14 @@ def train(
             from .. import engine
 
             settle()
-            own = {"accept_changes": True} if accept_changes else {}
-            result = engine.resume(resume, steps=steps, command=_typed(ctx), console=console, **own)
+            result = engine.resume(
+                resume, steps=steps, command=_typed(ctx), console=console, accept_changes=accept_changes
+            )
     elif accept_changes:
         raise LimbeckError("--accept-changes is for a run that goes on: add --resume DIR, or leave it out.")
     else:
         made = run_config(name, {**flags, "steps": steps}, config, settings or [])
-        check(made)
+        method = check(made)
         folder = output_folder(out, made.method, overwrite=overwrite)
         if dry_run:
             _dry_run(made, as_json, quiet)
@@ -156,7 +157,9 @@ def train(
             settle()
             for sentence in defaults(made):
                 console.print(sentence, style="dim")
-            result = engine.train(made, folder, command=_typed(ctx), overwrite=overwrite, console=console)
+            result = engine.train(
+                made, folder, command=_typed(ctx), overwrite=overwrite, console=console, method=method
+            )
     if as_json and is_main_process():
         print_json(dataclasses.asdict(result))
 
@@ -213,13 +216,13 @@ def demo(
     settings = {k: v for k, v in DEMO.items() if k not in ("method", "arguments")}
     own = DEMO["arguments"].get(method, {})
     made = run_config(method, {**settings, "steps": steps, "seed": seed, "arguments": own}, None, [])
-    check(made)
+    value = check(made)
     _check_demo_folder(out)
     with listening(as_json=as_json, quiet=_quiet(False)) as console, stoppable(out):
         from .. import engine
 
         settle()
-        result = engine.train(made, out, command=_typed(ctx), overwrite=True, console=console)
+        result = engine.train(made, out, command=_typed(ctx), overwrite=True, console=console, method=value)
     if not is_main_process():
         return
     if as_json:

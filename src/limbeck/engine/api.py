@@ -18,9 +18,11 @@ from ..space.registry import Recipe
 from ..tasks import Task, load_task
 from ..terminal import screen
 from .aliases import in_our_words
-from .build import accelerator_for, build_method, few_problems, open_session
+from .build import accelerator_for, build_method, open_session
+from .checks import check_models
 from .config import MOST, RunConfig, checked, configure
 from .evaluation import Evaluator
+from .notices import few_problems
 from .options import RunSettings
 from .run import Result, train
 from .storage.run_folder import folder_of
@@ -283,16 +285,18 @@ def evaluate(
     }
     config = checked(settings)
     refuse_too_many(samples, size)
+    method = build_method(config)
+    check_models(config, method, {})
     tasks = {"task": load_task(task, seed=seed, **config.task_options)}
     if samples > 1 and "reward" not in tasks["task"].serves:
         raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {task!r} has none; give answers.")
     quiet = screen(console, stderr=True)
     with quiet.status("measuring"):
-        session = open_session(config, build_method(config), tasks, {}, accelerator_for("no", cpu), learns=False)
-        evaluator = Evaluator(session.desk, size, config.micro_tokens)
+        session = open_session(config, method, tasks, {}, accelerator_for("no", cpu), learns=False)
+        evaluator = Evaluator(session)
         if not evaluator.prompts:
             raise LimbeckError(f"{task!r} holds out no problem (size is {size}); give more of them, or test=FILE.")
-        for sentence in (*session.read, *few_problems(tasks["task"], size)):
+        for sentence in (*session.notices, *few_problems(tasks["task"], size)):
             quiet.print(sentence, style="yellow", highlight=False)
         out = evaluator.measure()
         if samples > 1:

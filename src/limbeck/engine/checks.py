@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import importlib.util
+from collections.abc import Collection, Iterator, Mapping
 
 from ..axes.context import WRITTEN, Context
 from ..axes.derived_source import Once, Patch, Recast, Select, stored
@@ -259,26 +260,35 @@ def same_for_all(method: Method, blocks: Mapping[str, str]) -> list[str]:
 # ---------------------------------------------------------------- models
 
 
-def check_models(config: RunConfig, method: Method, models: Models) -> None:
-    """Refuse a method whose readers are missing, or say nothing that the student does not say itself.
+def check_trackers(config: RunConfig) -> None:
+    """Refuse a tracker that is not installed, which Accelerate alone would leave out without a word."""
+    for name in config.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise LimbeckError(f"trackers={name!r}: it is not installed; run `pip install {name}`, or leave it out.")
+
+
+def check_models(config: RunConfig, method: Method, models: Models, later: Collection[str] = ()) -> None:
+    """Refuse a method with a missing model, or whose targets all equal the student (zero gradient).
+
+    Args:
+        config, method: of the run.
+        models: objects by role, which replace the names in the configuration.
+        later: roles whose model does not exist yet and is not looked for.
 
     Raises:
         LimbeckError: naming the role and the remedy.
     """
     refuse_lone(method)
     _check_others(config, method)
-    given = {"ref", "init"} | set(models)
-    given |= {"teacher"} if config.teacher else set()
-    given |= set(config.others)
-    method.validate(**dict.fromkeys(given, "model"))
+    method.validate(**dict.fromkeys({*config.named_roles, *models}, "model"))
     for role in ("student", "teacher", "ref"):
         name = getattr(config, role)
-        if name and role not in models and (role != "ref" or role in method.roles):
-            hub.refuse_unreachable(role, name)
+        if name and role not in models and role not in later and (role != "ref" or role in method.roles):
+            hub.refuse_missing(role, name)
     for role, name in config.others.items():
         if found(name, "file"):
             raise LimbeckError(f"others.{role}={name!r} is a file; give a model folder, or a hub name.")
-        hub.refuse_unreachable(f"others.{role}", name)
+        hub.refuse_missing(f"others.{role}", name)
     _refuse_silence(config, method, models)
 
 

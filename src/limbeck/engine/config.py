@@ -190,6 +190,12 @@ class RunConfig(BaseModel):
         return {name: _as_text(value) for name, value in arguments.items()}
 
     @property
+    def named_roles(self) -> frozenset[str]:
+        """Roles that have a model: the reference and the initial weights are the student's own unless named."""
+        teacher = ("teacher",) if self.teacher else ()
+        return frozenset(("ref", "init", *teacher, *self.others))
+
+    @property
     def recipe(self) -> Recipe:
         """The registered method."""
         return get(self.method)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import embedded
-from .build import accelerator_for, build_method, notices, prepare_tasks, without_weights
+from .build import accelerator_for, check_run, without_weights
 from .config import RunConfig
 from .estimate import Estimate, estimate, lengths, size_of, sources_in_words
 from .models.policy import causal_model
 from .models.unloaded import stored
-from .run import check_trackers
+from .notices import notices
 from .session import Session
 
 READ = 1000
@@ -36,9 +36,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     Raises:
         LimbeckError: for all that a run refuses before it loads the weights.
     """
-    method = build_method(config)
-    check_trackers(config)
-    tasks = prepare_tasks(config, method)
+    method, tasks = check_run(config)
     sizes = _stored(config)
     session = without_weights(config, method, tasks, accelerator_for(config.precision, config.cpu), READ)
     found = lengths(session)
@@ -110,9 +108,9 @@ def _model(role: str, session: Session, on_disk: Mapping[str, Any] | None) -> di
 
 def _prompts(session: Session) -> list[dict[str, Any]]:
     """The first prompts of the first step, as the student's chat template renders them."""
-    chat, stream = session.student.chat, session.desk.streams["task"]
+    chat, stream = session.student.chat, session.streams["task"]
     shown = stream.take(min(SHOWN, len(stream.prompts)))
-    return [{"id": p.id, "text": chat.text(p), "tokens": len(session.desk.prompt_ids(p))} for p in shown]
+    return [{"id": p.id, "text": chat.text(p), "tokens": len(session.renderer.prompt_ids(p))} for p in shown]
 
 
 def _step(session: Session, cost: Estimate, longest: int) -> dict[str, Any]:

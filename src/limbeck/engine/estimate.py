@@ -149,12 +149,12 @@ class Lengths:
 
 def lengths(session: Session) -> Lengths:
     """Of the first training prompts, and of the responses that the data holds for them."""
-    desk, task = session.desk, session.desk.tasks["task"]
-    prompts = [p for p in _first(task.train) if desk.fits(p)]
-    counts = [len(desk.prompt_ids(p)) for p in prompts]
+    task = session.tasks["task"]
+    prompts = [p for p in _first(task.train) if session.renderer.fits(p)]
+    counts = [len(session.renderer.prompt_ids(p)) for p in prompts]
     reads = any(source.name == "task" for source in data_sources(session.method))
     pairs = [(p, r) for p in prompts for r in task.responses(p)] if reads else []
-    said = [min(len(ids), desk.max_tokens) for ids in desk.all_response_ids(pairs)]
+    said = [min(len(ids), session.config.max_tokens) for ids in session.renderer.all_response_ids(pairs)]
     return Lengths(_mean(counts), max(counts, default=0), _mean(said))
 
 
@@ -204,7 +204,7 @@ class Estimate:
 
 def estimate(session: Session, lengths: Lengths) -> Estimate:
     """Of a run that :func:`~limbeck.engine.build.without_weights` has prepared."""
-    config, method, desk = session.config, session.method, session.desk
+    config, method = session.config, session.method
     sizes = {role: size_of(policy.model) for role, policy in session.policies.items()}
     machine = _Machine(measured_speed(session.accelerator.device, config.precision), config.gradient_checkpointing)
     student = sizes["student"]
@@ -218,16 +218,16 @@ def estimate(session: Session, lengths: Lengths) -> Estimate:
         written += rows * limit
         for role in _writers(sample):
             size = sizes[_own(role, sizes)]
-            seconds += machine.writing(size, rows, lengths.prompt, limit, desk.batch)
-            work = max(work, min(rows, desk.batch) * (lengths.prompt + limit) * size.cache * 4)
+            seconds += machine.writing(size, rows, lengths.prompt, limit, config.generate_batch)
+            work = max(work, min(rows, config.generate_batch) * (lengths.prompt + limit) * size.cache * 4)
     passes = math.ceil(tokens / config.micro_tokens)
     read = [r.role for r in method.views if r.key not in ("student", "writer")]
     read += ["teacher"] if "teacher" in sizes and config.diagnostics and "teacher" not in read else []
     seconds += sum(machine.reading(sizes[_own(role, sizes)], tokens, passes) for role in read)
     seconds += method.updates * machine.training(student, tokens, passes)
 
-    held_out = min(config.eval_size, len(desk.tasks["task"].test))
-    once = _evaluation(machine, sizes, held_out, lengths.prompt, desk.max_tokens, desk.batch)
+    held_out = min(config.eval_size, len(session.tasks["task"].test))
+    once = _evaluation(machine, sizes, held_out, lengths.prompt, session.config.max_tokens, config.generate_batch)
     times = (2 + (config.steps - 1) // config.eval_every if config.eval_every else 2) if held_out else 0
     followers = sum(r.follow is not None and r.role != "synced(1)" for r in method.views)
     frozen = sum(s.parameters for role, s in sizes.items() if role != "student")
@@ -288,10 +288,10 @@ def _evaluation(
 def _limit(sample: Sample, session: Session) -> int:
     """Tokens that a sampled response has at most, over all its turns."""
     steps = session.config.steps
-    limit = session.desk.max_tokens if sample.max_tokens is None else int(sample.max_tokens.most(steps))
+    limit = session.config.max_tokens if sample.max_tokens is None else int(sample.max_tokens.most(steps))
     if sample.episodic:
         return limit * max(1, int(sample.turns.most(steps)))
-    return limit * (session.desk.turns if "episodes" in session.desk.tasks["task"].serves else 1)
+    return limit * (session.config.episode_turns if "episodes" in session.tasks["task"].serves else 1)
 
 
 def _writers(sample: Sample) -> list[str]:

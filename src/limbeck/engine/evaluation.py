@@ -31,7 +31,7 @@ from .rollout.trajectory import assemble, single
 from .rollout.writer import judge_all, refuse_all_dead
 from .scoring.contexts import last_text
 from .scoring.forward import detached, run_model
-from .session import Desk
+from .session import Session
 
 CUT = 0.5
 """Share of cut responses before training from which a word is said."""
@@ -42,43 +42,40 @@ JUDGED = frozenset({"reward", "correct"})
 
 @dataclass
 class Evaluator:
-    """The same problems every time.
+    """Measures the student on the same held-out problems every time.
 
     Attributes:
-        desk: models and task; ``teacher`` among the policies is what distances are measured to.
-        size: held-out problems.
-        micro_tokens: tokens a forward pass.
+        session: of the run; distances are measured to the ``teacher`` among its policies. Failures of environments and
+            verifiers during a measurement are not counted as those of a step.
     """
 
-    desk: Desk
-    size: int
-    micro_tokens: int
+    session: Session
 
     def __post_init__(self) -> None:
-        test = self.task.test
-        prompts = [test[i] for i in range(min(self.size, len(test)))]
-        self.prompts: list[Prompt] = [p for p in prompts if not self.desk.skip_overlong or self.desk.fits(p)]
+        self.session = self.session.apart()
+        config, test = self.session.config, self.task.test
+        prompts = [test[i] for i in range(min(config.eval_size, len(test)))]
+        self.prompts: list[Prompt] = [p for p in prompts if not config.skip_overlong or self.session.renderer.fits(p)]
         self._reference: Rollout | None = None
         self.newest: dict[str, Any] = {}
 
     @property
     def task(self) -> Task:
         """The run's own task."""
-        return self.desk.tasks["task"]
+        return self.session.tasks["task"]
 
     def measure(self) -> dict[str, Any]:
         """Greedy accuracy, and statistics over the student's greedy responses; keys that are not known are absent."""
-        student, unjudged = self.desk.policies["student"], self.desk.unjudged
-        before = len(unjudged)
-        record = self._greedy(student, STUDENT)
-        failed = len(unjudged) - before
+        self.session.state.begin_step()
+        record = self._greedy(self.session.student, STUDENT)
+        unjudged = self.session.state.unjudged
+        failed = len(unjudged)
         if failed == len(self.prompts):
             raise LimbeckError(
                 f"the verifier of {shown(self.task.name)} judged no response of the evaluation ({failed} of them; the "
-                f"first: {unjudged[before]}); mend the verifier, give it more time (verify_seconds), or set "
+                f"first: {unjudged[0]}); mend the verifier, give it more time (verify_seconds), or set "
                 "eval_size=0."
             )
-        del unjudged[before:]  # what is counted of a step is the step's own
         out: dict[str, Any] = {"n": len(self.prompts), "length": float(record.length_B.double().mean())}
         out["truncated"] = float(record.truncated_B.double().mean())
         if "reward" in self.task.serves:
@@ -108,7 +105,7 @@ class Evaluator:
 
         Its responses are those that the student's perplexity is measured on, so that they are written only once.
         """
-        if self._reference is None or "teacher" not in self.desk.policies or "reward" not in self.task.serves:
+        if self._reference is None or "teacher" not in self.session.policies or "reward" not in self.task.serves:
             return {}
         correct = self._correct(self._reference)
         interval = wilson(sum(correct), len(correct))
@@ -118,21 +115,22 @@ class Evaluator:
         """What the newest measurement says of a run that is about to begin."""
         if not self.newest:
             return []
-        return unsolved(self.newest, self.teacher_accuracy(), self.desk.max_tokens, bool(method.fields & JUDGED))
+        limit = self.session.config.max_tokens
+        return unsolved(self.newest, self.teacher_accuracy(), limit, bool(method.fields & JUDGED))
 
     def _greedy(self, policy: Policy, author: int) -> Rollout:
         law = SamplingPolicy(((policy, 1.0),), tau=0.0)
         if "episodes" in self.task.serves:
-            writer = writer_for(self.desk, len(self.prompts), 0)
+            writer = writer_for(self.session, len(self.prompts), 0)
             groups = played(Sample(), writer, self.prompts, law)
             refuse_all_dead(writer, groups, "of the evaluation")
             return assemble(groups, "main")
-        ids = [self.desk.prompt_ids(p) for p in self.prompts]
-        texts = generate(law, ids, self.desk.max_tokens, self.desk.batch)
+        ids = [self.session.renderer.prompt_ids(p) for p in self.prompts]
+        texts = generate(law, ids, self.session.config.max_tokens, self.session.config.generate_batch)
         rows = [
             single(p, i, w.ids, w.logp, author, w.truncated, verdict)
             for p, i, w, verdict in zip(
-                self.prompts, ids, texts, judge_all(self.desk, self.prompts, texts), strict=True
+                self.prompts, ids, texts, judge_all(self.session, self.prompts, texts), strict=True
             )
         ]
         return assemble([[row] for row in rows], "main")
@@ -153,26 +151,26 @@ class Evaluator:
         return out
 
     def _reference_record(self) -> Rollout | None:
-        teacher = self.desk.policies.get("teacher")
+        teacher = self.session.policies.get("teacher")
         if teacher is not None:
             return self._greedy(teacher, TEACHER)
         if "responses" not in self.task.serves:
             return None
         rows = []
         for p in self.prompts:
-            ids = self.desk.response_ids(p, self.task.responses(p)[0])[: self.desk.max_tokens]
-            rows.append(single(p, self.desk.prompt_ids(p), ids, None, DATA))
+            ids = self.session.renderer.response_ids(p, self.task.responses(p)[0])[: self.session.config.max_tokens]
+            rows.append(single(p, self.session.renderer.prompt_ids(p), ids, None, DATA))
         return assemble([[row] for row in rows], "main")
 
     @torch.no_grad()
     def statistics(self, record: Rollout) -> dict[str, Tensor]:
         """Per scored token, ``[N]`` each: ``logp``, ``entropy``, and with a teacher both KLs and its log-prob."""
-        teacher = self.desk.policies.get("teacher")
+        teacher = self.session.policies.get("teacher")
         parts: dict[str, list[Tensor]] = {}
-        for first, last in record.cuts(self.micro_tokens):
+        for first, last in record.cuts(self.session.config.micro_tokens):
             part = record.groups(first, last)[0]
             target = None if teacher is None else run_model(teacher, part, detached)
-            answers = run_model(self.desk.policies["student"], part, partial(_ask, part=part, target=target))
+            answers = run_model(self.session.student, part, partial(_ask, part=part, target=target))
             for name, values in answers.items():
                 parts.setdefault(name, []).append(values.cpu())
         return {name: torch.cat(values) for name, values in parts.items()}
@@ -180,13 +178,13 @@ class Evaluator:
     def samples(self, n: int = 10) -> list[dict[str, Any]]:
         """Rollouts of the student with per-token statistics, for people to look at."""
         prompts, self.prompts = self.prompts, self.prompts[:n]
-        record = self._greedy(self.desk.policies["student"], STUDENT)
+        record = self._greedy(self.session.student, STUDENT)
         self.prompts = prompts
         stats = self.statistics(record)
         return [self._sample(record, stats, b) for b in range(record.n_sequences)]
 
     def _sample(self, record: Rollout, stats: dict[str, Tensor], b: int) -> dict[str, Any]:
-        tokenizer = self.desk.policies["student"].tokenizer
+        tokenizer = self.session.student.tokenizer
         mine = record.seq_N == b
         ids: list[int] = record.token_N[mine].tolist()
         prompt = record.prompts[b]
@@ -207,7 +205,7 @@ class Evaluator:
 
     def pass_at(self, samples: int, ks: Sequence[int]) -> dict[int, float]:
         """pass@k from sampled responses (Chen et al. 2021)."""
-        groups = sampled(sample(n=samples), writer_for(self.desk, len(self.prompts), 0), self.prompts)
+        groups = sampled(sample(n=samples), writer_for(self.session, len(self.prompts), 0), self.prompts)
         counts = np.array([sum(row.correct for row in group) for group in groups])  # a broken episode has failed
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
 

@@ -10,7 +10,7 @@ from . import model_card as card
 from .models.policy import keep_format
 from .session import Session
 from .storage import provenance as lineage
-from .storage.atomic import whole_folder
+from .storage.atomic import read_lines, whole_folder
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,16 @@ class Result:
     steps: int
     report: Path | None
     student: Path
+
+
+def result_of(out: Path) -> Result:
+    """The result of a run that has finished, from its folder."""
+    evaluations = read_lines(out / "evaluations.jsonl")
+    before = evaluations[0] if evaluations else None
+    after = evaluations[-1] if len(evaluations) > 1 else None
+    report = out / "report.html"
+    steps = len(read_lines(out / "metrics.jsonl"))
+    return Result(out, before, after, steps, report if report.is_file() else None, out / "student")
 
 
 def export(session: Session, out: Path) -> None:

@@ -47,20 +47,20 @@ def of_run(session: Session, tensors: Mapping[str, str], known: Mapping[str, Any
         tensors: digests of models that were objects, whose weights no folder need hold, by role.
         known: what ``before_loading`` gave.
     """
-    known = known or before_loading(session.config, session.desk.tasks, tensors)
+    known = known or before_loading(session.config, session.tasks, tensors)
     student = session.student
     late = {role: of_spec(spec, role) for role, spec in specs(session.config).items() if role not in tensors}
     models = {**known["models"], **{role: told for role, told in late.items() if told}}
     models |= {role: {"by": "tensors", "digest": digest} for role, digest in tensors.items()}
     generation = student.model.generation_config
     told = generation.to_diff_dict() if generation is not None else {}
-    teacher = session.policies["teacher"] if "teacher" in session.desk.formats else None
+    teacher = session.policies["teacher"] if "teacher" in session.renderer.formats else None
     inputs = {
         "data": known["data"],
         "models": models,
         "chat_template": student.template or student.tokenizer.chat_template,
         "teacher_template": teacher and (teacher.template or teacher.tokenizer.chat_template),
-        "contexts": dict(session.desk.blocks),
+        "contexts": dict(session.templates),
         "generation": {k: v for k, v in told.items() if not k.startswith("_") and k != "transformers_version"},
         "code": _code(session),
     }
@@ -71,7 +71,7 @@ def _code(session: Session) -> dict[str, str]:
     """The user's own files that define the method and the tasks, by name."""
     recipe = REGISTRY.get(session.config.method)
     out = {}
-    tasks = session.desk.tasks.values()
+    tasks = session.tasks.values()
     rewards = [function for task in tasks for function in getattr(task, "code", ())]
     for thing in (recipe.factory if recipe else None, *map(type, tasks), *rewards):
         try:

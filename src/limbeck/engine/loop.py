@@ -44,11 +44,11 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 class Loop:
     """One run's training. The optimiser and the student's module are already prepared by Accelerate."""
 
-    def __init__(self, workshop: Session, optimizer: Any):
-        self.session, self.optimizer = workshop, optimizer
-        self.config, self.accelerator = workshop.config, workshop.accelerator
+    def __init__(self, session: Session, optimizer: Any):
+        self.session, self.optimizer = session, optimizer
+        self.config, self.accelerator = session.config, session.accelerator
         # With one update a batch the student at the start of the batch is the student itself, detached.
-        method = workshop.method
+        method = session.method
         self.method = method.on_policy() if method.updates == 1 else method
         self.contexts = sorted(method.contexts, key=str)
 
@@ -56,12 +56,11 @@ class Loop:
     def step(self, step: int) -> dict[str, Any]:
         """One batch: everything between two values of ``step``. Returns its metrics."""
         clock = _Clock()
+        self.session.state.begin_step()
         seed_step(self.config.seed, step, self.accelerator.process_index)
-        record = write(
-            self.method.sources, self.session.desk, self.config.prompts // self.accelerator.num_processes, step
-        )
+        record = write(self.method.sources, self.session, self.config.prompts // self.accelerator.num_processes, step)
         clock.lap("seconds_write")
-        lens = ContextViews(record, self.session.desk)
+        lens = ContextViews(record, self.session)
         record = lens.noted(self.contexts)
         scores = self.read(lens)
         clock.lap("seconds_read")
@@ -84,14 +83,14 @@ class Loop:
         return {reader.key: self._view(reader, abilities, lens, k) for reader, abilities in asked.items()}
 
     def _view(self, reader: Reader, abilities: frozenset[str], lens: ContextViews, k: int | None) -> View:
-        policy, record, tokens = self.session.desk.policy(reader.role), lens.seen_by(reader), self.config.micro_tokens
+        policy, record, tokens = self.session.policy(reader.role), lens.seen_by(reader), self.config.micro_tokens
         n = sum(1 for _ in record.cuts(tokens))
         rounds = self._most(n) if policy is self.session.student else n  # only the student is wrapped
         return read_view(policy, record, abilities, tokens, k, rounds)
 
     def remember(self, step: int, lens: ContextViews, metrics: Mapping[str, Any]) -> None:
         """What outlives the step: following weights, controllers, skills."""
-        memory, student = self.session.desk.memory, self.accelerator.unwrap_model(self.session.student.scorer)
+        memory, student = self.session.state.memory, self.accelerator.unwrap_model(self.session.student.scorer)
         for shadow in self.session.followers.values():
             shadow.after(step, student)
         known = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
@@ -102,7 +101,7 @@ class Loop:
 
     def update(self, record: Rollout, scores: dict[str, View], step: int) -> dict[str, Any]:
         """The optimiser steps on one batch."""
-        prepared = prepare(self.method, Batch(record, scores, step, self._sum, self.session.desk.memory.numbers))
+        prepared = prepare(self.method, Batch(record, scores, step, self._sum, self.session.state.memory.numbers))
         rate = learning_rate(self.config, step)
         metrics: dict[str, Any] = {"lr": rate}
         for group in self.optimizer.param_groups:
@@ -248,15 +247,11 @@ class Loop:
         if count:
             out["reward"] = float(self._sum(float(record.reward_U.double().nansum()))) / count
             out["accuracy"] = float(self._sum(float(record.correct_B[verified_B].sum()))) / count
-        desk = self.session.desk
-        if "episodes" in desk.tasks["task"].serves:
-            out["episodes_died"] = int(self._sum(len(desk.died)))
-            desk.last_death = next(iter(desk.died), desk.last_death)
-            desk.died.clear()
-        elif "reward" in desk.tasks["task"].serves:
-            out["verifier_failed"] = int(self._sum(len(desk.unjudged)))
-            desk.last_unjudged = next(iter(desk.unjudged), desk.last_unjudged)
-            desk.unjudged.clear()
+        serves, state = self.session.tasks["task"].serves, self.session.state
+        if "episodes" in serves:
+            out["episodes_died"] = int(self._sum(len(state.broken_off)))
+        elif "reward" in serves:
+            out["verifier_failed"] = int(self._sum(len(state.unjudged)))
         if record.n_turns > record.n_sequences:
             out["turns"] = float(self._sum(float(record.n_turns))) / max(sequences, 1.0)
         return out

@@ -17,11 +17,13 @@ from ..space.registry import get
 from ..terminal import screen
 from . import inputs
 from .aliases import in_our_words
-from .build import build_method, prepare_tasks
-from .checks import check_models, data_names
+from .build import check_run
+from .checks import data_names
 from .config import RunConfig, configure
-from .run import Result, refuse_changes, resume, train
-from .storage.atomic import read_lines, write_json
+from .export import Result, result_of
+from .resumption import refuse_changes
+from .run import resume, train
+from .storage.atomic import write_json
 from .storage.run_folder import empty, folder_of, held, main_process, recorded, refuse_impossible
 
 
@@ -80,7 +82,6 @@ def run_pipeline(
     with held(folder, console):
         _claim(folder, described, stages, accept_changes)
         stages = [replace(s, state=_state(s.path, s.config)) for s in stages]  # another process may have gone on
-        own = {"accept_changes": True} if accept_changes else {}
         results = []
         for i, stage in enumerate(stages, 1):
             done = ", done before" if stage.state == "done" else ""
@@ -88,9 +89,9 @@ def run_pipeline(
             typed = command or f"stage {stage.path.name} of {pipeline}"
             with _named(i, len(stages), stage.config.method):
                 if stage.state == "done":
-                    results.append(_result(stage.path))
+                    results.append(result_of(stage.path))
                 elif stage.state == "begun":
-                    results.append(resume(stage.path, command=typed, console=console, **own))
+                    results.append(resume(stage.path, command=typed, console=console, accept_changes=accept_changes))
                 else:
                     results.append(train(stage.config, stage.path, command=typed, console=console))
     return results
@@ -133,10 +134,9 @@ def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any]) -> list
         student = str(path / "student")
     for i, planned in enumerate(stages[: len(pipeline.stages)]):  # the others are these again
         with _named(i + 1, len(stages), planned.config.method):
-            method = build_method(planned.config)
-            check_models(planned.config, method, {})
-            tasks = prepare_tasks(planned.config, method)
-            known = inputs.before_loading(planned.config, tasks, ("student",) if i else ())
+            later = ("student",) if i else ()  # the student that the stage before will leave
+            _, tasks = check_run(planned.config, later=later)
+            known = inputs.before_loading(planned.config, tasks, later)
         stages[i] = replace(planned, inputs=known)
     return stages
 
@@ -192,16 +192,6 @@ def _state(path: Path, config: RunConfig) -> str:
     if run["config"].get("method") != config.method:
         return "new"
     return "done" if run.get("finished") and (path / "student").is_dir() else "begun"
-
-
-def _result(path: Path) -> Result:
-    """What a finished stage left."""
-    evaluations = read_lines(path / "evaluations.jsonl")
-    before = evaluations[0] if evaluations else None
-    after = evaluations[-1] if len(evaluations) > 1 else None
-    report = path / "report.html"
-    steps = len(read_lines(path / "metrics.jsonl"))
-    return Result(path, before, after, steps, report if report.is_file() else None, path / "student")
 
 
 # ---------------------------------------------------------------- the folder

@@ -20,20 +20,20 @@ from safetensors.torch import load_file
 from ..axes.source import Sample
 from ..errors import LimbeckError, number
 from ..tasks import Response, Task, Verdict
-from ..tasks.base import found
 from ..types import Prompt
 from .api import refuse_too_many
-from .build import accelerator_for
+from .build import accelerator_for, build_method
 from .config import RunConfig
 from .models import hub
 from .models.chat import template_file, template_text
 from .models.generate import SamplingPolicy, Written, generate
 from .models.policy import Policy, add_lora, freeze, load_policy, share_vocabulary
+from .rendering import PromptRenderer
 from .rollout.episodes import played
 from .rollout.sources import writer_for
 from .rollout.trajectory import Trajectory
 from .rollout.writer import UNJUDGED, judge
-from .session import Desk
+from .session import Session
 from .storage import checkpoint
 from .storage.fingerprint import of_file
 
@@ -129,23 +129,23 @@ def write_responses(
     for subject in subjects:
         with console.status(f"{subject.label} is writing"):
             policy = _loaded(subject, config, where)
-            desk = Desk(
-                {"student": policy},
-                {"task": task},
-                {},
-                config.max_tokens,
-                config.generate_batch,
-                turns=config.episode_turns,
-                verify_seconds=config.verify_seconds,
-                judged_only=False,
+            session = Session(
+                config=config,
+                method=build_method(config),
+                accelerator=accelerator_for("no", config.cpu),
+                policies={"student": policy},
+                tasks={"task": task},
+                streams={},
+                renderer=PromptRenderer({"student": policy}, config.max_tokens),
+                reads_verdicts=False,
             )
-            read = [p for p in prompts if not config.skip_overlong or desk.fits(p)]
+            read = [p for p in prompts if not config.skip_overlong or session.renderer.fits(p)]
             if len(read) < len(prompts):
                 n = len(prompts) - len(read)
                 console.print(f"note: {subject.label}: {n} prompts are too long and are left out.", style="yellow")
             torch.manual_seed(config.seed)
-            out.append(_written(subject.label, desk, read, samples, temperature, console))
-            del policy, desk  # the next model needs the memory
+            out.append(_written(subject.label, session, read, samples, temperature, console))
+            del policy, session  # the next model needs the memory
     return out
 
 
@@ -191,8 +191,7 @@ def device_of(name: str | None) -> torch.device:
 
 def _refuse_absent(spec: str) -> None:
     """Refuse a model that is neither on this machine nor on a hub that can be reached."""
-    if found(spec, "folder") is None:
-        hub.refuse_unreachable("model", spec)
+    hub.refuse_missing("model", spec)
 
 
 def _loaded(subject: Subject, config: RunConfig, device: torch.device) -> Policy:
@@ -239,34 +238,35 @@ def put_weights(path: Path, policy: Policy) -> None:
 
 
 def _written(
-    label: str, desk: Desk, prompts: Sequence[Prompt], samples: int, temperature: float, console: Console
+    label: str, session: Session, prompts: Sequence[Prompt], samples: int, temperature: float, console: Console
 ) -> list[dict[str, Any]]:
-    policy = desk.policies["student"]
+    policy = session.student
     law = SamplingPolicy(((policy, 1.0),), tau=temperature)
-    if "episodes" in desk.tasks["task"].serves:
-        writer = writer_for(desk, len(prompts), 0)
+    if "episodes" in session.tasks["task"].serves:
+        writer = writer_for(session, len(prompts), 0)
         groups = played(Sample(n=samples), writer, prompts, law)
         for reason in dict.fromkeys(writer.died):
             console.print(f"note: {label}: an episode was broken off by its environment ({reason}).", style="yellow")
         return [_of_episode(label, policy, row, i) for group in groups for i, row in enumerate(group)]
     repeated = [p for p in prompts for _ in range(samples)]
-    texts = generate(law, [desk.prompt_ids(p) for p in repeated], desk.max_tokens, desk.batch)
+    ids = [session.renderer.prompt_ids(p) for p in repeated]
+    texts = generate(law, ids, session.config.max_tokens, session.config.generate_batch)
     return [
-        _of_text(label, desk, prompt, text, i % samples)
+        _of_text(label, session, prompt, text, i % samples)
         for i, (prompt, text) in enumerate(zip(repeated, texts, strict=True))
     ]
 
 
-def _of_text(label: str, desk: Desk, prompt: Prompt, text: Written, sample: int) -> dict[str, Any]:
-    said = judge(desk, prompt, text)
+def _of_text(label: str, session: Session, prompt: Prompt, text: Written, sample: int) -> dict[str, Any]:
+    said = judge(session, prompt, text)
     if said is UNJUDGED:
-        said = Verdict(math.nan, False, f"not judged: {desk.unjudged[-1]}")
+        said = Verdict(math.nan, False, f"not judged: {session.state.unjudged[-1]}")
     judged = said is not None and math.isfinite(said.reward)
     return {
         "model": label,
         "prompt": prompt.id,
         "sample": sample,
-        "response": as_written(desk.policies["student"], text.ids),
+        "response": as_written(session.student, text.ids),
         "length": len(text.ids),
         "ended": not text.truncated,
         "reward": said.reward if said and judged else None,

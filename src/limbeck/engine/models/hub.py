@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants
 
+from ... import embedded
 from ...errors import LimbeckError
 from ...online import reachable
 from ...tasks.base import found
@@ -28,6 +29,31 @@ def _cached(name: str) -> bool:
 def only_here(spec: str) -> bool:
     """Whether a model of the hub must come from this machine's cache."""
     return named(spec) and _cached(spec) and not reachable()
+
+
+def refuse_missing(role: str, spec: str) -> None:
+    """Refuse a model that is neither on this machine nor can be fetched.
+
+    Raises:
+        LimbeckError: naming the role, the model and the remedy.
+    """
+    refuse_absent_folder(role, spec)
+    refuse_unreachable(role, spec)
+
+
+def refuse_absent_folder(role: str, spec: str) -> None:
+    """Refuse a path that leads to no folder, and the embedded models where they are not installed.
+
+    Raises:
+        LimbeckError: naming the role, the path and the remedy.
+    """
+    if spec == "embedded":
+        embedded.path(role if role in embedded.NAMES else "student")
+        return
+    # A hub name is ``name`` or ``owner/name``; anything else with a slash can only be a path.
+    path = spec.startswith((".", "/", "~")) or spec.count("/") > 1
+    if path and found(spec, "folder") is None:
+        raise LimbeckError(f"{role}={spec!r}: there is no such folder; give a model folder, a hub name, or 'embedded'.")
 
 
 def refuse_unreachable(role: str, spec: str) -> None:

@@ -222,10 +222,8 @@ def load_policy(
         return Policy(_scorer(spec, len(tokenizer), f"{role}={name!r}"), tokenizer, name, chat)
     path = str(embedded.path(role if role in ("student", "teacher") else "student")) if spec == "embedded" else spec
     here = found(path, "folder")
-    if ("/" in spec or spec.startswith((".", "~"))) and _looks_local(path) and here is None:
-        raise LimbeckError(f"{role}={spec!r}: there is no such folder; give a model folder, a hub name, or 'embedded'.")
+    hub.refuse_missing(role, spec)
     path = str(here or path)
-    hub.refuse_unreachable(role, spec)
     told = f"{role}={spec!r}"
     if not is_adapter(path):
         check_config(path, told, remote_code)
@@ -288,11 +286,6 @@ def _tokenizer_of(model: PreTrainedModel, role: str, remote_code: bool) -> PreTr
         )
     hub.refuse_unreachable(role, name)
     return _tokenizer(name, role, remote_code)
-
-
-def _looks_local(path: str) -> bool:
-    """Whether a spec can only be a path: hub names are ``name`` or ``owner/name``."""
-    return path.startswith((".", "/", "~")) or path.count("/") != 1
 
 
 def _tokenizer(path: str, role: str, remote_code: bool) -> PreTrainedTokenizerBase:

@@ -22,20 +22,20 @@ from ..models.generate import SamplingPolicy, generate
 from ..scoring.contexts import ContextViews, of_record, with_blocks
 from ..scoring.forward import read_view
 from ..scoring.templates import block, fill
-from ..session import Desk
+from ..session import Session
 from .trajectory import Segment, Trajectory, assemble, from_json, single, to_json
 from .writer import Groups, RolloutWriter, judge, kept
 
 
-def evaluate(v: Expr, record: Rollout, desk: Desk, step: int, level: Level) -> Tensor:
+def evaluate(v: Expr, record: Rollout, session: Session, step: int, level: Level) -> Tensor:
     """An expression on a record that has just been written, one value a unit of ``level``; its readers are read now."""
     keys = {(reader.at(1.0), ability) for reader, ability in v.needs if reader.key != "writer"}
-    lens, views = ContextViews(record, desk), dict[str, Any]()
+    lens, views = ContextViews(record, session), dict[str, Any]()
     for reader, _ in sorted(keys, key=lambda need: need[0].key):
         abilities = frozenset(a for r, a in keys if r == reader)
         seen = lens.seen_by(reader)
-        views[reader.key] = read_view(desk.policy(reader.role), seen, abilities, desk.micro_tokens, None)
-    batch = Batch(record, views, step, memory=dict(desk.memory.numbers))
+        views[reader.key] = read_view(session.policy(reader.role), seen, abilities, session.config.micro_tokens, None)
+    batch = Batch(record, views, step, memory=dict(session.state.memory.numbers))
     return batch.levels.down(v.evaluate(batch), v.level, level)
 
 
@@ -49,7 +49,9 @@ def resampled(source: Resample, writer: RolloutWriter) -> Groups:
             continue
         last = new
         holds = (
-            evaluate(source.until, assemble(last, writer.name), writer.desk, writer.step, Level.GROUP).bool().tolist()
+            evaluate(source.until, assemble(last, writer.name), writer.session, writer.step, Level.GROUP)
+            .bool()
+            .tolist()
         )
         kept += [group for group, keep in zip(last, holds, strict=True) if keep]
         if len(kept) >= writer.n:
@@ -64,7 +66,7 @@ def selected(source: Select, writer: RolloutWriter, prompts: Sequence[Prompt] | 
     if not groups:
         return []
     record = assemble(groups, writer.name)
-    scores = [evaluate(v, record, writer.desk, writer.step, Level.SEQUENCE).tolist() for v in source.by]
+    scores = [evaluate(v, record, writer.session, writer.step, Level.SEQUENCE).tolist() for v in source.by]
     ranks = list(zip(*scores, strict=True))
     out, first = [], 0
     for group in groups:
@@ -79,7 +81,9 @@ def patched(source: Patch, writer: RolloutWriter, prompts: Sequence[Prompt] | No
     groups = [g for g in writer.write(source.source, prompts) if g]
     if not groups:
         return []
-    holds = evaluate(source.when, assemble(groups, writer.name), writer.desk, writer.step, Level.GROUP).bool().tolist()
+    holds = (
+        evaluate(source.when, assemble(groups, writer.name), writer.session, writer.step, Level.GROUP).bool().tolist()
+    )
     asked = [group[0].prompt for group, wanted in zip(groups, holds, strict=True) if wanted]
     new: dict[str, Groups] = {}  # by prompt: a group whose episodes all broke off is not among them
     for group in writer.write(source.new, asked) if asked else []:
@@ -96,7 +100,7 @@ def patched(source: Patch, writer: RolloutWriter, prompts: Sequence[Prompt] | No
 
 def stored(source: Once, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Groups:
     """Groups from the memory; what it lacks is written, scored and stored."""
-    memory = writer.desk.memory.written.setdefault(writer.name, {})
+    memory = writer.session.state.memory.written.setdefault(writer.name, {})
     if prompts is None:
         prompts = writer.take()
     missing = list({p.id: p for p in prompts if p.id not in memory}.values())
@@ -112,7 +116,7 @@ def _scored(source: Once, groups: Groups, writer: RolloutWriter) -> Groups:
     """The same rows with a reader's log-probs of their tokens as a column."""
     assert source.score is not None
     record, reader = assemble(groups, writer.name), source.score
-    logp = iter(evaluate(logp_of(reader), record, writer.desk, writer.step, Level.TOKEN).tolist())
+    logp = iter(evaluate(logp_of(reader), record, writer.session, writer.step, Level.TOKEN).tolist())
     name = column_of(reader)
 
     def scored(segment: Segment) -> Segment:
@@ -128,46 +132,46 @@ def _scored(source: Once, groups: Groups, writer: RolloutWriter) -> Groups:
 
 def refined(source: Refine, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Groups:
     """One response in place of each sequence of the inner source, by a writer that sees it."""
-    desk, reader = writer.desk, source.reader
+    session, reader = writer.session, source.reader
     drafts = [g for g in writer.write(source.source, prompts) if g]
     if not drafts:
         return []
     record = assemble(drafts, writer.name)
-    known = of_record(record, desk)
+    known = of_record(record, session)
     seen = []
     for prompt, k in zip(record.prompts, known, strict=True):
-        blocks = [block(c, k, desk.blocks) for c in reader.context]
+        blocks = [block(c, k, session.templates) for c in reader.context]
         what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
-        seen.append(desk.render(with_blocks(prompt, blocks), reader.role, what, desk.max_tokens))
-    law = SamplingPolicy(((desk.policy(reader.role), 1.0),), source.tau * reader.tau)
-    texts = generate(law, seen, desk.max_tokens, desk.batch)
+        seen.append(session.renderer.render(with_blocks(prompt, blocks), reader.role, what, session.config.max_tokens))
+    law = SamplingPolicy(((session.policy(reader.role), 1.0),), source.tau * reader.tau)
+    texts = generate(law, seen, session.config.max_tokens, session.config.generate_batch)
     author = hand((reader,))
     rows: list[Trajectory | None] = []
     for prompt, w, k in zip(record.prompts, texts, known, strict=True):
-        verdict = judge(desk, prompt, w) if source.check else None
-        new = single(prompt, desk.prompt_ids(prompt), w.ids, w.logp, author, w.truncated, verdict)
-        rows.append(replace(new, draft=str(k["reply"])) if kept(desk, verdict) else None)
+        verdict = judge(session, prompt, w) if source.check else None
+        new = single(prompt, session.renderer.prompt_ids(prompt), w.ids, w.logp, author, w.truncated, verdict)
+        rows.append(replace(new, draft=str(k["reply"])) if kept(session, verdict) else None)
     ends = iter(rows)
     return [[row for row in [next(ends) for _ in group] if row is not None] for group in drafts]
 
 
 def recast(source: Recast, writer: RolloutWriter) -> Groups:
     """Another source's sequences under another prompt."""
-    desk = writer.desk
+    session = writer.session
     groups = [g for g in writer.done[source.of] if g]
     if not groups:
         return []
     record = assemble(groups, source.of)
-    known = of_record(record, desk)
+    known = of_record(record, session)
     keep = [True] * record.n_sequences
     if source.keep is not None:
-        keep = evaluate(source.keep, record, desk, writer.step, Level.SEQUENCE).bool().tolist()
-    columns = {n: evaluate(v, record, desk, writer.step, Level.SEQUENCE).tolist() for n, v in source.carry}
+        keep = evaluate(source.keep, record, session, writer.step, Level.SEQUENCE).bool().tolist()
+    columns = {n: evaluate(v, record, session, writer.step, Level.SEQUENCE).tolist() for n, v in source.carry}
     out, b = [], 0
     for group in groups:
         rows = []
         for row in group:
-            new = _recast(source, row, known[b], desk) if keep[b] else None
+            new = _recast(source, row, known[b], session) if keep[b] else None
             if new is not None:
                 rows.append(replace(new, columns={**new.columns, **{n: values[b] for n, values in columns.items()}}))
             b += 1
@@ -175,12 +179,12 @@ def recast(source: Recast, writer: RolloutWriter) -> Groups:
     return out
 
 
-def _recast(source: Recast, row: Trajectory, known: dict[str, Any], desk: Desk) -> Trajectory | None:
+def _recast(source: Recast, row: Trajectory, known: dict[str, Any], session: Session) -> Trajectory | None:
     """One sequence under its new prompt; None where it has nothing to say there, or the prompt nothing to show."""
     turns = row.turns
-    known = {**known, **{f"turn_{t}": desk.policies["student"].text(p.ids) for t, p in enumerate(turns)}}
+    known = {**known, **{f"turn_{t}": session.policies["student"].text(p.ids) for t, p in enumerate(turns)}}
     known |= {f"said_{t}": text for t, text in enumerate(_said(row))}
-    segments = _response(source, row, known, desk)
+    segments = _response(source, row, known, session)
     if not segments:
         return None
     prompt = row.prompt
@@ -188,15 +192,15 @@ def _recast(source: Recast, row: Trajectory, known: dict[str, Any], desk: Desk) 
         *before, last = prompt.messages
         text = fill(source.question, known, f"{source.name} question")
         prompt = replace(prompt, messages=(*before, {**last, "content": text}))
-    blocks = [block(c, known, desk.blocks) for c in source.given]
+    blocks = [block(c, known, session.templates) for c in source.given]
     if None in blocks:
         return None
     if source.copies and not source.question and not blocks:
-        ids = desk.prompt_ids(prompt)
+        ids = session.renderer.prompt_ids(prompt)
     else:
         room = sum(len(p.ids) for p in segments)
         what = f"prompt {prompt.id!r} recast with {', '.join(map(str, source.given)) or 'another text'}"
-        ids = desk.render(with_blocks(prompt, blocks), "student", what, room, written=True)
+        ids = session.renderer.render(with_blocks(prompt, blocks), "student", what, room, written=True)
     return replace(row, prompt_ids=ids, segments=segments)
 
 
@@ -211,7 +215,7 @@ def _said(row: Trajectory) -> list[str]:
     return said
 
 
-def _response(source: Recast, row: Trajectory, known: dict[str, Any], desk: Desk) -> tuple[Segment, ...]:
+def _response(source: Recast, row: Trajectory, known: dict[str, Any], session: Session) -> tuple[Segment, ...]:
     """The tokens that are scored under the new prompt."""
     if source.response == SAME:
         return row.segments
@@ -221,5 +225,5 @@ def _response(source: Recast, row: Trajectory, known: dict[str, Any], desk: Desk
     text = fill(source.response, known, f"{source.name} response")
     if not text:
         return ()
-    ids = desk.response_ids(row.prompt, Response(text))
+    ids = session.renderer.response_ids(row.prompt, Response(text))
     return (Segment(ids, None, DATA, reward=math.nan),)

@@ -32,7 +32,7 @@ from ..models.generate import SamplingPolicy, Written, generate
 from ..models.policy import Policy
 from ..scoring.contexts import of_prompt
 from ..scoring.templates import fill
-from ..session import Desk
+from ..session import Session
 from .trajectory import Segment, Trajectory
 from .writer import Groups, RolloutWriter, author_of, limit_of, sampling_policy_of, seen
 
@@ -97,23 +97,27 @@ def played(
     source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt], law: SamplingPolicy | None = None
 ) -> Groups:
     """``n`` episodes a prompt, all in step, so that every turn is one batch of generation."""
-    desk = writer.desk
-    policy, law, limit = desk.policies["student"], law or sampling_policy_of(source, desk), limit_of(source, writer)
-    turns = int(source.turns.now(writer.step, writer.numbers)) if source.episodic else desk.turns
+    session = writer.session
+    policy, law, limit = (
+        session.policies["student"],
+        law or sampling_policy_of(source, session),
+        limit_of(source, writer),
+    )
+    turns = int(source.turns.now(writer.step, writer.numbers)) if source.episodic else session.config.episode_turns
     repeated = [p for p in prompts for _ in range(source.n)]
     seats = [
-        EpisodeState(p, desk.prompt_ids(p), ids, _open(desk, p, source.retry))
-        for p, ids in zip(repeated, seen(source, desk, repeated), strict=True)
+        EpisodeState(p, session.renderer.prompt_ids(p), ids, _open(session, p, source.retry))
+        for p, ids in zip(repeated, seen(source, session, repeated), strict=True)
     ]
     try:
         if source.start is not None:
             _replay(source, writer, prompts, seats)
-        room = min(p.context for p in desk.policies.values())
+        room = min(p.context for p in session.policies.values())
         for _ in range(max(1, turns)):
             active = [s for s in seats if not s.done and len(s.ids) + limit <= room]
             if not active:
                 break
-            texts = generate(law, [s.ids for s in active], limit, desk.batch)
+            texts = generate(law, [s.ids for s in active], limit, session.config.generate_batch)
             for seat, text in zip(active, texts, strict=True):
                 seat.act(text, author_of(source), True, policy)
     finally:
@@ -125,16 +129,18 @@ def played(
     return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
 
 
-def _open(desk: Desk, prompt: Prompt, retry: Context | None) -> Episode:
+def _open(session: Session, prompt: Prompt, retry: Context | None) -> Episode:
     """The task's episode, or a conversation about one answer."""
-    task: Any = desk.tasks["task"]
+    task: Any = session.tasks["task"]
     if "episodes" not in task.serves:
         if retry is None:
             raise LimbeckError(
                 f"{task.name!r} is answered in one turn, but the method plays several; give a task with episodes, or "
                 "say what comes between the turns with sample(retry=...)."
             )
-        return _Talk(task, prompt, desk.blocks.get(retry.name, retry.block), retry.name, desk.verify_seconds)
+        return _Talk(
+            task, prompt, session.templates.get(retry.name, retry.block), retry.name, session.config.verify_seconds
+        )
     try:
         episode: Episode = task.open(prompt)
         if not callable(getattr(episode, "step", None)) or not callable(getattr(episode, "close", None)):
@@ -230,7 +236,7 @@ def _replay(source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt], se
     name, writer.name = writer.name, f"{writer.name} start"
     starts = {g[0].prompt.id: g[0] for g in writer.write(source.start, prompts) if g}
     writer.name = name
-    policy = writer.desk.policies["student"]
+    policy = writer.session.policies["student"]
     for seat in seats:
         start = starts.get(seat.prompt.id)
         turns = start.turns if start is not None and start.correct else []

@@ -16,7 +16,7 @@ from ...axes.source import Data, Either, Resample, Sample, Source
 from ...errors import LimbeckError, number
 from ...types import DATA, Prompt, Rollout, concatenate
 from ..models.generate import generate
-from ..session import Desk
+from ..session import Session
 from . import derived
 from .episodes import played
 from .trajectory import Trajectory, assemble, single
@@ -33,21 +33,21 @@ from .writer import (
 )
 
 
-def writer_for(desk: Desk, n: int, step: int) -> RolloutWriter:
+def writer_for(session: Session, n: int, step: int) -> RolloutWriter:
     """What writes one batch of ``n`` groups a source, at a step."""
-    return RolloutWriter(desk, n, step, written)
+    return RolloutWriter(session, n, step, written)
 
 
-def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) -> Rollout:
+def write(sources: Mapping[str, Source], session: Session, prompts: int, step: int) -> Rollout:
     """One record with ``prompts`` groups of every source.
 
     Args:
         sources: the method's.
-        desk: models, tasks and prompts.
+        session: models, tasks and prompts.
         prompts: groups a source writes in this process.
         step: for schedules.
     """
-    writer = writer_for(desk, prompts, step)
+    writer = writer_for(session, prompts, step)
     for name, source in sources.items():
         writer.name = name
         writer.done[name] = writer.write(source)
@@ -55,7 +55,7 @@ def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) ->
     record = concatenate([assemble(groups, name) for name, groups in writer.done.items()])
     promised = [n for s in sources.values() for part in s.walk() if isinstance(part, Recast) for n, _ in part.carry]
     nothing = torch.full((record.n_sequences,), torch.nan)  # a recast that dropped every sequence still has its columns
-    desk.died += writer.died
+    session.state.broken_off += writer.died
     return replace(record, columns_B={**dict.fromkeys(promised, nothing), **record.columns_B}).check()
 
 
@@ -68,7 +68,7 @@ def written(source: Source, writer: RolloutWriter, prompts: Sequence[Prompt] | N
         case Sample():
             return sampled(source, writer, writer.take() if prompts is None else prompts)
         case Either():
-            heads = _coin(writer.desk.streams["task"].seed, writer.step, writer.name) < _chance(source, writer)
+            heads = _coin(writer.session.streams["task"].seed, writer.step, writer.name) < _chance(source, writer)
             return writer.write(source.a if heads else source.b, prompts)
         case Resample():
             return derived.resampled(source, writer)
@@ -103,32 +103,35 @@ def _coin(seed: int, step: int, name: str) -> float:
 
 def sampled(source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt]) -> Groups:
     """``n`` responses a prompt, of one turn or of several."""
-    if source.episodic or "episodes" in writer.desk.tasks["task"].serves:
+    if source.episodic or "episodes" in writer.session.tasks["task"].serves:
         return played(source, writer, prompts)
-    desk = writer.desk
+    session = writer.session
     repeated = [p for p in prompts for _ in range(source.n)]
     texts = generate(
-        sampling_policy_of(source, desk), seen(source, desk, repeated), limit_of(source, writer), desk.batch
+        sampling_policy_of(source, session),
+        seen(source, session, repeated),
+        limit_of(source, writer),
+        session.config.generate_batch,
     )
     # Judged where there is a verifier, also for methods that do not read it: training accuracy is worth seeing.
-    said = judge_all(desk, repeated, texts)
+    said = judge_all(session, repeated, texts)
     rows: list[Trajectory | None] = []
     for p, w, verdict in zip(repeated, texts, said, strict=True):
-        row = single(p, desk.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, verdict)
-        rows.append(row if kept(desk, verdict) else None)
+        row = single(p, session.renderer.prompt_ids(p), w.ids, w.logp, author_of(source), w.truncated, verdict)
+        rows.append(row if kept(session, verdict) else None)
     return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
 
 
 def _from_data(source: Data, writer: RolloutWriter) -> Groups:
-    desk = writer.desk
-    task, stream = desk.tasks[source.name], desk.streams[source.name]
+    session = writer.session
+    task, stream = session.tasks[source.name], session.streams[source.name]
     groups = []
     for prompt in stream.take(writer.n):
         rows = []
         for response in task.responses(prompt)[: source.group]:
-            ids = desk.response_ids(prompt, response)
-            cut = len(ids) > desk.max_tokens
-            ids = ids[: desk.max_tokens]
-            rows.append(single(prompt, desk.prompt_ids(prompt), ids, None, DATA, cut, None, response.label))
+            ids = session.renderer.response_ids(prompt, response)
+            cut = len(ids) > session.config.max_tokens
+            ids = ids[: session.config.max_tokens]
+            rows.append(single(prompt, session.renderer.prompt_ids(prompt), ids, None, DATA, cut, None, response.label))
         groups.append(rows)
     return groups

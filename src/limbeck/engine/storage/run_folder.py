@@ -112,16 +112,15 @@ def claimed(out: Path, overwrite: bool, console: Console | None = None) -> Itera
     Raises:
         LimbeckError: where it holds something else, cannot be written to, or another process writes into it.
     """
-    refuse_impossible(out)
+    refuse_taken(out, overwrite)
     with _made(out):
-        _refuse_foreign(out, overwrite)
         made = [p for p in (out, *out.parents) if not p.exists()]  # innermost first
         out.mkdir(parents=True, exist_ok=True)
     ours = False
     try:
         with held(out, console):
             ours = True
-            _refuse_foreign(out, overwrite)  # another process may have begun a run since, and ended it
+            refuse_taken(out, overwrite)  # another process may have begun a run since, and ended it
             yield
     except BaseException:
         if ours and main_process():
@@ -144,15 +143,22 @@ def empty(out: Path) -> bool:
     return not out.exists() or all(p.name == LOCK for p in out.iterdir())
 
 
-def _refuse_foreign(out: Path, overwrite: bool) -> None:
-    if empty(out):
-        return
-    if not (out / "run.json").exists():
-        raise LimbeckError(f"--out {out} is not empty and holds no run of Limbeck; name a new folder.")
+def refuse_taken(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that cannot be used, holds other things than a run, or holds a run that is to be kept.
+
+    Raises:
+        LimbeckError: naming it and the remedy.
+    """
+    refuse_impossible(out)
+    with _made(out):
+        if empty(out):
+            return
+    if not (out / "run.json").is_file():
+        raise LimbeckError(f"--out {out}: the folder holds other things than a run; name a new one.")
     if not overwrite:
         raise LimbeckError(
-            f"--out {out} holds another run; continue it with --resume {out}, replace it with --overwrite, or name "
-            "another folder."
+            f"--out {out}: the folder holds another run; go on with it (limbeck train --resume {out}), replace it "
+            "(--overwrite), or name another folder."
         )
 
 

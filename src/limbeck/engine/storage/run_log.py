@@ -1,11 +1,10 @@
-"""What a run writes down: run.json, metrics.jsonl, evaluations.jsonl, samples.jsonl, and a line for people."""
+"""What a run writes down: run.json, metrics.jsonl, evaluations.jsonl, samples.jsonl."""
 
 from __future__ import annotations
 
 import json
 import platform
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -14,14 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from ...errors import LimbeckError
 from ...space.explain import explain
 from ...space.method import Method
-from ...terminal import printable
 from .atomic import append_line, read_lines, sync, whole, write_json, write_lines
 
 _PACKAGES = ("limbeck", "torch", "transformers", "accelerate", "peft", "reasoning-gym")
@@ -92,10 +87,10 @@ class RunLog:
         """Rollouts to look at."""
         return self.out / "samples.jsonl"
 
-    def describe(self, workshop: Any, command: str, inputs: Mapping[str, Any] | None = None) -> None:
+    def describe(self, session: Any, command: str, inputs: Mapping[str, Any] | None = None) -> None:
         """Write run.json at the start; ``inputs`` are what ``fingerprint.of_run`` gives."""
-        config, method = workshop.config, workshop.method
-        policies = workshop.policies
+        config, method = session.config, session.method
+        policies = session.policies
         teacher = policies.get("teacher")
         write_json(
             self.run,
@@ -111,7 +106,7 @@ class RunLog:
                 "machine": machine(),
                 "student": config.student,
                 "teacher": config.teacher,
-                "task": workshop.desk.tasks["task"].name,
+                "task": session.tasks["task"].name,
                 "started": now(),
                 "finished": None,
                 "parameters": {
@@ -202,96 +197,3 @@ def read_run(out: Path) -> dict[str, Any]:
     if not isinstance(run, dict):
         raise LimbeckError(f"{out}/run.json is damaged (it holds no table); restore it, or start a new run.")
     return run
-
-
-class _Words(TextColumn):
-    """A text as it is."""
-
-    def render(self, task: Task) -> Text:
-        """The text, with control characters spelled out."""
-        return Text(printable(super().render(task).plain))
-
-
-def progress_bar(console: Console) -> Progress:
-    """The bar of a run."""
-    return Progress(
-        _Words("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Words("{task.fields[note]}", markup=False),
-        TimeRemainingColumn(),
-        console=console,
-        transient=False,
-    )
-
-
-def note(values: Mapping[str, Any]) -> str:
-    """The newest numbers, short."""
-    shown = (("loss", "loss"), ("reward", "reward"), ("accuracy", "right"), ("kl_reverse", "KL"), ("entropy", "H"))
-    parts = [f"{label} {values[key]:.3f}" for key, label in shown if isinstance(values.get(key), float)]
-    seconds, tokens = values.get("seconds"), values.get("tokens_written")
-    if seconds and tokens:
-        parts = [*parts[:3], f"{tokens / seconds:,.0f} tokens/s"]
-    return " · ".join(parts[:4])
-
-
-class Log:
-    """Lines of a run where there is no terminal: each step of a slow run, at most one every few seconds of another.
-
-    The first step and the last always have a line. The pause between two grows with the run, from 5 seconds to a
-    minute.
-    """
-
-    def __init__(self, console: Console, name: str, first: int, steps: int):
-        self.console, self.name, self.first, self.steps = console, name, first, steps
-        self.start = self.told = time.monotonic()
-
-    def step(self, done: int, values: Mapping[str, Any], last: bool) -> None:
-        """After ``done`` steps."""
-        at = time.monotonic()
-        pause = min(60.0, max(5.0, (at - self.start) / 20))
-        if self.console.is_terminal or not (last or done == self.first + 1 or at - self.told >= pause):
-            return
-        self.told = at
-        left = (self.steps - done) * (at - self.start) / (done - self.first)
-        text = f"{self.name} {done}/{self.steps} {note(values)}"
-        say(self.console, text if last else f"{text} · {duration(left)} left")
-
-
-def duration(seconds: float) -> str:
-    """``0:42``, ``1:05:00``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def say(console: Console, text: str, style: str = "") -> None:
-    """A line exactly as it is: no markup, and not broken."""
-    console.print(Text(text, style=style), soft_wrap=True)
-
-
-class Stage:
-    """What is done before training: the status of a terminal, a line for each stage of a log."""
-
-    def __init__(self, console: Console, text: str):
-        self.console, self.text, self.told = console, text, ""
-        self.status = console.status(text) if console.is_terminal else None
-
-    def __call__(self, text: str) -> None:
-        if self.status is not None:
-            self.status.update(text)
-            return
-        stage = text.partition(":")[0]  # behind it stands how far it is
-        if stage != self.told:
-            self.told = stage
-            say(self.console, stage)
-
-    def __enter__(self) -> Stage:
-        if self.status is not None:
-            self.status.start()
-        self(self.text)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.status is not None:
-            self.status.stop()

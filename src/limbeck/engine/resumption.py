@@ -14,6 +14,7 @@ from ..user_files import refuse_unnamed
 from .build import build_method
 from .config import RunConfig, checked
 from .storage import checkpoint
+from .storage.memory import Memory
 from .storage.run_log import RunLog
 
 
@@ -53,6 +54,26 @@ def lost_lines(out: Path, config: RunConfig, task: Task, accepted: bool) -> list
             "(--accept-changes)."
         )
     return lost
+
+
+def recall(path: Path, state: Mapping[str, Any], process: int) -> Memory:
+    """The memory of one process, from the state of a checkpoint.
+
+    Args:
+        path: of the checkpoint, for messages.
+        state: as ``checkpoint.load`` gave it.
+        process: number of the process.
+
+    Raises:
+        LimbeckError: where the memory is damaged.
+    """
+    memories = state.get("memory") or [Memory().to_json()]
+    try:
+        return Memory.from_json(memories[process % len(memories)])
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise LimbeckError(
+            f"{path} has a damaged memory ({type(e).__name__}: {e}); remove it to resume from the one before."
+        ) from None
 
 
 def refuse_changes(out: Path, changes: list[str], accepted: bool) -> None:
