@@ -452,7 +452,7 @@ def test_a_folder_that_limbeck_did_not_write_is_left_alone(overwrite: bool, shel
     out.mkdir()
     jsonl(out / "metrics.jsonl", [{"mine": 1}])
     before = tree(out)
-    with pytest.raises(LimbeckError, match=r"not empty and holds no run.*name a new folder"):
+    with pytest.raises(LimbeckError, match=r"holds other things than a run; name a new one"):
         go(shelf, "sft", out, overwrite=overwrite)
     assert tree(out) == before
 

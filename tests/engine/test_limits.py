@@ -60,8 +60,8 @@ def test_sizes_that_no_machine_holds_are_refused(field: str) -> None:
 
 
 def test_a_group_that_no_machine_holds_is_refused(shelf: Shelf) -> None:
-    config = configure("grpo", shelf.settings("grpo", group=10**12))
-    with pytest.raises(LimbeckError, match="prompts=4 with 1000000000000 responses to each are 4,000,000,000,000"):
+    config = configure("grpo", shelf.settings("grpo", group=2**20, prompts=8))
+    with pytest.raises(LimbeckError, match="prompts=8 with 1048576 responses to each are 8,388,608"):
         prepare_tasks(config, build_method(config))
 
 
