@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..space.registry import Recipe
 from ..tasks import Task, load_task
 from ..terminal import screen
 from .aliases import in_our_words
-from .build import accelerator_for, build_method, open_session
+from .build import accelerator_for, build_method, name_of, open_session, task_object
 from .checks import check_models
 from .config import MOST, RunConfig, checked, configure
 from .evaluation import Evaluator
@@ -119,9 +118,10 @@ def distill(
     # ``Result.student`` is a path, and a path is a natural thing to give.
     named: dict[str, Any] = {"student": student, "teacher": teacher, "ref": ref, "task": task}
     named = {k: str(v) if isinstance(v, Path) else v for k, v in named.items() if v is not None}
-    _refuse_strangers(named)
+    _refuse_other_models(named)
+    own_task = task_object(named.get("task", ""))
     models = {role: x for role, x in named.items() if isinstance(x, PreTrainedModel)}
-    texts = {k: v if isinstance(v, str) else _name(v) for k, v in named.items()}
+    texts = {k: v if isinstance(v, str) else name_of(v) for k, v in named.items()}
     made, value = _configured(method, config, texts, settings)
     _refuse_tokenizer(tokenizer, models)
     folder = folder_of(out) if out not in (None, "") else Path("runs") / f"{made.method}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -134,7 +134,7 @@ def distill(
         console=screen(quiet=True) if quiet else None,
         method=value,
         models=models,
-        task=named.get("task") if not isinstance(named.get("task"), str) else None,
+        task=own_task,
         tokenizer=tokenizer,
     )
 
@@ -219,38 +219,21 @@ def _refuse_tokenizer(tokenizer: object, models: Mapping[str, PreTrainedModel]) 
         )
 
 
-_TASK = ("name", "serves", "train", "test", "verify", "responses")
-
-
-def _refuse_strangers(named: Mapping[str, Any]) -> None:
-    """Refuse objects that are neither a name nor what a name would give."""
+def _refuse_other_models(named: Mapping[str, Any]) -> None:
+    """Refuse objects that are neither a model nor the name of one."""
     for role, x in named.items():
         if role != "task" and not isinstance(x, str | PreTrainedModel):
             raise LimbeckError(
                 f"{role}={shown(x)} is not a model; give a folder, a hub name, or a Hugging Face model "
                 "(PreTrainedModel; of a PEFT model, merge_and_unload())."
             )
-    task = named.get("task", "")
-    if inspect.isclass(task):
-        raise LimbeckError(f"task={shown(task)} is a class; give an object of it: task={task.__name__}(...).")
-    plays = "episodes" in getattr(task, "serves", ())
-    lacks = [name for name in (*_TASK, *(["open"] if plays else [])) if not hasattr(task, name)]
-    if lacks and not isinstance(task, str):
-        raise LimbeckError(
-            f"task={shown(task)} is not a task, because it has no {lacks[0]!r}; give a name, a file, or an object "
-            "with what limbeck.tasks.Task asks for."
-        )
-
-
-def _name(x: Any) -> str:
-    return str(getattr(x, "name_or_path", "") or getattr(x, "name", "") or type(x).__name__)
 
 
 def evaluate(
     student: str,
     *,
     teacher: str | None = None,
-    task: str = "two_digit_sums",
+    task: str | Path | Task = "two_digit_sums",
     task_options: Mapping[str, Any] | None = None,
     size: int = 200,
     seed: int = 0,
@@ -264,16 +247,33 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model on a task's held-out problems.
 
+    Args:
+        student: model folder, hub name or ``"embedded"``.
+        teacher: model to which the distance is measured; None measures none.
+        task: a name, a file, a folder, or a Task object, which has its options already.
+        task_options: options of a task that is given by its name.
+        size: held-out problems (default as in ``RunConfig.eval_size``).
+        seed: of the task and of sampled responses.
+        max_tokens: limit of a response.
+        samples: responses a problem; more than 1 adds pass@k.
+        template, remote_code, skip_overlong, cpu: as in ``RunConfig``.
+        console: where progress goes; default: standard error.
+
     Returns:
         ``accuracy`` (greedy) with ``low`` and ``high`` (95 % Wilson), ``n``, ``reward``, ``length`` (tokens),
         ``entropy`` (nats), ``kl_forward`` and ``kl_reverse`` (nats a token, with a teacher), ``perplexity``,
         ``correct`` per problem, and ``pass_at`` (k to value) where ``samples`` is above 1. What is not known is absent.
     """
+    given = task_object(str(task) if isinstance(task, Path) else task)
+    if given is not None and task_options:
+        raise LimbeckError(
+            "task_options are for a task that is given by its name; give them to the Task object itself."
+        )
     settings: dict[str, Any] = {
         "method": "sft",
         "student": student,
         "teacher": teacher,
-        "task": task,
+        "task": str(task) if given is None else name_of(given),
         "task_options": dict(task_options or {}),
         "seed": seed,
         "max_tokens": max_tokens,
@@ -287,15 +287,15 @@ def evaluate(
     refuse_too_many(samples, size)
     method = build_method(config)
     check_models(config, method, {})
-    tasks = {"task": load_task(task, seed=seed, **config.task_options)}
+    tasks = {"task": given or load_task(config.task, seed=seed, **config.task_options)}
     if samples > 1 and "reward" not in tasks["task"].serves:
-        raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {task!r} has none; give answers.")
+        raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {config.task!r} has none; give answers.")
     quiet = screen(console, stderr=True)
     with quiet.status("measuring"):
         session = open_session(config, method, tasks, {}, accelerator_for("no", cpu), learns=False)
         evaluator = Evaluator(session)
         if not evaluator.prompts:
-            raise LimbeckError(f"{task!r} holds out no problem (size is {size}); give more of them, or test=FILE.")
+            raise LimbeckError(f"{config.task!r} holds out no problem (size is {size}); give more, or test=FILE.")
         for sentence in (*session.notices, *few_problems(tasks["task"], size)):
             quiet.print(sentence, style="yellow", highlight=False)
         out = evaluator.measure()

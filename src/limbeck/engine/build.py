@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, shown
 from ..loss.terms import refuse_shared
 from ..space.method import Method
 from ..tasks import Task, load_task
@@ -54,6 +55,35 @@ def check_run(
     check_trackers(config)
     check_models(config, value, models or {}, later)
     return value, prepare_tasks(config, value, task)
+
+
+TASK_PARTS = ("name", "serves", "train", "test", "verify", "responses")
+"""Attributes and methods that every task has (``limbeck.tasks.Task``)."""
+
+
+def task_object(task: object) -> Task | None:
+    """A task that is given as an object; None where it is given by its name.
+
+    Raises:
+        LimbeckError: for an object that is no task.
+    """
+    if isinstance(task, str):
+        return None
+    if inspect.isclass(task):
+        raise LimbeckError(f"task={shown(task)} is a class; give an object of it: task={task.__name__}(...).")
+    plays = "episodes" in getattr(task, "serves", ())
+    lacks = [name for name in (*TASK_PARTS, *(["open"] if plays else [])) if not hasattr(task, name)]
+    if lacks:
+        raise LimbeckError(
+            f"task={shown(task)} is not a task, because it has no {lacks[0]!r}; give a name, a file, or an object "
+            "with what limbeck.tasks.Task asks for."
+        )
+    return cast("Task", task)
+
+
+def name_of(thing: object) -> str:
+    """The name of a model object or a task object, for the configuration."""
+    return str(getattr(thing, "name_or_path", "") or getattr(thing, "name", "") or type(thing).__name__)
 
 
 def prepare_tasks(config: RunConfig, method: Method, task: Task | None = None) -> dict[str, Task]:

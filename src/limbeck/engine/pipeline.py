@@ -14,10 +14,11 @@ from rich.console import Console
 from ..errors import LimbeckError, expect, nearest, quoted
 from ..space.pipeline import Pipeline, Stage
 from ..space.registry import get
+from ..tasks import Task
 from ..terminal import screen
 from . import inputs
 from .aliases import in_our_words
-from .build import check_run
+from .build import check_run, name_of, task_object
 from .checks import data_names
 from .config import RunConfig, configure
 from .export import Result, result_of
@@ -29,19 +30,21 @@ from .storage.run_folder import empty, folder_of, held, main_process, recorded, 
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage that is to be run: its folder, its configuration, and where it stands.
+    """A stage that is to be run: its folder, its configuration, and its progress.
 
     Attributes:
         path: folder of the stage's run.
         config: what to run.
         state: ``new``, ``begun`` or ``done``, when the pipeline was called.
-        inputs: digests of the data and models that it reads, but for the student that the stage before leaves.
+        inputs: digests of the data and models that it reads, except the student that the stage before leaves.
+        task: an object that replaces the name in the configuration.
     """
 
     path: Path
     config: RunConfig
     state: str
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    task: Task | None = None
 
 
 def run_pipeline(
@@ -64,7 +67,8 @@ def run_pipeline(
         command: what the user typed, for the reports.
         accept_changes: go on though data or models are not what they were when the pipeline began (``resume``).
         **settings: for every stage (``student``, ``teacher``, ``task``, ``lr`` ...); a stage's own win. An argument of
-            a method goes to the stages whose method takes it.
+            a method goes to the stages whose method takes it. ``task`` may be a Task object here, which every stage
+            reads that names no task of its own.
 
     Raises:
         LimbeckError: before the first stage is run, where a stage's settings are wrong, where a stage lacks a model or
@@ -72,8 +76,12 @@ def run_pipeline(
     """
     expect("the pipeline", pipeline, Pipeline, "give one such as lb.pipelines.sd_zero(), or lb.Pipeline([...])")
     folder = folder_of(out)
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
     pipeline, settings = _in_our_words(pipeline, settings)
-    stages = _plan(pipeline, folder, settings)
+    task = task_object(settings.get("task", ""))
+    if task is not None:
+        settings = {**settings, "task": name_of(task)}
+    stages = _plan(pipeline, folder, settings, task)
     described = {"pipeline": str(pipeline), "settings": {k: str(v) for k, v in settings.items()}}
     _refuse_another(folder, described)
     console = screen(quiet=True) if quiet else screen(console, stderr=True, quiet=not main_process())
@@ -87,13 +95,14 @@ def run_pipeline(
             done = ", done before" if stage.state == "done" else ""
             console.print(f"stage {i} of {len(stages)}: {stage.config.method}{done}", style="bold", highlight=False)
             typed = command or f"stage {stage.path.name} of {pipeline}"
+            own: dict[str, Any] = {"command": typed, "console": console, "task": stage.task}
             with _named(i, len(stages), stage.config.method):
                 if stage.state == "done":
                     results.append(result_of(stage.path))
                 elif stage.state == "begun":
-                    results.append(resume(stage.path, command=typed, console=console, accept_changes=accept_changes))
+                    results.append(resume(stage.path, accept_changes=accept_changes, **own))
                 else:
-                    results.append(train(stage.config, stage.path, command=typed, console=console))
+                    results.append(train(stage.config, stage.path, **own))
     return results
 
 
@@ -116,7 +125,7 @@ def _named(i: int, n: int, method: str) -> Iterator[None]:
 # ---------------------------------------------------------------- what is to be run
 
 
-def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any]) -> list[Planned]:
+def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any], task: Task | None = None) -> list[Planned]:
     """Every stage; each starts from the student the one before leaves. All that can be refused is refused here."""
     _refuse_unknown(pipeline, settings)
     stages: list[Planned] = []
@@ -130,12 +139,13 @@ def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any]) -> list
         own = _fitting(stage, settings, understood[i % len(understood)], frozenset().union(*understood))
         with _named(i + 1, len(pipeline.unrolled), stage.method):
             config = configure(stage.method, {**own, **stage.settings, "student": student})
-        stages.append(Planned(path, config, _state(path, config)))
+        own_task = None if "task" in stage.settings else task
+        stages.append(Planned(path, config, _state(path, config), task=own_task))
         student = str(path / "student")
     for i, planned in enumerate(stages[: len(pipeline.stages)]):  # the others are these again
         with _named(i + 1, len(stages), planned.config.method):
             later = ("student",) if i else ()  # the student that the stage before will leave
-            _, tasks = check_run(planned.config, later=later)
+            _, tasks = check_run(planned.config, task=planned.task, later=later)
             known = inputs.before_loading(planned.config, tasks, later)
         stages[i] = replace(planned, inputs=known)
     return stages
