@@ -36,7 +36,7 @@ class OutOfTime(BaseException):
         super().__init__(f"took longer than {seconds:g} s")
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
+def within_seconds(seconds: float, call: Callable[[], T]) -> T:
     """What a call returns, if it returns in time.
 
     In the main thread the call is interrupted, also in the middle of a system call; elsewhere, and on systems without
@@ -83,7 +83,7 @@ def within_processor_time(seconds: float, call: Callable[[], T]) -> T:
         OutOfTime: it took longer.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        return within(seconds, call)
+        return within_seconds(seconds, call)
     running = True
 
     def stop(*_: object) -> None:

@@ -34,7 +34,7 @@ from limbeck.axes import (
 from limbeck.axes.context import CONTEXTS, Bank, Context, debate
 from limbeck.engine.models.following import FollowingModel
 from limbeck.engine.models.generate import Written
-from limbeck.engine.models.policy import render
+from limbeck.engine.models.policy import conversation_ids
 from limbeck.engine.rollout.sources import write, writer_for, written
 from limbeck.engine.rollout.trajectory import assemble, from_json, single
 from limbeck.engine.rollout.writer import seen
@@ -63,7 +63,7 @@ def test_a_view_scores_the_records_own_tokens(shelf: Shelf, out: Path) -> None:
     block = lens.told(solution).blocks[b]
     assert block is not None
     assert prompt.privileged["answer"] in block
-    ids = render(policy, [dict(m) for m in behind(prompt, [block])])
+    ids = conversation_ids(policy, [dict(m) for m in behind(prompt, [block])])
     assert framed.ids_L[framed.start_B1[b] : framed.start_B1[b] + framed.root_B[b]].tolist() == ids
     assert block in policy.tokenizer.decode(ids)
 

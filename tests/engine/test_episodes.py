@@ -15,7 +15,7 @@ from limbeck.axes import recast, refine, sample, select, student, teacher
 from limbeck.axes.context import draft, hint, tried_again, verdict_phrase
 from limbeck.axes.signal import correct, in_top, score
 from limbeck.engine import distill
-from limbeck.engine.evaluation import by_turn
+from limbeck.engine.evaluation import turn_measures
 from limbeck.engine.rollout.derived import evaluate
 from limbeck.engine.rollout.episodes import between
 from limbeck.engine.rollout.sources import write, writer_for, written
@@ -190,7 +190,7 @@ def test_means_by_turn_are_over_the_episodes_that_got_there() -> None:
 
     record = assemble([[row(1)], [row(2, 1, 1)], [row(1, 3)]], "main")
     stats = {"entropy": torch.tensor([1.0, 2.0, 3.0, 10.0, 100.0, 6.0, 20.0, 30.0, 40.0])}
-    assert by_turn(record, stats) == {
+    assert turn_measures(record, stats) == {
         "episodes_by_turn": [3.0, 2.0, 1.0],
         "entropy_by_turn": [3.0, 25.0, 100.0],
     }

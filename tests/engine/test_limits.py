@@ -10,7 +10,7 @@ from tiny_runs import Shelf
 from limbeck import LimbeckError
 from limbeck.engine import configure
 from limbeck.engine.build import build_method, prepare_tasks
-from limbeck.engine.models.policy import load_policy, render
+from limbeck.engine.models.policy import conversation_ids, load_policy
 from limbeck.engine.scoring.templates import fill
 from limbeck.limits import rendered
 from limbeck.tasks.answers import is_expensive, same_answer
@@ -40,7 +40,7 @@ def test_a_template_without_end_is_refused_soon(shelf: Shelf, template: str) -> 
     policy = load_policy(str(shelf.student), "student")
     policy.template = template
     with pytest.raises(LimbeckError, match=r"chat template of .* (cannot render|comes to no end)"):
-        render(policy, [{"role": "user", "content": "a"}])
+        conversation_ids(policy, [{"role": "user", "content": "a"}])
     assert time.monotonic() - start < 20
 
 

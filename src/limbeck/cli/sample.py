@@ -181,7 +181,7 @@ def _check_out(out: Path) -> None:
 
 def _config(chosen: Sequence[Named], max_tokens: int | None, seed: int, pairs: list[str]) -> RunConfig:
     """The settings for writing: those that were typed, over those of the first run."""
-    from ..engine.config import checked, parse_settings
+    from ..engine.config import RunConfig, parse_settings
 
     given = parse_settings(pairs)
     for key in given:
@@ -193,7 +193,7 @@ def _config(chosen: Sequence[Named], max_tokens: int | None, seed: int, pairs: l
     run = next((m.config for m in chosen if m.run), {})
     kept = {k: run[k] for k in ("max_tokens", "remote_code", "verify_seconds", "episode_turns") if k in run}
     typed = {} if max_tokens is None else {"max_tokens": max_tokens}
-    return checked({**kept, **given, **typed, "seed": seed, "method": "sft"})
+    return RunConfig(**{**kept, **given, **typed, "seed": seed, "method": "sft"})
 
 
 def asked(chosen: Sequence[Named], texts: Sequence[str], task: str | None, n: int, config: RunConfig) -> Question:
@@ -202,14 +202,14 @@ def asked(chosen: Sequence[Named], texts: Sequence[str], task: str | None, n: in
     Raises:
         LimbeckError: a prompt that no model can read, no prompt and no task, or a task without held-out problems.
     """
-    from ..engine.responses import Asked
+    from ..engine.responses import TypedPrompts
     from ..tasks import load_task
 
     if texts:
         for i, text in enumerate(texts, 1):
             _check_prompt(i, text)
         typed = tuple(Prompt(f"prompt {i}", ({"role": "user", "content": text},)) for i, text in enumerate(texts, 1))
-        return Question(Asked(typed), typed)
+        return Question(TypedPrompts(typed), typed)
     run = next((m for m in chosen if m.run), None)
     if task is None and run is None:
         raise LimbeckError(

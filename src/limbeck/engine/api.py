@@ -19,7 +19,7 @@ from ..terminal import screen
 from .aliases import in_our_words
 from .build import accelerator_for, build_method, name_of, open_session, task_object
 from .checks import check_models
-from .config import MOST, RunConfig, checked, configure
+from .config import MOST, RunConfig, configure
 from .evaluation import Evaluator
 from .notices import few_problems
 from .options import RunSettings
@@ -183,7 +183,7 @@ def _configured(
             f"unknown setting {quoted(unknown[0])}{near}: a method value takes its arguments when it is built, and a "
             f"run the settings {', '.join(sorted(RunConfig.model_fields))}."
         )
-    return checked({"method": name, **merged}), method
+    return RunConfig(**{"method": name, **merged}), method
 
 
 def _laid(below: Any, above: Any) -> Any:
@@ -283,7 +283,7 @@ def evaluate(
         "skip_overlong": skip_overlong,
         "cpu": cpu,
     }
-    config = checked(settings)
+    config = RunConfig(**settings)
     refuse_too_many(samples, size)
     method = build_method(config)
     check_models(config, method, {})

@@ -15,7 +15,15 @@ from ..errors import LimbeckError, shown
 from ..loss.terms import refuse_shared
 from ..space.method import Method
 from ..tasks import Task, load_task
-from .checks import arguments_of, check_models, check_served, check_trackers, data_names, reads_verdicts, samples
+from .checks import (
+    check_models,
+    check_served,
+    check_trackers,
+    data_names,
+    reads_verdicts,
+    registered_arguments,
+    samples,
+)
 from .config import RunConfig
 from .models.following import FollowingModel
 from .models.loading import Models, following_models, load_policies, structures
@@ -97,7 +105,7 @@ def prepare_tasks(config: RunConfig, method: Method, task: Task | None = None) -
         if name not in config.datasets:
             raise LimbeckError(
                 f"{config.method} reads a data set named {name!r}; name one with --set datasets.{name}=FILE.jsonl"
-                f"{' (or --set lm_coef=0 to do without)' if 'lm_coef' in arguments_of(config) else ''}."
+                f"{' (or --set lm_coef=0 to do without)' if 'lm_coef' in registered_arguments(config) else ''}."
             )
         tasks[name] = load_task(config.datasets[name], seed=config.seed)
     check_served(config, method, tasks)

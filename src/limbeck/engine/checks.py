@@ -56,7 +56,7 @@ def samples(method: Method) -> list[Sample]:
     return [part for part in method.sources_within if isinstance(part, Sample)]
 
 
-def arguments_of(config: RunConfig) -> Mapping[str, object]:
+def registered_arguments(config: RunConfig) -> Mapping[str, object]:
     """The registered method's arguments; a value that is not registered has none."""
     return REGISTRY[config.method].arguments if config.method in REGISTRY else {}
 
@@ -151,7 +151,7 @@ def _check_turns(config: RunConfig, method: Method, task: Task) -> None:
     """Several turns need an environment, or something that is said between them."""
     parts = [p for p in samples(method) if p.episodic]
     if "episodes" not in task.serves and any(p.retry is None for p in parts):
-        remedy = ", or --set turns=1" if "turns" in arguments_of(config) else ""
+        remedy = ", or --set turns=1" if "turns" in registered_arguments(config) else ""
         raise LimbeckError(
             f"{config.method} plays several turns, but {task.name!r} is answered in one; give a task with episodes "
             f"(corridor, calculator, textworld, or retry around this one){remedy}."
@@ -284,11 +284,11 @@ def check_models(config: RunConfig, method: Method, models: Models, later: Colle
     for role in ("student", "teacher", "ref"):
         name = getattr(config, role)
         if name and role not in models and role not in later and (role != "ref" or role in method.roles):
-            hub.refuse_missing(role, name)
+            hub.refuse_absent_model(role, name)
     for role, name in config.others.items():
         if found(name, "file"):
             raise LimbeckError(f"others.{role}={name!r} is a file; give a model folder, or a hub name.")
-        hub.refuse_missing(f"others.{role}", name)
+        hub.refuse_absent_model(f"others.{role}", name)
     _refuse_silence(config, method, models)
 
 

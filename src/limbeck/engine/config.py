@@ -228,16 +228,7 @@ def configure(method: str, settings: Mapping[str, Any]) -> RunConfig:
                 f"unknown setting {quoted(key)}{nearest(key, known)}; {method} takes the arguments "
                 f"{', '.join(recipe.arguments) or '(none)'}, and a run the settings {', '.join(sorted(fields))}."
             )
-    return checked({**own, "method": method, "arguments": arguments, **({"imports": files} if files else {})})
-
-
-def checked(values: Mapping[str, Any]) -> RunConfig:
-    """A run from its fields.
-
-    Raises:
-        LimbeckError: for a value that does not fit its field.
-    """
-    return RunConfig(**values)
+    return RunConfig(**{**own, "method": method, "arguments": arguments, **({"imports": files} if files else {})})
 
 
 def _finite(value: Any) -> bool:

@@ -11,7 +11,7 @@ from .build import accelerator_for, check_run, without_weights
 from .config import RunConfig
 from .estimate import Estimate, estimate, lengths, size_of, sources_in_words
 from .models.policy import causal_model
-from .models.unloaded import stored
+from .models.unloaded import stored_weights
 from .notices import notices
 from .session import Session
 
@@ -87,7 +87,7 @@ def _stored(config: RunConfig) -> dict[str, dict[str, Any]]:
     for role, spec in named.items():
         if spec:
             own = embedded.path(role if role in embedded.NAMES else "student") if spec == "embedded" else spec
-            weights = stored(str(own), f"{role}={spec!r}")
+            weights = stored_weights(str(own), f"{role}={spec!r}")
             out[role] = {} if weights is None else {"bytes": weights.size, "types": dict(weights.types)}
     return out
 

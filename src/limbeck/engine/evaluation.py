@@ -84,14 +84,16 @@ class Evaluator:
             out |= {"accuracy": low_high.mean, "low": low_high.low, "high": low_high.high}
             out |= {"reward": float(record.reward_U.double().nanmean()), "correct": correct}
             out |= {"verifier_failed": failed} if failed else {}
-            out |= spread("reward", record.reward_U, record.seq_U, record.n_sequences)
+            out |= clustered_interval("reward", record.reward_U, record.seq_U, record.n_sequences)
         stats = self.statistics(record)
-        out |= spread("length", record.length_B, torch.arange(record.n_sequences), record.n_sequences)
+        out |= clustered_interval("length", record.length_B, torch.arange(record.n_sequences), record.n_sequences)
         for name, values in stats.items():
             if name != "logp":
-                out |= {name: float(values.double().mean())} | spread(name, values, record.seq_N, record.n_sequences)
+                out |= {name: float(values.double().mean())} | clustered_interval(
+                    name, values, record.seq_N, record.n_sequences
+                )
         if "episodes" in self.task.serves:
-            out |= by_turn(record, stats)
+            out |= turn_measures(record, stats)
         self.newest = out
         return out | self._reference_measures()
 
@@ -143,7 +145,7 @@ class Evaluator:
             return {}
         stats = self.statistics(self._reference)
         out: dict[str, Any] = {"perplexity": math.exp(-float(stats["logp"].double().mean()))}
-        logp = spread("logp", stats["logp"], self._reference.seq_N, self._reference.n_sequences)
+        logp = clustered_interval("logp", stats["logp"], self._reference.seq_N, self._reference.n_sequences)
         if logp and (low := logp["logp_interval"][0]) > -700:  # beyond it no float holds the perplexity
             out["perplexity_interval"] = [math.exp(-logp["logp_interval"][1]), math.exp(-low)]
         if "kl_forward" in stats:
@@ -210,7 +212,7 @@ class Evaluator:
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
 
 
-def spread(name: str, values: Tensor, owner: Tensor, problems: int) -> dict[str, list[float]]:
+def clustered_interval(name: str, values: Tensor, owner: Tensor, problems: int) -> dict[str, list[float]]:
     """The 95% interval of a mean, as ``{"NAME_interval": [low, high]}``; empty where the problems cannot tell.
 
     Args:
@@ -258,7 +260,7 @@ def unsolved(measured: Mapping[str, Any], teacher: Mapping[str, Any], max_tokens
     return notes
 
 
-def by_turn(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, list[float]]:
+def turn_measures(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """What grows or falls along an episode: token means of each turn, and how many episodes got to it."""
     place_U = Levels(record).turn() - 1
     turn_N, K = place_U[record.turn_N], int(place_U.max()) + 1

@@ -9,8 +9,8 @@ from typing import Any
 from . import model_card as card
 from .models.policy import keep_format
 from .session import Session
-from .storage import provenance as lineage
-from .storage.atomic import read_lines, whole_folder
+from .storage import provenance
+from .storage.atomic import read_json_lines, whole_folder
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Result:
 
 def result_of(out: Path) -> Result:
     """The result of a run that has finished, from its folder."""
-    evaluations = read_lines(out / "evaluations.jsonl")
+    evaluations = read_json_lines(out / "evaluations.jsonl")
     before = evaluations[0] if evaluations else None
     after = evaluations[-1] if len(evaluations) > 1 else None
     report = out / "report.html"
-    steps = len(read_lines(out / "metrics.jsonl"))
+    steps = len(read_json_lines(out / "metrics.jsonl"))
     return Result(out, before, after, steps, report if report.is_file() else None, out / "student")
 
 
@@ -56,7 +56,7 @@ def export(session: Session, out: Path) -> None:
     with whole_folder(out / "student") as folder:
         model.save_pretrained(folder)
         student.tokenizer.save_pretrained(folder)
-        lineage.write(folder, session.method, session.policies)
+        provenance.write_provenance(folder, session.method, session.policies)
         card.finish(folder, session, out)
 
 

@@ -18,7 +18,7 @@ from .inputs import specs
 from .models import hub
 from .session import Session
 from .storage.atomic import write_json, write_text
-from .storage.provenance import shown
+from .storage.provenance import public_name
 from .storage.run_log import read_run
 
 _ELSEWHERE = ("method", "arguments", "student", "teacher", "ref", "others", "task", "datasets", "cpu", "trackers")
@@ -35,7 +35,7 @@ def finish(folder: Path, session: Session, out: Path, *, adapter: bool = False) 
         adapter: the folder holds adapters, and not the whole student.
     """
     run = read_run(out)
-    paths = {p: shown(p) for spec in specs(session.config).values() for p in _written_as(spec)}
+    paths = {p: public_name(p) for spec in specs(session.config).values() for p in _written_as(spec)}
     for file in folder.glob("*.json"):
         if file.name.endswith(("config.json", "tokenizer.json")):
             _call_by_name(file, paths)
@@ -74,7 +74,7 @@ def _call_by_name(file: Path, paths: Mapping[str, str]) -> None:
 def _text(session: Session, run: Mapping[str, Any], numbers: str, adapter: bool) -> str:
     parts = [
         f"---\n{_front(session, run, adapter).to_yaml()}\n---",
-        f"# {run.get('title') or run.get('method')}: {shown(str(run.get('student')))}, trained further",
+        f"# {run.get('title') or run.get('method')}: {public_name(str(run.get('student')))}, trained further",
         _origin(session, run),
         numbers,
         "## How to load it\n\n" + _loading(session, adapter),
@@ -86,7 +86,7 @@ def _text(session: Session, run: Mapping[str, Any], numbers: str, adapter: bool)
 def _front(session: Session, run: Mapping[str, Any], adapter: bool) -> ModelCardData:
     """The machine-readable head; only names that the hub knows are given as the hub's."""
     student = session.config.student
-    base = student if hub.named(student) and "student" not in _objects(run) else None
+    base = student if hub.is_hub_name(student) and "student" not in _objects(run) else None
     return ModelCardData(
         base_model=base,
         library_name="peft" if adapter else "transformers",
@@ -116,15 +116,15 @@ def _license(student: str) -> str | None:
 def _origin(session: Session, run: Mapping[str, Any]) -> str:
     """From what, by whom, on which data, by which method."""
     own = [r for r in session.method.roles if r in session.config.others or r == "teacher"]
-    taught = [f"`{shown(session.policies[r].name)}`" for r in own if r in session.policies]
+    taught = [f"`{public_name(session.policies[r].name)}`" for r in own if r in session.policies]
     by = f", taught by {' and '.join(taught)}" if taught else ""
     data = run.get("inputs", {}).get("data", {})
     told = [f"`{d['name']}` ({d['train']:,} prompts, {d['test']:,} held out)" for d in data.values()]
     method = run.get("title") or run.get("method")
     paper = f" ({run['paper']})" if run.get("paper") else ""
     lines = [
-        f"This is `{shown(session.student.name)}` after training with {method}{paper}{by}, on {' and '.join(told)}. "
-        "It was made with Limbeck.",
+        f"This is `{public_name(session.student.name)}` after training with {method}{paper}{by}, on "
+        f"{' and '.join(told)}. It was made with Limbeck.",
         "What was minimised:",
         "```text\n" + str(run.get("formula", "")).strip() + "\n```",
     ]
@@ -145,7 +145,7 @@ def _loading(session: Session, adapter: bool) -> str:
     given = session.config.chat_template_kwargs
     keywords = f", **{given!r}" if given else ""
     if adapter:
-        first = shown(session.config.student)
+        first = public_name(session.config.student)
         lines = [
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM",

@@ -60,7 +60,7 @@ class Subject:
     chat: str | None = None
 
 
-class Asked:
+class TypedPrompts:
     """Prompts that the user typed: a task without a verifier and without prompts for training.
 
     Args:
@@ -124,7 +124,7 @@ def write_responses(
         _refuse_absent(subject.spec)
     if config.template is not None:
         template_file(config.template, "template")
-    where = device_of(device)
+    where = device_named(device)
     out = []
     for subject in subjects:
         with console.status(f"{subject.label} is writing"):
@@ -168,7 +168,7 @@ def refuse_temperature(temperature: float, samples: int) -> None:
         )
 
 
-def device_of(name: str | None) -> torch.device:
+def device_named(name: str | None) -> torch.device:
     """The device of a name; without one, what a run would take.
 
     Raises:
@@ -191,7 +191,7 @@ def device_of(name: str | None) -> torch.device:
 
 def _refuse_absent(spec: str) -> None:
     """Refuse a model that is neither on this machine nor on a hub that can be reached."""
-    hub.refuse_missing("model", spec)
+    hub.refuse_absent_model("model", spec)
 
 
 def _loaded(subject: Subject, config: RunConfig, device: torch.device) -> Policy:

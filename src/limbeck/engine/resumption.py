@@ -12,7 +12,7 @@ from ..space.method import Method
 from ..tasks import Task
 from ..user_files import refuse_unnamed
 from .build import build_method
-from .config import RunConfig, checked
+from .config import RunConfig
 from .storage import checkpoint
 from .storage.memory import Memory
 from .storage.run_log import RunLog
@@ -28,7 +28,7 @@ def rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tuple
             f"{out} ran a method that is not registered, so it cannot be rebuilt from its folder; register it with "
             "@method and run it by name."
         )
-    config = checked(settings)
+    config = RunConfig(**settings)
     refuse_unnamed(out, config.imports)
     method = build_method(config)
     if explain(method) != described["formula"]:

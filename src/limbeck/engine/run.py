@@ -33,7 +33,7 @@ from .notices import notices
 from .resumption import lost_lines, rebuilt, recall, refuse_changes
 from .session import Session
 from .storage import checkpoint, fingerprint
-from .storage.atomic import read_lines, sync, whole, write_lines
+from .storage.atomic import read_json_lines, sync, whole_number_in, write_lines
 from .storage.run_folder import claimed, clear, held, recorded
 from .storage.run_log import RunLog, now
 from .watch import Watch, compares_rewards
@@ -198,7 +198,7 @@ class _Run:
         if path is None:
             self.console.print(f"{self.out} has no checkpoint yet: starting from step 0.", highlight=False)
             self._rewind(0, command, changes, inputs)
-            measured = read_lines(self.journal.evaluations)
+            measured = read_json_lines(self.journal.evaluations)
             if measured:
                 self._publish(measured[-1])
             else:
@@ -243,10 +243,10 @@ class _Run:
             self.accelerator.init_trackers("limbeck", config={"method": config.method, "seed": config.seed})
         with progress_bar(self.console) as bar:
             task = bar.add_task(config.method, total=config.steps, completed=first, note="")
-            rows = read_lines(self.journal.metrics)[:first]
+            rows = read_json_lines(self.journal.metrics)[:first]
             self.messages.watch.recall(rows)
             lines = StepLines(self.console, config.method, first, config.steps)
-            written = sum(whole(m, "tokens_written") or 0 for m in rows)
+            written = sum(whole_number_in(m, "tokens_written") or 0 for m in rows)
             spent = bool(config.token_budget) and written >= config.token_budget
             for step in range(first, config.steps):
                 if spent:

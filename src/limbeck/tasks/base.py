@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 
 from ..errors import LimbeckError, shown
-from ..limits import VERIFY_SECONDS, OutOfTime, within
+from ..limits import VERIFY_SECONDS, OutOfTime, within_seconds
 from ..types import Prompt, text_of
 
 
@@ -80,7 +80,7 @@ def judged(task: Task, prompt: Prompt, text: str, seconds: float = VERIFY_SECOND
         LimbeckError: it gave something that is no verdict, or the task itself refuses.
     """
     try:
-        said: object = within(seconds, lambda: task.verify(prompt, text))
+        said: object = within_seconds(seconds, lambda: task.verify(prompt, text))
     except (LimbeckError, Unjudged):
         raise
     except (Exception, SystemExit, OutOfTime) as e:  # whatever foreign code does costs its response and no more

@@ -16,7 +16,7 @@ from ...limits import Unrenderable, rendered
 from ...tasks.base import found
 from ...types import Prompt, text_of
 from .written import (
-    Written,
+    TemplateChecks,
     form_of,
     holds,
     in_parts,
@@ -136,9 +136,9 @@ class Chat:
         return sources(self.tokenizer, self.template)
 
     @cached_property
-    def checks(self) -> Written:
+    def checks(self) -> TemplateChecks:
         """Whether the template writes what records give it."""
-        return Written(self._tried, self.sources, self.name, self.setting)
+        return TemplateChecks(self._tried, self.sources, self.name, self.setting)
 
     def _tried(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]]) -> str | None:
         """Messages as the template writes them, without an opening; None where it fails."""

@@ -69,14 +69,14 @@ def check_behaviour(model: Any, told: str) -> None:
         )
     leak = float((plain[:-1] - other[:-1]).abs().max())
     # What stands before the last token is computed twice from the same numbers in the same shapes.
-    if leak > (1e-2 if dtype_of(model) in HALF else 1e-5) * size:
+    if leak > (1e-2 if weight_dtype(model) in HALF else 1e-5) * size:
         raise LimbeckError(
             f"{told}: {type(model).__name__} is no causal language model: a change of the last token moves the logits "
             f"before it by {leak:.1g}; give a model that reads from left to right."
         )
 
 
-def dtype_of(model: Any) -> torch.dtype:
+def weight_dtype(model: Any) -> torch.dtype:
     """Of the weights that decide its rounding."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
@@ -157,7 +157,7 @@ def refuse_chance(model: Any, told: str) -> None:
     text = [i % rows for i in TEXT]
     once, again = _logits(model, text), _logits(model, text)
     exact = once.device.type == "cpu"  # elsewhere the order of a sum may change
-    if (once - again).abs().max() > (0.0 if exact else slack(dtype_of(model))) * once.abs().max():
+    if (once - again).abs().max() > (0.0 if exact else slack(weight_dtype(model))) * once.abs().max():
         raise LimbeckError(
             f"{told}: two passes over one text differ by {float((once - again).abs().max()):.1g}, so its log-probs "
             "cannot be compared; set what is random in its config.json (dropout, jitter) to 0, or "

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ...errors import LimbeckError
-from .checks import HALF, accepted, dtype_of
+from .checks import HALF, accepted, weight_dtype
 from .policy import Policy, causal_model
 from .weights import FULL
 
@@ -156,7 +156,7 @@ def check_writing(policy: Policy) -> None:
                 f"{policy.name!r} cannot write: generate fails on a short prompt ({said}); give another model, or "
                 "upgrade Transformers."
             ) from None
-        if gap <= (0.3 if dtype_of(policy.model) in HALF else 1e-2):
+        if gap <= (0.3 if weight_dtype(policy.model) in HALF else 1e-2):
             return
     raise LimbeckError(
         f"{policy.name!r} writes with log-probs that are {gap:.2g} nats from those of one pass over the same text, "

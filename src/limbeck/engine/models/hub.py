@@ -13,7 +13,7 @@ from ...online import reachable
 from ...tasks.base import found
 
 
-def named(spec: str) -> bool:
+def is_hub_name(spec: str) -> bool:
     """Whether a spec names a model of the hub: ``name`` or ``owner/name``, and no folder that is here."""
     local = spec.startswith((".", "/", "~")) or spec.count("/") > 1 or found(spec, "folder") is not None
     return spec != "embedded" and not local
@@ -28,10 +28,10 @@ def _cached(name: str) -> bool:
 
 def only_here(spec: str) -> bool:
     """Whether a model of the hub must come from this machine's cache."""
-    return named(spec) and _cached(spec) and not reachable()
+    return is_hub_name(spec) and _cached(spec) and not reachable()
 
 
-def refuse_missing(role: str, spec: str) -> None:
+def refuse_absent_model(role: str, spec: str) -> None:
     """Refuse a model that is neither on this machine nor can be fetched.
 
     Raises:
@@ -62,7 +62,7 @@ def refuse_unreachable(role: str, spec: str) -> None:
     Raises:
         LimbeckError: naming the role, the model and the hub.
     """
-    if named(spec) and not _cached(spec) and not reachable():
+    if is_hub_name(spec) and not _cached(spec) and not reachable():
         raise LimbeckError(
             f"{role}={spec!r}: there is no such folder, and the hub ({constants.ENDPOINT}) cannot be reached; give a "
             "model folder, or go online."
@@ -78,7 +78,7 @@ def cached(name: str, file: str) -> Path | None:
     return Path(there) if isinstance(there, str) else None
 
 
-def commit(name: str) -> str | None:
+def cached_commit(name: str) -> str | None:
     """The commit of a model of the hub as this machine's cache holds it, which tells every byte of it."""
     file = cached(name, "config.json")
     return file.parent.name if file is not None else None

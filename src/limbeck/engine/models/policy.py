@@ -19,7 +19,7 @@ from . import hub
 from .chat import Chat, template_text
 from .checks import check_behaviour, check_weights
 from .unloaded import Unloaded, structure
-from .weights import FULL, base_of, check_config, is_adapter, load_weights, reason
+from .weights import FULL, base_of, check_config, is_adapter, load_error, load_weights
 
 disable_progress_bar()  # the run has a bar of its own
 
@@ -222,7 +222,7 @@ def load_policy(
         return Policy(_scorer(spec, len(tokenizer), f"{role}={name!r}"), tokenizer, name, chat)
     path = str(embedded.path(role if role in ("student", "teacher") else "student")) if spec == "embedded" else spec
     here = found(path, "folder")
-    hub.refuse_missing(role, spec)
+    hub.refuse_absent_model(role, spec)
     path = str(here or path)
     told = f"{role}={spec!r}"
     if not is_adapter(path):
@@ -294,11 +294,11 @@ def _tokenizer(path: str, role: str, remote_code: bool) -> PreTrainedTokenizerBa
             path, trust_remote_code=remote_code, local_files_only=hub.only_here(path)
         )
     except Exception as e:
-        raise LimbeckError(f"{role}={path!r}: its tokenizer could not be loaded: {reason(e)}") from None
+        raise LimbeckError(f"{role}={path!r}: its tokenizer could not be loaded: {load_error(e)}") from None
     return tokenizer
 
 
-def render(policy: Policy, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+def conversation_ids(policy: Policy, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Token ids of a conversation, ready for the assistant's reply."""
     return policy.chat.ids(Prompt("", tuple(messages)))
 

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from ...errors import LimbeckError
 from ...tasks.base import found
 from . import hub
-from .weights import base_of, is_adapter, reason
+from .weights import base_of, is_adapter, load_error
 
 
 class Unloaded(nn.Module):
@@ -50,7 +50,7 @@ def structure(path: str, told: str, remote_code: bool) -> Any:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=remote_code, dtype=torch.float32)
     except Exception as e:  # a damaged folder fails in ways that nobody has listed
-        raise LimbeckError(f"{told}: the model could not be loaded: {reason(e)}") from None
+        raise LimbeckError(f"{told}: the model could not be loaded: {load_error(e)}") from None
     model.is_quantized = bool(getattr(config, "quantization_config", None))
     with contextlib.suppress(OSError, ValueError):  # without a file it keeps the one of its configuration
         model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=here["local_files_only"])
@@ -78,7 +78,7 @@ class Stored:
 _BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
 
 
-def stored(path: str, told: str) -> Stored | None:
+def stored_weights(path: str, told: str) -> Stored | None:
     """The size of a model's weights from the headers of its files; None where that cannot be known from here.
 
     Raises:
@@ -139,7 +139,7 @@ def _header(file: Path, told: str) -> dict[str, Any]:
 
 def _of_hub(name: str) -> Stored | None:
     """The same of a model of the hub, whose headers are fetched without the rest."""
-    if not hub.named(name) or not hub.reachable():
+    if not hub.is_hub_name(name) or not hub.reachable():
         return None
     try:
         counts = {str(k): n for k, n in huggingface_hub.get_safetensors_metadata(name).parameter_count.items()}

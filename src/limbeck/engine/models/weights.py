@@ -47,7 +47,7 @@ def load_weights(path: str, told: str, remote_code: bool, dtype: torch.dtype | s
     except FULL:
         raise
     except Exception as e:  # a damaged folder fails in ways that nobody has listed
-        raise LimbeckError(f"{told}: the model could not be loaded: {reason(e)}") from None
+        raise LimbeckError(f"{told}: the model could not be loaded: {load_error(e)}") from None
     _refuse_other_keys(told, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     loaded: PreTrainedModel = model
     return loaded
@@ -58,7 +58,7 @@ def check_config(path: str, told: str, remote_code: bool) -> None:
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=remote_code, local_files_only=hub.only_here(path))
     except Exception as e:
-        raise LimbeckError(f"{told}: the model could not be loaded: {reason(e)}") from None
+        raise LimbeckError(f"{told}: the model could not be loaded: {load_error(e)}") from None
     refuse_encoder(config, told)
     _refuse_empty(config, told)
 
@@ -82,7 +82,7 @@ def _refuse_empty(config: Any, told: str) -> None:
             raise LimbeckError(f"{told}: {name}={size} in its config.json; give the number that its weights have.")
 
 
-def reason(e: Exception) -> str:
+def load_error(e: Exception) -> str:
     """The first line of what Transformers says, and what can be done."""
     lines = str(e).strip().splitlines()
     first = " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1]) if lines else ""
@@ -125,7 +125,7 @@ def is_adapter(path: str) -> bool:
     local = found(path, "folder")
     if local is not None:
         return (local / "adapter_config.json").is_file() and not (local / "config.json").is_file()
-    if not hub.named(path):
+    if not hub.is_hub_name(path):
         return False
     try:
         offline = hub.only_here(path)
@@ -146,7 +146,7 @@ def base_of(path: str, told: str) -> str:
     here = next((there for place in places if (there := found(place, "folder")) is not None), None)
     if here is not None:
         return str(here)
-    if not hub.named(base):
+    if not hub.is_hub_name(base):
         raise LimbeckError(
             f"{told} is an adapter of {base!r}, and there is no such folder; set base_model_name_or_path in its "
             "adapter_config.json to the folder or hub name of its base model."

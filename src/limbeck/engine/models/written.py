@@ -38,7 +38,7 @@ Attempt = Callable[[Prompt, Sequence[Mapping[str, Any]]], str | None]
 
 
 @dataclass
-class Written:
+class TemplateChecks:
     """The checks of one chat template.
 
     Attributes:

@@ -97,7 +97,7 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         f.write(json.dumps(finite(value), ensure_ascii=False) + "\n")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file; what is none, as the line that a killed run left half-written, is left out."""
     if not path.exists():
         return []
@@ -112,7 +112,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return out
 
 
-def whole(row: Mapping[str, Any], key: str) -> int | None:
+def whole_number_in(row: Mapping[str, Any], key: str) -> int | None:
     """A whole number of a row, or None for anything else."""
     value = row.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

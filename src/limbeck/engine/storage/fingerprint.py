@@ -85,7 +85,7 @@ def of_spec(spec: str, role: str) -> dict[str, Any] | None:
         embedded.path(role if role in embedded.NAMES else "student") if spec == "embedded" else found(spec, "folder")
     )
     if folder is None:
-        commit = hub.commit(spec)
+        commit = hub.cached_commit(spec)
         return {"by": "files", "digest": commit} if commit else None
     try:
         files = files_of(folder)

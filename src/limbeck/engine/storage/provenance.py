@@ -18,7 +18,7 @@ from .fingerprint import of_folder
 FILE = "limbeck.json"
 
 
-def write(folder: Path, method: Method, policies: Mapping[str, Policy]) -> None:
+def write_provenance(folder: Path, method: Method, policies: Mapping[str, Policy]) -> None:
     """Write into a student's folder by which method it was trained, who taught it, and what was known before.
 
     ``{"method": ..., "student": name, "teachers": {role: name}, "digests": {role: digest}, "earlier": [the same of
@@ -29,14 +29,16 @@ def write(folder: Path, method: Method, policies: Mapping[str, Policy]) -> None:
     roles = [r for r in method.roles if r.partition("(")[0] not in own and r in policies]
     record = {
         "method": method.name or "custom",
-        "student": shown(policies["student"].name),
-        "teachers": {role: shown(policies[role].name) for role in roles},
+        "student": public_name(policies["student"].name),
+        "teachers": {role: public_name(policies[role].name) for role in roles},
         "digests": {r: d for r in ("student", *roles) if (d := _digest(policies[r].name))},
     }
-    write_json(folder / FILE, {**record, "earlier": [_without_paths(r) for r in read(policies["student"].name)]})
+    write_json(
+        folder / FILE, {**record, "earlier": [_without_paths(r) for r in read_provenance(policies["student"].name)]}
+    )
 
 
-def read(student: str) -> list[dict[str, Any]]:
+def read_provenance(student: str) -> list[dict[str, Any]]:
     """What a student's folder says of its runs, the latest first; nothing where it says nothing."""
     folder = _folder(student)
     try:
@@ -51,7 +53,7 @@ def read(student: str) -> list[dict[str, Any]]:
 
 def teachers(student: str) -> list[str]:
     """Who taught it in the latest run that had a teacher."""
-    named = (r["teachers"] for r in read(student) if isinstance(r.get("teachers"), Mapping))
+    named = (r["teachers"] for r in read_provenance(student) if isinstance(r.get("teachers"), Mapping))
     return [str(name) for name in next(filter(None, named), {}).values()]
 
 
@@ -73,7 +75,7 @@ def consistency(method: Method, policies: Mapping[str, Policy]) -> list[str]:
     return out
 
 
-def shown(name: str) -> str:
+def public_name(name: str) -> str:
     """What a model is called where no path may be: a folder by its last name, the student of a run by the run's too."""
     folder = _folder(name)
     if folder is None:
@@ -86,13 +88,13 @@ def shown(name: str) -> str:
 def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
     """A record of an earlier version, which held whole paths, as one of this version."""
     named = record.get("teachers")
-    teachers = {str(k): shown(str(v)) for k, v in named.items()} if isinstance(named, Mapping) else {}
-    return {**record, "student": shown(str(record.get("student", ""))), "teachers": teachers}
+    teachers = {str(k): public_name(str(v)) for k, v in named.items()} if isinstance(named, Mapping) else {}
+    return {**record, "student": public_name(str(record.get("student", ""))), "teachers": teachers}
 
 
 def _digests(student: str) -> set[str]:
     """Digests of who taught it in the latest run that had a teacher."""
-    last = next((r for r in read(student) if isinstance(r.get("teachers"), Mapping) and r["teachers"]), {})
+    last = next((r for r in read_provenance(student) if isinstance(r.get("teachers"), Mapping) and r["teachers"]), {})
     digests = last.get("digests")
     return {str(d) for r, d in digests.items() if r != "student"} if isinstance(digests, Mapping) else set()
 

@@ -17,7 +17,7 @@ import torch
 from ...errors import LimbeckError
 from ...space.explain import explain
 from ...space.method import Method
-from .atomic import append_line, read_lines, sync, whole, write_json, write_lines
+from .atomic import append_line, read_json_lines, sync, whole_number_in, write_json, write_lines
 
 _PACKAGES = ("limbeck", "torch", "transformers", "accelerate", "peft", "reasoning-gym")
 
@@ -47,7 +47,7 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def commit() -> str | None:
+def git_commit() -> str | None:
     """The git commit of the working folder, where there is one."""
     try:
         done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
@@ -113,7 +113,7 @@ class RunLog:
                     "student": policies["student"].parameters(),
                     "teacher": teacher.parameters() if teacher else None,
                 },
-                "git": commit(),
+                "git": git_commit(),
                 "inputs": dict(inputs or {}),
                 "terms": term_names(method),
             },
@@ -151,7 +151,7 @@ class RunLog:
         """What a run's lines lack of its first ``step`` steps, as clauses; ``evaluated`` after how many of them."""
         out = []
         for file, wanted in ((self.metrics, range(step)), (self.evaluations, evaluated)):
-            there = Counter(at for row in read_lines(file) if (at := whole(row, "step")) is not None)
+            there = Counter(at for row in read_json_lines(file) if (at := whole_number_in(row, "step")) is not None)
             lost = [at for at in wanted if not there[at]]
             twice = [at for at in wanted if there[at] > 1]
             if lost:
@@ -172,7 +172,7 @@ class RunLog:
     def rewind(self, step: int) -> None:
         """Forget what came after a checkpoint, so that a resumed run reads as one that never stopped."""
         for file, end in ((self.metrics, step), (self.evaluations, step + 1)):
-            rows = {at: r for r in read_lines(file) if (at := whole(r, "step")) is not None and at < end}
+            rows = {at: r for r in read_json_lines(file) if (at := whole_number_in(r, "step")) is not None and at < end}
             write_lines(file, rows.values())
 
 
