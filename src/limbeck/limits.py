@@ -12,35 +12,35 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 VERIFY_SECONDS = 60.0
-"""For one verdict, unless a run says otherwise."""
+"""Seconds for one verdict, unless a run sets ``verify_seconds`` (ours)."""
 
 RENDER_SECONDS = 10.0
-"""For rendering one template; what models read is rendered in milliseconds."""
+"""Seconds for rendering one template (ours); a usual prompt takes milliseconds."""
 
 RENDER_MB = 1024
-"""MiB that rendering one template may take besides what the process holds."""
+"""MiB that rendering one template may allocate in addition to the memory of the process (ours)."""
 
-# A signal that programs leave alone: math-verify uses SIGALRM, and schedulers send SIGUSR1. Windows has none.
+# A signal that other programs do not use: math-verify uses SIGALRM, and schedulers send SIGUSR1. Windows has none.
 _SIGNAL: int | None = getattr(signal, "SIGVTALRM", None) if hasattr(signal, "pthread_kill") else None
 _AGAIN = 1.0
 
 
 class Unrenderable(ValueError):
-    """A template needs more time, memory or text than any prompt does."""
+    """A template needs more time, memory or text than any prompt."""
 
 
 class OutOfTime(BaseException):
-    """Foreign code took longer than it may. No ``Exception``, so that a bare ``except Exception`` does not keep it."""
+    """Foreign code took longer than its limit. Not an ``Exception``, so that ``except Exception`` does not catch it."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"took longer than {seconds:g} s")
 
 
 def within_seconds(seconds: float, call: Callable[[], T]) -> T:
-    """What a call returns, if it returns in time.
+    """The result of a call that returns in time.
 
     In the main thread the call is interrupted, also in the middle of a system call; elsewhere, and on systems without
-    signals, it is left behind in a thread of its own.
+    signals, it goes on in a thread of its own, whose result is ignored.
 
     Raises:
         OutOfTime: it took longer.
@@ -56,7 +56,7 @@ def within_seconds(seconds: float, call: Callable[[], T]) -> T:
 
     def watch() -> None:
         wait = seconds
-        while not done.wait(wait):  # again and again, should the code catch everything
+        while not done.wait(wait):  # repeated, in case the code catches everything
             signal.pthread_kill(me, _SIGNAL)
             wait = _AGAIN
 
@@ -74,10 +74,10 @@ def within_seconds(seconds: float, call: Callable[[], T]) -> T:
 
 
 def within_processor_time(seconds: float, call: Callable[[], T]) -> T:
-    """What a call returns, if it computes no longer than so many seconds of the processor's time.
+    """The result of a call that takes no more than so many seconds of processor time.
 
-    For code that computes and never waits: a timer of the system interrupts it, which costs microseconds where a
-    watching thread costs milliseconds.
+    For code that computes and never waits: a timer of the system interrupts it, which takes microseconds to set, where
+    a watching thread takes milliseconds.
 
     Raises:
         OutOfTime: it took longer.
@@ -92,7 +92,7 @@ def within_processor_time(seconds: float, call: Callable[[], T]) -> T:
 
     before = signal.signal(signal.SIGVTALRM, stop)
     try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, seconds, _AGAIN)  # again and again, should the code catch everything
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds, _AGAIN)  # repeated, in case the code catches everything
         return call()
     finally:
         running = False
@@ -141,7 +141,7 @@ def rendered(call: Callable[[], str], longest: int, seconds: float = RENDER_SECO
 
 @contextlib.contextmanager
 def _memory(mb: int) -> Iterator[None]:
-    """Bound what this process may still allocate, where the system can say how much it holds (Linux)."""
+    """Limit the memory that this process may still allocate, where the system reports its use (Linux)."""
     try:
         import resource
 

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be reached, asked once: its own client retries for most of a minute."""
+"""Check once whether the Hugging Face hub can be reached: its own client retries for about a minute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import huggingface_hub
 from huggingface_hub import constants
 
 SECONDS = 5
-"""How long an answer may take; ours."""
+"""Seconds that an answer may take (ours)."""
 
 
 @functools.cache
@@ -16,6 +16,6 @@ def reachable() -> bool:
     """Whether the hub answers, through proxies where the environment names some."""
     try:
         huggingface_hub.get_session().head(constants.ENDPOINT, timeout=SECONDS)
-    except Exception:  # no network, no name, no proxy, offline by choice: all mean the same here
+    except Exception:  # no network, no proxy, offline by choice: all count as unreachable
         return False
     return True

@@ -86,7 +86,7 @@ def test_reasoning_stands_where_the_template_puts_it(
 @pytest.mark.parametrize(
     ("template", "line", "words"),
     [
-        (THINKING, talk("q", "42"), ["does not stand behind its prompt", "'<think>", "'42<|im_end|>"]),
+        (THINKING, talk("q", "42"), ["does not follow its prompt", "'<think>", "'42<|im_end|>"]),
         (STRIPPING, talk("q", "<think>six</think>42"), ["is not written whole", "it leaves text out"]),
         (CHATML, talk("q", "ok<|im_end|>"), ["holds '<|im_end|>', which ends a response"]),
         (CHATML, talk("q", "ok<|endoftext|>"), ["holds '<|endoftext|>'"]),

@@ -81,7 +81,7 @@ def test_prompts_and_replies_are_what_the_template_writes(
     given, tok = prompt(*messages, **variables), format_.tokenizer
     if template == MISTRAL and SYSTEM in messages:
         # It writes the system's text only where the user spoke last, and a second one is an error to it.
-        words = {2: "does not stand behind its prompt", 3: "cannot render .*Only user, assistant and tool roles"}
+        words = {2: "does not follow its prompt", 3: "cannot render .*Only user, assistant and tool roles"}
         with pytest.raises(LimbeckError, match=rf"line 7: .*{words.get(len(messages), 'not write all text .*system')}"):
             format_.reply_ids(list(zip([given] * len(format_.all_ids([given])), [reply], strict=True)), 0)
         return
@@ -190,9 +190,12 @@ def test_keywords_are_settings_of_a_run_and_stay_with_it(shelf: Shelf, folder: P
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"enable_thinkin": False}, "nothing that the chat template of .* reads.*'enable_thinking'.*it reads .*tools"),
-        ({"tokenize": True}, "chat_template_kwargs.tokenize is something that Limbeck sets"),
-        ({"messages": []}, "chat_template_kwargs.messages is something that Limbeck sets"),
+        (
+            {"enable_thinkin": False},
+            "not a variable .* reads.*'enable_thinking'.*it reads .*tools",
+        ),
+        ({"tokenize": True}, "chat_template_kwargs.tokenize is set by Limbeck"),
+        ({"messages": []}, "chat_template_kwargs.messages is set by Limbeck"),
         ({"tools": [print]}, r"chat_template_kwargs.tools=.*JSON schemas"),
         (3, "chat_template_kwargs=3: "),
     ],
@@ -214,7 +217,7 @@ def test_a_keyword_may_be_read_by_the_teachers_own_template_alone(shelf: Shelf, 
     texts = [p.chat.text(prompt(USER)) for p in (run.session.student, run.session.policies["teacher"])]
     assert [t.endswith("</think>\n\n") for t in texts] == [False, True]
     with pytest.raises(
-        LimbeckError, match=r"chat_template_kwargs.thinking is nothing that the chat template of .* and "
+        LimbeckError, match=r"chat_template_kwargs.thinking is not a variable that the chat template of .* and "
     ):
         go(shelf, "opd_full", out, chat_template_kwargs={"thinking": False}, **own)
 

@@ -116,7 +116,7 @@ def test_text_in_a_column_is_refused_with_its_right_place(shelf: Shelf, tmp_path
 def test_a_template_of_nothing_but_words_is_noted(shelf: Shelf, tmp_path: Path, capsys: Any) -> None:
     values = shelf.settings("opsd", contexts={"solution": "Think."}, steps=1, eval_size=0)
     lb.distill("opsd", out=tmp_path / "run", **values)
-    assert "contexts.solution names nothing of the problem" in " ".join(capsys.readouterr().err.split())
+    assert "contexts.solution uses no variable of the problem" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_endless_template_is_refused(shelf: Shelf, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_schedules_come_back_from_a_runs_folder() -> None:
     config = configure("rltf_fm", {"coef": stairs(0, 1, 0.1)})
     again = configure("rltf_fm", config.model_dump(mode="json")["arguments"])
     assert setup.build_method(again) == setup.build_method(config)
-    with pytest.raises(LimbeckError, match="no form that a run's folder can hold"):
+    with pytest.raises(LimbeckError, match="cannot be written to a run's folder"):
         configure("rltf_fm", {"coef": lb.axes.every(3)})
 
 
@@ -184,5 +184,5 @@ def test_tables_in_tables_are_set_by_dots() -> None:
     for wrong in ("a..b=1", ".a=1", "a.=1"):
         with pytest.raises(LimbeckError, match="write key=value"):
             parse_settings([wrong])
-    with pytest.raises(LimbeckError, match="was set to 1 before, which is no table"):
+    with pytest.raises(LimbeckError, match="was set to 1 before, which is not a table"):
         parse_settings(["a.b=1", "a.b.c=2"])

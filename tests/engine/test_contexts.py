@@ -166,7 +166,7 @@ def test_a_template_file_replaces_a_context(shelf: Shelf, out: Path, tmp_path: P
     ("method", "task", "said"),
     [
         ("opsd", "pretrain", "shows solution to its teacher"),
-        ("distil", "unspoken", "whose verifier says what is wrong"),
+        ("distil", "unspoken", "whose verifier gives feedback"),
         ("sod", "verified", "answered in one; give a task with episodes"),
         ("sd_zero", "pretrain", "reads reward from 'pretrain'"),
     ],

@@ -55,6 +55,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no formula": (record(formula=None), "has no 'formula'"),
     "a formula that is a number": (record(formula=3), "'formula' is not a text"),
     "no config": (record(config=None), "has no 'config'"),
+    "versions that are a number": (record(versions=7), "'versions' is not a table"),
     "a config that is a list": (record(config=[1]), "'config' is not a table"),
     "a config without a method": (record(config={}), "method is missing"),
     "arguments that are text": (record(config={"method": "sft", "arguments": "x"}), "arguments='x'"),

@@ -132,7 +132,7 @@ def test_a_file_system_without_locks_is_noted(code: int, tmp_path: Path, monkeyp
     prepared = io.StringIO()
     with held(tmp_path, Console(file=prepared, width=300)):
         pass
-    assert "has no locks, so see to it yourself" in prepared.getvalue()
+    assert "has no locks, so make sure yourself" in prepared.getvalue()
 
 
 def test_a_folder_that_cannot_be_locked_is_refused(tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: renamed_template(f / "student"),
         r"the student \(.*another chat_tem",
     ),
-    "the chat template": (edit("chat.jinja", "}>", "}:"), "the student's chat template is another"),
-    "a context's template": (edit("hint.jinja", "The", "Its"), "the template of context 'solution' is another"),
+    "the chat template": (edit("chat.jinja", "}>", "}:"), "the student's chat template has changed"),
+    "a context's template": (edit("hint.jinja", "The", "Its"), "the template of context 'solution' has changed"),
 }
 
 

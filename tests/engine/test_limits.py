@@ -39,7 +39,7 @@ def test_a_template_without_end_is_refused_soon(shelf: Shelf, template: str) -> 
         fill(template, {}, "hint")
     policy = load_policy(str(shelf.student), "student")
     policy.template = template
-    with pytest.raises(LimbeckError, match=r"chat template of .* (cannot render|comes to no end)"):
+    with pytest.raises(LimbeckError, match=r"chat template of .* (cannot render|does not end)"):
         conversation_ids(policy, [{"role": "user", "content": "a"}])
     assert time.monotonic() - start < 20
 

@@ -50,7 +50,7 @@ def test_teacher_consistency_is_checked(shelf: Shelf, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)  # the same folder by another name
     assert told(shelf, tmp_path / "b", student="a/student") == ""
     unknown = told(shelf, tmp_path / "b")
-    assert f"{str(shelf.student)!r} does not say who taught it; train it on that teacher's text first" in unknown
+    assert f"{str(shelf.student)!r} does not name its teacher; train it on that teacher's text first" in unknown
     other = told(shelf, tmp_path / "b", student=str(taught.student), teacher=str(shelf.student))
     assert "was taught by 'teacher'" in other
     copied = shutil.copytree(shelf.teacher, tmp_path / "copied")  # known by its content, wherever it lies

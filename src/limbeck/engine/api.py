@@ -1,4 +1,4 @@
-"""The ways in from Python: ``distill`` trains a student by any method, ``evaluate`` measures a model."""
+"""Entry points from Python: ``distill`` trains a student with any method, ``evaluate`` measures a model."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def distill(
     quiet: bool = False,
     **settings: Any,
 ) -> Result:
-    """Train a student by any method.
+    """Train a student with any method.
 
     Args:
         method: a registered name or recipe, whose arguments may be among ``settings``, or a value that has its
@@ -105,7 +105,7 @@ def distill(
         task: a reasoning-gym data set, a JSONL file, a dataset folder, a preset, or a Task object; required.
         tokenizer: of a student that is a model object; also of a teacher or reference object that was not loaded from a
             folder or the hub. Default: the one at the object's ``name_or_path``.
-        config: a whole ``RunConfig``. What is given beside it overrides it; of tables, entry by entry.
+        config: a whole ``RunConfig``. Other arguments override it; tables are merged entry by entry.
         out: folder of the run; default ``runs/METHOD-DATE``.
         overwrite: replace a run that the folder holds.
         quiet: no progress on standard error.
@@ -115,7 +115,7 @@ def distill(
     Raises:
         LimbeckError: one sentence that names the field, the value and the remedy.
     """
-    # ``Result.student`` is a path, and a path is a natural thing to give.
+    # Paths are accepted, because ``Result.student`` is one.
     named: dict[str, Any] = {"student": student, "teacher": teacher, "ref": ref, "task": task}
     named = {k: str(v) if isinstance(v, Path) else v for k, v in named.items() if v is not None}
     _refuse_other_models(named)
@@ -187,14 +187,14 @@ def _configured(
 
 
 def _laid(below: Any, above: Any) -> Any:
-    """One table over another; what is no table is left to the checks of the configuration."""
+    """The entries of two tables, the upper ones winning; other values are left to the checks of the configuration."""
     if not isinstance(below, Mapping):
         return below
     return {**below, **above} if isinstance(above, Mapping) else above
 
 
 def _refuse_missing(given: Mapping[str, Any]) -> None:
-    """Refuse a run whose student or task nobody named: their defaults are for trying the command line."""
+    """Refuse a run without a student or a task: their defaults are for a first try on the command line."""
     if given.get("student") is None:
         raise LimbeckError(
             "the student is missing; give a model folder, a hub name or a model object, or student='embedded' for the "
@@ -208,7 +208,7 @@ def _refuse_missing(given: Mapping[str, Any]) -> None:
 
 
 def _refuse_tokenizer(tokenizer: object, models: Mapping[str, PreTrainedModel]) -> None:
-    """Refuse a tokenizer that is none, or that no model would use."""
+    """Refuse an object that is not a tokenizer, or a tokenizer that no model would use."""
     if tokenizer is None:
         return
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -262,7 +262,7 @@ def evaluate(
     Returns:
         ``accuracy`` (greedy) with ``low`` and ``high`` (95 % Wilson), ``n``, ``reward``, ``length`` (tokens),
         ``entropy`` (nats), ``kl_forward`` and ``kl_reverse`` (nats a token, with a teacher), ``perplexity``,
-        ``correct`` per problem, and ``pass_at`` (k to value) where ``samples`` is above 1. What is not known is absent.
+        ``correct`` per problem, and ``pass_at`` (k to value) where ``samples`` is above 1. Unknown values are absent.
     """
     given = task_object(str(task) if isinstance(task, Path) else task)
     if given is not None and task_options:
@@ -306,10 +306,10 @@ def evaluate(
 
 
 def refuse_too_many(samples: int, problems: int) -> None:
-    """Refuse more responses than are held in memory at once.
+    """Refuse more responses than can be held in memory at once.
 
     Raises:
-        LimbeckError: where ``samples`` is no whole number of at least 1, or times ``problems`` is more than ``MOST``.
+        LimbeckError: where ``samples`` is below 1, or ``samples`` times ``problems`` is more than ``MOST``.
     """
     whole("--samples", samples, 1)
     if samples * max(problems, 1) > MOST:

@@ -73,7 +73,7 @@ def task_object(task: object) -> Task | None:
     """A task that is given as an object; None where it is given by its name.
 
     Raises:
-        LimbeckError: for an object that is no task.
+        LimbeckError: for an object that is not a task.
     """
     if isinstance(task, str):
         return None

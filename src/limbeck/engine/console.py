@@ -1,4 +1,4 @@
-"""What a run prints while it works: status lines, the progress bar, and one line a step where there is no terminal."""
+"""Output of a run while it works: status lines, the progress bar, and one line a step where there is no terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dry run: what a run would do, from configurations, headers of weights and some prompts, without a model pass."""
+"""A dry run: the description of a run from configurations, headers of weights and some prompts, without a pass."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .notices import notices
 from .session import Session
 
 READ = 1000
-"""Prompts of each split that are rendered and measured; a run reads all of them."""
+"""Number of prompts of each split that are rendered and measured (ours); a run reads all of them."""
 
 SHOWN = 3
-"""Rendered prompts."""
+"""Number of rendered prompts in the result (ours)."""
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
-    """Everything that a run would begin with, and what it would take. Nothing is trained, and no file is written.
+    """Describe a run and estimate its cost. Nothing is trained, and no file is written.
 
     The configuration and tokenizer of a model on the hub are fetched into its cache where they are not there yet.
 
@@ -34,7 +34,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         ``factor`` and the measured ``speed``), ``settings`` (that differ from the defaults) and ``notes``.
 
     Raises:
-        LimbeckError: for all that a run refuses before it loads the weights.
+        LimbeckError: as for a run, before it loads the weights.
     """
     method, tasks = check_run(config)
     sizes = _stored(config)
@@ -81,7 +81,7 @@ def settings_given(config: RunConfig) -> dict[str, Any]:
 
 
 def _stored(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """The weights of every named model as they lie on the disk or the hub, by role."""
+    """Size and types of the stored weights of every named model, by role."""
     named = {"student": config.student, "teacher": config.teacher, "ref": config.ref, **config.others}
     out = {}
     for role, spec in named.items():

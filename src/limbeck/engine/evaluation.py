@@ -1,4 +1,4 @@
-"""Measuring a student on held-out problems: accuracy, and how far it is from its teacher."""
+"""Evaluation of a student on held-out problems: accuracy, and its distance to the teacher."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .scoring.forward import detached, run_model
 from .session import Session
 
 CUT = 0.5
-"""Share of cut responses before training from which a word is said."""
+"""Share of cut responses before training from which a notice is printed (ours)."""
 
 JUDGED = frozenset({"reward", "correct"})
 """Record fields that a verifier fills."""
@@ -65,7 +65,7 @@ class Evaluator:
         return self.session.tasks["task"]
 
     def measure(self) -> dict[str, Any]:
-        """Greedy accuracy, and statistics over the student's greedy responses; keys that are not known are absent."""
+        """Greedy accuracy, and statistics of the student's greedy responses; values that are not known are absent."""
         self.session.state.begin_step()
         record = self._greedy(self.session.student, STUDENT)
         unjudged = self.session.state.unjudged
@@ -73,8 +73,8 @@ class Evaluator:
         if failed == len(self.prompts):
             raise LimbeckError(
                 f"the verifier of {shown(self.task.name)} judged no response of the evaluation ({failed} of them; the "
-                f"first: {unjudged[0]}); mend the verifier, give it more time (verify_seconds), or set "
-                "eval_size=0."
+                f"first: {unjudged[0]}); correct the verifier, give it more time (verify_seconds), or "
+                "set eval_size=0."
             )
         out: dict[str, Any] = {"n": len(self.prompts), "length": float(record.length_B.double().mean())}
         out["truncated"] = float(record.truncated_B.double().mean())
@@ -98,14 +98,14 @@ class Evaluator:
         return out | self._reference_measures()
 
     def _correct(self, record: Rollout) -> list[int]:
-        """1 for each prompt that was solved; a broken episode is a failed one."""
+        """1 for each prompt that was solved, else 0; an episode that was broken off counts as failed."""
         right = {id(p) for p, c in zip(record.prompts, record.correct_B.tolist(), strict=True) if c}
         return [int(id(p) in right) for p in self.prompts]
 
     def teacher_accuracy(self) -> dict[str, Any]:
-        """The teacher's own greedy accuracy on the same problems, the student's ceiling; empty where none is known.
+        """The teacher's own greedy accuracy on the same problems; empty where it is not known.
 
-        Its responses are those that the student's perplexity is measured on, so that they are written only once.
+        Its responses are also those on which the student's perplexity is measured, so they are generated only once.
         """
         if self._reference is None or "teacher" not in self.session.policies or "reward" not in self.task.serves:
             return {}
@@ -114,7 +114,7 @@ class Evaluator:
         return {"accuracy": interval.mean, "low": interval.low, "high": interval.high, "n": len(correct)}
 
     def first_notices(self, method: Method) -> list[str]:
-        """What the newest measurement says of a run that is about to begin."""
+        """Notices from the newest measurement, before the first step."""
         if not self.newest:
             return []
         limit = self.session.config.max_tokens
@@ -138,7 +138,7 @@ class Evaluator:
         return assemble([[row] for row in rows], "main")
 
     def _reference_measures(self) -> dict[str, Any]:
-        """Perplexity on texts that do not move: the teacher's greedy responses, else the data's own."""
+        """Perplexity on fixed texts: the teacher's greedy responses, else the responses of the data."""
         if self._reference is None:
             self._reference = self._reference_record()
         if self._reference is None:
@@ -178,7 +178,7 @@ class Evaluator:
         return {name: torch.cat(values) for name, values in parts.items()}
 
     def samples(self, n: int = 10) -> list[dict[str, Any]]:
-        """Rollouts of the student with per-token statistics, for people to look at."""
+        """Rollouts of the student with statistics per token, to be shown in the report."""
         prompts, self.prompts = self.prompts, self.prompts[:n]
         record = self._greedy(self.session.student, STUDENT)
         self.prompts = prompts
@@ -208,33 +208,34 @@ class Evaluator:
     def pass_at(self, samples: int, ks: Sequence[int]) -> dict[int, float]:
         """pass@k from sampled responses (Chen et al. 2021)."""
         groups = sampled(sample(n=samples), writer_for(self.session, len(self.prompts), 0), self.prompts)
-        counts = np.array([sum(row.correct for row in group) for group in groups])  # a broken episode has failed
+        # An episode that was broken off has no row, and so counts as failed.
+        counts = np.array([sum(row.correct for row in group) for group in groups])
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
 
 
 def clustered_interval(name: str, values: Tensor, owner: Tensor, problems: int) -> dict[str, list[float]]:
-    """The 95% interval of a mean, as ``{"NAME_interval": [low, high]}``; empty where the problems cannot tell.
+    """The 95% interval of a mean, as ``{"NAME_interval": [low, high]}``; empty with fewer than two problems.
 
     Args:
         name: of the number.
-        values: what was averaged, one a token, a turn or a response.
-        owner: the problem that each value belongs to, whose values are not independent of each other.
-        problems: how many there are.
+        values: those that were averaged, one a token, a turn or a response.
+        owner: the problem of each value; values of one problem depend on each other.
+        problems: number of problems.
     """
     total_B = torch.zeros(problems, dtype=torch.float64).index_add_(0, owner.cpu(), values.double().cpu())
     count_B = torch.bincount(owner.cpu(), minlength=problems)
     interval = ratio_interval(total_B.tolist(), count_B.tolist())
     if not math.isfinite(interval.low):
         return {}
-    # Student's interval knows no borders: a divergence is not negative, nor is a mean below its smallest value. Where
-    # all values are equal, rounding must not put their mean outside.
+    # Student's interval has no bounds, but a divergence is not negative, and no mean is below its smallest value. Where
+    # all values are equal, rounding must not put their mean outside of the interval.
     mean = float(values.double().mean())
     low = max(interval.low, min(0.0, float(values.min())))
     return {f"{name}_interval": [min(low, mean), max(interval.high, mean)]}
 
 
 def unsolved(measured: Mapping[str, Any], teacher: Mapping[str, Any], max_tokens: int, rewarded: bool) -> list[str]:
-    """Notes on what stands against a run before its first step.
+    """Notices about a run that will hardly learn, before its first step.
 
     Args:
         measured: of the student.
@@ -255,13 +256,13 @@ def unsolved(measured: Mapping[str, Any], teacher: Mapping[str, Any], max_tokens
     if teacher.get("accuracy") == 0:
         notes.append(
             f"note: the teacher solves none of {teacher['n']:,} held-out problems, and its accuracy is what a student "
-            "comes to by following it; name another teacher, see to its chat template, or raise max_tokens."
+            "reaches by imitation; name another teacher, check its chat template, or raise max_tokens."
         )
     return notes
 
 
 def turn_measures(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    """What grows or falls along an episode: token means of each turn, and how many episodes got to it."""
+    """Measures by turn of an episode: means over tokens, and the number of episodes that reached the turn."""
     place_U = Levels(record).turn() - 1
     turn_N, K = place_U[record.turn_N], int(place_U.max()) + 1
     count_K = torch.bincount(turn_N, minlength=K)
@@ -274,7 +275,7 @@ def turn_measures(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, lis
 
 
 def _turns(record: Rollout, b: int, tokenizer: Any) -> dict[str, Any]:
-    """Of one episode: the turn of each token (from 1), what was said to each turn, and each turn's reward."""
+    """The turn of each token of an episode (from 1), the environment's text between turns, and each turn's reward."""
     turns = (record.seq_U == b).nonzero().squeeze(-1).tolist()
     places = [record.pos_N[record.turn_N == u].tolist() for u in turns]
     said = []

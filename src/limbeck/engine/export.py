@@ -1,4 +1,4 @@
-"""What a run leaves: its result, and the student in Hugging Face format."""
+"""The end of a run: its result, and the student in Hugging Face format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .storage.atomic import read_json_lines, whole_folder
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves.
+    """The result of a run.
 
     Attributes:
         out: its folder.
@@ -44,7 +44,7 @@ def result_of(out: Path) -> Result:
 
 
 def export(session: Session, out: Path) -> None:
-    """Write the student in Hugging Face format, adapters merged, and adapters in a folder of their own besides."""
+    """Write the student in Hugging Face format with adapters merged, and the adapters in a folder of their own too."""
     student = session.student
     model = student.model
     if session.config.lora_rank:
@@ -61,7 +61,7 @@ def export(session: Session, out: Path) -> None:
 
 
 class Swapped:
-    """A policy with another module for a while."""
+    """A context manager that gives a policy another module."""
 
     def __init__(self, policy: Any, module: Any):
         self.policy, self.module = policy, module

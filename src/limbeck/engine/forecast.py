@@ -1,4 +1,4 @@
-"""What can be foreseen of a run from its data: answers that do not fit, and texts new to the embedded models."""
+"""Notices from the data before a run: answers that do not fit, and text that the embedded models do not know."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ..types import Prompt
 from .session import Session
 
 LOOKED_AT = 200
-"""Training prompts that are looked at; a task may make each when it is read."""
+"""Number of training prompts that are read here; a task may generate each when it is read."""
 
 SUMS = "State the final answer to the following arithmetic problem: "
-"""How every problem begins that the embedded models were trained on; one token of theirs."""
+"""Beginning of every problem in the training data of the embedded models; one token of their vocabulary."""
 
 
 def too_short(session: Session) -> list[str]:
-    """A note where the answers alone are longer than a response may be."""
+    """A notice where the answers alone are longer than a response may be."""
     task, tokenizer = session.tasks["task"], session.student.tokenizer
     if "reward" not in task.serves:
         return []
@@ -34,7 +34,7 @@ def too_short(session: Session) -> list[str]:
 
 
 def unfamiliar(session: Session) -> list[str]:
-    """A note where the embedded models, which have learnt sums alone, are given something else."""
+    """A notice where the embedded models, which have learnt sums alone, are given something else."""
     own = [
         role
         for role in ("student", "teacher")

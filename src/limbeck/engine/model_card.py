@@ -1,4 +1,4 @@
-"""The model card of a trained student; and its folder made fit to be given away, without paths of this machine."""
+"""The model card of a trained student, and the removal of this machine's paths from its folder."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .storage.provenance import public_name
 from .storage.run_log import read_run
 
 _ELSEWHERE = ("method", "arguments", "student", "teacher", "ref", "others", "task", "datasets", "cpu", "trackers")
-"""Settings that the card tells in a sentence of their own, or that decide nothing."""
+"""Settings that the card describes in sentences, or that do not change the result."""
 
 
 def finish(folder: Path, session: Session, out: Path, *, adapter: bool = False) -> None:
-    """Write ``README.md`` into a folder of weights, and call models in its JSON files by name instead of by path.
+    """Write ``README.md`` into a folder of weights, and replace paths of models in its JSON files by names.
 
     Args:
         folder: of the student, or of its adapters.
@@ -43,7 +43,7 @@ def finish(folder: Path, session: Session, out: Path, *, adapter: bool = False) 
 
 
 def _written_as(spec: str) -> set[str]:
-    """The forms in which a library may have written down where a model lies."""
+    """The forms in which a library may have written the path of a model."""
     here = found(spec, "folder") if spec != "embedded" else None
     if here is None:
         return set()
@@ -51,7 +51,7 @@ def _written_as(spec: str) -> set[str]:
 
 
 def _call_by_name(file: Path, paths: Mapping[str, str]) -> None:
-    """Write a JSON file again where a value in it is a model's path, or code in that folder."""
+    """Replace paths in a JSON file: those of models, and of code in their folders."""
     value = json.loads(file.read_text(encoding="utf-8"))
 
     def named(x: Any) -> Any:
@@ -99,32 +99,32 @@ def _front(session: Session, run: Mapping[str, Any], adapter: bool) -> ModelCard
 
 def _objects(run: Mapping[str, Any]) -> set[str]:
     models = run.get("inputs", {}).get("models", {})
-    return {role for role, told in models.items() if told.get("by") == "tensors"}
+    return {role for role, record in models.items() if record.get("by") == "tensors"}
 
 
 def _license(student: str) -> str | None:
-    """What the card of the model that was trained says, where it is here."""
+    """The license in the card of the model that was trained, where that card is on this machine."""
     folder = embedded.path("student") if student == "embedded" else found(student, "folder")
     file = folder / "README.md" if folder is not None else hub.cached(student, "README.md")
     try:
-        said = ModelCard.load(file).data.license if file is not None and file.is_file() else None
-    except Exception:  # a card is written by people, and may be anything
+        license_ = ModelCard.load(file).data.license if file is not None and file.is_file() else None
+    except Exception:  # a card is written by people, and may be malformed in any way
         return None
-    return said if isinstance(said, str) else None
+    return license_ if isinstance(license_, str) else None
 
 
 def _origin(session: Session, run: Mapping[str, Any]) -> str:
-    """From what, by whom, on which data, by which method."""
+    """The student, its teachers, the data and the method, in sentences."""
     own = [r for r in session.method.roles if r in session.config.others or r == "teacher"]
     taught = [f"`{public_name(session.policies[r].name)}`" for r in own if r in session.policies]
     by = f", taught by {' and '.join(taught)}" if taught else ""
     data = run.get("inputs", {}).get("data", {})
-    told = [f"`{d['name']}` ({d['train']:,} prompts, {d['test']:,} held out)" for d in data.values()]
+    sets = [f"`{d['name']}` ({d['train']:,} prompts, {d['test']:,} held out)" for d in data.values()]
     method = run.get("title") or run.get("method")
     paper = f" ({run['paper']})" if run.get("paper") else ""
     lines = [
         f"This is `{public_name(session.student.name)}` after training with {method}{paper}{by}, on "
-        f"{' and '.join(told)}. It was made with Limbeck.",
+        f"{' and '.join(sets)}. It was made with Limbeck.",
         "What was minimised:",
         "```text\n" + str(run.get("formula", "")).strip() + "\n```",
     ]
@@ -132,7 +132,7 @@ def _origin(session: Session, run: Mapping[str, Any]) -> str:
 
 
 def _numbers(out: Path) -> str:
-    """Held-out measures before and after, with their intervals, as the report has them."""
+    """Held-out measures before and after, with their intervals, as in the report."""
     data = load_run(out)
     if data.before is None:
         return ""
@@ -145,12 +145,12 @@ def _loading(session: Session, adapter: bool) -> str:
     given = session.config.chat_template_kwargs
     keywords = f", **{given!r}" if given else ""
     if adapter:
-        first = public_name(session.config.student)
+        base = public_name(session.config.student)
         lines = [
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM",
             "",
-            f"base = AutoModelForCausalLM.from_pretrained({json.dumps(first)})  # what was trained",
+            f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base)})  # what was trained",
             'model = PeftModel.from_pretrained(base, "adapter")  # this folder',
         ]
     else:
@@ -170,19 +170,19 @@ def _loading(session: Session, adapter: bool) -> str:
 
 def _training(config: RunConfig, run: Mapping[str, Any]) -> str:
     """Settings that are not the defaults, and the versions."""
-    told = config.model_dump(mode="json")
+    values = config.model_dump(mode="json")
     defaults = {name: field.get_default(call_default_factory=True) for name, field in RunConfig.model_fields.items()}
-    own = {k: v for k, v in told.items() if k not in _ELSEWHERE and v != defaults[k] and not _is_path(v)}
-    own |= told["arguments"]
+    own = {k: v for k, v in values.items() if k not in _ELSEWHERE and v != defaults[k] and not _is_path(v)}
+    own |= values["arguments"]
     settings = [f"| `{k}` | `{json.dumps(v, ensure_ascii=False)}` |" for k, v in own.items() if not _is_path(v)]
-    always = [f"| `{k}` | `{told[k]}` |" for k in ("steps", "prompts", "lr", "max_tokens", "seed") if k not in own]
+    always = [f"| `{k}` | `{values[k]}` |" for k in ("steps", "prompts", "lr", "max_tokens", "seed") if k not in own]
     versions = ", ".join(f"{k} {v}" for k, v in run.get("versions", {}).items())
     table = "| setting | value |\n| --- | --- |\n" + "\n".join([*always, *settings])
     return f"{table}\n\nOther settings have Limbeck's defaults. Versions: {versions}."
 
 
 def _is_path(value: Any) -> bool:
-    """Whether a setting, or something in it, may say where something lies on this machine."""
+    """Whether a setting, or a value in it, may be a path of this machine."""
     if isinstance(value, Mapping):
         return any(map(_is_path, value.values()))
     if isinstance(value, list | tuple):

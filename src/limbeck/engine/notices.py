@@ -1,4 +1,4 @@
-"""Notices before the first step: what is allowed and worth knowing about the settings, the data and the models."""
+"""Notices before the first step: remarks about settings, data and models that are allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a pipeline: each stage in a folder of its own; a killed pipeline goes on in its stage."""
+"""Pipelines: each stage runs in a folder of its own, and a stopped pipeline goes on in its stage."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Planned:
     Attributes:
         path: folder of the stage's run.
         config: what to run.
-        state: ``new``, ``begun`` or ``done``, when the pipeline was called.
+        state: ``new``, ``begun`` or ``done``, at the time of the call.
         inputs: digests of the data and models that it reads, except the student that the stage before leaves.
         task: an object that replaces the name in the configuration.
     """
@@ -65,7 +65,7 @@ def run_pipeline(
         quiet: no progress on standard error.
         console: where progress goes; default: standard error.
         command: what the user typed, for the reports.
-        accept_changes: go on though data or models are not what they were when the pipeline began (``resume``).
+        accept_changes: go on although data or models have changed since the pipeline began (``resume``).
         **settings: for every stage (``student``, ``teacher``, ``task``, ``lr`` ...); a stage's own win. An argument of
             a method goes to the stages whose method takes it. ``task`` may be a Task object here, which every stage
             reads that names no task of its own.
@@ -107,7 +107,7 @@ def run_pipeline(
 
 
 def _in_our_words(pipeline: Pipeline, settings: Mapping[str, Any]) -> tuple[Pipeline, dict[str, Any]]:
-    """The pipeline and its common settings without the spellings of other libraries."""
+    """The pipeline and its common settings, with names of other libraries replaced by ours."""
     stages = [Stage(s.method, in_our_words(s.settings, get(s.method).arguments, s.method)) for s in pipeline.stages]
     arguments = sorted({a for stage in stages for a in get(stage.method).arguments})
     return replace(pipeline, stages=tuple(stages)), in_our_words(settings, arguments, "the pipeline")
@@ -115,18 +115,18 @@ def _in_our_words(pipeline: Pipeline, settings: Mapping[str, Any]) -> tuple[Pipe
 
 @contextlib.contextmanager
 def _named(i: int, n: int, method: str) -> Iterator[None]:
-    """A refusal inside says which stage it is about."""
+    """Name the stage in errors that are raised inside."""
     try:
         yield
     except LimbeckError as e:
         raise LimbeckError(f"stage {i} of {n} ({method}): {e}") from e
 
 
-# ---------------------------------------------------------------- what is to be run
+# ---------------------------------------------------------------- the plan
 
 
 def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any], task: Task | None = None) -> list[Planned]:
-    """Every stage; each starts from the student the one before leaves. All that can be refused is refused here."""
+    """Every stage, each with the student of the stage before; their settings, models and tasks are checked."""
     _refuse_unknown(pipeline, settings)
     stages: list[Planned] = []
     student = settings.get("student", "embedded")
@@ -142,7 +142,7 @@ def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any], task: T
         own_task = None if "task" in stage.settings else task
         stages.append(Planned(path, config, _state(path, config), task=own_task))
         student = str(path / "student")
-    for i, planned in enumerate(stages[: len(pipeline.stages)]):  # the others are these again
+    for i, planned in enumerate(stages[: len(pipeline.stages)]):  # the others repeat these
         with _named(i + 1, len(stages), planned.config.method):
             later = ("student",) if i else ()  # the student that the stage before will leave
             _, tasks = check_run(planned.config, task=planned.task, later=later)
@@ -152,7 +152,7 @@ def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any], task: T
 
 
 def _refuse_unknown(pipeline: Pipeline, settings: Mapping[str, Any]) -> None:
-    """A setting must be a run's, or an argument of some stage's method."""
+    """Refuse settings that are neither a run's nor an argument of some stage's method."""
     arguments = {a for stage in pipeline.stages for a in get(stage.method).arguments}
     for stage in pipeline.stages:
         if "student" in stage.settings:
@@ -174,14 +174,21 @@ Entry = tuple[str, str]
 
 
 def _fitting(
-    stage: Stage, settings: Mapping[str, Any], own: frozenset[Entry], everybodys: frozenset[Entry]
+    stage: Stage, settings: Mapping[str, Any], own: frozenset[Entry], known: frozenset[Entry]
 ) -> dict[str, Any]:
-    """The settings without those that only other stages' methods understand: arguments, contexts, further models."""
-    known = {*RunConfig.model_fields, *get(stage.method).arguments}
-    fitting = {k: v for k, v in settings.items() if k in known}
+    """The settings of one stage, without those that only the methods of other stages understand.
+
+    Args:
+        stage: to which they are fitted.
+        settings: common to all stages.
+        own: entries of tables that this stage's method reads.
+        known: entries of tables that the method of some stage reads.
+    """
+    names = {*RunConfig.model_fields, *get(stage.method).arguments}
+    fitting = {k: v for k, v in settings.items() if k in names}
     for table in ("contexts", "others", "datasets"):
         if isinstance(fitting.get(table), Mapping):
-            strange = {name for kind, name in everybodys - own if kind == table}
+            strange = {name for kind, name in known - own if kind == table}
             fitting[table] = {k: v for k, v in fitting[table].items() if k not in strange}
     return fitting
 
@@ -195,7 +202,7 @@ def _understood(stage: Stage, settings: Mapping[str, Any]) -> frozenset[Entry]:
 
 
 def _state(path: Path, config: RunConfig) -> str:
-    """Where a stage stands; a folder of another method's run is refused when the stage claims it."""
+    """The progress of a stage: ``new``, ``begun`` or ``done``. A run of another method in its folder counts as new."""
     if not (path / "run.json").exists():
         return "new"
     run = recorded(path)
@@ -208,7 +215,7 @@ def _state(path: Path, config: RunConfig) -> str:
 
 
 def _claim(folder: Path, described: Mapping[str, Any], stages: Sequence[Planned], accept_changes: bool) -> None:
-    """Write down what the folder's pipeline is, or refuse to go on where what it reads has changed since."""
+    """Record the pipeline in its folder, or refuse to go on where its inputs have changed."""
     if not main_process():
         return
     _refuse_another(folder, described)
@@ -224,7 +231,7 @@ def _claim(folder: Path, described: Mapping[str, Any], stages: Sequence[Planned]
 
 
 def _refuse_another(folder: Path, now: Mapping[str, Any]) -> None:
-    """The folder's pipeline goes on only as itself."""
+    """Refuse a folder that holds another pipeline, or other things."""
     if not main_process():
         return
     refuse_impossible(folder)

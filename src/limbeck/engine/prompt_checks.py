@@ -1,4 +1,4 @@
-"""Every prompt and demonstration, read before the first step: what does not fit a window, and what a limit cuts."""
+"""Reads every prompt and demonstration before the first step, for texts that are too long or cannot be rendered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .models.written import forged, special_text
 from .session import Session
 
 PATIENCE = 10.0
-"""Seconds for which prompts that a task makes when they are read are made here; data that is there is read whole."""
+"""Seconds spent on prompts that a task generates when they are read (ours); stored data is read whole."""
 
 AT_ONCE = 256
 """Prompts tokenised at once."""
@@ -27,12 +27,12 @@ def check_prompts(
     learns: bool = True,
     most: int | None = None,
 ) -> list[str]:
-    """Refuse prompts and written responses that a model cannot read, and say what a limit leaves out or cuts.
+    """Refuse prompts and written responses that a model cannot read, and count those that a limit leaves out or cuts.
 
     Args:
         session: models, tasks and limits.
-        read: data whose written responses are learned from.
-        tell: hears what is being done.
+        read: names of the data whose written responses are trained on.
+        tell: called with progress messages.
         learns: whether training prompts are read; those held out for the evaluation always are.
         most: prompts of each split that are read; None reads all.
 
@@ -59,13 +59,13 @@ def check_prompts(
 
 
 def _alone(session: Session) -> bool:
-    """Whether the student has no teacher to be measured against."""
+    """Whether no teacher is there to which the student is compared."""
     return "teacher" not in session.policies
 
 
 @dataclass
 class _Count:
-    """What was seen of one split."""
+    """Counts of one split."""
 
     prompts: int = 0
     long: int = 0
@@ -100,7 +100,7 @@ def _read(
 
 
 def _look(session: Session, task: Task, prompts: Sequence[Prompt], demonstrated: bool, count: _Count) -> None:
-    """Count what one batch of prompts and their responses has; refuse what no model can read."""
+    """Count one batch of prompts and their responses; refuse those that no model can read."""
     count.prompts += len(prompts)
     written: list[tuple[Prompt, Response]] = []
     for prompt, long in zip(prompts, session.renderer.too_long(prompts), strict=True):
@@ -132,7 +132,7 @@ def _said(session: Session, task: Task, kind: str, n: int, count: _Count) -> lis
     if count.prompts < n:
         notes.append(
             f"note: {count.prompts:,} of {n:,} {kind} prompts of {task.name!r} were measured before the first step, "
-            "because the task makes each when it is read; the others are measured as they come."
+            "because the task generates each when it is read; the others are measured during the run."
         )
     if count.forged:
         notes.append(

@@ -1,7 +1,7 @@
-"""Responses to look at: models write to prompts, and the task's verifier judges where there is one.
+"""Sampling responses for ``limbeck sample``: models answer prompts, and the task's verifier judges where it has one.
 
-Prompts are rendered, and responses sampled and judged, by the functions that training uses. Nothing is trained here
-and no number is reported: measuring is in ``measure``.
+Prompts are rendered, and responses sampled and judged, by the functions that training uses. Nothing is trained here,
+and no measure is reported: see ``evaluation``.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ COLDEST, HOTTEST = 0.01, 100.0
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that writes.
+    """A model that is sampled.
 
     Attributes:
-        label: what it is called in the output.
+        label: its name in the output.
         spec: folder, hub name or ``"embedded"``.
         checkpoint: a run's checkpoint, whose weights replace those of ``spec``; None takes ``spec`` as it is.
         lora: rank and alpha of the adapters in the checkpoint; a rank of 0 means none.
@@ -74,7 +74,7 @@ class TypedPrompts:
         self.test: Sequence[Prompt] = tuple(prompts)
 
     def verify(self, prompt: Prompt, text: str) -> Verdict:  # noqa: ARG002
-        """Refuse, because nobody knows the right answer.
+        """Refuse, because a typed prompt has no known answer.
 
         Raises:
             LimbeckError: always.
@@ -82,7 +82,7 @@ class TypedPrompts:
         raise LimbeckError("a prompt that was typed has no verifier; give --task.")
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:  # noqa: ARG002
-        """Nothing."""
+        """No response: a typed prompt has none."""
         return ()
 
 
@@ -97,7 +97,7 @@ def write_responses(
     device: str | None = None,
     console: Console,
 ) -> list[list[dict[str, Any]]]:
-    """Let models write to prompts, one model after the other, each from the same seed.
+    """Let models answer prompts, one model after the other, each from the same seed.
 
     Args:
         subjects: the models.
@@ -150,7 +150,7 @@ def write_responses(
 
 
 def refuse_temperature(temperature: float, samples: int) -> None:
-    """Refuse a temperature at which a model cannot write, or several samples that would all be the same.
+    """Refuse a temperature that cannot be computed with, or several samples that would all be equal.
 
     Raises:
         LimbeckError: naming the temperature and the remedy.
@@ -169,7 +169,7 @@ def refuse_temperature(temperature: float, samples: int) -> None:
 
 
 def device_named(name: str | None) -> torch.device:
-    """The device of a name; without one, what a run would take.
+    """The device of a name; without one, the device that a run would use.
 
     Raises:
         LimbeckError: where this machine has no such device.
@@ -195,7 +195,7 @@ def _refuse_absent(spec: str) -> None:
 
 
 def _loaded(subject: Subject, config: RunConfig, device: torch.device) -> Policy:
-    """The model on its device, with the chat template in which it is to write."""
+    """The model on its device, with its chat template."""
     policy = load_policy(subject.spec, "model", remote_code=config.remote_code)
     given = config.template is not None or subject.chat is None
     policy.template = template_text(policy.tokenizer, config.template, subject.spec) if given else subject.chat
@@ -221,7 +221,9 @@ def put_weights(path: Path, policy: Policy) -> None:
     except (OSError, SafetensorError):
         whole = False
     if not whole:
-        raise LimbeckError(f"{file} is not what the run wrote; remove {path} to take the checkpoint before it.")
+        raise LimbeckError(
+            f"{file} has changed since the run wrote it; remove {path} to take the checkpoint before it."
+        )
     own = {n: p for n, p in policy.scorer.named_parameters() if p.requires_grad}
     odd = sorted(set(own) ^ set(saved)) or [n for n in own if own[n].shape != saved[n].shape]
     if odd:
@@ -276,7 +278,7 @@ def _of_text(label: str, session: Session, prompt: Prompt, text: Written, sample
 
 
 def _of_episode(label: str, policy: Policy, row: Trajectory, sample: int) -> dict[str, Any]:
-    """One episode; ``turns`` holds what the model and the environment said, in order."""
+    """One episode; ``turns`` holds the messages of the model and the environment, in order."""
     turns = [
         {"role": "assistant", "content": as_written(policy, p.ids)} if p.scored else {"role": "user", "content": p.said}
         for p in row.segments

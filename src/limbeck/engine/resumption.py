@@ -1,4 +1,4 @@
-"""A run that is begun again: its method rebuilt from its folder, and what has changed since it stopped."""
+"""Resuming a run: its method is rebuilt from its folder, and changes since it stopped are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .storage.run_log import RunLog
 
 
 def rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tuple[RunConfig, Method]:
-    """A run's configuration and method, from what its folder records."""
+    """A run's configuration and method, from its ``run.json``."""
     settings = dict(described["config"])
     if steps is not None:
         settings["steps"] = steps
@@ -40,7 +40,7 @@ def rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tuple
 
 
 def lost_lines(out: Path, config: RunConfig, task: Task, accepted: bool) -> list[str]:
-    """Lines that the newest checkpoint covers and the folder lacks; to go on without them, the user must mean it."""
+    """Lines that the newest checkpoint covers and the folder lacks; refused unless the user accepts their loss."""
     path = checkpoint.latest(out / "checkpoints")
     if path is None:
         return []
@@ -77,7 +77,7 @@ def recall(path: Path, state: Mapping[str, Any], process: int) -> Memory:
 
 
 def refuse_changes(out: Path, changes: list[str], accepted: bool) -> None:
-    """Refuse to go on with other inputs as if they were the run's own."""
+    """Refuse to go on with inputs that have changed, unless the user accepts that."""
     if changes and not accepted:
         raise LimbeckError(
             f"{out} was begun with other inputs: {'; '.join(changes)}; restore what has changed, start a new run, or "

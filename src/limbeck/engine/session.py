@@ -83,5 +83,5 @@ class Session:
         return replace(self, state=RunState(self.state.memory))
 
     def with_notices(self, sentences: Iterable[str]) -> Session:
-        """The same session with what was found while its prompts were read."""
+        """The same session with notices from reading its prompts."""
         return replace(self, notices=(*self.notices, *sentences))

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: whether one is in this machine's cache, and whether it could be fetched."""
+"""Models of the Hugging Face hub: whether one is in this machine's cache, and whether it can be fetched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...tasks.base import found
 
 
 def is_hub_name(spec: str) -> bool:
-    """Whether a spec names a model of the hub: ``name`` or ``owner/name``, and no folder that is here."""
+    """Whether a spec names a model of the hub: ``name`` or ``owner/name``, and not an existing folder."""
     local = spec.startswith((".", "/", "~")) or spec.count("/") > 1 or found(spec, "folder") is not None
     return spec != "embedded" and not local
 
@@ -22,7 +22,7 @@ def is_hub_name(spec: str) -> bool:
 def _cached(name: str) -> bool:
     try:
         return isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
-    except ValueError:  # no name that the hub could know: loading it says so
+    except ValueError:  # not a valid hub name: loading it says so
         return True
 
 
@@ -57,7 +57,7 @@ def refuse_absent_folder(role: str, spec: str) -> None:
 
 
 def refuse_unreachable(role: str, spec: str) -> None:
-    """Refuse a model that is neither here nor can be fetched.
+    """Refuse a hub name that is not in the cache while the hub cannot be reached.
 
     Raises:
         LimbeckError: naming the role, the model and the hub.
@@ -70,15 +70,15 @@ def refuse_unreachable(role: str, spec: str) -> None:
 
 
 def cached(name: str, file: str) -> Path | None:
-    """A file of a model of the hub in this machine's cache."""
+    """A file of a model of the hub in this machine's cache; None where it is not there."""
     try:
         there = huggingface_hub.try_to_load_from_cache(name, file)
-    except ValueError:  # no name that the hub could know
+    except ValueError:  # not a valid hub name
         return None
     return Path(there) if isinstance(there, str) else None
 
 
 def cached_commit(name: str) -> str | None:
-    """The commit of a model of the hub as this machine's cache holds it, which tells every byte of it."""
+    """The commit of a hub model in this machine's cache, which identifies its content; None where it is not there."""
     file = cached(name, "config.json")
     return file.parent.name if file is not None else None

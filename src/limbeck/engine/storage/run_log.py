@@ -1,4 +1,4 @@
-"""What a run writes down: run.json, metrics.jsonl, evaluations.jsonl, samples.jsonl."""
+"""Records of a run: run.json, metrics.jsonl, evaluations.jsonl, samples.jsonl."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PACKAGES = ("limbeck", "torch", "transformers", "accelerate", "peft", "reasonin
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what decides a run."""
+    """Installed versions of the packages that decide a run."""
     out = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -34,7 +34,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """The machine of the run."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"cpu": _cpu(), "cores": torch.get_num_threads(), "gpu": gpu}
 
@@ -48,7 +48,7 @@ def _cpu() -> str:
 
 
 def git_commit() -> str | None:
-    """The git commit of the working folder, where there is one."""
+    """The git commit of the working folder; None where it has none."""
     try:
         done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
@@ -69,26 +69,26 @@ class RunLog:
 
     @property
     def run(self) -> Path:
-        """What was run."""
+        """Path of run.json, which describes the run."""
         return self.out / "run.json"
 
     @property
     def metrics(self) -> Path:
-        """A line a step."""
+        """Path of metrics.jsonl, with a line for each step."""
         return self.out / "metrics.jsonl"
 
     @property
     def evaluations(self) -> Path:
-        """A line an evaluation."""
+        """Path of evaluations.jsonl, with a line for each evaluation."""
         return self.out / "evaluations.jsonl"
 
     @property
     def samples(self) -> Path:
-        """Rollouts to look at."""
+        """Path of samples.jsonl, with rollouts for the report."""
         return self.out / "samples.jsonl"
 
     def describe(self, session: Any, command: str, inputs: Mapping[str, Any] | None = None) -> None:
-        """Write run.json at the start; ``inputs`` are what ``fingerprint.of_run`` gives."""
+        """Write run.json at the start; ``inputs`` are the result of ``inputs.of_run``."""
         config, method = session.config, session.method
         policies = session.policies
         teacher = policies.get("teacher")
@@ -124,7 +124,7 @@ class RunLog:
         write_json(self.run, {**read_run(self.out), **fields})
 
     def resumed(self, config: Mapping[str, Any], command: str, step: int, **accepted: Any) -> None:
-        """The run goes on from a step, with settings that may differ in the number of steps.
+        """Record that the run goes on from a step, with settings that may differ in the number of steps.
 
         Args:
             config: now in force.
@@ -141,14 +141,19 @@ class RunLog:
         self.update(config=config, finished=None, resumed=history, **inputs)
 
     def sync(self) -> None:
-        """Put the lines so far on the disk: a checkpoint that covers them must not outlive them."""
+        """Put the lines so far on the disk, before a checkpoint that covers them is written."""
         for file in (self.metrics, self.evaluations):
             if file.exists():
                 sync(file)
         sync(self.out)
 
     def lacks(self, step: int, evaluated: Collection[int]) -> list[str]:
-        """What a run's lines lack of its first ``step`` steps, as clauses; ``evaluated`` after how many of them."""
+        """Missing and doubled lines of the first ``step`` steps, as clauses.
+
+        Args:
+            step: number of steps that must have a line of metrics.
+            evaluated: numbers of steps after which there must be an evaluation.
+        """
         out = []
         for file, wanted in ((self.metrics, range(step)), (self.evaluations, evaluated)):
             there = Counter(at for row in read_json_lines(file) if (at := whole_number_in(row, "step")) is not None)
@@ -162,22 +167,22 @@ class RunLog:
         return out
 
     def step(self, values: Mapping[str, Any]) -> None:
-        """One more line of metrics."""
+        """Append a line of metrics."""
         append_line(self.metrics, values)
 
     def evaluated(self, step: int, values: Mapping[str, Any]) -> None:
-        """One more evaluation."""
+        """Append a line of an evaluation."""
         append_line(self.evaluations, {"step": step, **values})
 
     def rewind(self, step: int) -> None:
-        """Forget what came after a checkpoint, so that a resumed run reads as one that never stopped."""
+        """Remove the lines after a checkpoint, so that a resumed run has the lines of one that never stopped."""
         for file, end in ((self.metrics, step), (self.evaluations, step + 1)):
             rows = {at: r for r in read_json_lines(file) if (at := whole_number_in(r, "step")) is not None and at < end}
             write_lines(file, rows.values())
 
 
 def term_names(method: Method) -> dict[str, str]:
-    """Each term in a few words, by the number that its metrics carry."""
+    """Each term in a few words, by the number that its metrics have in their names."""
     texts = [f"{term.surrogate} of {term.signal}" for _, term in method.parts]
     return {str(i): text if len(text) <= 70 else f"{text[:69]}…" for i, text in enumerate(texts, 1)}
 
