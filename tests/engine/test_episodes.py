@@ -65,7 +65,7 @@ def test_what_stands_between_closes_the_message_once(shelf: Shelf, out: Path) ->
 def test_a_template_that_drops_the_assistants_text_is_refused(shelf: Shelf, out: Path, tmp_path: Path) -> None:
     forgetful = tmp_path / "forgetful.jinja"
     forgetful.write_text("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}")
-    with pytest.raises(LimbeckError, match="drops what the assistant said"):
+    with pytest.raises(LimbeckError, match="drops earlier messages of the assistant"):
         go(shelf, "grpo", out, task=Parity(turns=2), template=str(forgetful))
 
 

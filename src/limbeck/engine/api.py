@@ -283,24 +283,29 @@ def evaluate(
         "skip_overlong": skip_overlong,
         "cpu": cpu,
     }
-    config = RunConfig(**settings)
-    refuse_too_many(samples, size)
+    return _measured(RunConfig(**settings), given, samples, screen(console, stderr=True))
+
+
+def _measured(config: RunConfig, task: Task | None, samples: int, console: Console) -> dict[str, Any]:
+    """The measures of the student of a configuration, as ``evaluate`` returns them."""
+    refuse_too_many(samples, config.eval_size)
     method = build_method(config)
     check_models(config, method, {})
-    tasks = {"task": given or load_task(config.task, seed=seed, **config.task_options)}
+    tasks = {"task": task or load_task(config.task, seed=config.seed, **config.task_options)}
     if samples > 1 and "reward" not in tasks["task"].serves:
         raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {config.task!r} has none; give answers.")
-    quiet = screen(console, stderr=True)
-    with quiet.status("measuring"):
-        session = open_session(config, method, tasks, {}, accelerator_for("no", cpu), learns=False)
+    with console.status("measuring"):
+        session = open_session(config, method, tasks, {}, accelerator_for("no", config.cpu), learns=False)
         evaluator = Evaluator(session)
         if not evaluator.prompts:
-            raise LimbeckError(f"{config.task!r} holds out no problem (size is {size}); give more, or test=FILE.")
-        for sentence in (*session.notices, *few_problems(tasks["task"], size)):
-            quiet.print(sentence, style="yellow", highlight=False)
+            raise LimbeckError(
+                f"{config.task!r} holds out no problem (size is {config.eval_size}); give more of them, or test=FILE."
+            )
+        for sentence in (*session.notices, *few_problems(tasks["task"], config.eval_size)):
+            console.print(sentence, style="yellow", highlight=False)
         out = evaluator.measure()
         if samples > 1:
-            torch.manual_seed(seed)
+            torch.manual_seed(config.seed)
             out["pass_at"] = evaluator.pass_at(samples, [2**i for i in range(12)])
     return out
 

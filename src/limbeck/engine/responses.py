@@ -121,7 +121,7 @@ def write_responses(
     refuse_too_many(samples, len(prompts))
     refuse_temperature(temperature, samples)
     for subject in subjects:
-        _refuse_absent(subject.spec)
+        hub.refuse_absent_model("model", subject.spec)
     if config.template is not None:
         template_file(config.template, "template")
     where = device_named(device)
@@ -129,16 +129,7 @@ def write_responses(
     for subject in subjects:
         with console.status(f"{subject.label} is writing"):
             policy = _loaded(subject, config, where)
-            session = Session(
-                config=config,
-                method=build_method(config),
-                accelerator=accelerator_for("no", config.cpu),
-                policies={"student": policy},
-                tasks={"task": task},
-                streams={},
-                renderer=PromptRenderer({"student": policy}, config.max_tokens),
-                reads_verdicts=False,
-            )
+            session = _session(policy, task, config)
             read = [p for p in prompts if not config.skip_overlong or session.renderer.fits(p)]
             if len(read) < len(prompts):
                 n = len(prompts) - len(read)
@@ -147,6 +138,20 @@ def write_responses(
             out.append(_written(subject.label, session, read, samples, temperature, console))
             del policy, session  # the next model needs the memory
     return out
+
+
+def _session(policy: Policy, task: Task, config: RunConfig) -> Session:
+    """A session in which one model answers prompts; responses without a verdict are kept."""
+    return Session(
+        config=config,
+        method=build_method(config),
+        accelerator=accelerator_for("no", config.cpu),
+        policies={"student": policy},
+        tasks={"task": task},
+        streams={},
+        renderer=PromptRenderer({"student": policy}, config.max_tokens),
+        reads_verdicts=False,
+    )
 
 
 def refuse_temperature(temperature: float, samples: int) -> None:
@@ -187,11 +192,6 @@ def device_named(name: str | None) -> torch.device:
             "it out."
         ) from None
     return device
-
-
-def _refuse_absent(spec: str) -> None:
-    """Refuse a model that is neither on this machine nor on a hub that can be reached."""
-    hub.refuse_absent_model("model", spec)
 
 
 def _loaded(subject: Subject, config: RunConfig, device: torch.device) -> Policy:
