@@ -121,14 +121,14 @@ class Evaluator:
         return unsolved(self.newest, self.teacher_accuracy(), limit, bool(method.fields & JUDGED))
 
     def _greedy(self, policy: Policy, author: int) -> Rollout:
-        law = SamplingPolicy(((policy, 1.0),), tau=0.0)
+        sampling = SamplingPolicy(((policy, 1.0),), tau=0.0)
         if "episodes" in self.task.serves:
             writer = writer_for(self.session, len(self.prompts), 0)
-            groups = played(Sample(), writer, self.prompts, law)
+            groups = played(Sample(), writer, self.prompts, sampling)
             refuse_all_dead(writer, groups, "of the evaluation")
             return assemble(groups, "main")
         ids = [self.session.renderer.prompt_ids(p) for p in self.prompts]
-        texts = generate(law, ids, self.session.config.max_tokens, self.session.config.generate_batch)
+        texts = generate(sampling, ids, self.session.config.max_tokens, self.session.config.generate_batch)
         rows = [
             single(p, i, w.ids, w.logp, author, w.truncated, verdict)
             for p, i, w, verdict in zip(

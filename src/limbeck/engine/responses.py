@@ -243,16 +243,16 @@ def _written(
     label: str, session: Session, prompts: Sequence[Prompt], samples: int, temperature: float, console: Console
 ) -> list[dict[str, Any]]:
     policy = session.student
-    law = SamplingPolicy(((policy, 1.0),), tau=temperature)
+    sampling = SamplingPolicy(((policy, 1.0),), tau=temperature)
     if "episodes" in session.tasks["task"].serves:
         writer = writer_for(session, len(prompts), 0)
-        groups = played(Sample(n=samples), writer, prompts, law)
+        groups = played(Sample(n=samples), writer, prompts, sampling)
         for reason in dict.fromkeys(writer.died):
             console.print(f"note: {label}: an episode was broken off by its environment ({reason}).", style="yellow")
         return [_of_episode(label, policy, row, i) for group in groups for i, row in enumerate(group)]
     repeated = [p for p in prompts for _ in range(samples)]
     ids = [session.renderer.prompt_ids(p) for p in repeated]
-    texts = generate(law, ids, session.config.max_tokens, session.config.generate_batch)
+    texts = generate(sampling, ids, session.config.max_tokens, session.config.generate_batch)
     return [
         _of_text(label, session, prompt, text, i % samples)
         for i, (prompt, text) in enumerate(zip(repeated, texts, strict=True))

@@ -55,22 +55,22 @@ class SamplingPolicy:
 class _LogprobRecorder(LogitsProcessor):
     """Replaces the first policy's logits by log-probs of the mixture, and keeps them until the next token is known."""
 
-    def __init__(self, law: SamplingPolicy, mask_BT: Tensor):
-        self.law, self.mask_BT = law, mask_BT
-        self.caches: list[object | None] = [None for _ in law.parts]
+    def __init__(self, sampling: SamplingPolicy, mask_BT: Tensor):
+        self.sampling, self.mask_BT = sampling, mask_BT
+        self.caches: list[object | None] = [None for _ in sampling.parts]
         self.last_BV: Tensor | None = None
         self.logp: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.note(input_ids[:, -1])
-        laws = []
-        for i, (policy, weight) in enumerate(self.law.parts):
+        parts = []
+        for i, (policy, weight) in enumerate(self.sampling.parts):
             logits = scores if i == 0 else self._next_logits(i, policy, input_ids)
             logits = logits.float().clone()
             logits[:, policy.vocabulary :] = -torch.inf
-            tau = (self.law.tau or 1.0) * (self.law.heats[i] if self.law.heats else 1.0)
-            laws.append((logits / tau).log_softmax(-1)[:, : policy.vocabulary] + torch.tensor(weight).log())
-        mixed = laws[0] if len(laws) == 1 else torch.stack(laws).logsumexp(0)
+            tau = (self.sampling.tau or 1.0) * (self.sampling.heats[i] if self.sampling.heats else 1.0)
+            parts.append((logits / tau).log_softmax(-1)[:, : policy.vocabulary] + torch.tensor(weight).log())
+        mixed = parts[0] if len(parts) == 1 else torch.stack(parts).logsumexp(0)
         self.last_BV = mixed
         out = torch.full_like(scores, -torch.inf, dtype=torch.float32)
         out[:, : mixed.shape[1]] = mixed
@@ -99,27 +99,27 @@ class _LogprobRecorder(LogitsProcessor):
 
 
 @torch.no_grad()
-def generate(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
+def generate(sampling: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
     """One response per prompt (repeat a prompt for several).
 
     Random numbers come from torch's global generator; seed it for reproducible text.
 
     Args:
-        law: the policies that are sampled from.
+        sampling: the policies that are sampled from.
         prompts: token ids.
         max_tokens: limit of a response.
         batch: number of sequences at once.
     """
-    for policy, _ in law.parts:
+    for policy, _ in sampling.parts:
         check_writing(policy)
-    return _write(law, prompts, max_tokens, batch)
+    return _write(sampling, prompts, max_tokens, batch)
 
 
-def _write(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
+def _write(sampling: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
     """One response per prompt, in batches that every policy reads as it reads a single text."""
     order = list(range(len(prompts)))
     alike = [order]
-    ways = {policy.writes for policy, _ in law.parts}
+    ways = {policy.writes for policy, _ in sampling.parts}
     if ways != {"padded"}:
         alike = [[i for i in order if len(prompts[i]) == n] for n in sorted({len(p) for p in prompts})]
     at_once = 1 if "alone" in ways else batch
@@ -127,7 +127,7 @@ def _write(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, b
     for rows in alike:
         for first in range(0, len(rows), at_once):
             some = rows[first : first + at_once]
-            out |= zip(some, _generate(law, [prompts[i] for i in some], max_tokens), strict=True)
+            out |= zip(some, _generate(sampling, [prompts[i] for i in some], max_tokens), strict=True)
     return [out[i] for i in order]
 
 
@@ -202,15 +202,15 @@ def _neutral(policy: Policy) -> Iterator[Any]:
             module.training = True
 
 
-def _generate(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int) -> list[Written]:
-    policy = law.parts[0][0]
+def _generate(sampling: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int) -> list[Written]:
+    policy = sampling.parts[0][0]
     width = max(len(p) for p in prompts)
     ids = torch.tensor([[policy.pad] * (width - len(p)) + p for p in prompts], device=policy.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
-    writer = _LogprobRecorder(law, mask)
-    untruncated = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if law.tau > 0 else {}
+    writer = _LogprobRecorder(sampling, mask)
+    untruncated = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sampling.tau > 0 else {}
     config = GenerationConfig(
-        do_sample=law.tau > 0,
+        do_sample=sampling.tau > 0,
         **untruncated,
         num_beams=1,
         repetition_penalty=1.0,
