@@ -114,7 +114,7 @@ def test_lora_trains_adapters_only_and_exports_both_ways(shelf: Shelf, out: Path
     model = run.session.student.model
     ids = torch.tensor([[1, 4, 20, 30, 5]])
     expected = model(input_ids=ids).logits.detach()
-    run.journal.describe(run.session, "")
+    run.log.describe(run.session, "")
     export(run.session, out)
     assert set(tensors(out / "student" / "model.safetensors")) == set(tensors(shelf.student / "model.safetensors"))
     assert not (out / "student" / "adapter_config.json").exists()  # Transformers would load an adapter's folder, too

@@ -155,7 +155,7 @@ class _Run:
         }
         student.scorer, self.optimizer = self.accelerator.prepare(student.scorer, optimizer)
         self.loop = Loop(self.session, self.optimizer)
-        self.journal = RunLog(out)
+        self.log = RunLog(out)
         self.ended: str | None = None
         self.evaluator = Evaluator(self.session)
 
@@ -164,7 +164,7 @@ class _Run:
     def start(self, command: str) -> Result:
         """Train from the first step."""
         if self.accelerator.is_main_process:
-            self.journal.describe(self.session, command, inputs_of.of_run(self.session, self.tensors))
+            self.log.describe(self.session, command, inputs_of.of_run(self.session, self.tensors))
         self._evaluate(0)
         self._begin()
         return self._train(0)
@@ -177,7 +177,7 @@ class _Run:
         self.messages.warn(first)
         teacher = self.evaluator.teacher_accuracy()
         own = {"teacher_accuracy": teacher} if teacher else {}
-        self.journal.update(notices=[*self.notices, *first], **own)
+        self.log.update(notices=[*self.notices, *first], **own)
 
     def restart(
         self,
@@ -198,7 +198,7 @@ class _Run:
         if path is None:
             self.console.print(f"{self.out} has no checkpoint yet: starting from step 0.", highlight=False)
             self._rewind(0, command, changes, inputs)
-            measured = read_json_lines(self.journal.evaluations)
+            measured = read_json_lines(self.log.evaluations)
             if measured:
                 self._publish(measured[-1])
             else:
@@ -231,9 +231,9 @@ class _Run:
         """Remove the lines after ``step``, and record what is in force from here on."""
         self.messages.accepted(changes)
         if self.accelerator.is_main_process:
-            self.journal.rewind(step)
+            self.log.rewind(step)
             own = {} if inputs is None else {"inputs": inputs}
-            self.journal.resumed(self.config.model_dump(mode="json"), command, step, changes=list(changes), **own)
+            self.log.resumed(self.config.model_dump(mode="json"), command, step, changes=list(changes), **own)
 
     # ---------------------------------------------------------------- training
 
@@ -243,7 +243,7 @@ class _Run:
             self.accelerator.init_trackers("limbeck", config={"method": config.method, "seed": config.seed})
         with progress_bar(self.console) as bar:
             task = bar.add_task(config.method, total=config.steps, completed=first, note="")
-            rows = read_json_lines(self.journal.metrics)[:first]
+            rows = read_json_lines(self.log.metrics)[:first]
             self.messages.watch.recall(rows)
             lines = StepLines(self.console, config.method, first, config.steps)
             written = sum(whole_number_in(m, "tokens_written") or 0 for m in rows)
@@ -265,10 +265,10 @@ class _Run:
 
     def _after(self, step: int, metrics: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
-            self.journal.step(metrics)
+            self.log.step(metrics)
         changed = self.messages.after_step(step, metrics, self.session.state)
         if changed and self.accelerator.is_main_process:
-            self.journal.update(warnings=self.messages.watch.warnings)
+            self.log.update(warnings=self.messages.watch.warnings)
         if self.config.trackers:
             numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=step)
@@ -292,7 +292,7 @@ class _Run:
                 if step and not self.console.is_terminal:
                     print_line(self.console, what)
                 measured = self.evaluator.measure()
-                self.journal.evaluated(step, measured)
+                self.log.evaluated(step, measured)
         self.accelerator.wait_for_everyone()
         self._publish(broadcast_object_list([measured])[0])
 
@@ -321,7 +321,7 @@ class _Run:
             optimizer = self.optimizer.optimizer
             followers = {role: s.policy.scorer for role, s in self.session.followers.items()}
             folder, keep = self.out / "checkpoints", self.config.keep
-            self.journal.sync()
+            self.log.sync()
             checkpoint.save(folder, step, self._module(), optimizer, state, keep, followers)
         self.accelerator.wait_for_everyone()
 
@@ -332,12 +332,12 @@ class _Run:
         if self.accelerator.is_main_process:
             with self._unwrapped():
                 if self.evaluator.prompts:
-                    write_lines(self.journal.samples, self.evaluator.samples())
+                    write_lines(self.log.samples, self.evaluator.samples())
                 export(self.session, self.out)
             self.ended = now()
-            self.journal.update(warnings=self.messages.watch.warnings)
+            self.log.update(warnings=self.messages.watch.warnings)
             report = self._report()
-            self.journal.update(finished=self.ended)  # last: a run that is marked as finished has everything
+            self.log.update(finished=self.ended)  # last: a run that is marked as finished has everything
             self.messages.finished(self.out, report)
         self.accelerator.wait_for_everyone()
         return result_of(self.out)
