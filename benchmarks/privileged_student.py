@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from limbeck.engine.models.policy import load_policy, render
+from limbeck.engine.models.policy import conversation_ids, load_policy
 from limbeck.space.method import Method
 from limbeck.tasks import load_task
 
@@ -56,7 +56,7 @@ def make(folder: Path) -> None:
             block = rng.choice([answer, reply, ""])
             wrong = block == "" and rng.random() < 0.75  # few plain prompts: the student keeps something to learn
             content = prompt.messages[-1]["content"] + (f"\n\n[{block}]" if block else "")
-            ids = render(policy, [{"role": "user", "content": content}])
+            ids = conversation_ids(policy, [{"role": "user", "content": content}])
             if wrong:
                 continue
             out = policy.tokenizer(reply, add_special_tokens=False)["input_ids"] + [policy.end]

@@ -48,7 +48,7 @@ def measure(name: str, seed: int, out: Path) -> float:
     run.optimizer.step = lambda *_, **__: None
     gradients = []
     for draw in range(DRAWS):
-        run.session.desk.streams["task"].cursor = 0
+        run.session.streams["task"].cursor = 0
         run.loop.step(draw)
         gradients.append(
             torch.cat([p.grad.flatten() for p in run._module().parameters() if p.grad is not None]).double()

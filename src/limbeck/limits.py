@@ -36,7 +36,7 @@ class OutOfTime(BaseException):
         super().__init__(f"took longer than {seconds:g} s")
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
+def within_seconds(seconds: float, call: Callable[[], T]) -> T:
     """Call a function with a time limit, and return its result.
 
     In the main thread the call is interrupted, even in a system call; in other threads, and on systems without signals,
@@ -83,7 +83,7 @@ def within_processor_time(seconds: float, call: Callable[[], T]) -> T:
         OutOfTime: it took longer.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        return within(seconds, call)
+        return within_seconds(seconds, call)
     running = True
 
     def stop(*_: object) -> None:

@@ -116,7 +116,7 @@ def test_eval_prints_json(limbeck_: Run, notes: Notes) -> None:
         (("--set", "max_token=3"), "no such setting (did you mean 'max_tokens'?)"),
         (("--set", "max_tokens=0"), "max_tokens=0:"),
         (("--task", "none.jsonl"), "--task none.jsonl: there is no such file"),
-        (("--teacher", "./none"), "--teacher ./none: there is no such folder"),
+        (("--teacher", "./none"), "teacher='./none': there is no such folder"),
     ],
 )
 def test_eval_refuses_wrong_options(limbeck_: Run, notes: Notes, words: tuple[str, ...], sentence: str) -> None:

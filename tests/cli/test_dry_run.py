@@ -16,7 +16,7 @@ from limbeck.engine import configure
 from limbeck.engine import dry_run as engine_dry_run
 from limbeck.engine.models import policy
 from limbeck.engine.models.policy import load_policy
-from limbeck.engine.models.unloaded import stored
+from limbeck.engine.models.unloaded import stored_weights
 from limbeck.engine.prompt_stream import PromptStream
 from limbeck.tasks import load_task
 
@@ -166,7 +166,7 @@ def test_headers_of_several_files_are_added(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(embedded.path("student"))
     model.save_pretrained(tmp_path, max_shard_size="200KB")
     assert (tmp_path / "model.safetensors.index.json").is_file()
-    found, whole = stored(str(tmp_path), "student"), stored(str(embedded.path("student")), "student")
+    found, whole = stored_weights(str(tmp_path), "student"), stored_weights(str(embedded.path("student")), "student")
     assert found is not None
     assert found == whole
 

@@ -289,7 +289,7 @@ def test_a_real_run_is_sampled_before_after_and_from_its_checkpoint(limbeck_: Ru
 
 def test_engine_limits(folder: Path) -> None:
     with pytest.raises(LimbeckError, match="PyTorch finds no such device"):
-        limbeck.engine.responses.device_of("cuda:99")
+        limbeck.engine.responses.device_named("cuda:99")
     with pytest.raises(LimbeckError, match="is more responses than can be held at once"):
         limbeck.engine.evaluate("embedded", samples=10**6)
     with pytest.raises(LimbeckError, match="--samples is 0; give a whole number of at least 1"):

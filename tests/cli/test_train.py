@@ -101,7 +101,7 @@ def test_resume_is_passed_to_the_engine(limbeck_: Run, notes: Notes, run_folder:
         ((*WITH_TEACHER, "--set", "group=four"), "kdrl: group='four' is not a whole number; its default is 8"),
         ((*WITH_TEACHER, "--set", "estimator=k1"), "k1"),
         (("train", "sft", "--config", "none.toml"), "--config none.toml: there is no such file"),
-        (("train", "sft", "--student", "./none"), "--student ./none: there is no such folder"),
+        (("train", "sft", "--student", "./none"), "student='./none': there is no such folder"),
         (("train", "sft", "--task", "none.jsonl"), "--task none.jsonl: there is no such file"),
         (("train", "sft", "--out", "old"), "continue it (limbeck train --resume old)"),
         (("train", "sft", "--out", "full", "--overwrite"), "--out full: the folder is not empty and holds no run"),

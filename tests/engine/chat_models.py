@@ -114,7 +114,7 @@ def record(shelf: Shelf, folder: Path, line: dict[str, Any], **own: Any) -> tupl
     task = jsonl(folder.with_name("lines.jsonl"), [line] * 2)
     settings = {"max_tokens": 64, "eval_size": 0, "task_options": {"test_fraction": 0.0}, "teacher": None, **own}
     run = open_run(shelf, "sft", folder.with_name("run"), student=str(folder), task=str(task), **settings)
-    return run, write({"main": data()}, run.session.desk, 1, 0)[0]
+    return run, write({"main": data()}, run.session, 1, 0)[0]
 
 
 def taught(shelf: Shelf, folder: Path, line: dict[str, Any], **own: Any) -> str:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import limbeck as lb
 from limbeck.engine import model_card as card
 from limbeck.engine import run as engine_run
-from limbeck.engine.storage import provenance as lineage
+from limbeck.engine.storage import provenance
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,6 @@ def test_without_an_evaluation_the_card_has_no_numbers(shelf: Shelf, tmp_path: P
 
 
 def test_a_card_shows_names_of_folders_and_no_paths() -> None:
-    assert lineage.shown("owner/name") == "owner/name"
-    assert lineage.shown("embedded") == "embedded"
-    assert lineage.shown("/no/such/folder") == "folder"
+    assert provenance.public_name("owner/name") == "owner/name"
+    assert provenance.public_name("embedded") == "embedded"
+    assert provenance.public_name("/no/such/folder") == "folder"

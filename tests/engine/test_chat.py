@@ -87,7 +87,7 @@ def test_reasoning_stands_where_the_template_puts_it(
 @pytest.mark.parametrize(
     ("template", "line", "words"),
     [
-        (THINKING, talk("q", "42"), ["does not stand behind its prompt", "'<think>", "'42<|im_end|>"]),
+        (THINKING, talk("q", "42"), ["does not follow its prompt", "'<think>", "'42<|im_end|>"]),
         (STRIPPING, talk("q", "<think>six</think>42"), ["is not written whole", "it leaves text out"]),
         (CHATML, talk("q", "ok<|im_end|>"), ["holds '<|im_end|>', which ends a response"]),
         (CHATML, talk("q", "ok<|endoftext|>"), ["holds '<|endoftext|>'"]),
@@ -143,7 +143,7 @@ def test_tokens_never_reach_over_the_border_of_a_prompt(shelf: Shelf, folder: Pa
     root = int(made.root_B[0])
     assert made.ids_L[:root].tolist() == tok("say 1")["input_ids"]
     assert tok.convert_ids_to_tokens(made.token_N.tolist()) == ["2", "\u0120", "ok", "<|endoftext|>"]
-    assert run.session.desk.prompt_ids(made.prompts_B[0]) == made.ids_L[:root].tolist()
+    assert run.session.renderer.prompt_ids(made.prompts_B[0]) == made.ids_L[:root].tolist()
 
 
 def test_a_text_begins_once(shelf: Shelf, folder: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_text_recast_as_a_response_ends_as_its_template_ends(shelf: Shelf, fol
     run = open_run(
         shelf, "grpo", folder.with_name("run"), student=str(saved(folder, tokenizer())), teacher=None, task=Parity()
     )
-    writer = writing.writer_for(run.session.desk, 1, 0)
+    writer = writing.writer_for(run.session, 1, 0)
     writer = replace(writer, done={"main": writer.write(sample(student, 1))})
     record = writer.write(recast("main", response="so be it"))
     assert run.session.student.tokenizer.decode(record.token_N.tolist()) == "so be it<|im_end|>"
@@ -234,7 +234,7 @@ def test_generation_stops_where_the_template_ends_and_the_student_remembers_it(
 def test_a_teacher_that_ends_turns_with_another_token_is_noted(
     theirs: str | None, eos: tuple[str, ...], own: dict[str, Any], noted: bool, shelf: Shelf, folder: Path
 ) -> None:
-    from limbeck.engine.build import notices
+    from limbeck.engine.notices import notices
 
     teacher = saved(folder.with_name("teacher"), tokenizer(theirs), eos, 2)
     student_ = saved(folder, tokenizer())
@@ -271,8 +271,8 @@ def test_readers_with_a_context_see_the_tools_too(shelf: Shelf, folder: Path, ou
     rows = [{"prompt": f"q{i}", "answer": "1", "solution": "one", "tools": ADD} for i in range(4)]
     task = jsonl(folder.with_name("a.jsonl"), rows)
     run = open_run(shelf, "opsd", out, student=str(saved(folder, tokenizer(TOOLS))), teacher=None, task=str(task))
-    made, _ = writing.write(run.session.method.sources, run.session.desk, 1, 0)
-    framed = ContextViews(made, run.session.desk).seen_by(next(v for v in run.session.method.views if v.context))
+    made, _ = writing.write(run.session.method.sources, run.session, 1, 0)
+    framed = ContextViews(made, run.session).seen_by(next(v for v in run.session.method.views if v.context))
     text = run.session.student.tokenizer.decode(framed.ids_L[: int(framed.root_B[0])].tolist())
     assert '"name": "add"' in text
     assert "one" in text
@@ -323,9 +323,9 @@ def test_variables_of_the_template_can_be_set(shelf: Shelf, folder: Path, out: P
         line = {"prompt": "q", "answer": "1", "chat_template_kwargs": {"enable_thinking": value}}
         task = jsonl(folder.with_name("a.jsonl"), [line] * 3)
         run = open_run(shelf, "grpo", out, student=str(student_), teacher=None, task=str(task))
-        desk, prompt = run.session.desk, run.session.desk.tasks["task"].train[0]
+        session, prompt = run.session, run.session.tasks["task"].train[0]
         tok = run.session.student.tokenizer
-        assert tok.decode(desk.prompt_ids(prompt)).endswith(ends)
+        assert tok.decode(session.renderer.prompt_ids(prompt)).endswith(ends)
         assert tok.decode(between(run.session.student, Observation("r"), [], prompt)).endswith(ends)
     with pytest.raises(LimbeckError, match="names 'tokenize', which Limbeck sets"):
         record(shelf, student_, {"prompt": "q", "response": "a", "chat_template_kwargs": {"tokenize": True}})
@@ -336,7 +336,7 @@ def test_the_same_messages_with_other_tools_are_another_prompt(shelf: Shelf, fol
     task = jsonl(folder.with_name("a.jsonl"), rows)
     own = {"student": str(saved(folder, tokenizer(TOOLS))), "task": str(task), "task_options": {"test_fraction": 0.0}}
     run = open_run(shelf, "sft", out, teacher=None, max_tokens=64, eval_size=0, **own)
-    made, _ = writing.write(run.session.method.sources, run.session.desk, 2, 0)
+    made, _ = writing.write(run.session.method.sources, run.session, 2, 0)
     text = run.session.student.tokenizer.decode(made.ids_L.tolist())
     assert '"n": 7' in text
     assert '"n": 8' in text
@@ -367,8 +367,8 @@ def test_a_student_keeps_the_format_that_it_learned(template: str, shelf: Shelf,
     )
     after = open_run(shelf, "sft", out.with_name("a"), student=str(out / "student"), **own)
     prompt = Prompt("p", ({"role": "user", "content": "q"},))
-    ids = before.session.desk.prompt_ids(prompt)
-    assert after.session.desk.prompt_ids(prompt) == ids
+    ids = before.session.renderer.prompt_ids(prompt)
+    assert after.session.renderer.prompt_ids(prompt) == ids
     assert tok.decode(ids).startswith("<|im_start|>" if template == "file" else "<s>q")
 
 
@@ -450,7 +450,7 @@ def test_prompts_that_a_task_makes_are_measured_as_they_come(
 ) -> None:
     """Start-up is bounded; what is found later can be left out as well, and ends no run."""
     from limbeck.engine import prompt_checks as prompts
-    from limbeck.engine.build import notices
+    from limbeck.engine.notices import notices
 
     with pytest.raises(LimbeckError, match="prompt 'p4' has"):
         go(shelf, "grpo", out, task=Made(), teacher=None)
@@ -460,7 +460,7 @@ def test_prompts_that_a_task_makes_are_measured_as_they_come(
     assert any(
         "1 of 8 training prompts of 'parity' were measured before the first step" in n for n in notices(run.session)
     )
-    taken = [p.id for _ in range(4) for p in run.session.desk.streams["task"].take(4)]
+    taken = [p.id for _ in range(4) for p in run.session.streams["task"].take(4)]
     assert set(taken) == {"p0", "p1", "p2", "p3"}
 
 
@@ -478,7 +478,7 @@ def test_held_out_prompts_are_measured_too(shelf: Shelf, folder: Path, out: Path
 def test_the_share_of_responses_that_a_limit_cuts_is_said(
     method: str, alike: str, shelf: Shelf, folder: Path, out: Path
 ) -> None:
-    from limbeck.engine.build import notices
+    from limbeck.engine.notices import notices
 
     texts = {"sft": {"response": "abcdef"}, "dpo": {"chosen": "abcdef", "rejected": "abcdeg"}}[method]
     short = {"sft": {"response": "a"}, "dpo": {"chosen": "a", "rejected": "b"}}[method]

@@ -27,11 +27,11 @@ from tiny_runs import Shelf, go, jsonl, open_run, rows_of
 
 from limbeck.axes import recast, sample, student
 from limbeck.engine import resume
-from limbeck.engine.build import notices
 from limbeck.engine.config import configure, load_toml, parse_settings
 from limbeck.engine.models import policy as policy_module
 from limbeck.engine.models.chat import Chat
 from limbeck.engine.models.template_variables import variables_of
+from limbeck.engine.notices import notices
 from limbeck.engine.rollout import sources as writing
 from limbeck.engine.scoring.contexts import ContextViews
 from limbeck.errors import LimbeckError
@@ -81,7 +81,7 @@ def test_prompts_and_replies_are_what_the_template_writes(
     given, tok = prompt(*messages, **variables), format_.tokenizer
     if template == MISTRAL and SYSTEM in messages:
         # It writes the system's text only where the user spoke last, and a second one is an error to it.
-        words = {2: "does not stand behind its prompt", 3: "cannot render .*Only user, assistant and tool roles"}
+        words = {2: "does not follow its prompt", 3: "cannot render .*Only user, assistant and tool roles"}
         with pytest.raises(LimbeckError, match=rf"line 7: .*{words.get(len(messages), 'not write all text .*system')}"):
             format_.reply_ids(list(zip([given] * len(format_.all_ids([given])), [reply], strict=True)), 0)
         return
@@ -128,8 +128,8 @@ def test_text_parts_of_a_file_are_read_and_contexts_follow_them(shelf: Shelf, fo
     rows = [{"messages": line["messages"][:1], "answer": "5", "solution": "five"}] * 4
     task = jsonl(folder.with_name("a.jsonl"), rows)
     run = open_run(shelf, "opsd", out, student=str(student_), teacher=None, task=str(task))
-    made, _ = writing.write(run.session.method.sources, run.session.desk, 1, 0)
-    framed = ContextViews(made, run.session.desk).seen_by(next(v for v in run.session.method.views if v.context))
+    made, _ = writing.write(run.session.method.sources, run.session, 1, 0)
+    framed = ContextViews(made, run.session).seen_by(next(v for v in run.session.method.views if v.context))
     text = run.session.student.tokenizer.decode(framed.ids_L[: int(framed.root_B[0])].tolist())
     assert re.search(r"What is 2 \+ 3\?\n\n.*five", text, re.DOTALL)
 
@@ -157,10 +157,10 @@ def test_keywords_reach_every_prompt_and_a_records_own_win(shelf: Shelf, folder:
     task = jsonl(folder.with_name("a.jsonl"), rows)
     own = {"student": student_, "teacher": None, "task": str(task), "task_options": {"test_fraction": 0.0}}
     run = open_run(shelf, "opsd", out, chat_template_kwargs={"enable_thinking": False}, **own)
-    desk, tok, switch = run.session.desk, run.session.student.tokenizer, "assistant\n<think>\n\n</think>\n\n"
-    texts = [tok.decode(desk.prompt_ids(p)) for p in desk.tasks["task"].train]
+    session, tok, switch = run.session, run.session.student.tokenizer, "assistant\n<think>\n\n</think>\n\n"
+    texts = [tok.decode(session.renderer.prompt_ids(p)) for p in session.tasks["task"].train]
     assert [t.endswith(switch) for t in texts] == [True, True, True, False]
-    writer = writing.writer_for(desk, 1, 0)
+    writer = writing.writer_for(session, 1, 0)
     writer.done["main"] = writer.write(sample(student, 1))
     ((row,),) = rows_of(writer.write(recast("main", question="again?")))
     assert tok.decode(row.prompt_ids).endswith("again?<|im_end|>\n" + "<|im_start|>" + switch)
@@ -190,9 +190,12 @@ def test_keywords_are_settings_of_a_run_and_stay_with_it(shelf: Shelf, folder: P
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"enable_thinkin": False}, "nothing that the chat template of .* reads.*'enable_thinking'.*it reads .*tools"),
-        ({"tokenize": True}, "chat_template_kwargs.tokenize is something that Limbeck sets"),
-        ({"messages": []}, "chat_template_kwargs.messages is something that Limbeck sets"),
+        (
+            {"enable_thinkin": False},
+            "not a variable .* reads.*'enable_thinking'.*it reads .*tools",
+        ),
+        ({"tokenize": True}, "chat_template_kwargs.tokenize is set by Limbeck"),
+        ({"messages": []}, "chat_template_kwargs.messages is set by Limbeck"),
         ({"tools": [print]}, r"chat_template_kwargs.tools=.*JSON schemas"),
         (3, "chat_template_kwargs=3: "),
     ],
@@ -214,7 +217,7 @@ def test_a_keyword_may_be_read_by_the_teachers_own_template_alone(shelf: Shelf, 
     texts = [p.chat.text(prompt(USER)) for p in (run.session.student, run.session.policies["teacher"])]
     assert [t.endswith("</think>\n\n") for t in texts] == [False, True]
     with pytest.raises(
-        LimbeckError, match=r"chat_template_kwargs.thinking is nothing that the chat template of .* and "
+        LimbeckError, match=r"chat_template_kwargs.thinking is not a variable that the chat template of .* and "
     ):
         go(shelf, "opd_full", out, chat_template_kwargs={"thinking": False}, **own)
 

@@ -14,6 +14,7 @@ from limbeck.axes import sample, solution, stairs, student
 from limbeck.engine import build as setup
 from limbeck.engine import configure
 from limbeck.engine.config import parse_settings
+from limbeck.engine.models import loading
 from limbeck.engine.rollout.writer import sampling_prompts
 from limbeck.errors import LimbeckError
 
@@ -62,7 +63,7 @@ def test_wrong_contexts_are_refused_with_the_remedy(
 ) -> None:
     method, given, sentence = REFUSED[case]
     if case != "levels beyond the window":
-        monkeypatch.setattr(setup, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
+        monkeypatch.setattr(loading, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(LimbeckError, match=sentence):
         go(shelf, method, tmp_path / "run", **given)
 
@@ -115,7 +116,7 @@ def test_text_in_a_column_is_refused_with_its_right_place(shelf: Shelf, tmp_path
 def test_a_template_of_nothing_but_words_is_noted(shelf: Shelf, tmp_path: Path, capsys: Any) -> None:
     values = shelf.settings("opsd", contexts={"solution": "Think."}, steps=1, eval_size=0)
     lb.distill("opsd", out=tmp_path / "run", **values)
-    assert "contexts.solution names nothing of the problem" in " ".join(capsys.readouterr().err.split())
+    assert "contexts.solution uses no variable of the problem" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_endless_template_is_refused(shelf: Shelf, tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_schedules_come_back_from_a_runs_folder() -> None:
     config = configure("rltf_fm", {"coef": stairs(0, 1, 0.1)})
     again = configure("rltf_fm", config.model_dump(mode="json")["arguments"])
     assert setup.build_method(again) == setup.build_method(config)
-    with pytest.raises(LimbeckError, match="no form that a run's folder can hold"):
+    with pytest.raises(LimbeckError, match="cannot be written to a run's folder"):
         configure("rltf_fm", {"coef": lb.axes.every(3)})
 
 
@@ -170,10 +171,10 @@ def test_a_template_may_use_what_some_problems_lack(shelf: Shelf, tmp_path: Path
     words = "{% if level is defined %}{{ level }}{% endif %}{{ style | default('plain') }} {% set a = answer %}{{ a }}"
     done = go(shelf, "opsd", tmp_path / "run", contexts={"solution": words}, steps=1, eval_size=0)
     assert len(lines(done.out / "metrics.jsonl")) == 1
-    desk = open_run(shelf, "opsd", tmp_path / "open", contexts={"solution": words}).session.desk
-    prompt = desk.tasks["task"].train[0]
-    (shown,) = sampling_prompts(sample(student.given(solution)), desk, [prompt])
-    assert f"plain {prompt.privileged['answer']}" in desk.policies["student"].tokenizer.decode(shown)
+    session = open_run(shelf, "opsd", tmp_path / "open", contexts={"solution": words}).session
+    prompt = session.tasks["task"].train[0]
+    (shown,) = sampling_prompts(sample(student.given(solution)), session, [prompt])
+    assert f"plain {prompt.privileged['answer']}" in session.policies["student"].tokenizer.decode(shown)
 
 
 def test_tables_in_tables_are_set_by_dots() -> None:
@@ -183,5 +184,5 @@ def test_tables_in_tables_are_set_by_dots() -> None:
     for wrong in ("a..b=1", ".a=1", "a.=1"):
         with pytest.raises(LimbeckError, match="write key=value"):
             parse_settings([wrong])
-    with pytest.raises(LimbeckError, match="was set to 1 before, which is no table"):
+    with pytest.raises(LimbeckError, match="was set to 1 before, which is not a table"):
         parse_settings(["a.b=1", "a.b.c=2"])

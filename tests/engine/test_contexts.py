@@ -35,7 +35,7 @@ from limbeck.axes import (
 from limbeck.axes.context import CONTEXTS, Bank, Context, debate
 from limbeck.engine.models.following import FollowingModel
 from limbeck.engine.models.generate import Written
-from limbeck.engine.models.policy import render
+from limbeck.engine.models.policy import conversation_ids
 from limbeck.engine.rollout.sources import write, writer_for
 from limbeck.engine.rollout.trajectory import assemble, single
 from limbeck.engine.rollout.writer import sampling_prompts
@@ -48,8 +48,8 @@ from limbeck.types import STUDENT, Hidden, Rollout, concatenate
 def record_and_views(shelf: Shelf, out: Path, method: str = "opsd", **own: Any) -> tuple[Any, Rollout, ContextViews]:
     run = open_run(shelf, method, out, **own)
     torch.manual_seed(0)
-    record, _ = write(run.session.method.sources, run.session.desk, 3, 0)
-    return run, record, ContextViews(record, run.session.desk)
+    record, _ = write(run.session.method.sources, run.session, 3, 0)
+    return run, record, ContextViews(record, run.session)
 
 
 def test_a_view_scores_the_records_own_tokens(shelf: Shelf, out: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_view_scores_the_records_own_tokens(shelf: Shelf, out: Path) -> None:
     block = views.rendered(solution).blocks[b]
     assert block is not None
     assert prompt.privileged["answer"] in block
-    ids = render(policy, [dict(m) for m in with_blocks(prompt, [block]).messages])
+    ids = conversation_ids(policy, [dict(m) for m in with_blocks(prompt, [block]).messages])
     assert framed.ids_L[framed.start_B1[b] : framed.start_B1[b] + framed.root_B[b]].tolist() == ids
     assert block in policy.tokenizer.decode(ids)
 
@@ -102,7 +102,7 @@ def test_sequences_without_evidence_keep_the_plain_prompt(shelf: Shelf, out: Pat
     run = open_run(shelf, "sdpo", out, group=4, task=Parity())
     right = replace(record, correct_B=torch.zeros_like(record.correct_B), feedback_B=(None,) * record.n_sequences)
     right.correct_B[0] = True  # so the others of its group have a sibling, and it has none
-    views = ContextViews(right, run.session.desk)
+    views = ContextViews(right, run.session)
     context = CONTEXTS["sibling_or_feedback"]
     noted = views.with_columns([context])
     has = noted.columns_B[context.column]
@@ -113,18 +113,18 @@ def test_sequences_without_evidence_keep_the_plain_prompt(shelf: Shelf, out: Pat
 
 def test_a_writer_without_evidence_sees_the_plain_prompt(shelf: Shelf, out: Path) -> None:
     """As a reader does: a template with a hole in it is no context."""
-    desk = open_run(shelf, "grpo", out, task=Parity()).session.desk
-    prompts = [desk.tasks["task"].train[i] for i in range(3)]
-    assert sampling_prompts(sample(student.given(CONTEXTS["hint"])), desk, prompts) == [
-        desk.prompt_ids(p) for p in prompts
+    session = open_run(shelf, "grpo", out, task=Parity()).session
+    prompts = [session.tasks["task"].train[i] for i in range(3)]
+    assert sampling_prompts(sample(student.given(CONTEXTS["hint"])), session, prompts) == [
+        session.renderer.prompt_ids(p) for p in prompts
     ]
-    shown = sampling_prompts(sample(student.given(solution, CONTEXTS["hint"])), desk, prompts)
-    assert shown == sampling_prompts(sample(student.given(solution)), desk, prompts)
-    assert all(len(s) > len(desk.prompt_ids(p)) for s, p in zip(shown, prompts, strict=True))
+    shown = sampling_prompts(sample(student.given(solution, CONTEXTS["hint"])), session, prompts)
+    assert shown == sampling_prompts(sample(student.given(solution)), session, prompts)
+    assert all(len(s) > len(session.renderer.prompt_ids(p)) for s, p in zip(shown, prompts, strict=True))
     torch.manual_seed(0)
-    p = writer_for(desk, 3, 0)
+    p = writer_for(session, 3, 0)
     editor = student.given(CONTEXTS["hint"], CONTEXTS["draft"])
-    wrote = ContextViews(p.write(refine(sample(student), editor)), desk)
+    wrote = ContextViews(p.write(refine(sample(student), editor)), session)
     assert wrote.rendered(CONTEXTS["hint"]).blocks == [None] * 3
     assert all(block for block in wrote.rendered(CONTEXTS["draft"]).blocks)
 
@@ -166,7 +166,7 @@ def test_a_template_file_replaces_a_context(shelf: Shelf, out: Path, tmp_path: P
     ("method", "task", "said"),
     [
         ("opsd", "pretrain", "shows solution to its teacher"),
-        ("distil", "unspoken", "whose verifier says what is wrong"),
+        ("distil", "unspoken", "whose verifier gives feedback"),
         ("sod", "verified", "answered in one; give a task with episodes"),
         ("sd_zero", "pretrain", "reads reward from 'pretrain'"),
     ],
@@ -229,7 +229,7 @@ def test_following_weights_follow_by_their_rule(shelf: Shelf, out: Path) -> None
 def test_what_is_synced_at_every_batch_is_the_student_itself(shelf: Shelf, out: Path) -> None:
     run = open_run(shelf, "skill_sd", out, task=Parity(turns=2))
     assert not run.session.followers
-    assert run.session.desk.policy(synced(1).role) is run.session.student
+    assert run.session.policy(synced(1).role) is run.session.student
     assert set(open_run(shelf, "skill_sd", out, task=Parity(turns=2), every=3).session.followers) == {"synced(3)"}
 
 
@@ -261,7 +261,7 @@ def test_skills_are_summaries_of_the_best_where_a_model_is_named(
     """One question for each group, on its best sequence, to the named model; its answer is what the next view shows."""
     run = open_run(shelf, "skill_sd", out, task=Parity(turns=2), group=4, summary_by="teacher")
     assert run.session.method.roles["teacher"] == {"text"}
-    record, _ = write(run.session.method.sources, run.session.desk, 3, 0)
+    record, _ = write(run.session.method.sources, run.session, 3, 0)
     assert len(record.reward_U) == 2 * record.n_sequences
     rewards = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]).repeat(3, 1)
     record = replace(record, reward_U=rewards.flatten())
@@ -274,28 +274,28 @@ def test_skills_are_summaries_of_the_best_where_a_model_is_named(
 
     monkeypatch.setattr("limbeck.engine.scoring.contexts.generate", answer)
     (context,) = run.session.method.contexts
-    views = ContextViews(record, run.session.desk)
+    views = ContextViews(record, run.session)
     assert views.rendered(context).blocks == [None] * 12
     views.learn(context)
     ((questions, law),) = asked
     assert law.parts[0][0] is run.session.policies["teacher"]
     read = [run.session.student.tokenizer.decode(q) for q in questions]
-    known = record_evidence(record, run.session.desk)
+    known = record_evidence(record, run.session)
     assert len({k["reply"] for k in known}) > 6
     assert len(read) == 3
     for question, best in zip(read, (known[1], known[5], known[9]), strict=True):
         assert best["prompt"] in question
         assert f"successful:\n{best['reply']}\n" in question
-    skills = run.session.desk.memory.skills
+    skills = run.session.state.memory.skills
     assert [skills[p.id][0].text for p in record.prompts_B[::4]] == ["be bold 0", "be bold 1", "be bold 2"]
-    blocks = ContextViews(record, run.session.desk).rendered(context).blocks
+    blocks = ContextViews(record, run.session).rendered(context).blocks
     assert blocks[4] == "Advice from earlier attempts at this task:\nbe bold 1"
 
 
 def test_stored_rollouts_come_back_bit_for_bit(shelf: Shelf, out: Path, tmp_path: Path) -> None:
     """Every field of the record, by process; prompts are the task's own."""
     run, record, _ = record_and_views(shelf, out, "lightning_opd")
-    memory = run.session.desk.memory
+    memory = run.session.state.memory
     odd = replace(memory.written["main"][record.prompts_B[0].id], feedback_B=("half a \ud800 character",))
     memory.written["a/start"] = {"x": odd, "y": odd}
     save_file({**memory.to_tensors(0), **Memory().to_tensors(1)}, tmp_path / "stored.safetensors")
@@ -339,7 +339,7 @@ def test_an_empty_reply_is_no_evidence(shelf: Shelf, out: Path) -> None:
     """A reply without text shows nothing, so the teacher sees the plain prompt."""
     _, record, views = record_and_views(shelf, out, "sd_zero", group=1)
     rows = [[single(p, [1], [], [], STUDENT)] for p in record.prompts_B]
-    empty = ContextViews(assemble(rows, "main"), views.desk)
+    empty = ContextViews(assemble(rows, "main"), views.session)
     assert empty.rendered(CONTEXTS["own_reply"]).blocks == [None] * len(rows)
 
 
@@ -362,7 +362,7 @@ def test_a_heated_writer_writes_and_reports_at_its_temperature(shelf: Shelf, out
     run = open_run(shelf, "opd", out)
     policy = run.session.policies["teacher"]
     for name, (source, tau) in WRITERS.items():
-        record, _ = write({name: source}, run.session.desk, 2, 0)
+        record, _ = write({name: source}, run.session, 2, 0)
         for b in range(record.n_sequences):
             ids = record.ids_L[record.start_B1[b] : record.start_B1[b + 1]].tolist()
             mine = record.seq_N == b
@@ -381,8 +381,8 @@ def test_a_heated_writer_writes_and_reports_at_its_temperature(shelf: Shelf, out
 def test_a_stored_score_is_that_of_a_reader_in_its_context(shelf: Shelf, out: Path) -> None:
     run = open_run(shelf, "opd", out)
     reader = teacher.given(solution)
-    record, _ = write({"main": once(sample(student), score=reader)}, run.session.desk, 3, 0)
-    framed = ContextViews(record, run.session.desk).seen_by(reader)
+    record, _ = write({"main": once(sample(student), score=reader)}, run.session, 3, 0)
+    framed = ContextViews(record, run.session).seen_by(reader)
     for b in range(record.n_sequences):
         first, end = framed.start_B1[b], framed.start_B1[b + 1]
         root = int(framed.root_B[b])

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from tiny_runs import Shelf, go, lines, open_run, same, tensors
 
-from limbeck.engine import build as setup
 from limbeck.engine import resume
+from limbeck.engine.models import loading
 from limbeck.engine.rollout.sources import write
 from limbeck.engine.storage import checkpoint
 from limbeck.errors import LimbeckError
@@ -56,6 +56,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no formula": (record(formula=None), "has no 'formula'"),
     "a formula that is a number": (record(formula=3), "'formula' is not a text"),
     "no config": (record(config=None), "has no 'config'"),
+    "versions that are a number": (record(versions=7), "'versions' is not a table"),
     "a config that is a list": (record(config=[1]), "'config' is not a table"),
     "a config without a method": (record(config={}), "method is missing"),
     "arguments that are text": (record(config={"method": "sft", "arguments": "x"}), "arguments='x'"),
@@ -75,7 +76,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_damaged_run_is_refused_before_a_model_is_loaded(
     damage: str, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(loading, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
     change, words = DAMAGE[damage]
     change(run)
     with pytest.raises(LimbeckError) as e:
@@ -190,4 +191,4 @@ def test_weights_that_have_diverged_are_refused(shelf: Shelf, tmp_path: Path) ->
     for parameter in run._module().parameters():
         parameter.data.fill_(torch.nan)
     with pytest.raises(LimbeckError, match="its weights have diverged; lower lr"):
-        write(run.session.method.sources, run.session.desk, 2, 0)
+        write(run.session.method.sources, run.session, 2, 0)

@@ -17,7 +17,7 @@ from limbeck.axes.context import draft, hint, tried_again, verdict_phrase
 from limbeck.axes.levels import Level
 from limbeck.axes.signal import correct, in_top, score
 from limbeck.engine import distill
-from limbeck.engine.evaluation import by_turn
+from limbeck.engine.evaluation import turn_measures
 from limbeck.engine.rollout.derived import evaluate_expression
 from limbeck.engine.rollout.episodes import between, write_episodes
 from limbeck.engine.rollout.sources import write, writer_for
@@ -32,18 +32,18 @@ from limbeck.types import STUDENT, TEACHER, Prompt
 def writer(shelf: Shelf, out: Path, method: str = "grpo", n: int = 2, **own: Any) -> RolloutWriter:
     run = open_run(shelf, method, out, **own)
     torch.manual_seed(0)
-    return writer_for(run.session.desk, n, 0)
+    return writer_for(run.session, n, 0)
 
 
 def test_an_episode_is_turns_of_scored_tokens_with_unscored_ones_between(shelf: Shelf, out: Path) -> None:
     p = writer(shelf, out, task=Parity(turns=3), episode_turns=3)
-    record, _ = write({"main": sample(student, 2)}, p.desk, 2, 0)
+    record, _ = write({"main": sample(student, 2)}, p.session, 2, 0)
     assert record.n_turns == 3 * record.n_sequences
     assert record.seq_U.tolist() == [b for b in range(4) for _ in range(3)]
     assert bool((record.author_N == STUDENT).all())
     assert bool(torch.isfinite(record.rollout_logp_N).all())
     assert bool(torch.isfinite(record.reward_U).all())
-    policy = p.desk.policies["student"]
+    policy = p.session.policies["student"]
     for b in range(record.n_sequences):
         ids = record.ids_L[record.start_B1[b] : record.start_B1[b + 1]].tolist()
         text = policy.tokenizer.decode(ids)
@@ -67,7 +67,7 @@ def test_what_stands_between_closes_the_message_once(shelf: Shelf, out: Path) ->
 def test_a_template_that_drops_the_assistants_text_is_refused(shelf: Shelf, out: Path, tmp_path: Path) -> None:
     forgetful = tmp_path / "forgetful.jinja"
     forgetful.write_text("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}")
-    with pytest.raises(LimbeckError, match="drops what the assistant said"):
+    with pytest.raises(LimbeckError, match="drops earlier messages of the assistant"):
         go(shelf, "grpo", out, task=Parity(turns=2), template=str(forgetful))
 
 
@@ -192,7 +192,7 @@ def test_means_by_turn_are_over_the_episodes_that_got_there() -> None:
 
     record = assemble([[row(1)], [row(2, 1, 1)], [row(1, 3)]], "main")
     stats = {"entropy": torch.tensor([1.0, 2.0, 3.0, 10.0, 100.0, 6.0, 20.0, 30.0, 40.0])}
-    assert by_turn(record, stats) == {
+    assert turn_measures(record, stats) == {
         "episodes_by_turn": [3.0, 2.0, 1.0],
         "entropy_by_turn": [3.0, 25.0, 100.0],
     }
@@ -240,7 +240,7 @@ def test_a_conversation_ends_when_nothing_is_said(shelf: Shelf, out: Path) -> No
         assert row.correct == (row.turns[-1].reward == 1.0)
         if len(row.turns) == 2:
             between_ids = next(segment for segment in row.segments if not segment.scored).ids
-            assert "odd\nTry again." in p.desk.policies["student"].tokenizer.decode(between_ids)
+            assert "odd\nTry again." in p.session.policies["student"].tokenizer.decode(between_ids)
 
 
 def test_replayed_turns_are_read_and_not_scored(shelf: Shelf, out: Path) -> None:
@@ -276,11 +276,11 @@ def test_the_best_are_selected_in_order_of_importance(shelf: Shelf, out: Path) -
     likeness = in_top(3, student).over("sequence", "mean")
     torch.manual_seed(0)
     chosen = rows_of(p.write(select(sample(teacher, 6), correct, likeness)))
-    p.desk.streams["task"].cursor = 0
+    p.session.streams["task"].cursor = 0
     torch.manual_seed(0)
     record = p.write(sample(teacher, 6))
     everything = rows_of(record)
-    values = evaluate_expression(likeness, record, p.desk, 0, Level.SEQUENCE).view(-1, 6)
+    values = evaluate_expression(likeness, record, p.session, 0, Level.SEQUENCE).view(-1, 6)
     for g, group in enumerate(everything):
         best = max(range(6), key=lambda i, g=g, group=group: (group[i].correct, float(values[g, i])))
         assert chosen[g][0].ids == group[best].ids
@@ -309,13 +309,13 @@ def test_a_recast_is_the_same_text_under_another_prompt(shelf: Shelf, out: Path)
     kept = again(verdict_phrase, keep=correct)
     assert len(kept) == sum(row.correct for row in talked)
     assert [r.segments for r in kept] == [r.segments for r in talked if r.correct]
-    text = p.desk.policies["student"].tokenizer.decode(kept[0].prompt_ids)
+    text = p.session.policies["student"].tokenizer.decode(kept[0].prompt_ids)
     assert "The answer above is right" in text
     second = again(response="turn 1", carry={"s": score})
     assert [r.ids for r in second] == [row.turns[1].ids for row in talked]
     assert [r.columns["s"] for r in second] == [sum(t.reward for t in row.turns) for row in talked]
     whole = again(response="{{ turn_0 }}|{{ said_0 }}|{{ turn_1 }}")
-    policy = p.desk.policies["student"]
+    policy = p.session.policies["student"]
     for row, spoken in zip(whole, talked, strict=True):
         phrase = f"The answer above is {'right' if spoken.turns[0].reward else 'not correct'}"
         assert policy.text(row.ids).startswith(f"{policy.text(spoken.turns[0].ids)}|{phrase}")
@@ -323,7 +323,7 @@ def test_a_recast_is_the_same_text_under_another_prompt(shelf: Shelf, out: Path)
     with pytest.raises(LimbeckError, match=r"recast with another text has .* reads only"):
         again(response="{{ turn_0 * 2000 }}.")
     third = again(question="Q {{ turn_0 }}", response="{{ turn_1 }}!")
-    policy = p.desk.policies["student"]
+    policy = p.session.policies["student"]
     assert policy.text(third[0].ids) == policy.text(talked[0].turns[1].ids) + "!"
     assert "Q " in policy.tokenizer.decode(third[0].prompt_ids)
     assert all(math.isnan(x) for x in third[0].turns[0].logp or [])

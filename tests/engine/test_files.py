@@ -100,10 +100,10 @@ def test_lines_survive_a_half_written_one(tmp_path: Path) -> None:
     files.append_line(file, odd)
     with file.open("ab") as f:
         f.write('{"step": 2, "text": "é'.encode()[:-1])  # cut within a character
-    assert files.read_lines(file) == [{"step": 0, "loss": None}, odd]
-    assert files.read_lines(tmp_path / "none") == []
+    assert files.read_json_lines(file) == [{"step": 0, "loss": None}, odd]
+    assert files.read_json_lines(tmp_path / "none") == []
     files.write_lines(file, [odd])
-    assert files.read_lines(file) == [odd]
+    assert files.read_json_lines(file) == [odd]
 
 
 # ---------------------------------------------------------------- a full disk
@@ -461,7 +461,7 @@ def test_a_folder_that_limbeck_did_not_write_is_left_alone(overwrite: bool, shel
     out.mkdir()
     jsonl(out / "metrics.jsonl", [{"mine": 1}])
     before = tree(out)
-    with pytest.raises(LimbeckError, match=r"not empty and holds no run.*name a new folder"):
+    with pytest.raises(LimbeckError, match=r"holds other things than a run; name a new one"):
         go(shelf, "sft", out, overwrite=overwrite)
     assert tree(out) == before
 

@@ -132,7 +132,7 @@ def test_a_file_system_without_locks_is_noted(code: int, tmp_path: Path, monkeyp
     prepared = io.StringIO()
     with held(tmp_path, Console(file=prepared, width=300)):
         pass
-    assert "has no locks, so see to it yourself" in prepared.getvalue()
+    assert "has no locks, so make sure yourself" in prepared.getvalue()
 
 
 def test_a_folder_that_cannot_be_locked_is_refused(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_lines_are_on_the_disk_before_the_checkpoint_that_covers_them(
     assert "checkpoints" in order[at:]
 
 
-KILLED_IN = ("samples", "export", "_report", "_tell")
+KILLED_IN = ("samples", "export", "_report", "finished")
 
 
 @pytest.mark.parametrize("where", KILLED_IN)
@@ -263,12 +263,14 @@ def test_a_run_killed_at_its_end_is_not_finished_until_it_has_everything(
         raise Killed
 
     with monkeypatch.context() as m:
-        owner = {"samples": engine_run.Evaluator, "export": engine_run}.get(where, engine_run._Run)
+        owner = {"samples": engine_run.Evaluator, "export": engine_run, "finished": engine_run.RunMessages}.get(
+            where, engine_run._Run
+        )
         m.setattr(owner, where, dying)
         with pytest.raises(Killed):
             lb.run_pipeline(value, out, quiet=True, **own)
     first = out / "stage-0-sft"
-    assert bool(read_run(first)["finished"]) == (where == "_tell")
+    assert bool(read_run(first)["finished"]) == (where == "finished")
     lb.run_pipeline(value, out, quiet=True, **own)
     for stage in (first, out / "stage-1-kd"):
         assert read_run(stage)["finished"]

@@ -13,7 +13,7 @@ from tiny_runs import Parity, Shelf, distill, lines
 
 from limbeck.cli.output import add_row, engine_console, make_table, print_line
 from limbeck.engine import configure, train
-from limbeck.engine.storage.run_log import progress_bar
+from limbeck.engine.console import progress_bar
 from limbeck.report import load_run, picture, render_report, summary_table
 from limbeck.tasks import EpisodeDied, Observation
 from limbeck.terminal import printable, screen

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 import limbeck as lb
 from limbeck.engine import build as setup
 from limbeck.engine import resume
+from limbeck.engine.models import loading
 from limbeck.engine.storage import fingerprint
 from limbeck.engine.storage.memory import Memory
 from limbeck.engine.storage.run_folder import recorded
@@ -102,8 +103,8 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: renamed_template(f / "student"),
         r"the student \(.*another chat_tem",
     ),
-    "the chat template": (edit("chat.jinja", "}>", "}:"), "the student's chat template is another"),
-    "a context's template": (edit("hint.jinja", "The", "Its"), "the template of context 'solution' is another"),
+    "the chat template": (edit("chat.jinja", "}>", "}:"), "the student's chat template has changed"),
+    "a context's template": (edit("hint.jinja", "The", "Its"), "the template of context 'solution' has changed"),
 }
 
 
@@ -122,7 +123,7 @@ def test_changed_inputs_are_refused_and_nothing_is_touched(change: str, begun: P
 
 
 def test_data_and_folders_are_compared_before_a_model_is_loaded(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(loading, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
     edit("data.jsonl", "say 1", "say 21")(begun.parent)
     one_weight(begun.parent / "student")
     with pytest.raises(LimbeckError, match=r"other data .*; the student .*has another model.safetensors"):

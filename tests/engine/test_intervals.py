@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_runs import Shelf, go, lines
 
-from limbeck.engine.evaluation import spread
+from limbeck.engine.evaluation import clustered_interval
 from limbeck.evaluate import mean_interval
 
 NUMBERS = ("reward", "length", "entropy", "kl_reverse", "kl_forward", "perplexity")
@@ -36,20 +36,22 @@ def test_one_problem_has_no_interval(shelf: Shelf, out: Path) -> None:
 
 def test_the_values_of_a_problem_count_as_one() -> None:
     owner, values = torch.tensor([0, 0, 0, 1, 2, 2]), torch.tensor([1.0, 2.0, 3.0, 5.0, 4.0, 6.0])
-    (interval,) = spread("x", values, owner, 3).values()
-    twice = spread("x", values.repeat(2), owner.repeat(2), 3)["x_interval"]
+    (interval,) = clustered_interval("x", values, owner, 3).values()
+    twice = clustered_interval("x", values.repeat(2), owner.repeat(2), 3)["x_interval"]
     assert interval == pytest.approx(twice)
     each = mean_interval([1.0, 2.0, 4.0])
-    assert spread("x", torch.tensor([1.0, 2.0, 4.0]), torch.arange(3), 3)["x_interval"] == pytest.approx(
+    assert clustered_interval("x", torch.tensor([1.0, 2.0, 4.0]), torch.arange(3), 3)["x_interval"] == pytest.approx(
         [max(each.low, 0.0), each.high]
     )
 
 
 def test_an_interval_stays_where_the_number_can_be() -> None:
-    assert spread("kl", torch.tensor([0.0, 0.0, 9.0]), torch.arange(3), 3)["kl_interval"][0] == 0
-    assert spread("logp", torch.tensor([-1.0, -1.0, -9.0]), torch.arange(3), 3)["logp_interval"][0] < -9 + 1e-9
+    assert clustered_interval("kl", torch.tensor([0.0, 0.0, 9.0]), torch.arange(3), 3)["kl_interval"][0] == 0
+    assert (
+        clustered_interval("logp", torch.tensor([-1.0, -1.0, -9.0]), torch.arange(3), 3)["logp_interval"][0] < -9 + 1e-9
+    )
     third = torch.full((9,), 1 / 3)
-    low, high = spread("x", third, torch.arange(9), 9)["x_interval"]
+    low, high = clustered_interval("x", third, torch.arange(9), 9)["x_interval"]
     assert low <= float(third.double().mean()) <= high
-    assert spread("x", torch.tensor([math.inf, 1.0]), torch.arange(2), 2) == {}
-    assert spread("x", torch.tensor([]), torch.tensor([], dtype=torch.long), 2) == {}
+    assert clustered_interval("x", torch.tensor([math.inf, 1.0]), torch.arange(2), 2) == {}
+    assert clustered_interval("x", torch.tensor([]), torch.tensor([], dtype=torch.long), 2) == {}

@@ -70,12 +70,12 @@ def test_micro_batches_do_not_change_the_gradient(method: str, shelf: Shelf, tmp
 def test_the_first_loss_of_sft_is_the_mean_over_tokens(shelf: Shelf, tmp_path: Path) -> None:
     """An anchor outside of the engine: Hugging Face's own loss, sequence by sequence."""
     run = open_run(shelf, "sft", tmp_path / "a", micro_tokens=15)
-    desk, total, count = run.session.desk, 0.0, 0
-    stream = PromptStream(desk.tasks["task"].train, 0)
+    session, total, count = run.session, 0.0, 0
+    stream = PromptStream(session.tasks["task"].train, 0)
     model = run.session.student.model
     for prompt in stream.take(4):
-        ids = desk.prompt_ids(prompt)
-        text = desk.tasks["task"].responses(prompt)[0].text
+        ids = session.renderer.prompt_ids(prompt)
+        text = session.tasks["task"].responses(prompt)[0].text
         answer = run.session.student.tokenizer(text, add_special_tokens=False)["input_ids"]
         answer = answer[:2] if len(answer) >= 2 else [*answer, 2]
         logits = model(input_ids=torch.tensor([ids + answer])).logits[0, len(ids) - 1 : -1, :106]
@@ -114,7 +114,7 @@ def test_lora_trains_adapters_only_and_exports_both_ways(shelf: Shelf, out: Path
     model = run.session.student.model
     ids = torch.tensor([[1, 4, 20, 30, 5]])
     expected = model(input_ids=ids).logits.detach()
-    run.journal.describe(run.session, "")
+    run.log.describe(run.session, "")
     export(run.session, out)
     assert set(tensors(out / "student" / "model.safetensors")) == set(tensors(shelf.student / "model.safetensors"))
     assert not (out / "student" / "adapter_config.json").exists()  # Transformers would load an adapter's folder, too

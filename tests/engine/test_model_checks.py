@@ -131,7 +131,7 @@ def test_weights_that_are_no_numbers_are_named(shelf: Shelf) -> None:
 
 def test_models_that_are_not_causal_are_refused(tmp_path: Path) -> None:
     bert = BertLMHeadModel(BertConfig(**SMALL, intermediate_size=24))
-    with pytest.raises(LimbeckError, match="BertLMHeadModel is no causal language model"):
+    with pytest.raises(LimbeckError, match="BertLMHeadModel is not a causal language model"):
         load_policy(str(put(bert, tmp_path / "bert")), "student")
     sizes = {
         f"{side}_{k}": v

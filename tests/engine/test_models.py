@@ -16,9 +16,9 @@ from tiny_runs import VOCABULARY, Shelf, go, jsonl, lines, llama, put, tensors
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from limbeck.engine import build as setup
 from limbeck.engine import configure, distill, evaluate, train
-from limbeck.engine.models import hub
+from limbeck.engine.models import hub, loading
+from limbeck.engine.notices import few_problems
 from limbeck.errors import LimbeckError
 from limbeck.tasks import load_task
 
@@ -173,7 +173,7 @@ def test_any_answer_of_the_hub_counts_as_reachable(offline: list[str], monkeypat
 def test_a_model_that_cannot_be_fetched_gives_one_sentence(
     role: str, shelf: Shelf, out: Path, offline: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(loading, "load_policy", lambda *a, **k: pytest.fail("a model was loaded"))
     for _ in range(2):
         with pytest.raises(LimbeckError, match=rf"{role}='owner/no-such-model': there is no such folder, and the hub"):
             go(shelf, "kd", out, **{role: "owner/no-such-model"})
@@ -207,7 +207,7 @@ def test_a_cached_model_is_not_asked_for(offline: list[str], monkeypatch: pytest
 def test_few_held_out_problems_are_noted(rows: int, size: int, said: str, tmp_path: Path) -> None:
     task = load_task(jsonl(tmp_path / "a.jsonl", [{"prompt": f"{i}", "answer": "1"} for i in range(rows)]))
     assert (len(task.test) < 20) == (rows < 300)
-    sentences = setup.few_problems(task, size)
+    sentences = few_problems(task, size)
     assert len(sentences) == bool(said)
     assert said in " ".join(sentences)
 

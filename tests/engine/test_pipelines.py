@@ -170,3 +170,26 @@ def test_other_settings_in_the_same_folder_are_refused(shelf: Shelf, tmp_path: P
     (tmp_path / "p" / "pipeline.json").write_text(json.dumps({"pipeline": "x"}))
     with pytest.raises(lb.LimbeckError, match="holds another pipeline \\(x\\)"):
         lb.run_pipeline(value, tmp_path / "p", quiet=True, **own)
+
+
+def test_every_stage_reads_a_task_object_and_a_killed_stage_goes_on_with_it(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = lb.Pipeline((lb.stage("opd_full"), lb.stage("grpo")))
+    out, task = tmp_path / "p", Parity()
+    step = engine_run.Loop.step
+
+    def dying(self: engine_run.Loop, n: int) -> dict[str, Any]:
+        if self.method.name == "grpo" and n == 1:
+            raise KeyboardInterrupt
+        return step(self, n)
+
+    with monkeypatch.context() as m:
+        m.setattr(engine_run.Loop, "step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            lb.run_pipeline(value, out, quiet=True, **settings(shelf, task=task))
+    results = lb.run_pipeline(value, out, quiet=True, **settings(shelf, task=task))
+    assert [r.steps for r in results] == [2, 2]
+    assert [read_run(r.out)["task"] for r in results] == ["parity", "parity"]
+    with pytest.raises(lb.LimbeckError, match=r"task=.* is not a task, because it has no 'name'"):
+        lb.run_pipeline(value, tmp_path / "q", quiet=True, **settings(shelf, task=object()))

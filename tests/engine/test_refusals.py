@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import METHODS, Shelf, go, jsonl, lines, llama, put
+from tiny_runs import METHODS, Parity, Shelf, go, jsonl, lines, llama, put
 from tokenizers import Tokenizer
 
 from limbeck.axes import divergence_loss, sample, student, teacher, token_mean
-from limbeck.engine import build as setup
 from limbeck.engine import configure, distill, evaluate, resume
 from limbeck.engine.config import load_toml, parse_settings
-from limbeck.engine.models import policy, weights
+from limbeck.engine.models import loading, policy, weights
 from limbeck.errors import LimbeckError
 from limbeck.math.divergence import rkl
 from limbeck.space.method import Method
 from limbeck.space.term import Term
-from limbeck.tasks import Verdict
+from limbeck.tasks import Verdict, load_task
 from limbeck.types import Prompt
 
 
@@ -41,7 +40,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(setup, "load_policy", load)
+    monkeypatch.setattr(loading, "load_policy", load)
 
 
 class _HalfATask:
@@ -427,6 +426,12 @@ def test_evaluate_refuses_wrong_values(shelf: Shelf) -> None:
     assert {"accuracy", "kl_forward", "kl_reverse", "perplexity", "entropy", "correct", "pass_at"} <= set(measured)
     assert set(measured["pass_at"]) == {1, 2, 4}
     assert "kl_forward" not in evaluate(str(shelf.student), **own)
+    given = evaluate(str(shelf.student), **{**own, "task": load_task(own["task"], seed=0)})
+    assert given == evaluate(str(shelf.student), **own)
+    with pytest.raises(LimbeckError, match=r"task=.* is a class; give an object of it"):
+        evaluate(str(shelf.student), **{**own, "task": Parity})
+    with pytest.raises(LimbeckError, match="task_options are for a task that is given by its name"):
+        evaluate(str(shelf.student), **{**own, "task": Parity(), "task_options": {"size": 3}})
     with pytest.raises(LimbeckError) as e:
         evaluate(str(shelf.student), samples=4, **{**own, "task": str(shelf.pairs)})
     sentence(e, "--samples 4", "verifier")

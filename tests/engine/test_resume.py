@@ -177,7 +177,7 @@ def test_a_schedule_object_survives_the_folder(shelf: Shelf, tmp_path: Path, mon
 def test_the_gradient_scaler_is_kept(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision on a GPU has one; Accelerate makes none on a CPU, so it is put there by hand."""
     run = open_run(shelf, "kd", tmp_path / "run", eval_size=0)
-    run.journal.describe(run.session, "")
+    run.log.describe(run.session, "")
     run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     run._save(1)
     again = open_run(shelf, "kd", tmp_path / "run", eval_size=0)

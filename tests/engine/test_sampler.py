@@ -9,7 +9,7 @@ from tiny_runs import VOCABULARY, Shelf, naive_logits, naive_logp, put
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from limbeck.engine.models.generate import SamplingPolicy, Written, generate
-from limbeck.engine.models.policy import Policy, load_policy, render, share_vocabulary
+from limbeck.engine.models.policy import Policy, conversation_ids, load_policy, share_vocabulary
 
 SAYINGS = ("go", "say a long thing: 12+34-56*78", "x", "abc abc")
 MAX = 12
@@ -22,7 +22,7 @@ def policies(shelf: Shelf) -> tuple[Policy, Policy]:
 
 
 def prompts(policy: Policy, times: int = 1) -> list[list[int]]:
-    ids = [render(policy, [{"role": "user", "content": s}]) for s in SAYINGS]
+    ids = [conversation_ids(policy, [{"role": "user", "content": s}]) for s in SAYINGS]
     assert len({len(i) for i in ids}) > 1  # ragged, so that padding matters
     return [i for i in ids for _ in range(times)]
 

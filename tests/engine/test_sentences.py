@@ -25,7 +25,7 @@ NUMBERS = [name for name, field in RunConfig.model_fields.items() if field.annot
 @pytest.mark.parametrize("field", NUMBERS)
 @pytest.mark.parametrize("value", [True, False])
 def test_true_is_not_accepted_as_a_number(field: str, value: bool) -> None:
-    with pytest.raises(LimbeckError, match=f"{field}={value}: true and false are no numbers"):
+    with pytest.raises(LimbeckError, match=f"{field}={value}: a number is needed, not true or false"):
         configure("grpo", {field: value})
 
 
@@ -36,7 +36,7 @@ def test_true_is_not_accepted_as_a_number_by_a_task() -> None:
 
 def test_a_data_set_that_no_method_reads_is_refused(shelf: Shelf) -> None:
     config = configure("grpo", shelf.settings("grpo", datasets={"x": "a.jsonl"}))
-    with pytest.raises(LimbeckError, match=r"datasets.x is nothing that grpo reads; it reads none but the task"):
+    with pytest.raises(LimbeckError, match=r"datasets.x is not a data set that grpo reads; it reads the task alone"):
         prepare_tasks(config, build_method(config))
 
 

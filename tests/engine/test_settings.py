@@ -15,8 +15,7 @@ import limbeck as lb
 from limbeck import LimbeckError
 from limbeck.cli.pipeline import pipeline_settings
 from limbeck.cli.settings import run_config
-from limbeck.engine import aliases, configure, distill, run_pipeline
-from limbeck.engine import run as engine_run
+from limbeck.engine import aliases, checks, configure, distill, run_pipeline
 from limbeck.engine.aliases import ALIASES, NEAR, SWITCHES, alias_table, near_table
 from limbeck.engine.config import RunConfig
 from limbeck.engine.options import OwnSettings, RunSettings
@@ -319,5 +318,5 @@ def test_every_whole_number_of_a_run_has_an_upper_bound() -> None:
 def test_a_tracker_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None)
     with pytest.raises(LimbeckError, match="pip install wandb"):
-        engine_run.check_trackers(configure("sft", {"trackers": "wandb"}))
+        checks.check_trackers(configure("sft", {"trackers": "wandb"}))
     assert json.loads(RunConfig(method="sft").model_dump_json())["trackers"] == []

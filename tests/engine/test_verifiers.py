@@ -96,7 +96,7 @@ def test_a_verifier_that_hangs_is_left_after_its_time(task: Saying, aside: bool)
 
 
 def test_time_left_over_stops_nothing_later() -> None:
-    assert limits.within(0.05, lambda: 7) == 7
+    assert limits.within_seconds(0.05, lambda: 7) == 7
     time.sleep(0.15)
 
 

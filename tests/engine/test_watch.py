@@ -17,9 +17,9 @@ from limbeck.axes import group_advantage, on, reinforce, sample, score, student
 from limbeck.axes.preference import contrast
 from limbeck.axes.reduction import group_mean
 from limbeck.engine import configure, distill, resume
+from limbeck.engine.console import StepLines
 from limbeck.engine.loop import Loop
 from limbeck.engine.run import train
-from limbeck.engine.storage.run_log import Log
 from limbeck.engine.watch import FAULTS, Watch
 from limbeck.errors import LimbeckError
 from limbeck.space.group_size import refuse_lone
@@ -203,11 +203,11 @@ def test_a_log_of_a_short_run_names_every_stage_the_first_and_the_last_step(shel
 
 def test_a_log_has_a_line_for_each_slow_step_and_few_for_quick_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("limbeck.engine.storage.run_log.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("limbeck.engine.console.time.monotonic", lambda: clock[0])
 
     def run(seconds: float, steps: int) -> list[str]:
         clock[0], file = 0.0, io.StringIO()
-        log = Log(Console(file=file, width=40), "[/b]grpo", 0, steps)
+        log = StepLines(Console(file=file, width=40), "[/b]grpo", 0, steps)
         for done in range(1, steps + 1):
             clock[0] += seconds
             log.step(done, {"loss": 0.5, "reward": 0.25, "seconds": seconds, "tokens_written": 50}, done == steps)

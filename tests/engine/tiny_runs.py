@@ -24,7 +24,7 @@ from limbeck.engine import Result, configure, distill
 from limbeck.engine.build import build_method, prepare_tasks
 from limbeck.engine.loop import Loop
 from limbeck.engine.models.generate import SamplingPolicy, generate
-from limbeck.engine.models.policy import Policy, load_policy, render
+from limbeck.engine.models.policy import Policy, conversation_ids, load_policy
 from limbeck.engine.rollout.trajectory import Segment, Trajectory, assemble, segment_of, single
 from limbeck.engine.run import _Run
 from limbeck.tasks import Observation, Response, Verdict
@@ -163,7 +163,7 @@ def make_shelf(folder: Path) -> Shelf:
 def likely(policy: Policy, text: str, seed: int) -> str:
     """What the policy says most often: an answer that is sometimes given, so that groups have an advantage."""
     torch.manual_seed(seed)
-    ids = render(policy, [{"role": "user", "content": text}])
+    ids = conversation_ids(policy, [{"role": "user", "content": text}])
     said = [w.ids for w in generate(SamplingPolicy(((policy, 1.0),)), [ids] * 48, 2, 48)]
     texts = [str(policy.tokenizer.decode(i, skip_special_tokens=True)).strip() for i in said]
     return Counter(t for t in texts if t).most_common(1)[0][0]
@@ -245,7 +245,7 @@ def record_of(policy: Policy, texts: list[tuple[str, str]], group: int = 1) -> R
         messages = [{"role": "user", "content": question}]
         ids = policy.tokenizer(answer, add_special_tokens=False)["input_ids"]
         prompt = Prompt(str(i), tuple(messages))
-        rows.append(single(prompt, render(policy, messages), [*ids, policy.eos[0]], None, DATA))
+        rows.append(single(prompt, conversation_ids(policy, messages), [*ids, policy.eos[0]], None, DATA))
     return assemble([rows[i : i + group] for i in range(0, len(rows), group)], "main").check()
 
 

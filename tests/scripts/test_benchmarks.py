@@ -11,7 +11,7 @@ import pytest
 
 from limbeck.engine.build import build_method
 from limbeck.engine.checks import check_models, check_served
-from limbeck.engine.config import checked, configure
+from limbeck.engine.config import RunConfig, configure
 from limbeck.space.method import Method
 from limbeck.tasks import load_task
 
@@ -27,10 +27,10 @@ def begin(method: str | Method, *, out: Any, **settings: Any) -> None:
     del out
     settings = {k: v for k, v in settings.items() if k not in ("overwrite", "quiet")}
     named = isinstance(method, str)
-    config = configure(method, settings) if named else checked({"method": "custom", **settings})
+    config = configure(method, settings) if named else RunConfig(**{"method": "custom", **settings})
     value = build_method(config) if named else method
     assert isinstance(value, Method)
-    check_models(config, value, {})
+    check_models(config, value, {}, later=("student",))
     check_served(config, value, {"task": load_task(config.task, seed=config.seed)})
     raise Begun
 

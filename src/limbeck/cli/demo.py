@@ -63,13 +63,13 @@ def demo(
     settings = {k: v for k, v in DEMO.items() if k not in ("method", "arguments")}
     own = DEMO["arguments"].get(method, {})
     made = run_config(method, {**settings, "steps": steps, "seed": seed, "arguments": own}, None, [])
-    check(made)
+    value = check(made)
     _check_folder(out)
     with engine_console(as_json=as_json, quiet=not is_main_process()) as console, stoppable(out):
         from .. import engine
 
         limit_threads()
-        result = engine.train(made, out, command=typed_command(ctx), overwrite=True, console=console)
+        result = engine.train(made, out, command=typed_command(ctx), overwrite=True, console=console, method=value)
     if not is_main_process():
         return
     if as_json:

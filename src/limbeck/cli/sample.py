@@ -199,7 +199,7 @@ def _check_out(out: Path) -> None:
 
 def _config(chosen: Sequence[NamedModel], max_tokens: int | None, seed: int, pairs: list[str]) -> RunConfig:
     """The settings for sampling: those that were typed, which override those of the first run."""
-    from ..engine.config import checked, parse_settings
+    from ..engine.config import RunConfig, parse_settings
 
     given = parse_settings(pairs)
     for key in given:
@@ -211,7 +211,7 @@ def _config(chosen: Sequence[NamedModel], max_tokens: int | None, seed: int, pai
     run = next((m.config for m in chosen if m.run), {})
     kept = {k: run[k] for k in ("max_tokens", "remote_code", "verify_seconds", "episode_turns") if k in run}
     typed = {} if max_tokens is None else {"max_tokens": max_tokens}
-    return checked({**kept, **given, **typed, "seed": seed, "method": "sft"})
+    return RunConfig(**{**kept, **given, **typed, "seed": seed, "method": "sft"})
 
 
 def prompt_set(
@@ -223,14 +223,14 @@ def prompt_set(
         LimbeckError: a prompt is empty or not valid text, there is neither a prompt nor a task, or the task has no
             held-out problems.
     """
-    from ..engine.responses import Asked
+    from ..engine.responses import TypedPrompts
     from ..tasks import load_task
 
     if texts:
         for i, text in enumerate(texts, 1):
             _check_prompt(i, text)
         typed = tuple(Prompt(f"prompt {i}", ({"role": "user", "content": text},)) for i, text in enumerate(texts, 1))
-        return PromptSet(Asked(typed), typed)
+        return PromptSet(TypedPrompts(typed), typed)
     run = next((m for m in chosen if m.run), None)
     if task is None and run is None:
         raise LimbeckError(

@@ -103,8 +103,7 @@ def build(name: str, arguments: Mapping[str, Any]) -> Method:
 def check(config: RunConfig) -> Method:
     """Build the method, and refuse wrong arguments, a missing teacher, and folders and files that do not exist."""
     method = build(config.method, config.arguments)
-    # The reference defaults to the student before training; a teacher must be given.
-    method.validate(**{role: "model" for role in method.roles if role != "teacher" or config.teacher})
+    method.validate(**dict.fromkeys(config.named_roles, "model"))
     for role in ("student", "teacher", "ref"):
         check_model(role, getattr(config, role))
     check_task(config.task)
@@ -113,14 +112,10 @@ def check(config: RunConfig) -> Method:
 
 def check_model(role: str, name: str | None) -> None:
     """Refuse a model folder that does not exist; hub names are checked when the model is loaded."""
-    from .. import embedded
+    from ..engine.models.hub import refuse_absent_folder
 
-    if name == "embedded" and role in embedded.NAMES:
-        embedded.path(role)
-    from ..tasks.base import found
-
-    if name and name.startswith(("/", "./", "../", "~")) and found(name, "folder") is None:
-        raise LimbeckError(f"--{role} {name}: there is no such folder; give a model folder or a hub name.")
+    if name:
+        refuse_absent_folder(role, name)
 
 
 def check_task(task: str) -> None:
@@ -139,17 +134,9 @@ def output_folder(out: Path | None, method: str, *, overwrite: bool) -> Path:
         return _fresh(Path("runs") / f"{method}-{datetime.now():%Y%m%d-%H%M%S}")
     if not is_main_process():  # the main process may already be writing to it
         return out
-    from ..engine.storage.run_folder import empty, refuse_impossible
+    from ..engine.storage.run_folder import refuse_taken
 
-    refuse_impossible(out)
-    if not empty(out):
-        if not (out / "run.json").is_file():
-            raise LimbeckError(f"--out {out}: the folder is not empty and holds no run; name a new one.")
-        if not overwrite:
-            raise LimbeckError(
-                f"--out {out}: the folder already holds a run; continue it (limbeck train --resume {out}), replace it "
-                "(--overwrite), or name another folder."
-            )
+    refuse_taken(out, overwrite)
     return out
 
 

@@ -113,13 +113,14 @@ def train(
             from .. import engine
 
             limit_threads()
-            own = {"accept_changes": True} if accept_changes else {}
-            result = engine.resume(resume, steps=steps, command=typed_command(ctx), console=console, **own)
+            result = engine.resume(
+                resume, steps=steps, command=typed_command(ctx), console=console, accept_changes=accept_changes
+            )
     elif accept_changes:
         raise LimbeckError("--accept-changes only works with --resume DIR; add that, or leave it out.")
     else:
         made = run_config(name, {**flags, "steps": steps}, config, settings or [])
-        check(made)
+        method = check(made)
         folder = output_folder(out, made.method, overwrite=overwrite)
         if dry_run:
             _dry_run(made, as_json, silent)
@@ -130,7 +131,9 @@ def train(
             limit_threads()
             for sentence in notes_on_defaults(made):
                 console.print(sentence, style="dim")
-            result = engine.train(made, folder, command=typed_command(ctx), overwrite=overwrite, console=console)
+            result = engine.train(
+                made, folder, command=typed_command(ctx), overwrite=overwrite, console=console, method=method
+            )
     if as_json and is_main_process():
         print_json(dataclasses.asdict(result))
 

@@ -1,7 +1,9 @@
-"""The engine: trains any method. ``distill`` is the way in from Python, ``train`` from the command line.
+"""The engine: trains any method. ``distill`` is the entry point from Python, ``train`` that of the command line.
 
-A start (``run``): ``config`` is read, ``checks`` refuse what cannot work, ``build`` loads models and makes a
-``session``.
+A start (``run``): ``config`` reads the settings, ``checks`` refuse those that cannot work, and ``build`` loads models
+and makes a ``session``: the configuration, everything built from it, and the state that changes during the run.
+``rendering`` turns prompts into token ids; ``console``, ``messages`` and ``notices`` tell the user what happens.
+
 A step (``loop``), in five calls:
 
 1. ``rollout.sources.write``   prompts become responses with rewards: one record                  ``rollout/``
@@ -10,9 +12,8 @@ A step (``loop``), in five calls:
 4. ``loss.terms``              signals and totals of the batch, then the loss a micro-batch       (outside, in ``loss``)
 5. the optimiser               and the moving copies of the student                               ``models/``
 
-Then ``evaluation`` measures held-out problems, ``watch`` says what a run cannot learn from, and ``storage/``
-keeps what a
-killed run needs to go on exactly. The engine never asks which method runs.
+``evaluation`` measures held-out problems, ``watch`` finds faults that keep a run from learning, and ``storage/`` holds
+the files from which ``resumption`` continues a stopped run exactly. The engine never asks which method runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Spellings of settings that Transformers and TRL use: those that mean the same, and those that only look alike.
+"""Names of settings in Transformers and TRL: those that mean the same here, and those that only look alike.
 
-``ALIASES`` and ``NEAR`` are their only home; ``docs/settings.md`` holds ``alias_table()`` and ``near_table()``. An
+``ALIASES`` and ``NEAR`` are the only lists; ``docs/settings.md`` holds ``alias_table()`` and ``near_table()``. An
 alias is accepted wherever a setting is: in Python, in a TOML file, and after ``--set``.
 """
 
@@ -25,8 +25,8 @@ class Alias:
     Attributes:
         theirs: the name in Transformers, TRL or PEFT.
         ours: the field of ``RunConfig``, or the argument of the method.
-        note: what is worth knowing about it, for the documentation.
-        read: translates a value; raises where a value means something that the setting cannot say.
+        note: a remark for the documentation.
+        read: translates a value; raises where the setting has no value of that meaning.
         argument: whether ``ours`` is an argument of the method.
     """
 
@@ -39,7 +39,7 @@ class Alias:
 
 @dataclass(frozen=True)
 class Near:
-    """A name that Transformers or TRL uses for something that Limbeck does otherwise.
+    """A name that Transformers or TRL uses for something that Limbeck does in another way.
 
     Attributes:
         theirs: the name there.
@@ -65,7 +65,7 @@ def _steps(name: str, value: Any) -> Any:
 
 def _clip(name: str, value: Any) -> Any:
     if value is None or (value == 0 and not isinstance(value, bool)):
-        raise LimbeckError(f"{name}={value} turns clipping off, which clip_norm cannot say; give clip_norm=1e9.")
+        raise LimbeckError(f"{name}={value} turns clipping off, which clip_norm cannot; give clip_norm=1e9.")
     return value
 
 
@@ -122,7 +122,7 @@ ALIASES: tuple[Alias, ...] = (
     Alias("num_generations", "group", "an argument of the methods that sample several responses", argument=True),
     Alias("num_iterations", "updates", "an argument of the methods that have it", argument=True),
 )
-"""Names that mean the same as ours. ``bf16`` and ``fp16`` are besides: two switches for ``precision``."""
+"""Names that mean the same as ours. ``bf16`` and ``fp16``, two switches for ``precision``, are in ``SWITCHES``."""
 
 SWITCHES = ("bf16", "fp16")
 """Switches of Transformers that choose ``precision``; all of them false is ``no``."""
@@ -171,7 +171,7 @@ NEAR: tuple[Near, ...] = (
     Near("overwrite_output_dir", "is not a setting", "give --overwrite, in Python overwrite=True"),
     Near("resume_from_checkpoint", "is not a setting", "run `limbeck train --resume DIR`"),
 )
-"""Names that do not mean the same as any of ours."""
+"""Names that mean something else than any of ours."""
 
 _BY_NAME = {alias.theirs: alias for alias in ALIASES}
 _NEAR = {near.theirs: near for near in NEAR}
@@ -189,8 +189,8 @@ def in_our_words(settings: Mapping[str, Any], arguments: Collection[str], method
         method: its name, for messages.
 
     Raises:
-        LimbeckError: for one setting under two names, a name that only looks like one of ours, or a value that ours
-            cannot say.
+        LimbeckError: for one setting under two names, a name that only looks like one of ours, or a value that our
+            setting cannot have.
     """
     out: dict[str, Any] = {}
     given: dict[str, str] = {}

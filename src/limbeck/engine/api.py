@@ -1,8 +1,7 @@
-"""The ways in from Python: ``distill`` trains a student by any method, ``evaluate`` measures a model."""
+"""Entry points from Python: ``distill`` trains a student with any method, ``evaluate`` measures a model."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +17,11 @@ from ..space.registry import Recipe
 from ..tasks import Task, load_task
 from ..terminal import screen
 from .aliases import in_our_words
-from .build import accelerator_for, build_method, few_problems, open_session
-from .config import MOST, RunConfig, checked, configure
+from .build import accelerator_for, build_method, name_of, open_session, task_object
+from .checks import check_models
+from .config import MOST, RunConfig, configure
 from .evaluation import Evaluator
+from .notices import few_problems
 from .options import RunSettings
 from .run import Result, train
 from .storage.run_folder import folder_of
@@ -94,7 +95,7 @@ def distill(
     quiet: bool = False,
     **settings: Any,
 ) -> Result:
-    """Train a student by any method.
+    """Train a student with any method.
 
     Args:
         method: a registered name or recipe, whose arguments may be among ``settings``, or a value that has its
@@ -104,7 +105,7 @@ def distill(
         task: a reasoning-gym data set, a JSONL file, a dataset folder, a preset, or a Task object; required.
         tokenizer: of a student that is a model object; also of a teacher or reference object that was not loaded from a
             folder or the hub. Default: the one at the object's ``name_or_path``.
-        config: a whole ``RunConfig``. What is given beside it overrides it; of tables, entry by entry.
+        config: a whole ``RunConfig``. Other arguments override it; tables are merged entry by entry.
         out: folder of the run; default ``runs/METHOD-DATE``.
         overwrite: replace a run that the folder holds.
         quiet: no progress on standard error.
@@ -114,12 +115,13 @@ def distill(
     Raises:
         LimbeckError: one sentence that names the field, the value and the remedy.
     """
-    # ``Result.student`` is a path, and a path is a natural thing to give.
+    # Paths are accepted, because ``Result.student`` is one.
     named: dict[str, Any] = {"student": student, "teacher": teacher, "ref": ref, "task": task}
     named = {k: str(v) if isinstance(v, Path) else v for k, v in named.items() if v is not None}
-    _refuse_strangers(named)
+    _refuse_other_models(named)
+    own_task = task_object(named.get("task", ""))
     models = {role: x for role, x in named.items() if isinstance(x, PreTrainedModel)}
-    texts = {k: v if isinstance(v, str) else _name(v) for k, v in named.items()}
+    texts = {k: v if isinstance(v, str) else name_of(v) for k, v in named.items()}
     made, value = _configured(method, config, texts, settings)
     _refuse_tokenizer(tokenizer, models)
     folder = folder_of(out) if out not in (None, "") else Path("runs") / f"{made.method}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -132,7 +134,7 @@ def distill(
         console=screen(quiet=True) if quiet else None,
         method=value,
         models=models,
-        task=named.get("task") if not isinstance(named.get("task"), str) else None,
+        task=own_task,
         tokenizer=tokenizer,
     )
 
@@ -181,18 +183,18 @@ def _configured(
             f"unknown setting {quoted(unknown[0])}{near}: a method value takes its arguments when it is built, and a "
             f"run the settings {', '.join(sorted(RunConfig.model_fields))}."
         )
-    return checked({"method": name, **merged}), method
+    return RunConfig(**{"method": name, **merged}), method
 
 
 def _laid(below: Any, above: Any) -> Any:
-    """One table over another; what is no table is left to the checks of the configuration."""
+    """The entries of two tables, the upper ones winning; other values are left to the checks of the configuration."""
     if not isinstance(below, Mapping):
         return below
     return {**below, **above} if isinstance(above, Mapping) else above
 
 
 def _refuse_missing(given: Mapping[str, Any]) -> None:
-    """Refuse a run whose student or task nobody named: their defaults are for trying the command line."""
+    """Refuse a run without a student or a task: their defaults are for a first try on the command line."""
     if given.get("student") is None:
         raise LimbeckError(
             "the student is missing; give a model folder, a hub name or a model object, or student='embedded' for the "
@@ -206,7 +208,7 @@ def _refuse_missing(given: Mapping[str, Any]) -> None:
 
 
 def _refuse_tokenizer(tokenizer: object, models: Mapping[str, PreTrainedModel]) -> None:
-    """Refuse a tokenizer that is none, or that no model would use."""
+    """Refuse an object that is not a tokenizer, or a tokenizer that no model would use."""
     if tokenizer is None:
         return
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -217,38 +219,21 @@ def _refuse_tokenizer(tokenizer: object, models: Mapping[str, PreTrainedModel]) 
         )
 
 
-_TASK = ("name", "serves", "train", "test", "verify", "responses")
-
-
-def _refuse_strangers(named: Mapping[str, Any]) -> None:
-    """Refuse objects that are neither a name nor what a name would give."""
+def _refuse_other_models(named: Mapping[str, Any]) -> None:
+    """Refuse objects that are neither a model nor the name of one."""
     for role, x in named.items():
         if role != "task" and not isinstance(x, str | PreTrainedModel):
             raise LimbeckError(
                 f"{role}={shown(x)} is not a model; give a folder, a hub name, or a Hugging Face model "
                 "(PreTrainedModel; of a PEFT model, merge_and_unload())."
             )
-    task = named.get("task", "")
-    if inspect.isclass(task):
-        raise LimbeckError(f"task={shown(task)} is a class; give an object of it: task={task.__name__}(...).")
-    plays = "episodes" in getattr(task, "serves", ())
-    lacks = [name for name in (*_TASK, *(["open"] if plays else [])) if not hasattr(task, name)]
-    if lacks and not isinstance(task, str):
-        raise LimbeckError(
-            f"task={shown(task)} is not a task, because it has no {lacks[0]!r}; give a name, a file, or an object "
-            "with what limbeck.tasks.Task asks for."
-        )
-
-
-def _name(x: Any) -> str:
-    return str(getattr(x, "name_or_path", "") or getattr(x, "name", "") or type(x).__name__)
 
 
 def evaluate(
     student: str,
     *,
     teacher: str | None = None,
-    task: str = "two_digit_sums",
+    task: str | Path | Task = "two_digit_sums",
     task_options: Mapping[str, Any] | None = None,
     size: int = 200,
     seed: int = 0,
@@ -262,16 +247,33 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model on a task's held-out problems.
 
+    Args:
+        student: model folder, hub name or ``"embedded"``.
+        teacher: model to which the distance is measured; None measures none.
+        task: a name, a file, a folder, or a Task object, which has its options already.
+        task_options: options of a task that is given by its name.
+        size: held-out problems (default as in ``RunConfig.eval_size``).
+        seed: of the task and of sampled responses.
+        max_tokens: limit of a response.
+        samples: responses a problem; more than 1 adds pass@k.
+        template, remote_code, skip_overlong, cpu: as in ``RunConfig``.
+        console: where progress goes; default: standard error.
+
     Returns:
         ``accuracy`` (greedy) with ``low`` and ``high`` (95 % Wilson), ``n``, ``reward``, ``length`` (tokens),
         ``entropy`` (nats), ``kl_forward`` and ``kl_reverse`` (nats a token, with a teacher), ``perplexity``,
-        ``correct`` per problem, and ``pass_at`` (k to value) where ``samples`` is above 1. What is not known is absent.
+        ``correct`` per problem, and ``pass_at`` (k to value) where ``samples`` is above 1. Unknown values are absent.
     """
+    given = task_object(str(task) if isinstance(task, Path) else task)
+    if given is not None and task_options:
+        raise LimbeckError(
+            "task_options are for a task that is given by its name; give them to the Task object itself."
+        )
     settings: dict[str, Any] = {
         "method": "sft",
         "student": student,
         "teacher": teacher,
-        "task": task,
+        "task": str(task) if given is None else name_of(given),
         "task_options": dict(task_options or {}),
         "seed": seed,
         "max_tokens": max_tokens,
@@ -281,31 +283,38 @@ def evaluate(
         "skip_overlong": skip_overlong,
         "cpu": cpu,
     }
-    config = checked(settings)
-    refuse_too_many(samples, size)
-    tasks = {"task": load_task(task, seed=seed, **config.task_options)}
+    return _measured(RunConfig(**settings), given, samples, screen(console, stderr=True))
+
+
+def _measured(config: RunConfig, task: Task | None, samples: int, console: Console) -> dict[str, Any]:
+    """The measures of the student of a configuration, as ``evaluate`` returns them."""
+    refuse_too_many(samples, config.eval_size)
+    method = build_method(config)
+    check_models(config, method, {})
+    tasks = {"task": task or load_task(config.task, seed=config.seed, **config.task_options)}
     if samples > 1 and "reward" not in tasks["task"].serves:
-        raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {task!r} has none; give answers.")
-    quiet = screen(console, stderr=True)
-    with quiet.status("measuring"):
-        session = open_session(config, build_method(config), tasks, {}, accelerator_for("no", cpu), learns=False)
-        evaluator = Evaluator(session.desk, size, config.micro_tokens)
+        raise LimbeckError(f"--samples {samples}: pass@k needs a verifier, but {config.task!r} has none; give answers.")
+    with console.status("measuring"):
+        session = open_session(config, method, tasks, {}, accelerator_for("no", config.cpu), learns=False)
+        evaluator = Evaluator(session)
         if not evaluator.prompts:
-            raise LimbeckError(f"{task!r} holds out no problem (size is {size}); give more of them, or test=FILE.")
-        for sentence in (*session.read, *few_problems(tasks["task"], size)):
-            quiet.print(sentence, style="yellow", highlight=False)
+            raise LimbeckError(
+                f"{config.task!r} holds out no problem (size is {config.eval_size}); give more of them, or test=FILE."
+            )
+        for sentence in (*session.notices, *few_problems(tasks["task"], config.eval_size)):
+            console.print(sentence, style="yellow", highlight=False)
         out = evaluator.measure()
         if samples > 1:
-            torch.manual_seed(seed)
+            torch.manual_seed(config.seed)
             out["pass_at"] = evaluator.pass_at(samples, [2**i for i in range(12)])
     return out
 
 
 def refuse_too_many(samples: int, problems: int) -> None:
-    """Refuse more responses than are held in memory at once.
+    """Refuse more responses than can be held in memory at once.
 
     Raises:
-        LimbeckError: where ``samples`` is no whole number of at least 1, or times ``problems`` is more than ``MOST``.
+        LimbeckError: where ``samples`` is below 1, or ``samples`` times ``problems`` is more than ``MOST``.
     """
     whole("--samples", samples, 1)
     if samples * max(problems, 1) > MOST:

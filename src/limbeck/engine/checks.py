@@ -1,9 +1,10 @@
-"""What a method asks of its task and its models, against what the run gives: refused before anything is loaded."""
+"""Checks of a method against the task and the models of a run, before a model is loaded."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import importlib.util
+from collections.abc import Collection, Iterator, Mapping
 
 from ..axes.context import WRITTEN, Context
 from ..axes.derived_source import Once, Patch, Recast, Select, score_column
@@ -26,10 +27,10 @@ from .scoring.templates import check_names, check_says_something, check_template
 Models = Mapping[str, object]
 
 MOST_RESPONSES = 2**22
-"""Of a step, over all processes."""
+"""Largest number of responses in a step, over all processes (ours)."""
 
 LOOKED_AT = 2000
-"""Prompts in which a privileged text is looked for."""
+"""Number of training prompts in which a privileged text is searched (ours)."""
 
 _JUDGED = {"reward", "correct", "sibling"}
 _REMEDIES = {
@@ -40,27 +41,27 @@ _REMEDIES = {
 
 
 def data_sources(method: Method) -> list[Data]:
-    """Its parts that read written responses."""
+    """The parts of a method's sources that read written responses."""
     return [part for part in method.sources_within if isinstance(part, Data)]
 
 
 def data_names(method: Method) -> set[str]:
-    """What its sources read written responses from."""
+    """Names of the data sets from which a method reads written responses."""
     return {d.name for d in data_sources(method)}
 
 
 def samples(method: Method) -> list[Sample]:
-    """Its parts that write."""
+    """The parts of a method's sources that sample responses."""
     return [part for part in method.sources_within if isinstance(part, Sample)]
 
 
-def arguments_of(config: RunConfig) -> Mapping[str, object]:
-    """The registered method's arguments; a value that is not registered has none."""
+def registered_arguments(config: RunConfig) -> Mapping[str, object]:
+    """The arguments of the run's method, where it is registered; else none."""
     return REGISTRY[config.method].arguments if config.method in REGISTRY else {}
 
 
 def reads_verdicts(method: Method) -> bool:
-    """Whether a method's terms, contexts or sources look at what a verifier says."""
+    """Whether a method's terms, contexts or sources read a verifier's reward, verdict or feedback."""
     looked_at = {field for context in method.contexts for field in context.fields} | method.fields
     parts = method.sources_within
     judged = [v for p in parts if isinstance(p, Select) for v in p.by]
@@ -76,7 +77,7 @@ def check_served(config: RunConfig, method: Method, tasks: Mapping[str, Task]) -
     """Refuse a task that lacks what the method reads or shows.
 
     Raises:
-        LimbeckError: naming the method, what it asks for and the remedy.
+        LimbeckError: naming the method, the missing part and the remedy.
     """
     wanted = [(d.name, "pairs" if d.pairs else "responses") for d in data_sources(method)]
     shown = {field for context in method.contexts for field in context.fields}
@@ -99,19 +100,19 @@ def check_served(config: RunConfig, method: Method, tasks: Mapping[str, Task]) -
 
 
 def _check_datasets(config: RunConfig, method: Method) -> None:
-    """Data sets that nobody reads."""
+    """Refuse data sets that the method does not read."""
     names = data_names(method) - {"task"}
     for name in config.datasets:
         if name not in names:
-            reads = f"it reads {', '.join(sorted(names))}" if names else "it reads none but the task"
+            reads = f"it reads {', '.join(sorted(names))}" if names else "it reads the task alone"
             raise LimbeckError(
-                f"datasets.{name} is nothing that {config.method} reads{nearest(name, names)}; {reads}, so leave it "
-                "out."
+                f"datasets.{name} is not a data set that {config.method} reads{nearest(name, names)}; {reads}, so "
+                "leave it out."
             )
 
 
 def _check_size(config: RunConfig, method: Method) -> None:
-    """A batch must be something that a machine can hold."""
+    """Refuse a batch with more responses than a machine can hold."""
     for sample in samples(method):
         if config.prompts * sample.n > MOST_RESPONSES:
             raise LimbeckError(
@@ -121,7 +122,7 @@ def _check_size(config: RunConfig, method: Method) -> None:
 
 
 def _check_columns(config: RunConfig, method: Method, task: Task) -> None:
-    """Numbers that come with the data must come with it; those that a source makes itself are made later."""
+    """Refuse columns that neither a source makes nor every prompt of the task has."""
     parts = method.sources_within
     made = {name for part in parts if isinstance(part, Recast) for name, _ in part.carry}
     made |= {name for c in method.contexts for name in (c.column, *(ask.name for ask in c.asks))}
@@ -130,8 +131,8 @@ def _check_columns(config: RunConfig, method: Method, task: Task) -> None:
     asked = {node.name for node in nodes if isinstance(node, Column)}
     for name in sorted(asked - made):
         raise LimbeckError(
-            f"{config.method} reads the column {name!r}, which none of its sources makes; carry it there (recast(..., "
-            f"carry=...)), or leave it out: {task.name!r} cannot give it."
+            f"{config.method} reads the column {name!r}, which none of its sources makes and {task.name!r} cannot "
+            "give; make it in a source (recast(..., carry=...)), or leave it out."
         )
     tagged = {
         node.column for _, term in method.parts for v in term.exprs for node in v.walk() if isinstance(node, Tagged)
@@ -146,10 +147,10 @@ def _check_columns(config: RunConfig, method: Method, task: Task) -> None:
 
 
 def _check_turns(config: RunConfig, method: Method, task: Task) -> None:
-    """Several turns need an environment, or something that is said between them."""
+    """Refuse episodes of several turns where the task has no environment and the source no retry between turns."""
     parts = [p for p in samples(method) if p.episodic]
     if "episodes" not in task.serves and any(p.retry is None for p in parts):
-        remedy = ", or --set turns=1" if "turns" in arguments_of(config) else ""
+        remedy = ", or --set turns=1" if "turns" in registered_arguments(config) else ""
         raise LimbeckError(
             f"{config.method} plays several turns, but {task.name!r} is answered in one; give a task with episodes "
             f"(corridor, calculator, textworld, or retry around this one){remedy}."
@@ -157,7 +158,7 @@ def _check_turns(config: RunConfig, method: Method, task: Task) -> None:
 
 
 def _check_evidence(name: str, method: Method, task: Task) -> None:
-    """What contexts show must be something that the task gives."""
+    """Refuse contexts that show evidence which the task does not give."""
     for context in sorted(method.contexts, key=str):
         missing = [field for field in context.reads if not _gives(task, field, _answered(context))]
         if missing and (context.enough == "all" or len(missing) == len(context.reads)):
@@ -168,7 +169,7 @@ def _check_evidence(name: str, method: Method, task: Task) -> None:
 
 
 def _reader_of(context: Context, method: Method) -> str:
-    """Who sees a context, in words: whom a loss compares the student with is its teacher, also the student itself."""
+    """The reader of a context in words: ``its student`` where it trains or samples with it, else ``its teacher``."""
     trained = {c for part in method.sources_within if isinstance(part, Recast) for c in part.given}
     writers = {r for source in method.sources.values() for r, _ in source.needs if context in r.context}
     own = any(reader.weights.of_student for reader in writers)
@@ -177,7 +178,7 @@ def _reader_of(context: Context, method: Method) -> str:
 
 def _remedy(task: Task, field: str) -> str:
     if field == "feedback":
-        return "give a task whose verifier says what is wrong"
+        return "give a task whose verifier gives feedback"
     if field in _JUDGED:
         return "give a task with answers or a verifier"
     if field == "skill":
@@ -191,7 +192,7 @@ def _remedy(task: Task, field: str) -> str:
 
 
 def _gives(task: Task, field: str, asked: set[str]) -> bool:
-    """Whether a task gives some evidence: the verifier's, the text's own, or a privileged field of some prompt."""
+    """Whether a task gives some evidence: by its verifier, the response, or a privileged field of a prompt."""
     if field == "feedback":
         return "feedback" in task.serves
     if field in _JUDGED:
@@ -202,7 +203,7 @@ def _gives(task: Task, field: str, asked: set[str]) -> bool:
 
 
 def _answered(context: Context) -> set[str]:
-    """Evidence that models and banks give, and not the task."""
+    """Evidence that comes from models and skill banks instead of the task."""
     return {ask.name for ask in context.asks} | ({"skill"} if context.bank else set())
 
 
@@ -216,7 +217,7 @@ def _looked_at(task: Task) -> Iterator[Prompt]:
 def _check_templates(config: RunConfig, method: Method, task: Task) -> None:
     check_names(method.all_contexts, config.contexts, config.method)
 
-    @functools.cache  # prompts are looked through only where a template names what is not known of every sequence
+    @functools.cache  # prompts are read only where a template has a variable that not every sequence has
     def known() -> frozenset[str]:
         return frozenset({"solution"}).union(*(prompt.privileged for prompt in _looked_at(task)))
 
@@ -231,7 +232,7 @@ def _check_templates(config: RunConfig, method: Method, task: Task) -> None:
 
 
 def lacking(method: Method, task: Task) -> list[str]:
-    """A word on prompts that lack what a context shows: their teacher sees the plain prompt."""
+    """Notices about prompts without the evidence that a context shows; their reader sees the plain prompt."""
     notes = []
     for context in sorted(method.contexts, key=str):
         fields = [f for f in context.reads if f not in _answered(context) and f not in WRITTEN]
@@ -247,9 +248,9 @@ def lacking(method: Method, task: Task) -> list[str]:
 
 
 def same_for_all(method: Method, blocks: Mapping[str, str]) -> list[str]:
-    """A word on templates of the run that have nothing of the problem in them."""
+    """Notices about templates of the run that are the same text for every problem."""
     return [
-        f"note: contexts.{c.name} names nothing of the problem, so its reader sees the same text on every one."
+        f"note: contexts.{c.name} uses no variable of the problem, so its reader sees the same text on every one."
         for c in sorted(method.all_contexts, key=str)
         if c.name in blocks and says_the_same(c, blocks[c.name])
     ]
@@ -258,31 +259,40 @@ def same_for_all(method: Method, blocks: Mapping[str, str]) -> list[str]:
 # ---------------------------------------------------------------- models
 
 
-def check_models(config: RunConfig, method: Method, models: Models) -> None:
-    """Refuse a method whose readers are missing, or say nothing that the student does not say itself.
+def check_trackers(config: RunConfig) -> None:
+    """Refuse a tracker that is not installed, which Accelerate alone would leave out without a word."""
+    for name in config.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise LimbeckError(f"trackers={name!r}: it is not installed; run `pip install {name}`, or leave it out.")
+
+
+def check_models(config: RunConfig, method: Method, models: Models, later: Collection[str] = ()) -> None:
+    """Refuse a method with a missing model, or whose targets all equal the student (zero gradient).
+
+    Args:
+        config, method: of the run.
+        models: objects by role, which replace the names in the configuration.
+        later: roles whose model does not exist yet and is not looked for.
 
     Raises:
         LimbeckError: naming the role and the remedy.
     """
     refuse_lone(method)
     _check_others(config, method)
-    given = {"ref", "init"} | set(models)
-    given |= {"teacher"} if config.teacher else set()
-    given |= set(config.others)
-    method.validate(**dict.fromkeys(given, "model"))
+    method.validate(**dict.fromkeys({*config.named_roles, *models}, "model"))
     for role in ("student", "teacher", "ref"):
         name = getattr(config, role)
-        if name and role not in models and (role != "ref" or role in method.roles):
-            hub.refuse_unreachable(role, name)
+        if name and role not in models and role not in later and (role != "ref" or role in method.roles):
+            hub.refuse_absent_model(role, name)
     for role, name in config.others.items():
         if found(name, "file"):
             raise LimbeckError(f"others.{role}={name!r} is a file; give a model folder, or a hub name.")
-        hub.refuse_unreachable(f"others.{role}", name)
+        hub.refuse_absent_model(f"others.{role}", name)
     _refuse_silence(config, method, models)
 
 
 def _check_others(config: RunConfig, method: Method) -> None:
-    """Models that nobody reads, and names that are not free."""
+    """Refuse further models that the method does not read, or that have a setting of their own."""
     own = {"student", "teacher", "ref"}
     free = method.others
     for role in config.others:
@@ -291,12 +301,13 @@ def _check_others(config: RunConfig, method: Method) -> None:
         if role not in free:
             reads = f"it reads {', '.join(free)}" if free else "it reads no further models"
             raise LimbeckError(
-                f"others.{role} is nothing that {config.method} reads{nearest(role, free)}; {reads}, so leave it out."
+                f"others.{role} is not a model that {config.method} reads{nearest(role, free)}; {reads}, so leave it "
+                "out."
             )
 
 
 def _refuse_silence(config: RunConfig, method: Method, models: Models) -> None:
-    """A method all of whose targets are the student itself, in its own prompt, has no gradient to begin with."""
+    """Refuse a method whose targets all equal the student in its own prompt: its gradient is zero at the start."""
     same = {"init", *(["ref"] if "ref" not in models and _same(config.ref, config.student) else [])}
     if "teacher" in models:
         same |= {"teacher"} if models["teacher"] is models.get("student") else set()
@@ -313,9 +324,9 @@ def _refuse_silence(config: RunConfig, method: Method, models: Models) -> None:
 
 
 def _same(name: str | None, student: str) -> bool:
-    """Whether a model is the student's own folder or name; a reference that is not named is.
+    """Whether a model is the student itself, by its folder or name; a reference without a name is.
 
-    ``embedded`` is another model in each role.
+    ``embedded`` is a different model in each role.
     """
     if name is None or name == student:
         return name != "embedded"
@@ -324,15 +335,15 @@ def _same(name: str | None, student: str) -> bool:
 
 
 def _targets(term: Term, method: Method) -> list[Reader]:
-    """Whom a term compares the student with: the views it reads, and those whose log-probs its source stores."""
+    """The readers with which a term compares the student: its views, and those whose log-probs its source stores."""
     columns = {node.name for v in term.exprs for node in v.walk() if isinstance(node, Column)}
     kept = [part.score for part in method.sources_within if isinstance(part, Once)]
-    heard = [reader for reader in kept if reader is not None and score_column(reader) in columns]
-    return [reader for reader, _ in term.needs if not reader.is_policy] + heard
+    scored = [reader for reader in kept if reader is not None and score_column(reader) in columns]
+    return [reader for reader, _ in term.needs if not reader.is_policy] + scored
 
 
 def _silent(term: Term, same: set[str], method: Method) -> bool:
-    """Whether a term compares the student with nothing but itself."""
+    """Whether a term compares the student only with itself."""
     views = _targets(term, method)
     judged = any({"reward", "correct", "label"} & v.fields for v in term.exprs)
     return bool(views) and not judged and all(_shows_nothing(reader, same) for reader in views)

@@ -1,4 +1,4 @@
-"""What a run is told: one flat, validated record. The command line, a TOML file and ``lb.distill`` all build it."""
+"""The configuration of a run: one flat, validated record, from the command line, a TOML file or ``lb.distill``."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from ..user_files import run_files
 from .aliases import ALIASES, in_our_words
 
 MOST = 2**20
-"""Of what a run holds at once: prompts, tokens of a response, problems of an evaluation, a rank."""
+"""Largest number of things that a run holds at once: prompts, tokens of a response, problems, a rank (ours)."""
 
 MOST_STEPS = 10**9
-"""Of a run, and of what is counted in steps."""
+"""Largest number of steps (ours)."""
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 """Trackers of experiments that a run can write to, through Accelerate."""
 
 
 class RunConfig(BaseModel):
-    """Everything that decides a run. Fields are what ``--set`` and TOML files may name."""
+    """Every setting of a run. Its fields are the names that ``--set`` and TOML files accept."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -137,15 +137,15 @@ class RunConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_switch_is_a_number(cls, value: Any, about: ValidationInfo) -> Any:
-        """True is 1 to Python, and ``lr=true`` would train at 1.0."""
+        """Refuse booleans for numbers: Python counts True as 1, so ``lr=true`` would train at 1.0."""
         if isinstance(value, bool) and cls.model_fields[str(about.field_name)].annotation in (int, float):
-            raise ValueError("true and false are no numbers")
+            raise ValueError("a number is needed, not true or false")
         return value
 
     @field_validator("trackers", mode="before")
     @classmethod
     def _words(cls, trackers: Any) -> Any:
-        """``wandb`` and ``wandb,tensorboard`` as a command line gives them."""
+        """Split ``wandb,tensorboard``, as a command line gives it."""
         return [x.strip() for x in trackers.split(",") if x.strip()] if isinstance(trackers, str) else trackers
 
     @field_validator("trackers")
@@ -158,7 +158,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _learns(self) -> RunConfig:
-        """Settings that are each possible and together leave nothing to train."""
+        """Refuse settings that are possible alone and useless together."""
         if self.warmup > max(self.steps, cast(int, type(self).model_fields["warmup"].default)):
             raise ValueError(
                 f"warmup={self.warmup} is longer than the run (steps={self.steps}), so lr is never reached; give at "
@@ -174,13 +174,13 @@ class RunConfig(BaseModel):
     @field_validator("arguments", "task_options")
     @classmethod
     def _recordable(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """A run's folder is JSON, which lacks NaN and infinities: such a value would come back as another."""
+        """Refuse values that JSON cannot hold, because a run is resumed from its ``run.json``."""
         for key, value in values.items():
             if not _finite(value):
                 raise ValueError(f"{key}={value} is not finite, and a run could not be resumed with it")
             if isinstance(value, Scalar) and not isinstance(value, Constant | Anneal | Linear | Stairs):
                 raise ValueError(
-                    f"{key}={value} has no form that a run's folder can hold; give a number, anneal(...), "
+                    f"{key}={value} cannot be written to a run's folder; give a number, anneal(...), "
                     "linear(...) or stairs(...), or build the method and pass it as a value"
                 )
         return values
@@ -188,6 +188,12 @@ class RunConfig(BaseModel):
     @field_serializer("arguments")
     def _storable(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {name: _as_text(value) for name, value in arguments.items()}
+
+    @property
+    def named_roles(self) -> frozenset[str]:
+        """Roles that have a model: the reference and the initial weights are the student's own unless named."""
+        teacher = ("teacher",) if self.teacher else ()
+        return frozenset(("ref", "init", *teacher, *self.others))
 
     @property
     def recipe(self) -> Recipe:
@@ -222,20 +228,11 @@ def configure(method: str, settings: Mapping[str, Any]) -> RunConfig:
                 f"unknown setting {quoted(key)}{nearest(key, known)}; {method} takes the arguments "
                 f"{', '.join(recipe.arguments) or '(none)'}, and a run the settings {', '.join(sorted(fields))}."
             )
-    return checked({**own, "method": method, "arguments": arguments, **({"imports": files} if files else {})})
-
-
-def checked(values: Mapping[str, Any]) -> RunConfig:
-    """A run from its fields.
-
-    Raises:
-        LimbeckError: for a value that does not fit its field.
-    """
-    return RunConfig(**values)
+    return RunConfig(**{**own, "method": method, "arguments": arguments, **({"imports": files} if files else {})})
 
 
 def _finite(value: Any) -> bool:
-    """Whether no NaN and no infinity is in it."""
+    """Whether a value holds no NaN and no infinity, at any depth."""
     match value:
         case float():
             return math.isfinite(value)
@@ -247,7 +244,7 @@ def _finite(value: Any) -> bool:
 
 
 def _as_text(value: Any) -> Any:
-    """What a method reads as the same argument again; values of the library become the text that names them."""
+    """An argument in a form that JSON can hold and that a method reads as the same argument again."""
     match value:
         case Constant():
             return value.value
@@ -264,7 +261,7 @@ def _as_text(value: Any) -> Any:
 
 def _sentence(e: ValidationError) -> str:
     first = e.errors()[0]
-    if not first["loc"]:  # of several fields together, whose sentence names them
+    if not first["loc"]:  # a check of several fields, whose sentence names them
         return f"{first['msg'].removeprefix('Value error, ')}."
     field = ".".join(str(x) for x in first["loc"])
     known = RunConfig.model_fields.get(str(first["loc"][0]))
@@ -274,16 +271,19 @@ def _sentence(e: ValidationError) -> str:
         return f"unknown setting {quoted(field)}{near}; leave it out."
     if first["type"] == "missing":
         return f"{field} is missing; it is {known.description}."
-    said = first["msg"].removeprefix("Value error, ")
-    told = repr(first["input"])
-    told = told if len(told) <= 80 else f"{told[:77]}..."
-    return f"{field}={told}: {said[:1].lower()}{said[1:]}; {field} is {known.description}."
+    fault = first["msg"].removeprefix("Value error, ")
+    value = repr(first["input"])
+    value = value if len(value) <= 80 else f"{value[:77]}..."
+    return f"{field}={value}: {fault[:1].lower()}{fault[1:]}; {field} is {known.description}."
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """``key=value`` words as a dictionary; values are read as TOML where they are TOML, else as text.
 
-    ``task_options.size=3`` reaches into a table.
+    ``task_options.size=3`` sets an entry of a table.
+
+    Raises:
+        LimbeckError: for a word that is not of this form.
     """
     out: dict[str, Any] = {}
     for pair in pairs:
@@ -298,7 +298,7 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
             before = inner.setdefault(table, {})
             if not isinstance(before, dict):
                 raise LimbeckError(
-                    f"--set {pair}: {table} was set to {shown(before)} before, which is no table; give one."
+                    f"--set {pair}: {table} was set to {shown(before)} before, which is not a table; give one of both."
                 )
             inner = before
         inner[name] = _toml_value(text.strip())
@@ -316,7 +316,7 @@ def _toml_value(text: str) -> Any:
 
 
 def _is_float(text: str) -> bool:
-    """Numbers such as 1e-4 that TOML would read, and .5 that it would not; whole numbers stay whole."""
+    """Whether a text is a number with a fraction or an exponent: 1e-4, and also .5, which TOML does not accept."""
     try:
         float(text)
     except ValueError:
@@ -331,10 +331,10 @@ def load_toml(path: Path) -> dict[str, Any]:
         LimbeckError: where the file is missing or malformed.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin with a mark
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows write a byte order mark
     except FileNotFoundError:
         raise LimbeckError(f"--config {path}: there is no such file; check the path.") from None
     except OSError as e:
         raise LimbeckError(f"--config {path}: it cannot be read ({e.strerror}); name a TOML file.") from None
     except (ValueError, RecursionError) as e:
-        raise LimbeckError(f"--config {path}: it is not valid TOML ({e}); mend it.") from None
+        raise LimbeckError(f"--config {path}: it is not valid TOML ({e}); correct it.") from None

@@ -1,4 +1,4 @@
-"""A dry run: what a run would do, from configurations, headers of weights and some prompts, without a model pass."""
+"""A dry run: the description of a run from configurations, headers of weights and some prompts, without a pass."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import embedded
-from .build import accelerator_for, build_method, notices, prepare_tasks, without_weights
+from .build import accelerator_for, check_run, without_weights
 from .config import RunConfig
 from .estimate import Estimate, estimate, lengths, size_of, sources_in_words
 from .models.policy import causal_model
-from .models.unloaded import stored
-from .run import check_trackers
+from .models.unloaded import stored_weights
+from .notices import notices
 from .session import Session
 
 READ = 1000
-"""Prompts of each split that are rendered and measured; a run reads all of them."""
+"""Number of prompts of each split that are rendered and measured (ours); a run reads all of them."""
 
 SHOWN = 3
-"""Rendered prompts."""
+"""Number of rendered prompts in the result (ours)."""
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
-    """Everything that a run would begin with, and what it would take. Nothing is trained, and no file is written.
+    """Describe a run and estimate its cost. Nothing is trained, and no file is written.
 
     The configuration and tokenizer of a model on the hub are fetched into its cache where they are not there yet.
 
@@ -34,11 +34,9 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         ``factor`` and the measured ``speed``), ``settings`` (that differ from the defaults) and ``notes``.
 
     Raises:
-        LimbeckError: for all that a run refuses before it loads the weights.
+        LimbeckError: as for a run, before it loads the weights.
     """
-    method = build_method(config)
-    check_trackers(config)
-    tasks = prepare_tasks(config, method)
+    method, tasks = check_run(config)
     sizes = _stored(config)
     session = without_weights(config, method, tasks, accelerator_for(config.precision, config.cpu), READ)
     found = lengths(session)
@@ -83,13 +81,13 @@ def settings_given(config: RunConfig) -> dict[str, Any]:
 
 
 def _stored(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """The weights of every named model as they lie on the disk or the hub, by role."""
+    """Size and types of the stored weights of every named model, by role."""
     named = {"student": config.student, "teacher": config.teacher, "ref": config.ref, **config.others}
     out = {}
     for role, spec in named.items():
         if spec:
             own = embedded.path(role if role in embedded.NAMES else "student") if spec == "embedded" else spec
-            weights = stored(str(own), f"{role}={spec!r}")
+            weights = stored_weights(str(own), f"{role}={spec!r}")
             out[role] = {} if weights is None else {"bytes": weights.size, "types": dict(weights.types)}
     return out
 
@@ -110,9 +108,9 @@ def _model(role: str, session: Session, on_disk: Mapping[str, Any] | None) -> di
 
 def _prompts(session: Session) -> list[dict[str, Any]]:
     """The first prompts of the first step, as the student's chat template renders them."""
-    chat, stream = session.student.chat, session.desk.streams["task"]
+    chat, stream = session.student.chat, session.streams["task"]
     shown = stream.take(min(SHOWN, len(stream.prompts)))
-    return [{"id": p.id, "text": chat.text(p), "tokens": len(session.desk.prompt_ids(p))} for p in shown]
+    return [{"id": p.id, "text": chat.text(p), "tokens": len(session.renderer.prompt_ids(p))} for p in shown]
 
 
 def _step(session: Session, cost: Estimate, longest: int) -> dict[str, Any]:

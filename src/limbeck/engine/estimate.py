@@ -1,4 +1,4 @@
-"""What a run will take, estimated without a forward pass: tokens and memory of a step, and the time of the whole.
+"""An estimate of a run without a forward pass: tokens and memory of a step, and the time of the whole.
 
 Time is the larger of two bounds, floating-point operations at the speed of a matrix product and weights at the speed of
 memory, plus a constant for every layer of every pass. All three speeds are measured here, in less than a second.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,10 +25,10 @@ LOOKED_AT = 200
 """Training prompts whose tokens are counted."""
 
 FACTOR = 4
-"""By which the time may be off either way, at equal lengths of responses. Ours, from runs of small models on a CPU."""
+"""Factor by which the time may be wrong either way, at equal response lengths (ours: runs of small models on a CPU)."""
 
 ADAM_BYTES = 16
-"""Of a trained parameter: float32 weight, gradient, and AdamW's two averages."""
+"""Bytes of a trained parameter: float32 weight, gradient, and AdamW's two averages."""
 
 ACTIVATIONS = 34
 """Numbers that a layer keeps for the backward pass, by token and unit of width (arXiv:2205.05198, table 2, in bytes of
@@ -40,13 +40,13 @@ OPERATIONS = 40
 
 @dataclass(frozen=True)
 class Speed:
-    """This machine, as measured.
+    """Measured speeds of this machine.
 
     Attributes:
         flops: floating-point operations a second of a matrix product, in the run's precision.
-        bytes: that memory delivers in a second.
+        bytes: bytes that memory delivers in a second.
         operation: seconds that one small operation takes to start.
-        device: where.
+        device: on which they were measured.
     """
 
     flops: float
@@ -70,7 +70,7 @@ def measured_speed(device: torch.device, precision: str) -> Speed:
 
 
 def _seconds(call: Callable[[], object], device: torch.device, budget: float = 0.1) -> float:
-    """Of one call, on average over a tenth of a second."""
+    """Seconds of one call, on average over a tenth of a second."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -93,13 +93,13 @@ def _seconds(call: Callable[[], object], device: torch.device, budget: float = 0
 
 @dataclass(frozen=True)
 class Size:
-    """What of a model decides its cost.
+    """The numbers of a model that decide its cost.
 
     Attributes:
         parameters: all of them.
-        active: those that a token is multiplied with: no table of embeddings, and of experts only the chosen.
+        active: those that a token is multiplied with: without the table of embeddings and experts that are not chosen.
         trained: those that get a gradient.
-        layers, width: of its blocks.
+        layers, width: number of blocks, and their hidden size.
         cache: numbers that generation keeps for each token.
     """
 
@@ -112,7 +112,7 @@ class Size:
 
 
 def size_of(model: Any) -> Size:
-    """Of a model, which need not have its weights."""
+    """The size of a model, which need not have its weights."""
     config = model.config.get_text_config()
     experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 0
     chosen = getattr(config, "num_experts_per_tok", None) or experts
@@ -140,7 +140,7 @@ def size_of(model: Any) -> Size:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of prompts and of written responses, over those that were looked at."""
+    """Tokens of prompts and of written responses, over the first training prompts."""
 
     prompt: float
     longest: int
@@ -148,13 +148,13 @@ class Lengths:
 
 
 def lengths(session: Session) -> Lengths:
-    """Of the first training prompts, and of the responses that the data holds for them."""
-    desk, task = session.desk, session.desk.tasks["task"]
-    prompts = [p for p in _first(task.train) if desk.fits(p)]
-    counts = [len(desk.prompt_ids(p)) for p in prompts]
+    """Lengths of the first training prompts, and of the responses that the data holds for them."""
+    task = session.tasks["task"]
+    prompts = [p for p in _first(task.train) if session.renderer.fits(p)]
+    counts = [len(session.renderer.prompt_ids(p)) for p in prompts]
     reads = any(source.name == "task" for source in data_sources(session.method))
     pairs = [(p, r) for p in prompts for r in task.responses(p)] if reads else []
-    said = [min(len(ids), desk.max_tokens) for ids in desk.all_response_ids(pairs)]
+    said = [min(len(ids), session.config.max_tokens) for ids in session.renderer.all_response_ids(pairs)]
     return Lengths(_mean(counts), max(counts, default=0), _mean(said))
 
 
@@ -171,17 +171,17 @@ def _mean(values: Sequence[int]) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one step, and of the run.
+    """The estimate of one step, and of the run.
 
     Attributes:
-        sequences: responses that the loss reads.
+        sequences: responses of a step.
         prompt_tokens, response_tokens: of these; responses at their limit where they are sampled.
         written_tokens: sampled in a step, at most.
         bytes_models, bytes_training, bytes_work: weights of models that are not trained; weights, gradients and
             optimiser of the student; activations or the cache of generation, whichever is more.
         seconds_step, seconds_evaluation, seconds: of a step, of one evaluation, of all steps and evaluations.
-        factor: by which times may be off either way.
-        speed: of this machine.
+        factor: by which times may be wrong either way.
+        speed: measured speeds of this machine.
     """
 
     sequences: int
@@ -197,14 +197,10 @@ class Estimate:
     factor: int
     speed: Speed
 
-    def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return asdict(self)
-
 
 def estimate(session: Session, lengths: Lengths) -> Estimate:
-    """Of a run that :func:`~limbeck.engine.build.without_weights` has prepared."""
-    config, method, desk = session.config, session.method, session.desk
+    """The estimate of a run whose session :func:`~limbeck.engine.build.without_weights` has built."""
+    config, method = session.config, session.method
     sizes = {role: size_of(policy.model) for role, policy in session.policies.items()}
     machine = _Machine(measured_speed(session.accelerator.device, config.precision), config.gradient_checkpointing)
     student = sizes["student"]
@@ -218,16 +214,16 @@ def estimate(session: Session, lengths: Lengths) -> Estimate:
         written += rows * limit
         for role in _writers(sample):
             size = sizes[_own(role, sizes)]
-            seconds += machine.writing(size, rows, lengths.prompt, limit, desk.batch)
-            work = max(work, min(rows, desk.batch) * (lengths.prompt + limit) * size.cache * 4)
+            seconds += machine.writing(size, rows, lengths.prompt, limit, config.generate_batch)
+            work = max(work, min(rows, config.generate_batch) * (lengths.prompt + limit) * size.cache * 4)
     passes = math.ceil(tokens / config.micro_tokens)
     read = [r.role for r in method.views if r.key not in ("student", "behavior")]
     read += ["teacher"] if "teacher" in sizes and config.diagnostics and "teacher" not in read else []
     seconds += sum(machine.reading(sizes[_own(role, sizes)], tokens, passes) for role in read)
     seconds += method.updates * machine.training(student, tokens, passes)
 
-    held_out = min(config.eval_size, len(desk.tasks["task"].test))
-    once = _evaluation(machine, sizes, held_out, lengths.prompt, desk.max_tokens, desk.batch)
+    held_out = min(config.eval_size, len(session.tasks["task"].test))
+    once = _evaluation(machine, sizes, held_out, lengths.prompt, session.config.max_tokens, config.generate_batch)
     times = (2 + (config.steps - 1) // config.eval_every if config.eval_every else 2) if held_out else 0
     followers = sum(r.follow is not None and not r.weights.in_student for r in method.views)
     frozen = sum(s.parameters for role, s in sizes.items() if role != "student")
@@ -260,13 +256,13 @@ class _Machine:
         return work + passes * size.layers * OPERATIONS * self.speed.operation
 
     def training(self, size: Size, tokens: float, passes: int) -> float:
-        """Of forward, backward and the optimiser; of adapters, the backward pass leaves out the weights' gradients."""
+        """Seconds of forward, backward and optimiser; with adapters, backward leaves out the gradients of weights."""
         whole = size.trained > size.active // 2
         rounds = (3 if whole else 2) + self.recomputes
         return rounds * self.reading(size, tokens, passes) + 5 * 4 * size.trained / self.speed.bytes
 
     def writing(self, size: Size, rows: int, prompt: float, limit: int, batch: int) -> float:
-        """Of sampling: the prompts are read at once, then each token takes a pass over all weights."""
+        """Seconds of sampling: the prompts are read at once, then each token takes a pass over all weights."""
         passes = math.ceil(rows / batch) * limit
         weights = passes * 4 * size.active / self.speed.bytes
         cached = rows * limit * (prompt + limit / 2) * size.cache * 4 / self.speed.bytes
@@ -276,7 +272,7 @@ class _Machine:
 def _evaluation(
     machine: _Machine, sizes: dict[str, Size], problems: int, prompt: float, limit: int, batch: int
 ) -> float:
-    """Of one evaluation: the student answers, and the models read its answers."""
+    """Seconds of one evaluation: the student answers, and the models read its answers."""
     if not problems:
         return 0.0
     tokens = problems * (prompt + limit)
@@ -286,12 +282,12 @@ def _evaluation(
 
 
 def _limit(sample: Sample, session: Session) -> int:
-    """Tokens that a sampled response has at most, over all its turns."""
+    """Largest number of tokens of a sampled response, over all its turns."""
     steps = session.config.steps
-    limit = session.desk.max_tokens if sample.max_tokens is None else int(sample.max_tokens.most(steps))
+    limit = session.config.max_tokens if sample.max_tokens is None else int(sample.max_tokens.most(steps))
     if sample.episodic:
         return limit * max(1, int(sample.turns.most(steps)))
-    return limit * (session.desk.turns if "episodes" in session.desk.tasks["task"].serves else 1)
+    return limit * (session.config.episode_turns if "episodes" in session.tasks["task"].serves else 1)
 
 
 def _writers(sample: Sample) -> list[str]:
@@ -299,18 +295,18 @@ def _writers(sample: Sample) -> list[str]:
 
 
 def _own(role: str, sizes: dict[str, Size]) -> str:
-    """The role whose model it is: what follows the student, or equals it, has its size."""
+    """The role whose size counts: a model that follows the student, or equals it, has the student's size."""
     return role if role in sizes else "student"
 
 
 def _activations(session: Session, size: Size, tokens: float) -> float:
-    """Bytes that one micro-batch keeps for its backward pass."""
+    """Bytes of activations that one micro-batch keeps for its backward pass."""
     of_layer = 2 if session.config.gradient_checkpointing else ACTIVATIONS
     return min(session.config.micro_tokens, tokens) * size.width * 4 * of_layer * size.layers
 
 
 def sources_in_words(session: Session) -> list[str]:
-    """Where the text of a step comes from."""
+    """The sources of a step's text, in words."""
     prompts, out = session.config.prompts, []
     for part in session.method.sources_within:
         if isinstance(part, Sample):

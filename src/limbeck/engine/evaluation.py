@@ -1,4 +1,4 @@
-"""Measuring a student on held-out problems: accuracy, and how far it is from its teacher."""
+"""Evaluation of a student on held-out problems: accuracy, and its distance to the teacher."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from .rollout.trajectory import assemble, single
 from .rollout.writer import Failures, judge_all, refuse_empty
 from .scoring.contexts import last_text
 from .scoring.forward import run_model
-from .session import Desk
+from .session import Session
 
 CUT = 0.5
-"""Share of cut responses before training from which a word is said."""
+"""Share of cut responses before training from which a notice is printed (ours)."""
 
 JUDGED = frozenset({"reward", "correct"})
 """Record fields that a verifier fills."""
@@ -43,33 +43,30 @@ JUDGED = frozenset({"reward", "correct"})
 
 @dataclass
 class Evaluator:
-    """The same problems every time.
+    """Measures the student on the same held-out problems every time.
 
     Attributes:
-        desk: models and task; ``teacher`` among the policies is what distances are measured to.
-        size: held-out problems.
-        micro_tokens: tokens a forward pass.
+        session: of the run; distances are measured to the ``teacher`` among its policies. Failures of environments and
+            verifiers during a measurement are not counted as those of a step.
     """
 
-    desk: Desk
-    size: int
-    micro_tokens: int
+    session: Session
 
     def __post_init__(self) -> None:
-        test = self.task.test
-        prompts = [test[i] for i in range(min(self.size, len(test)))]
-        self.prompts: list[Prompt] = [p for p in prompts if not self.desk.skip_overlong or self.desk.fits(p)]
+        config, test = self.session.config, self.task.test
+        prompts = [test[i] for i in range(min(config.eval_size, len(test)))]
+        self.prompts: list[Prompt] = [p for p in prompts if not config.skip_overlong or self.session.renderer.fits(p)]
         self._reference: Rollout | None = None
         self.newest: dict[str, Any] = {}
 
     @property
     def task(self) -> Task:
         """The run's own task."""
-        return self.desk.tasks["task"]
+        return self.session.tasks["task"]
 
     def measure(self) -> dict[str, Any]:
         """Greedy accuracy, and statistics over the student's greedy responses; keys that are not known are absent."""
-        record, failures = self._greedy(self.desk.policies["student"], STUDENT, self.prompts)
+        record, failures = self._greedy(self.session.policies["student"], STUDENT, self.prompts)
         failed = len(failures.unjudged)
         if failed == len(self.prompts):
             raise LimbeckError(
@@ -85,14 +82,16 @@ class Evaluator:
             out |= {"accuracy": low_high.mean, "low": low_high.low, "high": low_high.high}
             out |= {"reward": float(record.reward_U.double().nanmean()), "correct": correct}
             out |= {"verifier_failed": failed} if failed else {}
-            out |= spread("reward", record.reward_U, record.seq_U, record.n_sequences)
+            out |= clustered_interval("reward", record.reward_U, record.seq_U, record.n_sequences)
         stats = self.statistics(record)
-        out |= spread("length", record.length_B, torch.arange(record.n_sequences), record.n_sequences)
+        out |= clustered_interval("length", record.length_B, torch.arange(record.n_sequences), record.n_sequences)
         for name, values in stats.items():
             if name != "logp":
-                out |= {name: float(values.double().mean())} | spread(name, values, record.seq_N, record.n_sequences)
+                out |= {name: float(values.double().mean())} | clustered_interval(
+                    name, values, record.seq_N, record.n_sequences
+                )
         if "episodes" in self.task.serves:
-            out |= by_turn(record, stats)
+            out |= turn_measures(record, stats)
         self.newest = out
         return out | self._reference_measures()
 
@@ -102,49 +101,50 @@ class Evaluator:
         return [int(id(p) in right) for p in self.prompts]
 
     def teacher_accuracy(self) -> dict[str, Any]:
-        """The teacher's own greedy accuracy on the same problems, the student's ceiling; empty where none is known.
+        """The teacher's own greedy accuracy on the same problems; empty where it is not known.
 
-        Its responses are those that the student's perplexity is measured on, so that they are written only once.
+        Its responses are also those on which the student's perplexity is measured, so they are generated only once.
         """
-        if self._reference is None or "teacher" not in self.desk.policies or "reward" not in self.task.serves:
+        if self._reference is None or "teacher" not in self.session.policies or "reward" not in self.task.serves:
             return {}
         correct = self._correct(self._reference)
         interval = wilson(sum(correct), len(correct))
         return {"accuracy": interval.mean, "low": interval.low, "high": interval.high, "n": len(correct)}
 
     def first_notices(self, method: Method) -> list[str]:
-        """What the newest measurement says of a run that is about to begin."""
+        """Notices from the newest measurement, before the first step."""
         if not self.newest:
             return []
-        return unsolved(self.newest, self.teacher_accuracy(), self.desk.max_tokens, bool(method.fields & JUDGED))
+        limit = self.session.config.max_tokens
+        return unsolved(self.newest, self.teacher_accuracy(), limit, bool(method.fields & JUDGED))
 
     def _greedy(self, policy: Policy, author: int, prompts: Sequence[Prompt]) -> tuple[Rollout, Failures]:
         """Greedy responses to some prompts."""
         greedy = SamplingPolicy(((policy, 1.0),), tau=0.0)
         if "episodes" in self.task.serves:
-            writer = writer_for(self.desk, len(prompts), 0)
+            writer = writer_for(self.session, len(prompts), 0)
             record = assemble(write_episodes(sample(), writer, prompts, greedy), "main")
             refuse_empty(writer, record, "of the evaluation")
             return record, writer.failures
-        failures, ids = Failures(), [self.desk.prompt_ids(p) for p in prompts]
-        texts = generate(greedy, ids, self.desk.max_tokens, self.desk.batch)
+        failures, ids = Failures(), [self.session.renderer.prompt_ids(p) for p in prompts]
+        texts = generate(greedy, ids, self.session.config.max_tokens, self.session.config.generate_batch)
         rows = [
             single(p, i, w.ids, w.logp, author, w.truncated, verdict)
             for p, i, w, verdict in zip(
-                prompts, ids, texts, judge_all(self.desk, prompts, texts, failures), strict=True
+                prompts, ids, texts, judge_all(self.session, prompts, texts, failures), strict=True
             )
         ]
         return assemble([[row] for row in rows], "main"), failures
 
     def _reference_measures(self) -> dict[str, Any]:
-        """Perplexity on texts that do not move: the teacher's greedy responses, else the data's own."""
+        """Perplexity on fixed texts: the teacher's greedy responses, else the responses of the data."""
         if self._reference is None:
             self._reference = self._reference_record()
         if self._reference is None:
             return {}
         stats = self.statistics(self._reference)
         out: dict[str, Any] = {"perplexity": math.exp(-float(stats["logp"].double().mean()))}
-        logp = spread("logp", stats["logp"], self._reference.seq_N, self._reference.n_sequences)
+        logp = clustered_interval("logp", stats["logp"], self._reference.seq_N, self._reference.n_sequences)
         if logp and (low := logp["logp_interval"][0]) > -700:  # beyond it no float holds the perplexity
             out["perplexity_interval"] = [math.exp(-logp["logp_interval"][1]), math.exp(-low)]
         if "kl_forward" in stats:
@@ -152,38 +152,38 @@ class Evaluator:
         return out
 
     def _reference_record(self) -> Rollout | None:
-        teacher = self.desk.policies.get("teacher")
+        teacher = self.session.policies.get("teacher")
         if teacher is not None:
             return self._greedy(teacher, TEACHER, self.prompts)[0]
         if "responses" not in self.task.serves:
             return None
         rows = []
         for p in self.prompts:
-            ids = self.desk.response_ids(p, self.task.responses(p)[0])[: self.desk.max_tokens]
-            rows.append(single(p, self.desk.prompt_ids(p), ids, None, DATA))
+            ids = self.session.renderer.response_ids(p, self.task.responses(p)[0])[: self.session.config.max_tokens]
+            rows.append(single(p, self.session.renderer.prompt_ids(p), ids, None, DATA))
         return assemble([[row] for row in rows], "main")
 
     @torch.no_grad()
     def statistics(self, record: Rollout) -> dict[str, Tensor]:
         """Per scored token, ``[N]`` each: ``logp``, ``entropy``, and with a teacher both KLs and its log-prob."""
-        teacher = self.desk.policies.get("teacher")
+        teacher = self.session.policies.get("teacher")
         parts: dict[str, list[Tensor]] = {}
-        for first, last in record.cuts(self.micro_tokens):
+        for first, last in record.cuts(self.session.config.micro_tokens):
             part = record.groups(first, last)[0]
             target = None if teacher is None else run_model(teacher, part, _still)
-            answers = run_model(self.desk.policies["student"], part, partial(_ask, part=part, target=target))
+            answers = run_model(self.session.policies["student"], part, partial(_ask, part=part, target=target))
             for name, values in answers.items():
                 parts.setdefault(name, []).append(values.cpu())
         return {name: torch.cat(values) for name, values in parts.items()}
 
     def samples(self, n: int = 10) -> list[dict[str, Any]]:
         """Rollouts of the student with per-token statistics, for people to look at."""
-        record, _ = self._greedy(self.desk.policies["student"], STUDENT, self.prompts[:n])
+        record, _ = self._greedy(self.session.policies["student"], STUDENT, self.prompts[:n])
         stats = self.statistics(record)
         return [self._sample(record, stats, b) for b in range(record.n_sequences)]
 
     def _sample(self, record: Rollout, stats: dict[str, Tensor], b: int) -> dict[str, Any]:
-        tokenizer = self.desk.policies["student"].tokenizer
+        tokenizer = self.session.student.tokenizer
         mine = record.seq_N == b
         ids: list[int] = record.token_N[mine].tolist()
         prompt = record.prompts_B[b]
@@ -204,35 +204,35 @@ class Evaluator:
 
     def pass_at(self, samples: int, ks: Sequence[int]) -> dict[int, float]:
         """pass@k from sampled responses (Chen et al. 2021)."""
-        record = write_sample(sample(n=samples), writer_for(self.desk, len(self.prompts), 0), self.prompts)
+        record = write_sample(sample(n=samples), writer_for(self.session, len(self.prompts), 0), self.prompts)
         solved = Counter(id(p) for p, c in zip(record.prompts_B, record.correct_B.tolist(), strict=True) if c)
         counts = np.array([solved[id(p)] for p in self.prompts])  # an episode that broke off has failed
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
 
 
-def spread(name: str, values: Tensor, owner: Tensor, problems: int) -> dict[str, list[float]]:
-    """The 95% interval of a mean, as ``{"NAME_interval": [low, high]}``; empty where the problems cannot tell.
+def clustered_interval(name: str, values: Tensor, owner: Tensor, problems: int) -> dict[str, list[float]]:
+    """The 95% interval of a mean, as ``{"NAME_interval": [low, high]}``; empty with fewer than two problems.
 
     Args:
         name: of the number.
-        values: what was averaged, one a token, a turn or a response.
-        owner: the problem that each value belongs to, whose values are not independent of each other.
-        problems: how many there are.
+        values: those that were averaged, one a token, a turn or a response.
+        owner: the problem of each value; values of one problem depend on each other.
+        problems: number of problems.
     """
     total_B = torch.zeros(problems, dtype=torch.float64).index_add_(0, owner.cpu(), values.double().cpu())
     count_B = torch.bincount(owner.cpu(), minlength=problems)
     interval = ratio_interval(total_B.tolist(), count_B.tolist())
     if not math.isfinite(interval.low):
         return {}
-    # Student's interval knows no borders: a divergence is not negative, nor is a mean below its smallest value. Where
-    # all values are equal, rounding must not put their mean outside.
+    # Student's interval has no bounds, but a divergence is not negative, and no mean is below its smallest value. Where
+    # all values are equal, rounding must not put their mean outside of the interval.
     mean = float(values.double().mean())
     low = max(interval.low, min(0.0, float(values.min())))
     return {f"{name}_interval": [min(low, mean), max(interval.high, mean)]}
 
 
 def unsolved(measured: Mapping[str, Any], teacher: Mapping[str, Any], max_tokens: int, rewarded: bool) -> list[str]:
-    """Notes on what stands against a run before its first step.
+    """Notices about a run that will hardly learn, before its first step.
 
     Args:
         measured: of the student.
@@ -253,13 +253,13 @@ def unsolved(measured: Mapping[str, Any], teacher: Mapping[str, Any], max_tokens
     if teacher.get("accuracy") == 0:
         notes.append(
             f"note: the teacher solves none of {teacher['n']:,} held-out problems, and its accuracy is what a student "
-            "comes to by following it; name another teacher, see to its chat template, or raise max_tokens."
+            "reaches by imitation; name another teacher, check its chat template, or raise max_tokens."
         )
     return notes
 
 
-def by_turn(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    """What grows or falls along an episode: token means of each turn, and how many episodes got to it."""
+def turn_measures(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """Measures by turn of an episode: means over tokens, and the number of episodes that reached the turn."""
     place_U = Levels(record).turn() - 1
     turn_N, K = place_U[record.turn_N], int(place_U.max()) + 1
     count_K = torch.bincount(turn_N, minlength=K)
@@ -272,7 +272,7 @@ def by_turn(record: Rollout, stats: Mapping[str, Tensor]) -> dict[str, list[floa
 
 
 def _turns(record: Rollout, b: int, tokenizer: Any) -> dict[str, Any]:
-    """Of one episode: the turn of each token (from 1), what was said to each turn, and each turn's reward."""
+    """The turn of each token of an episode (from 1), the environment's text between turns, and each turn's reward."""
     turns = (record.seq_U == b).nonzero().squeeze(-1).tolist()
     places = [record.pos_N[record.turn_N == u].tolist() for u in turns]
     said = []

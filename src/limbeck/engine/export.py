@@ -1,4 +1,4 @@
-"""What a run leaves: its result, and the student in Hugging Face format."""
+"""The end of a run: its result, and the student in Hugging Face format."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from . import model_card as card
 from .models.policy import keep_format
 from .session import Session
-from .storage import provenance as lineage
-from .storage.atomic import whole_folder
+from .storage import provenance
+from .storage.atomic import read_json_lines, whole_folder
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves.
+    """The result of a run.
 
     Attributes:
         out: its folder.
@@ -33,8 +33,18 @@ class Result:
     student: Path
 
 
+def result_of(out: Path) -> Result:
+    """The result of a run that has finished, from its folder."""
+    evaluations = read_json_lines(out / "evaluations.jsonl")
+    before = evaluations[0] if evaluations else None
+    after = evaluations[-1] if len(evaluations) > 1 else None
+    report = out / "report.html"
+    steps = len(read_json_lines(out / "metrics.jsonl"))
+    return Result(out, before, after, steps, report if report.is_file() else None, out / "student")
+
+
 def export(session: Session, out: Path) -> None:
-    """Write the student in Hugging Face format, adapters merged, and adapters in a folder of their own besides."""
+    """Write the student in Hugging Face format with adapters merged, and the adapters in a folder of their own too."""
     student = session.student
     model = student.model
     if session.config.lora_rank:
@@ -46,12 +56,12 @@ def export(session: Session, out: Path) -> None:
     with whole_folder(out / "student") as folder:
         model.save_pretrained(folder)
         student.tokenizer.save_pretrained(folder)
-        lineage.write(folder, session.method, session.policies)
+        provenance.write_provenance(folder, session.method, session.policies)
         card.finish(folder, session, out)
 
 
 class Swapped:
-    """A policy with another module for a while."""
+    """A context manager that gives a policy another module."""
 
     def __init__(self, policy: Any, module: Any):
         self.policy, self.module = policy, module

@@ -1,4 +1,4 @@
-"""What can be foreseen of a run from its data: answers that do not fit, and texts new to the embedded models."""
+"""Notices from the data before a run: answers that do not fit, and text that the embedded models do not know."""
 
 from __future__ import annotations
 
@@ -6,40 +6,44 @@ from collections.abc import Iterator
 
 from ..tasks import Task
 from ..types import Prompt
-from .config import RunConfig
-from .session import Desk
+from .session import Session
 
 LOOKED_AT = 200
-"""Training prompts that are looked at; a task may make each when it is read."""
+"""Number of training prompts that are read here; a task may generate each when it is read."""
 
 SUMS = "State the final answer to the following arithmetic problem: "
-"""How every problem begins that the embedded models were trained on; one token of theirs."""
+"""Beginning of every problem in the training data of the embedded models; one token of their vocabulary."""
 
 
-def too_short(desk: Desk) -> list[str]:
-    """A note where the answers alone are longer than a response may be."""
-    task, tokenizer = desk.tasks["task"], desk.policies["student"].tokenizer
+def too_short(session: Session) -> list[str]:
+    """A notice where the answers alone are longer than a response may be."""
+    task, tokenizer = session.tasks["task"], session.student.tokenizer
     if "reward" not in task.serves:
         return []
     answers = [a for p in _first(task) if (a := p.privileged.get("answer"))]
     lengths = [len(tokenizer(str(a), add_special_tokens=False)["input_ids"]) for a in answers]
-    long = sum(n > desk.room for n in lengths)
+    room = session.renderer.room
+    long = sum(n > room for n in lengths)
     if not long:
         return []
     return [
         f"note: the answers of {long:,} of {len(lengths):,} training problems of {task.name!r} alone have more than "
-        f"max_tokens={desk.room} tokens, so they cannot be given; --set max_tokens={max(lengths) + 1} is the least "
+        f"max_tokens={room} tokens, so they cannot be given; --set max_tokens={max(lengths) + 1} is the least "
         "that has room for them."
     ]
 
 
-def unfamiliar(desk: Desk, config: RunConfig) -> list[str]:
-    """A note where the embedded models, which have learnt sums alone, are given something else."""
-    own = [role for role in ("student", "teacher") if getattr(config, role) == "embedded" and role in desk.policies]
+def unfamiliar(session: Session) -> list[str]:
+    """A notice where the embedded models, which have learnt sums alone, are given something else."""
+    own = [
+        role
+        for role in ("student", "teacher")
+        if getattr(session.config, role) == "embedded" and role in session.policies
+    ]
     if not own:
         return []
-    tokenizer, task = desk.policies["student"].tokenizer, desk.tasks["task"]
-    prompts = [desk.prompt_ids(p) for p in _first(task) if desk.fits(p)]
+    tokenizer, task = session.student.tokenizer, session.tasks["task"]
+    prompts = [session.renderer.prompt_ids(p) for p in _first(task) if session.renderer.fits(p)]
     known = tokenizer.convert_tokens_to_ids(SUMS)
     foreign = [ids for ids in prompts if known not in ids]
     if not foreign:

@@ -1,4 +1,4 @@
-"""How much each term pulls: the norm of its gradient before the terms are added."""
+"""Share of each term in the gradient: the norm of its own gradient, before the terms are added."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..space.method import Method
 from ..types import Dense, Hidden
 
 
-def add_pulls(method: Method, micro: Prepared, live: Dense | Hidden, squares: dict[str, float]) -> None:
+def add_squared_gradients(method: Method, micro: Prepared, live: Dense | Hidden, squares: dict[str, float]) -> None:
     """Add each term's squared gradient on a micro-batch to ``squares``, by the term's name, its coefficient included.
 
-    The gradient is the one with respect to the student's last hidden states (its logits, where it has no head of its
-    own), one row a scored token. There it is exact and costs a pass through the head for each term and none through
-    the model; rows of different micro-batches and processes are different variables, so squares add up. It reads a
-    detached copy: neither the loss nor the parameters' gradients know of it.
+    The gradient is taken with respect to the student's last hidden states (its logits, where it has no head of its
+    own), one row a scored token. There it is exact, and it takes a pass through the head for each term and none
+    through the model. Rows of different micro-batches and processes are different variables, so squares add up. The
+    states are a detached copy, so the loss and the gradients of the parameters do not change.
     """
     leaf = live.detach().map(_as_leaf)
     state = leaf.values
@@ -28,8 +28,8 @@ def add_pulls(method: Method, micro: Prepared, live: Dense | Hidden, squares: di
         with torch.enable_grad():
             value = loss(method, replace(micro, parts=[part]), leaf).loss
         if value.requires_grad:
-            (pull,) = torch.autograd.grad(value, state)
-            squares[part.name] += float(pull.double().square().sum())
+            (gradient,) = torch.autograd.grad(value, state)
+            squares[part.name] += float(gradient.double().square().sum())
 
 
 def _as_leaf(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Inputs of a run besides its settings (data, models, templates, code): recorded in run.json, compared on resume."""
+"""Inputs of a run other than its settings (data, models, templates, code): in run.json, compared on resume."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from .storage.fingerprint import as_bytes, of_spec, of_task
 
 
 def specs(config: RunConfig) -> dict[str, str]:
-    """The models that a run names, by role."""
+    """The names of a run's models, by role."""
     named = {"student": config.student, "teacher": config.teacher, "ref": config.ref, **config.others}
     return {role: spec for role, spec in named.items() if spec}
 
 
 def before_loading(config: RunConfig, tasks: Mapping[str, Task], objects: Collection[str]) -> dict[str, Any]:
-    """Data and models as far as they can be told without loading a model.
+    """Digests of data and models, as far as they are known without loading a model.
 
     Args:
         config: of the run.
         tasks: by name.
-        objects: roles whose model is, or was, an object; they are told by their tensors, later.
+        objects: roles whose model is, or was, an object; its tensors are compared later.
     """
     models = {role: of_spec(spec, role) for role, spec in specs(config).items() if role not in objects}
     return {
         "data": {name: of_task(task) for name, task in tasks.items()},
-        "models": {role: told for role, told in models.items() if told},
+        "models": {role: record for role, record in models.items() if record},
     }
 
 
 def of_run(session: Session, tensors: Mapping[str, str], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All inputs of a run that is open, for ``run.json``.
+    """All inputs of a run whose session is built, for ``run.json``.
 
     ``{"data": {name: {name, train, test, digest}}, "models": {role: {by, digest, files}}, "chat_template": text,
     "teacher_template": text or None, "contexts": {name: text}, "generation": {...}, "code": {file name: text}}``
@@ -45,23 +45,23 @@ def of_run(session: Session, tensors: Mapping[str, str], known: Mapping[str, Any
     Args:
         session: before its first step.
         tensors: digests of models that were objects, whose weights no folder need hold, by role.
-        known: what ``before_loading`` gave.
+        known: the result of ``before_loading``.
     """
-    known = known or before_loading(session.config, session.desk.tasks, tensors)
+    known = known or before_loading(session.config, session.tasks, tensors)
     student = session.student
     late = {role: of_spec(spec, role) for role, spec in specs(session.config).items() if role not in tensors}
-    models = {**known["models"], **{role: told for role, told in late.items() if told}}
+    models = {**known["models"], **{role: record for role, record in late.items() if record}}
     models |= {role: {"by": "tensors", "digest": digest} for role, digest in tensors.items()}
     generation = student.model.generation_config
-    told = generation.to_diff_dict() if generation is not None else {}
-    teacher = session.policies["teacher"] if "teacher" in session.desk.formats else None
+    settings = generation.to_diff_dict() if generation is not None else {}
+    teacher = session.policies["teacher"] if "teacher" in session.renderer.formats else None
     inputs = {
         "data": known["data"],
         "models": models,
         "chat_template": student.template or student.tokenizer.chat_template,
         "teacher_template": teacher and (teacher.template or teacher.tokenizer.chat_template),
-        "contexts": dict(session.desk.blocks),
-        "generation": {k: v for k, v in told.items() if not k.startswith("_") and k != "transformers_version"},
+        "contexts": dict(session.templates),
+        "generation": {k: v for k, v in settings.items() if not k.startswith("_") and k != "transformers_version"},
         "code": _code(session),
     }
     return dict(json.loads(as_bytes(inputs)))
@@ -71,14 +71,14 @@ def _code(session: Session) -> dict[str, str]:
     """The user's own files that define the method and the tasks, by name."""
     recipe = REGISTRY.get(session.config.method)
     out = {}
-    tasks = session.desk.tasks.values()
+    tasks = session.tasks.values()
     rewards = [function for task in tasks for function in getattr(task, "code", ())]
     for thing in (recipe.factory if recipe else None, *map(type, tasks), *rewards):
         try:
             file = Path(inspect.getsourcefile(thing) or "")
             if not getattr(thing, "__module__", "").startswith("limbeck.") and file.is_file():
                 out[file.name] = file.read_text(encoding="utf-8")
-        except (TypeError, OSError, ValueError):  # typed in an interpreter, or nothing at all
+        except (TypeError, OSError, ValueError):  # typed in an interpreter, or None
             continue
     return out
 
@@ -87,7 +87,7 @@ def _code(session: Session) -> dict[str, str]:
 
 
 def changes(config: RunConfig, was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A clause for each input that is not what it was; what ``now`` does not hold is not compared."""
+    """A clause for each input that has changed; inputs that are missing from ``now`` are not compared."""
     out = []
     old, new = _table(was, "data"), _table(now, "data")
     for name, is_now in new.items():
@@ -107,18 +107,18 @@ def changes(config: RunConfig, was: Mapping[str, Any], now: Mapping[str, Any]) -
     single = {
         "chat_template": "the student's chat template",
         "teacher_template": "the teacher's chat template",
-        "generation": "what the student's generation_config.json says",
+        "generation": "the student's generation_config.json",
     }
-    out += [f"{what} is another" for key, what in single.items() if key in now and was.get(key) != now[key]]
+    out += [f"{what} has changed" for key, what in single.items() if key in now and was.get(key) != now[key]]
     for key, what in (("contexts", "the template of context"), ("code", "the code in")):
         then = _table(was, key)
-        out += [f"{what} {name!r} is another" for name, text in _table(now, key).items() if then.get(name) != text]
+        out += [f"{what} {name!r} has changed" for name, text in _table(now, key).items() if then.get(name) != text]
     return out
 
 
 def models(inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is recorded of each model, by role."""
-    return {role: told for role, told in _table(inputs, "models").items() if isinstance(told, dict)}
+    """The record of each model, by role."""
+    return {role: record for role, record in _table(inputs, "models").items() if isinstance(record, dict)}
 
 
 def _table(value: Mapping[str, Any], key: str) -> dict[str, Any]:

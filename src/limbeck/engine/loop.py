@@ -1,4 +1,4 @@
-"""The loop: write, read, count, split, backward, step. Algorithm-blind: every method is a value it is given."""
+"""The training loop. It is the same for every method: a method is a value that it is given."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..math.divergence import fkl, rkl
 from ..math.statistic import Distance, Entropy, LogProb
 from ..types import DATA, Dense, Hidden, Rollout, Sampled, Scores
 from .config import RunConfig
-from .gradient_shares import add_pulls
+from .gradient_shares import add_squared_gradients
 from .rollout.sources import write
 from .rollout.writer import Failures
 from .scoring.contexts import ContextViews
@@ -29,7 +29,7 @@ from .session import Session
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
-    """Linear warm-up, then the schedule; a function of the step alone, so that it needs no state."""
+    """The learning rate of a step: linear warm-up, then the schedule. A function of the step, so it has no state."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     left = 1 - (step - config.warmup) / max(config.steps - config.warmup, 1)
@@ -38,40 +38,40 @@ def learning_rate(config: RunConfig, step: int) -> float:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """The random state of a step is a function of (seed, step, rank): resuming needs no generator state."""
+    """Set the random state from (seed, step, rank), so that a resumed run needs no state of a generator."""
     torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
 
 
 class Loop:
-    """One run's training. The optimiser and the student's module are already prepared by Accelerate."""
+    """The training of one run. Accelerate has prepared the optimiser and the student's module already."""
 
-    def __init__(self, workshop: Session, optimizer: Any):
-        self.session, self.optimizer = workshop, optimizer
-        self.config, self.accelerator = workshop.config, workshop.accelerator
+    def __init__(self, session: Session, optimizer: Any):
+        self.session, self.optimizer = session, optimizer
+        self.config, self.accelerator = session.config, session.accelerator
         # With one update a batch the student at the start of the batch is the student itself, detached.
-        method = workshop.method
+        method = session.method
         self.method = method.on_policy() if method.updates == 1 else method
         self.contexts = sorted(method.contexts, key=str)
         self.failures = Failures()  # of the newest batch, in this process
 
-    # ---- the four stages of a step
+    # ---- the stages of a step
     def step(self, step: int) -> dict[str, Any]:
-        """One batch: everything between two values of ``step``. Returns its metrics."""
-        clock = _Clock()
+        """Train on one batch of prompts, step ``step`` (from 0). Returns its metrics."""
+        timer = _Timer()
         seed_step(self.config.seed, step, self.accelerator.process_index)
         share = self.config.prompts // self.accelerator.num_processes
-        record, self.failures = write(self.method.sources, self.session.desk, share, step)
-        clock.lap("seconds_write")
-        views = ContextViews(record, self.session.desk)
+        record, self.failures = write(self.method.sources, self.session, share, step)
+        timer.lap("seconds_write")
+        views = ContextViews(record, self.session)
         record = views.with_columns(self.contexts)
         scores = self.read(views)
-        clock.lap("seconds_read")
+        timer.lap("seconds_read")
         record = record.to(self.accelerator.device)
         metrics = self.update(record, scores, step)
-        clock.lap("seconds_train")
+        timer.lap("seconds_train")
         counts = {"tokens_written": record.n_tokens, "tokens_read": record.ids_L.numel() * len(scores)}
         metrics |= {k: int(self._sum(v)) for k, v in counts.items()}
-        metrics = {"step": step, **self._record_metrics(record), **metrics, **clock.laps, "seconds": clock.total}
+        metrics = {"step": step, **self._record_metrics(record), **metrics, **timer.laps, "seconds": timer.total}
         self.remember(step, views, metrics)
         return metrics
 
@@ -85,16 +85,16 @@ class Loop:
         return {reader.key: self._view(reader, abilities, views, k) for reader, abilities in asked.items()}
 
     def _view(self, reader: Reader, abilities: frozenset[str], views: ContextViews, k: int | None) -> Scores:
-        policy, record, tokens = self.session.desk.policy(reader.role), views.seen_by(reader), self.config.micro_tokens
+        policy, record, tokens = self.session.policy(reader.role), views.seen_by(reader), self.config.micro_tokens
         n = sum(1 for _ in record.cuts(tokens))
         rounds = self._most(n) if policy is self.session.student else n  # only the student is wrapped
         return score_record(policy, record, abilities, tokens, k, rounds)
 
     def remember(self, step: int, views: ContextViews, metrics: Mapping[str, Any]) -> None:
-        """What outlives the step: following weights, controllers, skills."""
-        memory, student = self.session.desk.memory, self.accelerator.unwrap_model(self.session.student.scorer)
-        for shadow in self.session.followers.values():
-            shadow.after(step, student)
+        """Update the state that outlives a step: following weights, controllers, skills."""
+        memory, student = self.session.state.memory, self.accelerator.unwrap_model(self.session.student.scorer)
+        for follower in self.session.followers.values():
+            follower.after(step, student)
         known = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         move(self.method.controllers, memory.numbers, step, known)
         for context in self.contexts:
@@ -102,8 +102,8 @@ class Loop:
                 views.learn(context)
 
     def update(self, record: Rollout, scores: dict[str, Scores], step: int) -> dict[str, Any]:
-        """The optimiser steps on one batch."""
-        prepared = prepare(self.method, Batch(record, scores, step, self._sum, self.session.desk.memory.numbers))
+        """Update the student on one batch. Returns the metrics of the first update."""
+        prepared = prepare(self.method, Batch(record, scores, step, self._sum, self.session.state.memory.numbers))
         rate = learning_rate(self.config, step)
         metrics: dict[str, Any] = {"lr": rate}
         for group in self.optimizer.param_groups:
@@ -112,24 +112,24 @@ class Loop:
         rounds = self._most(len(cuts))
         for update in range(self.method.updates):
             self.optimizer.zero_grad(set_to_none=True)
-            pulls = {p.name: 0.0 for p in prepared.parts} if update == 0 and self._evaluates(step) else None
-            losses = [self._backward(prepared.micro(*cut), i == rounds, pulls) for i, cut in enumerate(cuts, 1)]
+            squares = {p.name: 0.0 for p in prepared.parts} if update == 0 and self._evaluates(step) else None
+            losses = [self._backward(prepared.micro(*cut), i == rounds, squares) for i, cut in enumerate(cuts, 1)]
             for i in range(len(cuts) + 1, rounds + 1):
                 self._keep_step(prepared.record, i == rounds)
             self._refuse_divergence(sum(float(r.loss.detach()) for _, r in losses), step)
             norm = self.accelerator.clip_grad_norm_(self.session.student.scorer.parameters(), self.config.clip_norm)
             self.optimizer.step()
             if update == 0:
-                metrics |= self._loss_metrics(prepared, losses, float(norm)) | self._pull_metrics(pulls or {})
+                metrics |= self._loss_metrics(prepared, losses, float(norm)) | self._share_metrics(squares or {})
         return metrics
 
     def _evaluates(self, step: int) -> bool:
-        """Whether it is the first step, or one before a planned evaluation; a longer run has the same earlier lines."""
+        """Whether an evaluation follows this step, or it is the first. It does not depend on the length of the run."""
         every = self.config.eval_every
         return step == 0 or bool(every and (step + 1) % every == 0)
 
     def _refuse_divergence(self, value: float, step: int) -> None:
-        """Stop before a loss that is not a number reaches the weights; what was saved before stays."""
+        """Stop before a loss of NaN or infinity changes the weights; earlier checkpoints stay."""
         if not math.isfinite(float(self._sum(value))):
             raise LimbeckError(
                 f"the loss is {value} at step {step} with lr={learning_rate(self.config, step):g}: the run has "
@@ -138,7 +138,7 @@ class Loop:
 
     # ---- forward and backward
     def _keep_step(self, record: Rollout, last: bool) -> None:
-        """A micro-batch that adds nothing, for a process that has fewer than another.
+        """Run a micro-batch with a loss of zero, on a process that has fewer micro-batches than another.
 
         Wrappers exchange parameters and gradients in every forward and backward, so that a process which did fewer of
         them would leave the others waiting.
@@ -148,15 +148,15 @@ class Loop:
             self.accelerator.backward(nothing)
 
     def _waiting(self, last: bool) -> Any:
-        """Only the last micro-batch synchronises gradients."""
+        """A context in which only the last micro-batch synchronises gradients."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(self.session.student.scorer)
 
-    def _backward(self, micro: Prepared, last: bool, pulls: dict[str, float] | None = None) -> tuple[Prepared, Loss]:
+    def _backward(self, micro: Prepared, last: bool, squares: dict[str, float] | None = None) -> tuple[Prepared, Loss]:
         student = self.session.student
 
         def objective(live: Dense | Hidden) -> Loss:
-            if pulls is not None:
-                add_pulls(self.method, micro, live, pulls)
+            if squares is not None:
+                add_squared_gradients(self.method, micro, live, squares)
             return loss(self.method, micro, live, self._questions(micro))
 
         with self._waiting(last):
@@ -166,7 +166,7 @@ class Loop:
         return micro, result
 
     def _questions(self, micro: Prepared) -> tuple[Question, ...]:
-        """What is measured of the live student besides the loss."""
+        """Statistics of the live student that are measured in addition to the loss."""
         if not self.config.diagnostics:
             return ()
         asked: tuple[Question, ...] = (Question(LogProb()), Question(Entropy()))
@@ -176,7 +176,7 @@ class Loop:
 
     # ---- numbers
     def _sum(self, x: Tensor | float) -> Tensor:
-        """Added over processes."""
+        """The sum over processes."""
         value = torch.as_tensor(x, device=self.accelerator.device)
         if self.accelerator.num_processes == 1:
             return value
@@ -184,7 +184,7 @@ class Loop:
         return reduced
 
     def _most(self, n: int) -> int:
-        """The largest over processes."""
+        """The maximum over processes."""
         if self.accelerator.num_processes == 1:
             return n
         counts: Tensor = self.accelerator.gather(torch.tensor([n], device=self.accelerator.device))
@@ -208,7 +208,7 @@ class Loop:
             out["kl_reverse"] = float(self._sum(float(gap.sum()))) / max(tokens, 1.0)
         return out
 
-    def _pull_metrics(self, squares: dict[str, float]) -> dict[str, float]:
+    def _share_metrics(self, squares: dict[str, float]) -> dict[str, float]:
         """Norm of each term's gradient, and its share of their sum."""
         norms = {name: math.sqrt(float(self._sum(square))) for name, square in squares.items()}
         total = sum(norms.values())
@@ -248,10 +248,10 @@ class Loop:
         if count:
             out["reward"] = float(self._sum(float(record.reward_U.double().nansum()))) / count
             out["accuracy"] = float(self._sum(float(record.correct_B[verified_B].sum()))) / count
-        desk = self.session.desk
-        if "episodes" in desk.tasks["task"].serves:
+        serves = self.session.tasks["task"].serves
+        if "episodes" in serves:
             out["episodes_died"] = int(self._sum(len(self.failures.died)))
-        elif "reward" in desk.tasks["task"].serves:
+        elif "reward" in serves:
             out["verifier_failed"] = int(self._sum(len(self.failures.unjudged)))
         if record.n_turns > record.n_sequences:
             out["turns"] = float(self._sum(float(record.n_turns))) / max(sequences, 1.0)
@@ -259,7 +259,7 @@ class Loop:
 
 
 def _nothing(scores: Dense | Hidden) -> Tensor:
-    """Zero, by way of every parameter that a loss reaches."""
+    """Zero, as a function of every parameter that a loss depends on."""
     if isinstance(scores, Dense):
         return 0.0 * scores.logits_NV.sum()
     head = scores.head
@@ -267,15 +267,15 @@ def _nothing(scores: Dense | Hidden) -> Tensor:
     return 0.0 * (scores.hidden_NH.sum() + head.weight_VH.sum() + bias)
 
 
-class _Clock:
-    """Seconds of each stage."""
+class _Timer:
+    """Seconds of each stage of a step."""
 
     def __init__(self) -> None:
         self.start = self.last = time.perf_counter()
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """Close a stage."""
+        """End a stage."""
         now = time.perf_counter()
         self.laps[name] = now - self.last
         self.last = now

@@ -1,4 +1,4 @@
-"""The model card of a trained student; and its folder made fit to be given away, without paths of this machine."""
+"""The model card of a trained student, and the removal of this machine's paths from its folder."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .inputs import specs
 from .models import hub
 from .session import Session
 from .storage.atomic import write_json, write_text
-from .storage.provenance import shown
+from .storage.provenance import public_name
 from .storage.run_log import read_run
 
 _ELSEWHERE = ("method", "arguments", "student", "teacher", "ref", "others", "task", "datasets", "cpu", "trackers")
-"""Settings that the card tells in a sentence of their own, or that decide nothing."""
+"""Settings that the card describes in sentences, or that do not change the result."""
 
 
 def finish(folder: Path, session: Session, out: Path, *, adapter: bool = False) -> None:
-    """Write ``README.md`` into a folder of weights, and call models in its JSON files by name instead of by path.
+    """Write ``README.md`` into a folder of weights, and replace paths of models in its JSON files by names.
 
     Args:
         folder: of the student, or of its adapters.
@@ -35,7 +35,7 @@ def finish(folder: Path, session: Session, out: Path, *, adapter: bool = False) 
         adapter: the folder holds adapters, and not the whole student.
     """
     run = read_run(out)
-    paths = {p: shown(p) for spec in specs(session.config).values() for p in _written_as(spec)}
+    paths = {p: public_name(p) for spec in specs(session.config).values() for p in _written_as(spec)}
     for file in folder.glob("*.json"):
         if file.name.endswith(("config.json", "tokenizer.json")):
             _call_by_name(file, paths)
@@ -43,7 +43,7 @@ def finish(folder: Path, session: Session, out: Path, *, adapter: bool = False) 
 
 
 def _written_as(spec: str) -> set[str]:
-    """The forms in which a library may have written down where a model lies."""
+    """The forms in which a library may have written the path of a model."""
     here = found(spec, "folder") if spec != "embedded" else None
     if here is None:
         return set()
@@ -51,7 +51,7 @@ def _written_as(spec: str) -> set[str]:
 
 
 def _call_by_name(file: Path, paths: Mapping[str, str]) -> None:
-    """Write a JSON file again where a value in it is a model's path, or code in that folder."""
+    """Replace paths in a JSON file: those of models, and of code in their folders."""
     value = json.loads(file.read_text(encoding="utf-8"))
 
     def named(x: Any) -> Any:
@@ -74,7 +74,7 @@ def _call_by_name(file: Path, paths: Mapping[str, str]) -> None:
 def _text(session: Session, run: Mapping[str, Any], numbers: str, adapter: bool) -> str:
     parts = [
         f"---\n{_front(session, run, adapter).to_yaml()}\n---",
-        f"# {run.get('title') or run.get('method')}: {shown(str(run.get('student')))}, trained further",
+        f"# {run.get('title') or run.get('method')}: {public_name(str(run.get('student')))}, trained further",
         _origin(session, run),
         numbers,
         "## How to load it\n\n" + _loading(session, adapter),
@@ -86,7 +86,7 @@ def _text(session: Session, run: Mapping[str, Any], numbers: str, adapter: bool)
 def _front(session: Session, run: Mapping[str, Any], adapter: bool) -> ModelCardData:
     """The machine-readable head; only names that the hub knows are given as the hub's."""
     student = session.config.student
-    base = student if hub.named(student) and "student" not in _objects(run) else None
+    base = student if hub.is_hub_name(student) and "student" not in _objects(run) else None
     return ModelCardData(
         base_model=base,
         library_name="peft" if adapter else "transformers",
@@ -99,32 +99,32 @@ def _front(session: Session, run: Mapping[str, Any], adapter: bool) -> ModelCard
 
 def _objects(run: Mapping[str, Any]) -> set[str]:
     models = run.get("inputs", {}).get("models", {})
-    return {role for role, told in models.items() if told.get("by") == "tensors"}
+    return {role for role, record in models.items() if record.get("by") == "tensors"}
 
 
 def _license(student: str) -> str | None:
-    """What the card of the model that was trained says, where it is here."""
+    """The license in the card of the model that was trained, where that card is on this machine."""
     folder = embedded.path("student") if student == "embedded" else found(student, "folder")
     file = folder / "README.md" if folder is not None else hub.cached(student, "README.md")
     try:
-        said = ModelCard.load(file).data.license if file is not None and file.is_file() else None
-    except Exception:  # a card is written by people, and may be anything
+        license_ = ModelCard.load(file).data.license if file is not None and file.is_file() else None
+    except Exception:  # a card is written by people, and may be malformed in any way
         return None
-    return said if isinstance(said, str) else None
+    return license_ if isinstance(license_, str) else None
 
 
 def _origin(session: Session, run: Mapping[str, Any]) -> str:
-    """From what, by whom, on which data, by which method."""
+    """The student, its teachers, the data and the method, in sentences."""
     own = [r for r in session.method.roles if r in session.config.others or r == "teacher"]
-    taught = [f"`{shown(session.policies[r].name)}`" for r in own if r in session.policies]
+    taught = [f"`{public_name(session.policies[r].name)}`" for r in own if r in session.policies]
     by = f", taught by {' and '.join(taught)}" if taught else ""
     data = run.get("inputs", {}).get("data", {})
-    told = [f"`{d['name']}` ({d['train']:,} prompts, {d['test']:,} held out)" for d in data.values()]
+    sets = [f"`{d['name']}` ({d['train']:,} prompts, {d['test']:,} held out)" for d in data.values()]
     method = run.get("title") or run.get("method")
     paper = f" ({run['paper']})" if run.get("paper") else ""
     lines = [
-        f"This is `{shown(session.student.name)}` after training with {method}{paper}{by}, on {' and '.join(told)}. "
-        "It was made with Limbeck.",
+        f"This is `{public_name(session.student.name)}` after training with {method}{paper}{by}, on "
+        f"{' and '.join(sets)}. It was made with Limbeck.",
         "What was minimised:",
         "```text\n" + str(run.get("formula", "")).strip() + "\n```",
     ]
@@ -132,7 +132,7 @@ def _origin(session: Session, run: Mapping[str, Any]) -> str:
 
 
 def _numbers(out: Path) -> str:
-    """Held-out measures before and after, with their intervals, as the report has them."""
+    """Held-out measures before and after, with their intervals, as in the report."""
     data = load_run(out)
     if data.before is None:
         return ""
@@ -145,12 +145,12 @@ def _loading(session: Session, adapter: bool) -> str:
     given = session.config.chat_template_kwargs
     keywords = f", **{given!r}" if given else ""
     if adapter:
-        first = shown(session.config.student)
+        base = public_name(session.config.student)
         lines = [
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM",
             "",
-            f"base = AutoModelForCausalLM.from_pretrained({json.dumps(first)})  # what was trained",
+            f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base)})  # what was trained",
             'model = PeftModel.from_pretrained(base, "adapter")  # this folder',
         ]
     else:
@@ -170,19 +170,19 @@ def _loading(session: Session, adapter: bool) -> str:
 
 def _training(config: RunConfig, run: Mapping[str, Any]) -> str:
     """Settings that are not the defaults, and the versions."""
-    told = config.model_dump(mode="json")
+    values = config.model_dump(mode="json")
     defaults = {name: field.get_default(call_default_factory=True) for name, field in RunConfig.model_fields.items()}
-    own = {k: v for k, v in told.items() if k not in _ELSEWHERE and v != defaults[k] and not _is_path(v)}
-    own |= told["arguments"]
+    own = {k: v for k, v in values.items() if k not in _ELSEWHERE and v != defaults[k] and not _is_path(v)}
+    own |= values["arguments"]
     settings = [f"| `{k}` | `{json.dumps(v, ensure_ascii=False)}` |" for k, v in own.items() if not _is_path(v)]
-    always = [f"| `{k}` | `{told[k]}` |" for k in ("steps", "prompts", "lr", "max_tokens", "seed") if k not in own]
+    always = [f"| `{k}` | `{values[k]}` |" for k in ("steps", "prompts", "lr", "max_tokens", "seed") if k not in own]
     versions = ", ".join(f"{k} {v}" for k, v in run.get("versions", {}).items())
     table = "| setting | value |\n| --- | --- |\n" + "\n".join([*always, *settings])
     return f"{table}\n\nOther settings have Limbeck's defaults. Versions: {versions}."
 
 
 def _is_path(value: Any) -> bool:
-    """Whether a setting, or something in it, may say where something lies on this machine."""
+    """Whether a setting, or a value in it, may be a path of this machine."""
     if isinstance(value, Mapping):
         return any(map(_is_path, value.values()))
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
 """The settings of ``lb.distill`` by name and type, for editors and type checkers.
 
-``RunConfig`` is where settings have their defaults, bounds and descriptions; a test holds both equal.
+``RunConfig`` holds the defaults, bounds and descriptions of settings; a test keeps both lists equal.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 
 
 class OwnSettings(TypedDict, total=False):
-    """Every field of ``RunConfig`` but those that ``lb.distill`` has as parameters of their own."""
+    """Every field of ``RunConfig`` except those that are parameters of ``lb.distill``."""
 
     arguments: dict[str, Any]
     imports: Sequence[str] | str
@@ -51,7 +51,7 @@ class OwnSettings(TypedDict, total=False):
 
 
 class RunSettings(OwnSettings, total=False):
-    """The same, and the names that Transformers and TRL have for them (``engine.aliases``)."""
+    """The same fields, and their names in Transformers and TRL (``engine.aliases``)."""
 
     learning_rate: float
     warmup_steps: int

@@ -1,4 +1,4 @@
-"""Running a pipeline: each stage in a folder of its own; a killed pipeline goes on in its stage."""
+"""Pipelines: each stage runs in a folder of its own, and a stopped pipeline goes on in its stage."""
 
 from __future__ import annotations
 
@@ -14,32 +14,37 @@ from rich.console import Console
 from ..errors import LimbeckError, expect, nearest, quoted
 from ..space.pipeline import Pipeline, Stage
 from ..space.registry import get
+from ..tasks import Task
 from ..terminal import screen
 from . import inputs
 from .aliases import in_our_words
-from .build import build_method, prepare_tasks
-from .checks import check_models, data_names
+from .build import check_run, name_of, task_object
+from .checks import data_names
 from .config import RunConfig, configure
-from .run import Result, refuse_changes, resume, train
-from .storage.atomic import read_lines, write_json
+from .export import Result, result_of
+from .resumption import refuse_changes
+from .run import resume, train
+from .storage.atomic import write_json
 from .storage.run_folder import empty, folder_of, held, main_process, recorded, refuse_impossible
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage that is to be run: its folder, its configuration, and where it stands.
+    """A stage that is to be run: its folder, its configuration, and its progress.
 
     Attributes:
         path: folder of the stage's run.
         config: what to run.
-        state: ``new``, ``begun`` or ``done``, when the pipeline was called.
-        inputs: digests of the data and models that it reads, but for the student that the stage before leaves.
+        state: ``new``, ``begun`` or ``done``, at the time of the call.
+        inputs: digests of the data and models that it reads, except the student that the stage before leaves.
+        task: an object that replaces the name in the configuration.
     """
 
     path: Path
     config: RunConfig
     state: str
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    task: Task | None = None
 
 
 def run_pipeline(
@@ -60,9 +65,10 @@ def run_pipeline(
         quiet: no progress on standard error.
         console: where progress goes; default: standard error.
         command: what the user typed, for the reports.
-        accept_changes: go on though data or models are not what they were when the pipeline began (``resume``).
+        accept_changes: go on although data or models have changed since the pipeline began (``resume``).
         **settings: for every stage (``student``, ``teacher``, ``task``, ``lr`` ...); a stage's own win. An argument of
-            a method goes to the stages whose method takes it.
+            a method goes to the stages whose method takes it. ``task`` may be a Task object here, which every stage
+            reads that names no task of its own.
 
     Raises:
         LimbeckError: before the first stage is run, where a stage's settings are wrong, where a stage lacks a model or
@@ -70,8 +76,12 @@ def run_pipeline(
     """
     expect("the pipeline", pipeline, Pipeline, "give one such as lb.pipelines.sd_zero(), or lb.Pipeline([...])")
     folder = folder_of(out)
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
     pipeline, settings = _in_our_words(pipeline, settings)
-    stages = _plan(pipeline, folder, settings)
+    task = task_object(settings.get("task", ""))
+    if task is not None:
+        settings = {**settings, "task": name_of(task)}
+    stages = _plan(pipeline, folder, settings, task)
     described = {"pipeline": str(pipeline), "settings": {k: str(v) for k, v in settings.items()}}
     _refuse_another(folder, described)
     console = screen(quiet=True) if quiet else screen(console, stderr=True, quiet=not main_process())
@@ -80,24 +90,24 @@ def run_pipeline(
     with held(folder, console):
         _claim(folder, described, stages, accept_changes)
         stages = [replace(s, state=_state(s.path, s.config)) for s in stages]  # another process may have gone on
-        own = {"accept_changes": True} if accept_changes else {}
         results = []
         for i, stage in enumerate(stages, 1):
             done = ", done before" if stage.state == "done" else ""
             console.print(f"stage {i} of {len(stages)}: {stage.config.method}{done}", style="bold", highlight=False)
             typed = command or f"stage {stage.path.name} of {pipeline}"
+            own: dict[str, Any] = {"command": typed, "console": console, "task": stage.task}
             with _named(i, len(stages), stage.config.method):
                 if stage.state == "done":
-                    results.append(_result(stage.path))
+                    results.append(result_of(stage.path))
                 elif stage.state == "begun":
-                    results.append(resume(stage.path, command=typed, console=console, **own))
+                    results.append(resume(stage.path, accept_changes=accept_changes, **own))
                 else:
-                    results.append(train(stage.config, stage.path, command=typed, console=console))
+                    results.append(train(stage.config, stage.path, **own))
     return results
 
 
 def _in_our_words(pipeline: Pipeline, settings: Mapping[str, Any]) -> tuple[Pipeline, dict[str, Any]]:
-    """The pipeline and its common settings without the spellings of other libraries."""
+    """The pipeline and its common settings, with names of other libraries replaced by ours."""
     stages = [Stage(s.method, in_our_words(s.settings, get(s.method).arguments, s.method)) for s in pipeline.stages]
     arguments = sorted({a for stage in stages for a in get(stage.method).arguments})
     return replace(pipeline, stages=tuple(stages)), in_our_words(settings, arguments, "the pipeline")
@@ -105,18 +115,18 @@ def _in_our_words(pipeline: Pipeline, settings: Mapping[str, Any]) -> tuple[Pipe
 
 @contextlib.contextmanager
 def _named(i: int, n: int, method: str) -> Iterator[None]:
-    """A refusal inside says which stage it is about."""
+    """Name the stage in errors that are raised inside."""
     try:
         yield
     except LimbeckError as e:
         raise LimbeckError(f"stage {i} of {n} ({method}): {e}") from e
 
 
-# ---------------------------------------------------------------- what is to be run
+# ---------------------------------------------------------------- the plan
 
 
-def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any]) -> list[Planned]:
-    """Every stage; each starts from the student the one before leaves. All that can be refused is refused here."""
+def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any], task: Task | None = None) -> list[Planned]:
+    """Every stage, each with the student of the stage before; their settings, models and tasks are checked."""
     _refuse_unknown(pipeline, settings)
     stages: list[Planned] = []
     student = settings.get("student", "embedded")
@@ -129,20 +139,20 @@ def _plan(pipeline: Pipeline, folder: Path, settings: Mapping[str, Any]) -> list
         own = _fitting(stage, settings, understood[i % len(understood)], frozenset().union(*understood))
         with _named(i + 1, len(pipeline.unrolled), stage.method):
             config = configure(stage.method, {**own, **stage.settings, "student": student})
-        stages.append(Planned(path, config, _state(path, config)))
+        own_task = None if "task" in stage.settings else task
+        stages.append(Planned(path, config, _state(path, config), task=own_task))
         student = str(path / "student")
-    for i, planned in enumerate(stages[: len(pipeline.stages)]):  # the others are these again
+    for i, planned in enumerate(stages[: len(pipeline.stages)]):  # the others repeat these
         with _named(i + 1, len(stages), planned.config.method):
-            method = build_method(planned.config)
-            check_models(planned.config, method, {})
-            tasks = prepare_tasks(planned.config, method)
-            known = inputs.before_loading(planned.config, tasks, ("student",) if i else ())
+            later = ("student",) if i else ()  # the student that the stage before will leave
+            _, tasks = check_run(planned.config, task=planned.task, later=later)
+            known = inputs.before_loading(planned.config, tasks, later)
         stages[i] = replace(planned, inputs=known)
     return stages
 
 
 def _refuse_unknown(pipeline: Pipeline, settings: Mapping[str, Any]) -> None:
-    """A setting must be a run's, or an argument of some stage's method."""
+    """Refuse settings that are neither a run's nor an argument of some stage's method."""
     arguments = {a for stage in pipeline.stages for a in get(stage.method).arguments}
     for stage in pipeline.stages:
         if "student" in stage.settings:
@@ -164,14 +174,21 @@ Entry = tuple[str, str]
 
 
 def _fitting(
-    stage: Stage, settings: Mapping[str, Any], own: frozenset[Entry], everybodys: frozenset[Entry]
+    stage: Stage, settings: Mapping[str, Any], own: frozenset[Entry], known: frozenset[Entry]
 ) -> dict[str, Any]:
-    """The settings without those that only other stages' methods understand: arguments, contexts, further models."""
-    known = {*RunConfig.model_fields, *get(stage.method).arguments}
-    fitting = {k: v for k, v in settings.items() if k in known}
+    """The settings of one stage, without those that only the methods of other stages understand.
+
+    Args:
+        stage: to which they are fitted.
+        settings: common to all stages.
+        own: entries of tables that this stage's method reads.
+        known: entries of tables that the method of some stage reads.
+    """
+    names = {*RunConfig.model_fields, *get(stage.method).arguments}
+    fitting = {k: v for k, v in settings.items() if k in names}
     for table in ("contexts", "others", "datasets"):
         if isinstance(fitting.get(table), Mapping):
-            strange = {name for kind, name in everybodys - own if kind == table}
+            strange = {name for kind, name in known - own if kind == table}
             fitting[table] = {k: v for k, v in fitting[table].items() if k not in strange}
     return fitting
 
@@ -185,7 +202,7 @@ def _understood(stage: Stage, settings: Mapping[str, Any]) -> frozenset[Entry]:
 
 
 def _state(path: Path, config: RunConfig) -> str:
-    """Where a stage stands; a folder of another method's run is refused when the stage claims it."""
+    """The progress of a stage: ``new``, ``begun`` or ``done``. A run of another method in its folder counts as new."""
     if not (path / "run.json").exists():
         return "new"
     run = recorded(path)
@@ -194,21 +211,11 @@ def _state(path: Path, config: RunConfig) -> str:
     return "done" if run.get("finished") and (path / "student").is_dir() else "begun"
 
 
-def _result(path: Path) -> Result:
-    """What a finished stage left."""
-    evaluations = read_lines(path / "evaluations.jsonl")
-    before = evaluations[0] if evaluations else None
-    after = evaluations[-1] if len(evaluations) > 1 else None
-    report = path / "report.html"
-    steps = len(read_lines(path / "metrics.jsonl"))
-    return Result(path, before, after, steps, report if report.is_file() else None, path / "student")
-
-
 # ---------------------------------------------------------------- the folder
 
 
 def _claim(folder: Path, described: Mapping[str, Any], stages: Sequence[Planned], accept_changes: bool) -> None:
-    """Write down what the folder's pipeline is, or refuse to go on where what it reads has changed since."""
+    """Record the pipeline in its folder, or refuse to go on where its inputs have changed."""
     if not main_process():
         return
     _refuse_another(folder, described)
@@ -224,7 +231,7 @@ def _claim(folder: Path, described: Mapping[str, Any], stages: Sequence[Planned]
 
 
 def _refuse_another(folder: Path, now: Mapping[str, Any]) -> None:
-    """The folder's pipeline goes on only as itself."""
+    """Refuse a folder that holds another pipeline, or other things."""
     if not main_process():
         return
     refuse_impossible(folder)

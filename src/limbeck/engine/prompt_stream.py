@@ -1,4 +1,4 @@
-"""The order of prompts: every one once an epoch, shuffled by (seed, epoch); a cursor is all its state."""
+"""The order of prompts: each once an epoch, shuffled by (seed, epoch). Its only state is a cursor."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..types import Prompt
 
 
 class PromptStream:
-    """Prompts for one process of a run.
+    """The training prompts of one process of a run.
 
     Args:
         prompts: of the task's training split.
         seed: of the run.
-        rank, world: this process and how many there are; each takes its own part of every draw.
+        rank, world: number of this process, and how many there are; each takes its own part of every draw.
 
     Attributes:
-        fits: where it is set, a prompt for which it is false gives its place to the next one in the epoch's order, so
-            that the cursor, and with it a resumed run, does not depend on how many are left out.
+        fits: where it is set, a prompt for which it is false is replaced by the next one in the epoch's order, so that
+            the cursor, and with it a resumed run, does not depend on how many are left out.
     """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int, rank: int = 0, world: int = 1):

@@ -1,7 +1,7 @@
-"""Responses to look at: models write to prompts, and the task's verifier judges where there is one.
+"""Sampling responses for ``limbeck sample``: models answer prompts, and the task's verifier judges where it has one.
 
-Prompts are rendered, and responses sampled and judged, by the functions that training uses. Nothing is trained here
-and no number is reported: measuring is in ``measure``.
+Prompts are rendered, and responses sampled and judged, by the functions that training uses. Nothing is trained here,
+and no measure is reported: see ``evaluation``.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from safetensors.torch import load_file
 from ..axes.source import sample
 from ..errors import LimbeckError, number
 from ..tasks import Response, Task, Verdict
-from ..tasks.base import found
 from ..types import Prompt
 from .api import refuse_too_many
-from .build import accelerator_for
+from .build import accelerator_for, build_method
 from .config import RunConfig
 from .models import hub
 from .models.chat import template_file, template_text
 from .models.generate import SamplingPolicy, Written, generate
 from .models.policy import Policy, add_lora, freeze, load_policy, share_vocabulary
+from .rendering import PromptRenderer
 from .rollout.episodes import write_episodes
 from .rollout.sources import writer_for
 from .rollout.trajectory import Trajectory
 from .rollout.writer import UNJUDGED, Failures, judge
-from .session import Desk
+from .session import Session
 from .storage import checkpoint
 from .storage.fingerprint import of_file
 
@@ -43,10 +43,10 @@ COLDEST, HOTTEST = 0.01, 100.0
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that writes.
+    """A model that is sampled.
 
     Attributes:
-        label: what it is called in the output.
+        label: its name in the output.
         spec: folder, hub name or ``"embedded"``.
         checkpoint: a run's checkpoint, whose weights replace those of ``spec``; None takes ``spec`` as it is.
         lora: rank and alpha of the adapters in the checkpoint; a rank of 0 means none.
@@ -60,7 +60,7 @@ class Subject:
     chat: str | None = None
 
 
-class Asked:
+class TypedPrompts:
     """Prompts that the user typed: a task without a verifier and without prompts for training.
 
     Args:
@@ -74,7 +74,7 @@ class Asked:
         self.test: Sequence[Prompt] = tuple(prompts)
 
     def verify(self, prompt: Prompt, text: str) -> Verdict:  # noqa: ARG002
-        """Refuse, because nobody knows the right answer.
+        """Refuse, because a typed prompt has no known answer.
 
         Raises:
             LimbeckError: always.
@@ -82,7 +82,7 @@ class Asked:
         raise LimbeckError("a prompt that was typed has no verifier; give --task.")
 
     def responses(self, prompt: Prompt) -> tuple[Response, ...]:  # noqa: ARG002
-        """Nothing."""
+        """No response: a typed prompt has none."""
         return ()
 
 
@@ -97,7 +97,7 @@ def write_responses(
     device: str | None = None,
     console: Console,
 ) -> list[list[dict[str, Any]]]:
-    """Let models write to prompts, one model after the other, each from the same seed.
+    """Let models answer prompts, one model after the other, each from the same seed.
 
     Args:
         subjects: the models.
@@ -121,36 +121,41 @@ def write_responses(
     refuse_too_many(samples, len(prompts))
     refuse_temperature(temperature, samples)
     for subject in subjects:
-        _refuse_absent(subject.spec)
+        hub.refuse_absent_model("model", subject.spec)
     if config.template is not None:
         template_file(config.template, "template")
-    where = device_of(device)
+    where = device_named(device)
     out = []
     for subject in subjects:
         with console.status(f"{subject.label} is writing"):
             policy = _loaded(subject, config, where)
-            desk = Desk(
-                {"student": policy},
-                {"task": task},
-                {},
-                config.max_tokens,
-                config.generate_batch,
-                turns=config.episode_turns,
-                verify_seconds=config.verify_seconds,
-                judged_only=False,
-            )
-            read = [p for p in prompts if not config.skip_overlong or desk.fits(p)]
+            session = _session(policy, task, config)
+            read = [p for p in prompts if not config.skip_overlong or session.renderer.fits(p)]
             if len(read) < len(prompts):
                 n = len(prompts) - len(read)
                 console.print(f"note: {subject.label}: {n} prompts are too long and are left out.", style="yellow")
             torch.manual_seed(config.seed)
-            out.append(_written(subject.label, desk, read, samples, temperature, console))
-            del policy, desk  # the next model needs the memory
+            out.append(_written(subject.label, session, read, samples, temperature, console))
+            del policy, session  # the next model needs the memory
     return out
 
 
+def _session(policy: Policy, task: Task, config: RunConfig) -> Session:
+    """A session in which one model answers prompts; responses without a verdict are kept."""
+    return Session(
+        config=config,
+        method=build_method(config),
+        accelerator=accelerator_for("no", config.cpu),
+        policies={"student": policy},
+        tasks={"task": task},
+        streams={},
+        renderer=PromptRenderer({"student": policy}, config.max_tokens),
+        reads_verdicts=False,
+    )
+
+
 def refuse_temperature(temperature: float, samples: int) -> None:
-    """Refuse a temperature at which a model cannot write, or several samples that would all be the same.
+    """Refuse a temperature that cannot be computed with, or several samples that would all be equal.
 
     Raises:
         LimbeckError: naming the temperature and the remedy.
@@ -168,8 +173,8 @@ def refuse_temperature(temperature: float, samples: int) -> None:
         )
 
 
-def device_of(name: str | None) -> torch.device:
-    """The device of a name; without one, what a run would take.
+def device_named(name: str | None) -> torch.device:
+    """The device of a name; without one, the device that a run would use.
 
     Raises:
         LimbeckError: where this machine has no such device.
@@ -189,14 +194,8 @@ def device_of(name: str | None) -> torch.device:
     return device
 
 
-def _refuse_absent(spec: str) -> None:
-    """Refuse a model that is neither on this machine nor on a hub that can be reached."""
-    if found(spec, "folder") is None:
-        hub.refuse_unreachable("model", spec)
-
-
 def _loaded(subject: Subject, config: RunConfig, device: torch.device) -> Policy:
-    """The model on its device, with the chat template in which it is to write."""
+    """The model on its device, with its chat template."""
     policy = load_policy(subject.spec, "model", remote_code=config.remote_code)
     given = config.template is not None or subject.chat is None
     policy.template = template_text(policy.tokenizer, config.template, subject.spec) if given else subject.chat
@@ -222,7 +221,9 @@ def put_weights(path: Path, policy: Policy) -> None:
     except (OSError, SafetensorError):
         whole = False
     if not whole:
-        raise LimbeckError(f"{file} is not what the run wrote; remove {path} to take the checkpoint before it.")
+        raise LimbeckError(
+            f"{file} has changed since the run wrote it; remove {path} to take the checkpoint before it."
+        )
     own = {n: p for n, p in policy.scorer.named_parameters() if p.requires_grad}
     odd = sorted(set(own) ^ set(saved)) or [n for n in own if own[n].shape != saved[n].shape]
     if odd:
@@ -239,27 +240,28 @@ def put_weights(path: Path, policy: Policy) -> None:
 
 
 def _written(
-    label: str, desk: Desk, prompts: Sequence[Prompt], samples: int, temperature: float, console: Console
+    label: str, session: Session, prompts: Sequence[Prompt], samples: int, temperature: float, console: Console
 ) -> list[dict[str, Any]]:
-    policy = desk.policies["student"]
-    law = SamplingPolicy(((policy, 1.0),), tau=temperature)
-    if "episodes" in desk.tasks["task"].serves:
-        writer = writer_for(desk, len(prompts), 0)
-        groups = write_episodes(sample(n=samples), writer, prompts, law)
+    policy = session.student
+    sampling = SamplingPolicy(((policy, 1.0),), tau=temperature)
+    if "episodes" in session.tasks["task"].serves:
+        writer = writer_for(session, len(prompts), 0)
+        groups = write_episodes(sample(n=samples), writer, prompts, sampling)
         for reason in dict.fromkeys(writer.failures.died):
             console.print(f"note: {label}: an episode was broken off by its environment ({reason}).", style="yellow")
         return [_of_episode(label, policy, row, i) for group in groups for i, row in enumerate(group)]
     repeated = [p for p in prompts for _ in range(samples)]
-    texts = generate(law, [desk.prompt_ids(p) for p in repeated], desk.max_tokens, desk.batch)
+    ids = [session.renderer.prompt_ids(p) for p in repeated]
+    texts = generate(sampling, ids, session.config.max_tokens, session.config.generate_batch)
     return [
-        _of_text(label, desk, prompt, text, i % samples)
+        _of_text(label, session, prompt, text, i % samples)
         for i, (prompt, text) in enumerate(zip(repeated, texts, strict=True))
     ]
 
 
-def _of_text(label: str, desk: Desk, prompt: Prompt, text: Written, sample: int) -> dict[str, Any]:
+def _of_text(label: str, session: Session, prompt: Prompt, text: Written, sample: int) -> dict[str, Any]:
     failures = Failures()
-    said = judge(desk, prompt, text, failures)
+    said = judge(session, prompt, text, failures)
     if said is UNJUDGED:
         said = Verdict(math.nan, False, f"not judged: {failures.unjudged[-1]}")
     judged = said is not None and math.isfinite(said.reward)
@@ -267,7 +269,7 @@ def _of_text(label: str, desk: Desk, prompt: Prompt, text: Written, sample: int)
         "model": label,
         "prompt": prompt.id,
         "sample": sample,
-        "response": as_written(desk.policies["student"], text.ids),
+        "response": as_written(session.student, text.ids),
         "length": len(text.ids),
         "ended": not text.truncated,
         "reward": said.reward if said and judged else None,
@@ -277,7 +279,7 @@ def _of_text(label: str, desk: Desk, prompt: Prompt, text: Written, sample: int)
 
 
 def _of_episode(label: str, policy: Policy, row: Trajectory, sample: int) -> dict[str, Any]:
-    """One episode; ``turns`` holds what the model and the environment said, in order."""
+    """One episode; ``turns`` holds the messages of the model and the environment, in order."""
     turns = [
         {"role": "assistant", "content": as_written(policy, p.ids)} if p.scored else {"role": "user", "content": p.said}
         for p in row.segments

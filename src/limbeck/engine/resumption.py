@@ -1,4 +1,4 @@
-"""A run that is begun again: its method rebuilt from its folder, and what has changed since it stopped."""
+"""Resuming a run: its method is rebuilt from its folder, and changes since it stopped are refused."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from ..space.method import Method
 from ..tasks import Task
 from ..user_files import refuse_unnamed
 from .build import build_method
-from .config import RunConfig, checked
+from .config import RunConfig
 from .storage import checkpoint
+from .storage.memory import Memory
 from .storage.run_log import RunLog
 
 
 def rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tuple[RunConfig, Method]:
-    """A run's configuration and method, from what its folder records."""
+    """A run's configuration and method, from its ``run.json``."""
     settings = dict(described["config"])
     if steps is not None:
         settings["steps"] = steps
@@ -27,7 +28,7 @@ def rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tuple
             f"{out} ran a method that is not registered, so it cannot be rebuilt from its folder; register it with "
             "@method and run it by name."
         )
-    config = checked(settings)
+    config = RunConfig(**settings)
     refuse_unnamed(out, config.imports)
     method = build_method(config)
     if explain(method) != described["formula"]:
@@ -39,7 +40,7 @@ def rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tuple
 
 
 def lost_lines(out: Path, config: RunConfig, task: Task, accepted: bool) -> list[str]:
-    """Lines that the newest checkpoint covers and the folder lacks; to go on without them, the user must mean it."""
+    """Lines that the newest checkpoint covers and the folder lacks; refused unless the user accepts their loss."""
     path = checkpoint.latest(out / "checkpoints")
     if path is None:
         return []
@@ -55,8 +56,29 @@ def lost_lines(out: Path, config: RunConfig, task: Task, accepted: bool) -> list
     return lost
 
 
+def recall(path: Path, state: Mapping[str, Any], process: int) -> Memory:
+    """The memory of one process, from the state of a checkpoint.
+
+    Args:
+        path: of the checkpoint, for messages.
+        state: as ``checkpoint.load`` gave it.
+        process: number of the process.
+
+    Raises:
+        LimbeckError: where the memory is damaged.
+    """
+    memories = state.get("memory") or [Memory().to_json()]
+    try:
+        rank = process % len(memories)
+        return Memory.restored(memories[rank], checkpoint.read_stored(path, state), rank)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise LimbeckError(
+            f"{path} has a damaged memory ({type(e).__name__}: {e}); remove it to resume from the one before."
+        ) from None
+
+
 def refuse_changes(out: Path, changes: list[str], accepted: bool) -> None:
-    """Refuse to go on with other inputs as if they were the run's own."""
+    """Refuse to go on with inputs that have changed, unless the user accepts that."""
     if changes and not accepted:
         raise LimbeckError(
             f"{out} was begun with other inputs: {'; '.join(changes)}; restore what has changed, start a new run, or "

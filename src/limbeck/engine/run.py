@@ -1,9 +1,8 @@
-"""Runs: a folder in, a folder out. Starting, resuming, finishing."""
+"""Runs: started, resumed and finished, each in its folder."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,32 +15,27 @@ from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import LimbeckError
-from ..report import load_run, summary_table, write_report
+from ..report import write_report
 from ..space.explain import explain
 from ..space.method import Method
 from ..tasks import Task
 from ..terminal import screen
 from . import inputs as inputs_of
-from .build import (
-    Models,
-    Session,
-    accelerator_for,
-    build_method,
-    notices,
-    open_session,
-    prepare_tasks,
-)
-from .checks import check_models
+from .build import accelerator_for, check_run, open_session
 from .config import RunConfig
+from .console import StatusLine, StepLines, newest_numbers, print_line, progress_bar
 from .evaluation import Evaluator
-from .export import Result, Swapped, export
+from .export import Result, Swapped, export, result_of
 from .loop import Loop
-from .resumption import lost_lines, rebuilt, refuse_changes
+from .messages import RunMessages
+from .models.loading import Models
+from .notices import notices
+from .resumption import lost_lines, rebuilt, recall, refuse_changes
+from .session import Session
 from .storage import checkpoint, fingerprint
-from .storage.atomic import read_lines, sync, whole, write_lines
-from .storage.memory import Memory
+from .storage.atomic import read_json_lines, sync, whole_number_in, write_lines
 from .storage.run_folder import claimed, clear, held, recorded
-from .storage.run_log import Log, RunLog, Stage, note, now, progress_bar, say
+from .storage.run_log import RunLog, now
 from .watch import Watch, compares_rewards
 
 
@@ -65,7 +59,7 @@ def train(
         command: what the user typed, for the report.
         overwrite: replace a run that the folder holds.
         console: where progress goes; default: standard error.
-        method: a value that is not in the registry.
+        method: its value, instead of the name and the arguments in ``config``; it need not be registered.
         models: model objects by role, instead of the paths in ``config``.
         task: a task object, instead of the name in ``config``.
         tokenizer: of model objects, see ``distill``.
@@ -73,14 +67,11 @@ def train(
     Raises:
         LimbeckError: before any model is loaded where that is possible.
     """
-    value = method or build_method(config)
-    check_trackers(config)
-    check_models(config, value, models or {})
-    tasks = prepare_tasks(config, value, task)
     with claimed(out, overwrite, console):
+        value, tasks = check_run(config, method, models, task)
         run = _Run(config, value, tasks, models or {}, out, console, tokenizer=tokenizer)
         if overwrite and run.accelerator.is_main_process:
-            clear(out)  # only now: models that cannot be loaded cost nobody a run
+            clear(out)  # only now, so that the old run is kept where the models cannot be loaded
         return run.start(command)
 
 
@@ -91,6 +82,7 @@ def resume(
     command: str = "",
     console: Console | None = None,
     accept_changes: bool = False,
+    task: Task | None = None,
 ) -> Result:
     """Continue a run that was stopped, from its newest checkpoint, as if it had never stopped.
 
@@ -99,19 +91,19 @@ def resume(
         steps: a new total, to train longer than was asked first.
         command: what the user typed, for the report.
         console: where progress goes.
-        accept_changes: go on though data, models, templates or generation settings are not what they were, or lines of
-            ``metrics.jsonl`` are lost. It is written down, and what was stored of earlier responses is written again.
+        accept_changes: go on although data, models, templates or generation settings have changed, or lines of
+            ``metrics.jsonl`` are lost. It is written down, and stored responses are written again.
+        task: the task object of a run whose task has no name that can be loaded.
 
     Raises:
         LimbeckError: where the folder holds no run, another process writes into it, a checkpoint is damaged, or what
             the run reads has changed.
     """
-    recorded(out)  # before a lock is put into a folder that is no run's
+    recorded(out)  # before a lock is put into a folder that holds no run
     with held(out, console):
         described = recorded(out)  # another process may have gone on until now
         config, method = rebuilt(out, described, steps)
-        check_trackers(config)
-        tasks = prepare_tasks(config, method)
+        _, tasks = check_run(config, method, None, task)
         tensors = [r for r, m in inputs_of.models(described["inputs"]).items() if m.get("by") == "tensors"]
         known = inputs_of.before_loading(config, tasks, tensors)
         refuse_changes(out, inputs_of.changes(config, described["inputs"], known), accept_changes)
@@ -122,13 +114,6 @@ def resume(
         refuse_changes(out, changes, accept_changes)
         typed = f"limbeck train --resume {shlex.quote(str(out))}" + (f" --steps {steps}" if steps is not None else "")
         return run.restart(command or typed, changes, lost, inputs)
-
-
-def check_trackers(config: RunConfig) -> None:
-    """Refuse a tracker that is not installed, which Accelerate alone would leave out without a word."""
-    for name in config.trackers:
-        if importlib.util.find_spec(name) is None:
-            raise LimbeckError(f"trackers={name!r}: it is not installed; run `pip install {name}`, or leave it out.")
 
 
 class _Run:
@@ -154,13 +139,13 @@ class _Run:
         )
         torch.manual_seed(config.seed)  # adapters are initialised at random
         self.console = screen(console, stderr=True, quiet=not self.accelerator.is_main_process)
-        with Stage(self.console, "loading models") as tell:
+        self.messages = RunMessages(self.console, Watch(compares_rewards(method)))
+        with StatusLine(self.console, "loading models") as tell:
             self.session: Session = open_session(
                 config, method, tasks, models, self.accelerator, tell, tokenizer=tokenizer
             )
         self.notices = notices(self.session)
-        for sentence in self.notices:
-            say(self.console, sentence, "yellow")
+        self.messages.warn(self.notices)
         student = self.session.student
         trainable = [p for p in student.scorer.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=config.lr, weight_decay=config.weight_decay)
@@ -170,30 +155,29 @@ class _Run:
         }
         student.scorer, self.optimizer = self.accelerator.prepare(student.scorer, optimizer)
         self.loop = Loop(self.session, self.optimizer)
-        self.journal = RunLog(out)
+        self.log = RunLog(out)
         self.ended: str | None = None
-        self._told_of_death = self._told_of_silence = False
-        self.watch = Watch(compares_rewards(method))
-        self.evaluator = Evaluator(self.session.desk, config.eval_size, config.micro_tokens)
+        self.evaluator = Evaluator(self.session)
+
+    # ---------------------------------------------------------------- the start
 
     def start(self, command: str) -> Result:
-        """From the first step."""
+        """Train from the first step."""
         if self.accelerator.is_main_process:
-            self.journal.describe(self.session, command, inputs_of.of_run(self.session, self.tensors))
+            self.log.describe(self.session, command, inputs_of.of_run(self.session, self.tensors))
         self._evaluate(0)
         self._begin()
         return self._train(0)
 
     def _begin(self) -> None:
-        """Say what the measurement before the first step shows, and write down all that was said."""
+        """Print what the measurement before the first step shows, and record all notices."""
         if not self.accelerator.is_main_process:
             return
         first = self.evaluator.first_notices(self.session.method)
-        for sentence in first:
-            say(self.console, sentence, "yellow")
+        self.messages.warn(first)
         teacher = self.evaluator.teacher_accuracy()
         own = {"teacher_accuracy": teacher} if teacher else {}
-        self.journal.update(notices=[*self.notices, *first], **own)
+        self.log.update(notices=[*self.notices, *first], **own)
 
     def restart(
         self,
@@ -202,7 +186,7 @@ class _Run:
         lost: Sequence[str] = (),
         inputs: Mapping[str, Any] | None = None,
     ) -> Result:
-        """From the newest checkpoint; from the first step where there is none.
+        """Train from the newest checkpoint; from the first step where there is none.
 
         Args:
             command: as typed.
@@ -214,49 +198,44 @@ class _Run:
         if path is None:
             self.console.print(f"{self.out} has no checkpoint yet: starting from step 0.", highlight=False)
             self._rewind(0, command, changes, inputs)
-            measured = read_lines(self.journal.evaluations)
+            measured = read_json_lines(self.log.evaluations)
             if measured:
-                self._hold(measured[-1])
+                self._publish(measured[-1])
             else:
                 self._evaluate(0)
                 self._begin()
             return self._train(0)
-        followers = {role: s.policy.scorer for role, s in self.session.followers.items()}
-        state = checkpoint.load(path, self._module(), self.optimizer.optimizer, self.session.desk.streams, followers)
-        if state.get("objective") != explain(self.session.method):
-            raise LimbeckError(f"{path} is of a run of another method; remove it, and resume from the one before.")
-        self._recall(path, state)
-        step = int(state["step"])
-        if changes:  # what was written for other prompts, or scored by another model, is written again
-            self.session.desk.memory.written.clear()
-            self.session.desk.memory.skills.clear()
-        self.console.print(f"continuing {self.out} from step {step}.", highlight=False)
-        for name, cursor in state["cursors"].items():
-            self.session.desk.streams[name].cursor = cursor
-        if self.accelerator.scaler is not None and state.get("scaler"):
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        step = self._load(path)
+        if changes:  # responses were stored for other prompts, or scored by another model: they are written again
+            self.session.state.memory.written.clear()
+            self.session.state.memory.skills.clear()
+        self.messages.going_on(self.out, step, self.config.steps)
         self._rewind(step, command, [*changes, *lost], inputs)
-        if step >= self.config.steps:
-            self.console.print(f"{self.out} has already done its {self.config.steps} steps; --steps N trains longer.")
         return self._train(step)
 
-    def _recall(self, path: Path, state: dict[str, Any]) -> None:
-        """This process's memory again."""
-        memories = state["memory"]
-        rank = self.accelerator.process_index % len(memories)
-        self.session.desk.memory = Memory.restored(memories[rank], checkpoint.read_stored(path, state), rank)
+    def _load(self, path: Path) -> int:
+        """Put a checkpoint in place. Returns how many steps it has done."""
+        session = self.session
+        followers = {role: s.policy.scorer for role, s in session.followers.items()}
+        state = checkpoint.load(path, self._module(), self.optimizer.optimizer, session.streams, followers)
+        if state.get("objective") != explain(session.method):
+            raise LimbeckError(f"{path} is of a run of another method; remove it, and resume from the one before.")
+        session.state.memory = recall(path, state, self.accelerator.process_index)
+        for name, cursor in state["cursors"].items():
+            session.streams[name].cursor = cursor
+        if self.accelerator.scaler is not None and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        return int(state["step"])
 
     def _rewind(self, step: int, command: str, changes: Sequence[str], inputs: Mapping[str, Any] | None) -> None:
-        """Forget what came after ``step``, and write down what is in force from here on."""
-        for change in changes:
-            self.console.print(f"note: going on although {change}.", style="yellow", highlight=False, markup=False)
+        """Remove the lines after ``step``, and record what is in force from here on."""
+        self.messages.accepted(changes)
         if self.accelerator.is_main_process:
-            self.journal.rewind(step)
+            self.log.rewind(step)
             own = {} if inputs is None else {"inputs": inputs}
-            self.journal.resumed(self.config.model_dump(mode="json"), command, step, changes=list(changes), **own)
+            self.log.resumed(self.config.model_dump(mode="json"), command, step, changes=list(changes), **own)
 
-    def _module(self) -> Any:
-        return self.accelerator.unwrap_model(self.session.student.scorer)
+    # ---------------------------------------------------------------- training
 
     def _train(self, first: int) -> Result:
         config = self.config
@@ -264,21 +243,21 @@ class _Run:
             self.accelerator.init_trackers("limbeck", config={"method": config.method, "seed": config.seed})
         with progress_bar(self.console) as bar:
             task = bar.add_task(config.method, total=config.steps, completed=first, note="")
-            rows = read_lines(self.journal.metrics)[:first]
-            self.watch.recall(rows)
-            log = Log(self.console, config.method, first, config.steps)
-            written = sum(whole(m, "tokens_written") or 0 for m in rows)
+            rows = read_json_lines(self.log.metrics)[:first]
+            self.messages.watch.recall(rows)
+            lines = StepLines(self.console, config.method, first, config.steps)
+            written = sum(whole_number_in(m, "tokens_written") or 0 for m in rows)
             spent = bool(config.token_budget) and written >= config.token_budget
             for step in range(first, config.steps):
                 if spent:
                     break
                 metrics = self.loop.step(step)
                 self._after(step, metrics)
-                bar.update(task, advance=1, note=note(metrics))
+                bar.update(task, advance=1, note=newest_numbers(metrics))
                 written += metrics["tokens_written"]
                 spent = bool(config.token_budget) and written >= config.token_budget
                 last = spent or step + 1 == config.steps
-                log.step(step + 1, metrics, last)
+                lines.step(step + 1, metrics, last)
                 self._periodic(step + 1, bar, last)
         if config.trackers:
             self.accelerator.end_training()
@@ -286,30 +265,10 @@ class _Run:
 
     def _after(self, step: int, metrics: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
-            self.journal.step(metrics)
-        said = self.watch.after(metrics)
-        for sentence in said:
-            say(self.console, sentence, "yellow")
-        if said and self.accelerator.is_main_process:
-            self.journal.update(warnings=self.watch.warnings)
-        if metrics.get("episodes_died") and not self._told_of_death:
-            self._told_of_death = True
-            self.console.print(
-                f"note: {metrics['episodes_died']} episodes of step {step} were broken off by their environment "
-                f"({self.loop.failures.first_death}) and dropped; episodes_died in metrics.jsonl goes on counting.",
-                style="yellow",
-                highlight=False,
-            )
-        if metrics.get("verifier_failed") and not self._told_of_silence:
-            self._told_of_silence = True
-            self.console.print(
-                f"note: the verifier judged {metrics['verifier_failed']} responses of step {step} not at all "
-                f"({self.loop.failures.first_unjudged}); verifier_failed in metrics.jsonl goes "
-                "on "
-                "counting.",
-                style="yellow",
-                highlight=False,
-            )
+            self.log.step(metrics)
+        changed = self.messages.after_step(step, metrics, self.loop.failures)
+        if changed and self.accelerator.is_main_process:
+            self.log.update(warnings=self.messages.watch.warnings)
         if self.config.trackers:
             numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=step)
@@ -324,77 +283,70 @@ class _Run:
             self._save(done)
 
     def _evaluate(self, step: int) -> None:
-        """The main process measures; the others wait."""
+        """Measure on the main process, while the others wait."""
         measured: dict[str, Any] = {}
         if self.evaluator.prompts and self.accelerator.is_main_process:
             what = f"evaluating {'before training' if step == 0 else f'after {step} steps'}"
-            # While the bar is there, it is the live line.
-            with self._unwrapped(), contextlib.nullcontext() if step else Stage(self.console, what):
+            # While the progress bar is shown, it is the live line.
+            with self._unwrapped(), contextlib.nullcontext() if step else StatusLine(self.console, what):
                 if step and not self.console.is_terminal:
-                    say(self.console, what)
+                    print_line(self.console, what)
                 measured = self.evaluator.measure()
-                self.journal.evaluated(step, measured)
+                self.log.evaluated(step, measured)
         self.accelerator.wait_for_everyone()
-        self._hold(broadcast_object_list([measured])[0])
+        self._publish(broadcast_object_list([measured])[0])
 
-    def _hold(self, measured: Mapping[str, Any]) -> None:
-        """What controllers read of an evaluation; of one that is not repeated they would read the first for ever."""
+    def _publish(self, measured: Mapping[str, Any]) -> None:
+        """Let controllers read the held-out entropy. Only runs with ``eval_every`` do: it would be stale in others."""
         if self.config.eval_every and "entropy" in measured:
-            self.session.desk.memory.numbers["heldout_entropy"] = measured["entropy"]
+            self.session.state.memory.numbers["heldout_entropy"] = measured["entropy"]
+
+    def _module(self) -> Any:
+        return self.accelerator.unwrap_model(self.session.student.scorer)
 
     def _unwrapped(self) -> Any:
-        """The student without its distributed wrapper: one process's forward must not wait for the others."""
+        """The student without its distributed wrapper: a forward pass of one process must not wait for the others."""
         return Swapped(self.session.student, self._module())
 
     def _save(self, step: int) -> None:
-        memory, rank = self.session.desk.memory, self.accelerator.process_index
+        memory, rank = self.session.state.memory, self.accelerator.process_index
         memories, stored = gather_object([memory.to_json()]), gather_object([memory.to_tensors(rank)])
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
                 "objective": explain(self.session.method),
                 "memory": memories,
-                "cursors": {name: stream.cursor for name, stream in self.session.desk.streams.items()},
+                "cursors": {name: stream.cursor for name, stream in self.session.streams.items()},
                 "scaler": scaler.state_dict() if scaler is not None else None,
             }
             optimizer = self.optimizer.optimizer
             followers = {role: s.policy.scorer for role, s in self.session.followers.items()}
             folder, keep = self.out / "checkpoints", self.config.keep
-            self.journal.sync()
+            self.log.sync()
             everything = {key: x for tensors in stored for key, x in tensors.items()}
             checkpoint.save(folder, step, self._module(), optimizer, state, keep, followers, everything)
         self.accelerator.wait_for_everyone()
 
+    # ---------------------------------------------------------------- the end
+
     def _finish(self) -> Result:
-        """The student in Hugging Face format, samples, report, summary."""
-        report = None
+        """Write the student in Hugging Face format, samples and the report, and print the summary."""
         if self.accelerator.is_main_process:
             with self._unwrapped():
                 if self.evaluator.prompts:
-                    write_lines(self.journal.samples, self.evaluator.samples())
+                    write_lines(self.log.samples, self.evaluator.samples())
                 export(self.session, self.out)
             self.ended = now()
-            self.journal.update(warnings=self.watch.warnings)
+            self.log.update(warnings=self.messages.watch.warnings)
             report = self._report()
-            self.journal.update(finished=self.ended)  # last: a run that is marked as finished has everything
-            if report is not None:
-                self._tell(report)
-            if self.watch.last:
-                say(self.console, self.watch.last, "yellow")
+            self.log.update(finished=self.ended)  # last: a run that is marked as finished has everything
+            self.messages.finished(self.out, report)
         self.accelerator.wait_for_everyone()
-        evaluations = read_lines(self.journal.evaluations)
-        before = evaluations[0] if evaluations else None
-        after = evaluations[-1] if len(evaluations) > 1 else None
-        return Result(self.out, before, after, len(read_lines(self.journal.metrics)), report, self.out / "student")
+        return result_of(self.out)
 
     def _report(self) -> Path | None:
-        """The report, as of a run that has finished."""
+        """Write the report, as of a run that has finished."""
         report = write_report(self.out, finished=self.ended)
         sync(report)
         sync(self.out)
         return report
-
-    def _tell(self, report: Path) -> None:
-        """What came of the run, for people."""
-        self.console.print(summary_table(load_run(self.out)))
-        self.console.print(f"student  {self.out / 'student'}\nreport   {report}", highlight=False)

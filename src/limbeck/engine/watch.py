@@ -1,4 +1,4 @@
-"""What keeps a run from learning: said when first seen, again with a count, and at the end."""
+"""Faults that keep a run from learning, found in its metrics and reported at once, with a count, and at the end."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from ..axes.comparisons import compared
 from ..space.method import Method
 
 EQUAL = 1e-6
-"""Nats a token below which a student counts as equal to its target: rounding of float32 log-probs is below it."""
+"""Nats a token below which a student counts as equal to its target (ours): rounding of float32 is smaller."""
 
 OFTEN = 0.1
-"""Share of the steps from which a run's last sentence names a fault."""
+"""Share of the steps from which the last sentence of a run names a fault (ours)."""
 
 Numbers = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that can be wrong with a step.
+    """A fault that a step can have.
 
     Attributes:
         what: its key in ``run.json``.
-        found: whether a step's metrics show it.
-        sentence: what it is, and the remedy.
-        short: the same as a clause behind "in 3 of 40 steps".
+        found: tells whether a step's metrics show it.
+        sentence: the fault and the remedy.
+        short: the fault as a clause after "in 3 of 40 steps".
     """
 
     what: str
@@ -43,7 +43,7 @@ FAULTS = (
     Fault(
         "zero_gradient",
         _is("grad_norm", 0.0),
-        "the gradient is exactly zero, so the step teaches nothing; see that rewards differ among the responses of a "
+        "the gradient is exactly zero, so the step teaches nothing; check that rewards differ among the responses of a "
         "prompt, that the method's masks keep some tokens, and that the student differs from its target.",
         "the gradient was exactly zero",
     ),
@@ -70,7 +70,7 @@ FAULTS = (
     Fault(
         "none_ended",
         lambda numbers: numbers.get("ended") == 0.0,
-        "no response ended with an end token, so the student does not learn where to stop; raise max_tokens, and see "
+        "no response ended with an end token, so the student does not learn where to stop; raise max_tokens, and check "
         "that student and teacher use the same chat template.",
         "no response ended with an end token",
     ),
@@ -79,7 +79,7 @@ FAULTS = (
 
 @dataclass
 class Seen:
-    """How often a fault was seen, and when first."""
+    """Number of steps with a fault, and the first of them."""
 
     first: int
     steps: int = 0
@@ -87,12 +87,12 @@ class Seen:
 
 @dataclass
 class Watch:
-    """Looks at each step's metrics; what it knows is a function of the lines of ``metrics.jsonl``.
+    """Finds faults in each step's metrics. Its state is a function of the lines of ``metrics.jsonl``.
 
     Attributes:
-        rewards: whether the method compares rewards within groups; a group without a difference is no fault of others.
-        seen: by the fault's key.
-        steps: looked at.
+        rewards: whether the method compares rewards within groups; only then are equal rewards a fault.
+        seen: faults by their key.
+        steps: number of steps so far.
     """
 
     rewards: bool
@@ -100,21 +100,21 @@ class Watch:
     steps: int = 0
 
     def after(self, metrics: Numbers) -> list[str]:
-        """Sentences to say after a step: of a fault seen for the 1st, 10th, 100th ... time."""
+        """Sentences to print after a step: about faults that were found for the 1st, 10th, 100th ... time."""
         self.steps += 1
         said = []
         for fault in self._found(metrics):
             seen = self.seen.setdefault(fault.what, Seen(int(metrics.get("step", self.steps - 1))))
             seen.steps += 1
             if seen.steps == 1:
-                if not (fault.what == "none_ended" and metrics.get("truncated") == 1.0):  # that was said just before
+                if not (fault.what == "none_ended" and metrics.get("truncated") == 1.0):  # all_truncated says the same
                     said.append(f"note: step {seen.first}: {fault.sentence}")
             elif str(seen.steps).strip("0") == "1":
                 said.append(f"note: in {seen.steps:,} of {self.steps:,} steps {fault.short}; {_remedy(fault)}")
         return said
 
     def recall(self, rows: Iterable[Numbers]) -> None:
-        """Know again what was seen before a stop."""
+        """Restore the state from the metrics of earlier steps."""
         for row in rows:
             self.after(row)
 
@@ -132,7 +132,7 @@ class Watch:
 
     @property
     def last(self) -> str:
-        """What went wrong in the whole run, in a sentence; empty where nothing did."""
+        """A sentence about the faults of the whole run; empty where none was frequent."""
         if not self.steps:
             return ""
         often = [f for f in FAULTS if f.what in self.seen and self.seen[f.what].steps >= OFTEN * self.steps]
@@ -140,7 +140,7 @@ class Watch:
             return ""
         counts = {f.what: self.seen[f.what].steps for f in often}
         always = counts.get("zero_gradient") == self.steps
-        if counts.get("none_ended") == counts.get("all_truncated"):  # what is cut has no end
+        if counts.get("none_ended") == counts.get("all_truncated"):  # a response that is cut has no end token
             often = [f for f in often if f.what != "none_ended"]
         causes = [f for f in often if f.what != "zero_gradient"]
         clauses = [
@@ -160,5 +160,5 @@ def _remedy(fault: Fault) -> str:
 
 
 def compares_rewards(method: Method) -> bool:
-    """Whether some term is told a difference among the rewards of one prompt's responses."""
+    """Whether some term compares the rewards of one prompt's responses."""
     return any(node.fields & {"reward", "correct"} for _, t in method.parts for v in t.exprs for node in compared(v))

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from ..errors import LARGEST, LimbeckError, expect, shown, whole
-from ..limits import VERIFY_SECONDS, OutOfTime, within
+from ..limits import VERIFY_SECONDS, OutOfTime, within_seconds
 from ..types import Prompt, text_of
 
 
@@ -80,7 +80,7 @@ def judge_response(task: Task, prompt: Prompt, text: str, seconds: float = VERIF
         LimbeckError: it returned something other than a verdict, or the task itself refuses.
     """
     try:
-        said: object = within(seconds, lambda: task.verify(prompt, text))
+        said: object = within_seconds(seconds, lambda: task.verify(prompt, text))
     except (LimbeckError, Unjudged):
         raise
     except (Exception, SystemExit, OutOfTime) as e:  # an exception in user code leaves out this response only

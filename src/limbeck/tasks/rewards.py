@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import user_files as own_files
 from ..errors import LimbeckError, nearest, number, shown
-from ..limits import OutOfTime, within
+from ..limits import OutOfTime, within_seconds
 from .base import Unjudged, Verdict, bounded, reason_of
 
 SINGLE, BATCH = ("prompt", "response", "row"), ("prompts", "completions")
@@ -212,7 +212,7 @@ def _values(
 def _of_batch(f: RewardFunction, asked: Sequence[JudgedResponse], seconds: float) -> list[object]:
     """Judge a batch in one call. If that raises, judge each response alone, so that only the failing ones are lost."""
     try:
-        said: object = within(seconds, partial(f.call, **f.batch_arguments(asked)))
+        said: object = within_seconds(seconds, partial(f.call, **f.batch_arguments(asked)))
         if inspect.isawaitable(said):
             said = _awaited([said], seconds)[0]
             if isinstance(said, BaseException):
@@ -237,7 +237,7 @@ def _of_each(f: RewardFunction, asked: Sequence[JudgedResponse], seconds: float)
     values: list[object] = []
     for one in asked:
         try:
-            values.append(within(seconds, partial(f.call, **f.arguments(one))))
+            values.append(within_seconds(seconds, partial(f.call, **f.arguments(one))))
         except LimbeckError:
             raise
         except (Exception, SystemExit, OutOfTime) as e:

@@ -1,11 +1,12 @@
-"""Models: loaded, checked, asked for text.
+"""Models: loading, checks, sampling.
 
-``policy``     a model with its tokenizer in the role that it plays; ``weights`` and ``hub`` find and load it,
-               ``checks`` refuse what cannot be trained or read
-``chat``       prompts through the chat template; ``written`` whether the template writes all of a conversation,
-               ``template_variables`` what it reads
-``generate``   responses, with the log-probs under which they were drawn
+``policy``     a model with its tokenizer; ``weights`` and ``hub`` find and load it, ``checks`` refuse models that
+               cannot be trained or read
+``loading``    all models of a run
+``chat``       messages through the chat template; ``written`` checks that the template writes all of them,
+               ``template_variables`` lists the variables that it reads
+``generate``   responses, with the log-probs under which they were sampled
 ``following``  moving copies of the student
 
-How a record is scored is in ``scoring``; what a run remembers is in ``storage``.
+Scoring a record is in ``scoring``; the files of a run are in ``storage``.
 """

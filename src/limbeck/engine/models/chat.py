@@ -1,7 +1,7 @@
-"""Chat formats: how messages become tokens, what a demonstration teaches behind its prompt, and what ends a turn.
+"""Chat formats: messages as tokens, the tokens of a demonstration after its prompt, and the end of a turn.
 
-A prompt and its reply are rendered together and tokenised together, so a demonstration is what the template writes
-behind the prompt, and ends as the template ends it.
+A prompt and its reply are rendered together and tokenised together, so a demonstration is the text that the template
+writes after the prompt, and ends as the template ends it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...limits import Unrenderable, rendered
 from ...tasks.base import found
 from ...types import Prompt, text_of
 from .written import (
-    Written,
+    TemplateChecks,
     form_of,
     holds,
     in_parts,
@@ -29,14 +29,14 @@ from .written import (
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 LONGEST = 10_000_000
-"""Characters of a rendered conversation; no model reads as many."""
+"""Largest number of characters of a rendered conversation (ours); no model reads as many."""
 
 _MARK = "\u241f"  # a symbol that no template writes
 _ASKED: tuple[Mapping[str, Any], ...] = ({"role": "user", "content": "-"}, {"role": "assistant", "content": _MARK})
 
 
 class _Endless(LimbeckError):
-    """A template that comes to no end; rendering is not tried again."""
+    """A template exceeds its limits; rendering is not tried again."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Chat:
         template: text of the chat template; None for the tokenizer's own.
         name: of the model, for messages.
         stops: ids at which the model stops by its own settings.
-        setting: that gives the template, for messages.
+        setting: name of the setting of the template, for messages.
         keywords: of the run for the template; those of a prompt's record win over them.
     """
 
@@ -60,7 +60,7 @@ class Chat:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     _joins: dict[tuple[Any, ...], set[int]] = field(default_factory=dict, init=False, repr=False)
 
-    # ---------------------------------------------------------------- messages become text and tokens
+    # ---------------------------------------------------------------- messages as text and tokens
 
     def text(self, prompt: Prompt, reply: Mapping[str, Any] | None = None, *, opening: bool = True) -> str:
         """A conversation as the template writes it.
@@ -69,9 +69,9 @@ class Chat:
         Text parts are given as parts, and as one text where the template would fail on them or write a list.
 
         Args:
-            prompt: its messages, and what else its record gives the template.
-            reply: the assistant's message behind them.
-            opening: whether the beginning of the assistant's reply stands at the end.
+            prompt: its messages, and further variables of its record for the template.
+            reply: the assistant's message after them.
+            opening: whether the text ends with the beginning of the assistant's reply.
 
         Raises:
             LimbeckError: with the template's own words, where it fails.
@@ -88,7 +88,7 @@ class Chat:
             return self._rendered(prompt, messages, opening)
         except LimbeckError:
             raise
-        except Exception as e:  # a template is a program, and may fail as any does
+        except Exception as e:  # a template is a program, and may fail in any way
             said = next(iter(str(e).splitlines()), type(e).__name__).rstrip(".")
             raise LimbeckError(
                 f"{prompt.at}the chat template of {self.name!r} cannot render {str(messages)[:80]} ({said}); give "
@@ -109,12 +109,12 @@ class Chat:
             return rendered(lambda: str(write()), LONGEST)
         except Unrenderable as e:
             raise _Endless(
-                f"{prompt.at}the chat template of {self.name!r} comes to no end ({e}); give another with --set "
+                f"{prompt.at}the chat template of {self.name!r} does not end ({e}); give another with --set "
                 f"{self.setting}=FILE.jinja or {self.setting}=plain."
             ) from None
 
     def _attempt(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], opening: bool) -> str | None:
-        """The same, or None where the template fails; one that has no end is not tried again."""
+        """The rendered text, or None where the template fails; one that exceeds its limits is not tried again."""
         try:
             return self._rendered(prompt, messages, opening)
         except LimbeckError:
@@ -123,7 +123,7 @@ class Chat:
             return None
 
     def _parts(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], opening: bool) -> list[Mapping[str, Any]]:
-        """Messages with their text parts as they are, or each message's parts as one text."""
+        """Messages with their text parts unchanged, or as one text where the template does not read parts."""
         form = form_of(messages, prompt.chat_template_kwargs)
         if form not in self._joins:
             self._joins[form] = unread_parts(messages, lambda marked: self._attempt(prompt, _said(marked, ""), opening))
@@ -136,9 +136,9 @@ class Chat:
         return sources(self.tokenizer, self.template)
 
     @cached_property
-    def checks(self) -> Written:
-        """Whether the template writes what records give it."""
-        return Written(self._tried, self.sources, self.name, self.setting)
+    def checks(self) -> TemplateChecks:
+        """Checks that the template writes all that records give it."""
+        return TemplateChecks(self._tried, self.sources, self.name, self.setting)
 
     def _tried(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]]) -> str | None:
         """Messages as the template writes them, without an opening; None where it fails."""
@@ -158,7 +158,7 @@ class Chat:
         return self.all_ids([prompt])[0]
 
     def all_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """The same of several prompts, tokenised at once."""
+        """Token ids of several prompts, tokenised at once."""
         texts = []
         for prompt in prompts:
             self._refuse_unwritten(prompt)
@@ -173,7 +173,7 @@ class Chat:
 
     @cached_property
     def _front(self) -> list[int]:
-        """Tokens that the tokenizer itself puts in front of a text; what it puts behind one ends it, and is no part."""
+        """Tokens that the tokenizer itself puts before a text; tokens that it puts after one are left out."""
         if not self.plain:
             return []  # a chat template writes its own
         whole, bare = list(self.tokenizer("x")["input_ids"]), self._encode("x")
@@ -181,28 +181,28 @@ class Chat:
         return whole[:at]
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Of whole texts, with what the tokenizer itself puts in front, once."""
+        """Token ids of whole texts, with the tokens that the tokenizer itself puts before them, once."""
         front = self._front
         found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
         return [ids if ids[: len(front)] == front else [*front, *ids] for ids in found]
 
     def _encode(self, text: str) -> list[int]:
-        """Of a part of a text."""
+        """Token ids of a part of a text."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
-    # ---------------------------------------------------------------- what ends a turn
+    # ---------------------------------------------------------------- the end of a turn
 
     @cached_property
     def _tails(self) -> tuple[str, str]:
-        """What stands behind an assistant's message at the end of a conversation, and before a user's next message."""
+        """The text after an assistant's message, at the end of a conversation and before a user's next message."""
         asked = Prompt("", _ASKED)
         texts = [self._attempt(asked, m, False) or "" for m in (_ASKED, (*_ASKED, _ASKED[0]))]
         return texts[0].partition(_MARK)[2], texts[1].partition(_MARK)[2]
 
     @cached_property
     def end(self) -> int | None:
-        """The token that the template puts behind an assistant's message; None where it puts none, as ``plain``.
+        """The token that the template puts after an assistant's message; None where it puts none, as ``plain``.
 
         A template that writes nothing there may still let the next message's first token end the turn (GLM).
         """
@@ -219,21 +219,21 @@ class Chat:
 
     @cached_property
     def _ends(self) -> int:
-        """How many tokens that end a turn the template puts behind a reply; some add that of a text to their own."""
+        """Number of tokens after a reply that end a turn; some templates add the end of the text to it."""
         return sum(i in self.stops or i == self.end for i in self._encode(self._tails[0]))
 
     def between(self, prompt: Prompt, said: Mapping[str, Any]) -> list[int]:
-        """The tokens between a reply and the next one: the end of its message, what is said to it, an opening.
+        """The tokens between a reply and the next one: the end of its message, the next message, an opening.
 
         Raises:
-            LimbeckError: the template fails on the message, or drops what the assistant said before.
+            LimbeckError: the template fails on the message, or drops earlier messages of the assistant.
         """
         asked = replace(prompt, messages=(*_ASKED, said))
         text = self.text(asked)
         if _MARK not in text:
             raise LimbeckError(
-                f"the chat template of {self.name!r} drops what the assistant said before, so a second turn cannot "
-                f"follow it; give another with --set {self.setting}=FILE.jinja."
+                f"the chat template of {self.name!r} drops earlier messages of the assistant, so a second turn "
+                f"cannot follow; give another with --set {self.setting}=FILE.jinja."
             )
         self.checks.refuse_lost(asked, text)
         return next(self._continued(text.partition(_MARK)[2]))
@@ -241,17 +241,17 @@ class Chat:
     # ---------------------------------------------------------------- demonstrations
 
     def reply_ids(self, replies: Sequence[tuple[Prompt, Mapping[str, Any]]], end: int) -> list[list[int]]:
-        """The tokens that each written reply teaches behind its prompt, its end included.
+        """The tokens of each written reply after its prompt, its end included.
 
-        Text that the template writes behind the end is not part of it.
+        Text that the template writes after the end is not part of it.
 
         Args:
-            replies: each prompt with the assistant's message behind it.
+            replies: each prompt with the assistant's message after it.
             end: the token that ends a reply where the template writes none.
 
         Raises:
-            LimbeckError: the prompt is no beginning of the whole, the text ends itself, or the template leaves
-                something of the reply out.
+            LimbeckError: the whole does not begin with the prompt, the text holds an end token, or the template leaves
+                out some of the reply.
         """
         texts = [self._texts(prompt, reply) for prompt, reply in replies]
         asked, both = (self._tokens([pair[i] for pair in texts]) for i in (0, 1))
@@ -269,7 +269,7 @@ class Chat:
         if not whole.startswith(before):
             k = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(whole))
             raise LimbeckError(
-                f"{_which(prompt)} does not stand behind its prompt as the chat template of {self.name!r} writes both: "
+                f"{_which(prompt)} does not follow its prompt as the chat template of {self.name!r} writes both: "
                 f"where the prompt has {before[k : k + 30]!r}, the whole has {whole[k : k + 30]!r}; give the response "
                 "as the template expects it (with its reasoning, where the prompt opens one), or another template "
                 f"(--set {self.setting}=FILE.jinja)."
@@ -284,7 +284,7 @@ class Chat:
             token = self.tokenizer.decode([ids[places[0]]])
             raise LimbeckError(
                 f"{_which(prompt)} holds {token!r}, which ends a response, so it would end twice; take it out of the "
-                "text, behind which it is written anyway."
+                "text, because the template writes it after the text."
             )
         return ids[: places[0] + 1] if places else [*ids, end]
 
@@ -296,17 +296,18 @@ class Chat:
             return
         raise LimbeckError(
             f"{_which(prompt)} is not written whole by the chat template of {self.name!r} ({text[:40]!r}): it leaves "
-            "text out, such as reasoning or what stands beside a tool call; take that out of the data, or give another "
+            "text out, such as reasoning or text beside a tool call; take that out of the data, or give another "
             f"template (--set {self.setting}=FILE.jinja)."
         )
 
     def _refuse_unwritten(self, prompt: Prompt, reply: Mapping[str, Any] | None = None) -> None:
-        """Refuse what the template would drop, and an earlier reply that holds the end that is written behind it."""
+        """Refuse parts that the template would drop, and earlier replies that hold the end token of a turn."""
         said = [m for m in prompt.messages if m.get("role") == "assistant"]
         if self.end is not None and any(self._end_text in text_of(m) for m in said):
             raise LimbeckError(
                 f"{prompt.at}a message of the assistant in prompt {prompt.id!r} holds {self._end_text!r}, which ends a "
-                "response, so it would end twice; take it out of the text, behind which it is written anyway."
+                "response, so it would end twice; take it out of the text, because the template writes it after the "
+                "text."
             )
         self.checks.refuse_unwritten(prompt, reply)
 
@@ -315,28 +316,28 @@ class Chat:
         return str(self.tokenizer.decode([self.end]))
 
     def notes(self) -> list[str]:
-        """What reading prompts and demonstrations has shown of the template."""
+        """Notices about the template, from the prompts and demonstrations so far."""
         if _MARK in self._tails[0]:
             self.checks.twice("assistant")
         return self.checks.said()
 
     def _over(self, prompt: Prompt, text: tuple[str, str], before: list[int], whole: list[int]) -> list[int]:
-        """A reply's tokens where some of the whole reach over the border between prompt and reply.
+        """A reply's tokens where a token of the whole spans the end of the prompt and the start of the reply.
 
-        The prompt stays as generation reads it, and the rest is tokenised as something that goes on.
+        The prompt keeps the tokens that generation reads, and the rest is tokenised as a continuation.
         """
         rest = text[1][len(text[0]) :]
         for ids in self._continued(rest):
             if self._decode(before + ids) == self._decode(whole):
                 return ids
         raise LimbeckError(
-            f"{_which(prompt)} cannot be told from its prompt in tokens: the tokenizer of {self.name!r} writes "
-            f"{text[0][-10:] + rest[:10]!r} in tokens that reach over the border; give another template (--set "
+            f"{_which(prompt)} cannot be separated from its prompt in tokens: the tokenizer of {self.name!r} writes "
+            f"{text[0][-10:] + rest[:10]!r} in tokens that belong to both; give another template (--set "
             f"{self.setting}=FILE.jinja) whose prompts end in a special token or a line break."
         )
 
     def _continued(self, text: str) -> Iterator[list[int]]:
-        """The tokens of a text that goes on: alone, some tokenizers would put a space in front of it."""
+        """The tokens of a text that continues another one: some tokenizers put a space before a text of its own."""
         for anchor in (*self.tokenizer.all_special_tokens[:1], "\n", ".", "a", ""):
             front, ids = self._encode(anchor), self._encode(anchor + text)
             if ids[: len(front)] == front:

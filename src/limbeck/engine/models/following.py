@@ -1,13 +1,11 @@
-"""Models whose weights follow the student's: a moving average, or a copy taken now and then."""
+"""Models whose weights follow the student's: a moving average, or a periodic copy."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...axes.reader import Follow
 from .policy import Policy
@@ -23,7 +21,7 @@ class FollowingModel:
 
     @torch.no_grad()
     def after(self, step: int, student: Any) -> None:
-        """Follow the student's module, ``step`` (from 0) being done."""
+        """Update the weights from the student's module, after step ``step`` (from 0)."""
         done, follow = step + 1, self.follow
         if follow.reset and done % follow.reset == 0:
             self._towards(student, 1.0)
@@ -34,13 +32,3 @@ class FollowingModel:
         own = dict(self.policy.scorer.named_parameters())
         for name, now in student.named_parameters():
             own[name].lerp_(now.detach().to(own[name].dtype), rate) if rate < 1 else own[name].copy_(now)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Its weights, for a checkpoint."""
-        return {n: p.detach().contiguous().cpu() for n, p in self.policy.scorer.named_parameters()}
-
-    @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Its weights again."""
-        for name, parameter in self.policy.scorer.named_parameters():
-            parameter.copy_(tensors[name])

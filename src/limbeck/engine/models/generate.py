@@ -1,7 +1,8 @@
-"""Batched generation with the writer's log-probs, on Hugging Face ``generate``.
+"""Batched sampling with the log-probs of the behaviour policy, on Hugging Face ``generate``.
 
-The law that writes is ``softmax(logits / tau)`` on the shared vocabulary, or a mixture of such laws; no top-k, no
-top-p, whatever a model's generation config says, because a truncated law has no honest log-prob.
+The next-token distribution is ``softmax(logits / tau)`` on the shared vocabulary, or a mixture of such distributions.
+Top-k and top-p of a model's generation config are ignored, because a truncated distribution gives zero probability
+to tokens that the losses need.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ...errors import LimbeckError
-from .checks import HALF, accepted, dtype_of
+from .checks import HALF, accepted, weight_dtype
 from .policy import Policy, causal_model
 from .weights import FULL
 
@@ -27,8 +28,8 @@ class Written:
 
     Attributes:
         ids: the tokens, the end token included where there is one.
-        logp: nats, under the law that wrote them; same length.
-        truncated: cut at the limit.
+        logp: their log-probs in nats, under the distribution from which they were sampled; same length.
+        truncated: whether it was cut at the limit.
     """
 
     ids: list[int]
@@ -38,12 +39,12 @@ class Written:
 
 @dataclass(frozen=True)
 class SamplingPolicy:
-    """Who writes: policies with weights that sum to 1, at a temperature; ``tau = 0`` is greedy.
+    """The policies that are sampled from, with weights that sum to 1, at a temperature; ``tau = 0`` is greedy.
 
     Attributes:
         parts: policies and their weights.
         tau: divides the logits of all.
-        heats: temperatures of the parts, on top of ``tau``; empty: 1 each.
+        heats: temperatures of the parts, which multiply ``tau``; empty: 1 each.
     """
 
     parts: tuple[tuple[Policy, float], ...]
@@ -52,37 +53,37 @@ class SamplingPolicy:
 
 
 class _LogprobRecorder(LogitsProcessor):
-    """Turns the first policy's logits into the law's log-probs, and remembers them until the next token is known."""
+    """Replaces the first policy's logits by log-probs of the mixture, and keeps them until the next token is known."""
 
-    def __init__(self, law: SamplingPolicy, mask_BT: Tensor):
-        self.law, self.mask_BT = law, mask_BT
-        self.caches: list[object | None] = [None for _ in law.parts]
+    def __init__(self, sampling: SamplingPolicy, mask_BT: Tensor):
+        self.sampling, self.mask_BT = sampling, mask_BT
+        self.caches: list[object | None] = [None for _ in sampling.parts]
         self.last_BV: Tensor | None = None
         self.logp: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.note(input_ids[:, -1])
-        laws = []
-        for i, (policy, weight) in enumerate(self.law.parts):
+        parts = []
+        for i, (policy, weight) in enumerate(self.sampling.parts):
             logits = scores if i == 0 else self._next_logits(i, policy, input_ids)
             logits = logits.float().clone()
             logits[:, policy.vocabulary :] = -torch.inf
-            tau = (self.law.tau or 1.0) * (self.law.heats[i] if self.law.heats else 1.0)
-            laws.append((logits / tau).log_softmax(-1)[:, : policy.vocabulary] + torch.tensor(weight).log())
-        mixed = laws[0] if len(laws) == 1 else torch.stack(laws).logsumexp(0)
+            tau = (self.sampling.tau or 1.0) * (self.sampling.heats[i] if self.sampling.heats else 1.0)
+            parts.append((logits / tau).log_softmax(-1)[:, : policy.vocabulary] + torch.tensor(weight).log())
+        mixed = parts[0] if len(parts) == 1 else torch.stack(parts).logsumexp(0)
         self.last_BV = mixed
         out = torch.full_like(scores, -torch.inf, dtype=torch.float32)
         out[:, : mixed.shape[1]] = mixed
         return out
 
     def note(self, token_B: Tensor) -> None:
-        """The log-prob of the token that was drawn from the last law."""
+        """Record the log-prob of the token that was sampled last."""
         if self.last_BV is not None:
             inside = token_B.clamp(max=self.last_BV.shape[1] - 1)
             self.logp.append(self.last_BV.gather(1, inside.unsqueeze(1)).squeeze(1))
 
     def _next_logits(self, i: int, policy: Policy, input_ids: Tensor) -> Tensor:
-        """A second writer's logits after the same text, with its own cache."""
+        """A further policy's logits after the same text, with its own cache."""
         new = input_ids.shape[1] - self.mask_BT.shape[1]
         if new:
             self.mask_BT = torch.cat([self.mask_BT, self.mask_BT.new_ones(self.mask_BT.shape[0], new)], dim=1)
@@ -91,34 +92,34 @@ class _LogprobRecorder(LogitsProcessor):
         own = {"position_ids": position[:, -1:] if cached else position, "past_key_values": self.caches[i]}
         own = accepted(policy.model, **own, use_cache=True)
         out = policy.model(input_ids=input_ids[:, -1:] if cached else input_ids, attention_mask=self.mask_BT, **own)
-        # A state-space model takes no such cache: it reads the whole text again.
+        # A state-space model has no such cache: it reads the whole text again.
         self.caches[i] = getattr(out, "past_key_values", None) if "past_key_values" in own else None
         logits: Tensor = out.logits[:, -1]
         return logits
 
 
 @torch.no_grad()
-def generate(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
+def generate(sampling: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
     """One response per prompt (repeat a prompt for several).
 
-    Random numbers come from torch's global generator: seed it for a reproducible text.
+    Random numbers come from torch's global generator; seed it for reproducible text.
 
     Args:
-        law: who writes.
+        sampling: the policies that are sampled from.
         prompts: token ids.
         max_tokens: limit of a response.
-        batch: sequences at once.
+        batch: number of sequences at once.
     """
-    for policy, _ in law.parts:
+    for policy, _ in sampling.parts:
         check_writing(policy)
-    return _write(law, prompts, max_tokens, batch)
+    return _write(sampling, prompts, max_tokens, batch)
 
 
-def _write(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
-    """One response per prompt, in batches that every part of the law reads as it reads one text."""
+def _write(sampling: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, batch: int) -> list[Written]:
+    """One response per prompt, in batches that every policy reads as it reads a single text."""
     order = list(range(len(prompts)))
     alike = [order]
-    ways = {policy.writes for policy, _ in law.parts}
+    ways = {policy.writes for policy, _ in sampling.parts}
     if ways != {"padded"}:
         alike = [[i for i in order if len(prompts[i]) == n] for n in sorted({len(p) for p in prompts})]
     at_once = 1 if "alone" in ways else batch
@@ -126,21 +127,21 @@ def _write(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int, b
     for rows in alike:
         for first in range(0, len(rows), at_once):
             some = rows[first : first + at_once]
-            out |= zip(some, _generate(law, [prompts[i] for i in some], max_tokens), strict=True)
+            out |= zip(some, _generate(sampling, [prompts[i] for i in some], max_tokens), strict=True)
     return [out[i] for i in order]
 
 
 PROBES = ((3,), (5,), (2, 6, 3, 1), (4, 1, 5, 2))
-"""Prompts that a model answers when it first writes: of two lengths, of one token and of several."""
+"""Prompts that a model answers for its check: of several lengths, one token included."""
 
 
 def check_writing(policy: Policy) -> None:
-    """Find out, once, in what batches a model writes with the log-probs that it has for the text in one pass.
+    """Find, once, the largest batches in which a model samples with the log-probs of a single pass over the text.
 
-    A recurrent model reads padding as text, and some mix the rows of a batch in their state.
+    A recurrent model reads padding as text, and some models mix the rows of a batch in their state.
 
     Raises:
-        LimbeckError: where not even single prompts do.
+        LimbeckError: where the log-probs differ even for single prompts.
     """
     if policy.writes:
         return
@@ -150,13 +151,13 @@ def check_writing(policy: Policy) -> None:
             gap = _gap(policy)
         except (*FULL, LimbeckError):
             raise
-        except Exception as e:  # generation with a cache that Transformers has not for it fails in any way
+        except Exception as e:  # generation without a fitting cache may raise any exception
             said = next(iter(str(e).strip().splitlines()), type(e).__name__).rstrip(" .:")
             raise LimbeckError(
                 f"{policy.name!r} cannot write: generate fails on a short prompt ({said}); give another model, or "
                 "upgrade Transformers."
             ) from None
-        if gap <= (0.3 if dtype_of(policy.model) in HALF else 1e-2):
+        if gap <= (0.3 if weight_dtype(policy.model) in HALF else 1e-2):
             return
     raise LimbeckError(
         f"{policy.name!r} writes with log-probs that are {gap:.2g} nats from those of one pass over the same text, "
@@ -166,7 +167,7 @@ def check_writing(policy: Policy) -> None:
 
 @torch.no_grad()
 def _gap(policy: Policy) -> float:
-    """Nats by which log-probs of written tokens are off those of a pass over the text, at the most."""
+    """Largest difference in nats between log-probs of sampled tokens and those of one pass over the text."""
     prompts = [[i % policy.vocabulary for i in probe] for probe in PROBES]
     with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
         torch.manual_seed(0)
@@ -184,10 +185,10 @@ def _gap(policy: Policy) -> float:
 
 @contextmanager
 def _neutral(policy: Policy) -> Iterator[Any]:
-    """The model with no generation settings of its own, and not training.
+    """The model without generation settings of its own, in evaluation mode.
 
-    Transformers fills what a generation config leaves open from the model's own (``min_p``, ``suppress_tokens`` ...),
-    and gradient checkpointing, which is active in training mode only, drops the cache of a generating model.
+    Transformers fills values that a generation config leaves open from the model's own (``min_p``, ``suppress_tokens``
+    ...), and gradient checkpointing, which is active in training mode only, drops the cache of a generating model.
     """
     model = causal_model(policy.model)
     own, training = model.generation_config, [m for m in model.modules() if m.training]
@@ -197,19 +198,19 @@ def _neutral(policy: Policy) -> Iterator[Any]:
         yield model
     finally:
         model.generation_config = own
-        for module in training:  # one by one: where activations are recomputed, only some train
+        for module in training:  # one by one: with gradient checkpointing, only some are in training mode
             module.training = True
 
 
-def _generate(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int) -> list[Written]:
-    policy = law.parts[0][0]
+def _generate(sampling: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int) -> list[Written]:
+    policy = sampling.parts[0][0]
     width = max(len(p) for p in prompts)
     ids = torch.tensor([[policy.pad] * (width - len(p)) + p for p in prompts], device=policy.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
-    writer = _LogprobRecorder(law, mask)
-    untruncated = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if law.tau > 0 else {}
+    writer = _LogprobRecorder(sampling, mask)
+    untruncated = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sampling.tau > 0 else {}
     config = GenerationConfig(
-        do_sample=law.tau > 0,
+        do_sample=sampling.tau > 0,
         **untruncated,
         num_beams=1,
         repetition_penalty=1.0,
@@ -227,7 +228,7 @@ def _generate(law: SamplingPolicy, prompts: Sequence[list[int]], max_tokens: int
             if "probability tensor contains" not in str(e):
                 raise
             raise LimbeckError(
-                f"{policy.name!r} gives next-token probabilities that are no numbers: its weights have diverged; lower "
+                f"{policy.name!r} gives next-token probabilities of NaN or infinity: its weights have diverged; lower "
                 "lr (or the coefficient), and start again or resume from the last checkpoint."
             ) from None
     writer.note(full[:, -1])

@@ -1,4 +1,4 @@
-"""Models: loading students, teachers and references, and checking that they belong together before a step is wasted."""
+"""Policies: a model with its tokenizer, loaded and checked against the other models of a run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from . import hub
 from .chat import Chat, template_text
 from .checks import check_behaviour, check_weights
 from .unloaded import Unloaded, structure
-from .weights import FULL, base_of, check_config, is_adapter, load_weights, reason
+from .weights import FULL, base_of, check_config, is_adapter, load_error, load_weights
 
-disable_progress_bar()  # the run has a bar of its own
+disable_progress_bar()  # the run has a progress bar of its own
 
 
 class Scorer(nn.Module):
-    """A causal language model as one module that hands (hidden states, head) of wanted rows to a callback.
+    """A causal language model as one module that passes (hidden states, head) of chosen rows to a callback.
 
-    What needs the parameters happens inside ``forward``: wrappers that gather or synchronise parameters around a
+    All uses of the parameters happen inside ``forward``: wrappers that gather or synchronise parameters around a
     module's forward (DDP, FSDP2) see one forward and one backward.
     """
 
@@ -40,7 +40,7 @@ class Scorer(nn.Module):
 
     @torch.no_grad()
     def _knows_head(self) -> bool:
-        """Whether hidden states and our head are this model's logits: some families do more to them than we know."""
+        """Whether hidden states and ``Head`` give this model's logits; some families transform them further."""
         ids = torch.tensor([[1, 2, 3]], device=next(self.model.parameters()).device)
         mask, rows = torch.ones_like(ids), (torch.zeros_like(ids[0]), torch.arange(3, device=ids.device))
         training = self.model.training
@@ -61,7 +61,7 @@ class Scorer(nn.Module):
     def forward(
         self, ids_BT: Tensor, mask_BT: Tensor, rows: tuple[Tensor, Tensor], consume: Callable[[Dense | Hidden], Any]
     ) -> Any:
-        """``consume(carrier)``, where row n of the carrier is the state at (rows[0][n], rows[1][n])."""
+        """``consume(carrier)``, where row n of the carrier is the state at sequence rows[0][n], position rows[1][n]."""
         causal = causal_model(self.model)
         backbone = causal.get_decoder() if hasattr(causal, "get_decoder") else None
         head = causal.get_output_embeddings()
@@ -72,7 +72,7 @@ class Scorer(nn.Module):
         return consume(Hidden(hidden[rows], self._head(causal.config, head)))
 
     def _head(self, config: Any, head: nn.Linear) -> Head:
-        """The output head on the shared vocabulary: rows beyond it are padding and have no mass."""
+        """The output head on the shared vocabulary; rows beyond it are padding and have no probability."""
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
         scale = float(getattr(text, "logit_scale", None) or 1.0) / float(getattr(text, "logits_scaling", None) or 1.0)
         softcap = getattr(text, "final_logit_softcapping", None)
@@ -94,10 +94,10 @@ class Policy:
         tokenizer: of the model.
         name: as the user wrote it.
         template: chat template text, or None for the tokenizer's own.
-        format: the chat format in which it reads, where that is not that of its own template.
+        format: the chat format in which it reads, where it is not that of its own template.
         vocabulary: size that student and teacher share.
         adapter: whether it was read from an adapter, which is merged.
-        was: the half precision in which its weights were given, where they are held in float32.
+        was: the half precision of the given weights, where they were converted to float32.
     """
 
     scorer: Any
@@ -118,7 +118,7 @@ class Policy:
 
     @property
     def vocabulary(self) -> int:
-        """Entries that text may use."""
+        """Number of tokens that all models of the run share."""
         module = self.scorer
         while hasattr(module, "module"):
             module = module.module
@@ -134,12 +134,12 @@ class Policy:
 
     @property
     def writes(self) -> str:
-        """In what batches it writes: ``padded``, ``alike`` (of one length), ``alone``; empty before it is known."""
+        """The batches in which it generates: ``padded``, ``alike`` (one length), ``alone``; empty before its check."""
         return str(self.inner.writes)
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are."""
+        """The device of its parameters."""
         return next(self.model.parameters()).device
 
     @property
@@ -159,15 +159,15 @@ class Policy:
 
     @property
     def eos(self) -> tuple[int, ...]:
-        """Ids that end a response: what its chat format puts behind a reply, and the model's own."""
+        """Ids that end a response: the token that its chat format puts after a reply, and the model's own."""
         end = self.chat.end
         return tuple(dict.fromkeys((*(() if end is None else (end,)), *self.stops)))
 
     @property
     def end(self) -> int:
-        """The token that a written response is taught to end with.
+        """The token with which a written response ends in training.
 
-        Where the format has none, as ``plain``, the first of the model's own that is not the end of a chat.
+        Where the format has none, as ``plain``, the first of the model's own that is not the end of a chat turn.
         """
         if self.chat.end is not None:
             return self.chat.end
@@ -176,18 +176,18 @@ class Policy:
 
     @property
     def pad(self) -> int:
-        """Id that fills; its positions are masked everywhere."""
+        """Id of padding; its positions are masked everywhere."""
         pad = self.tokenizer.pad_token_id
         return int(pad) if pad is not None else self.eos[0]
 
     @property
     def context(self) -> int:
-        """Longest text the model reads, in tokens."""
+        """Longest text that the model reads, in tokens."""
         config = self.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
 
     def text(self, ids: Sequence[int]) -> str:
-        """What tokens say, without the end of a response."""
+        """The text of tokens, without the tokens that end a response."""
         return str(self.tokenizer.decode([i for i in ids if i not in self.eos], skip_special_tokens=True))
 
     def parameters(self) -> int:
@@ -222,50 +222,48 @@ def load_policy(
         return Policy(_scorer(spec, len(tokenizer), f"{role}={name!r}"), tokenizer, name, chat)
     path = str(embedded.path(role if role in ("student", "teacher") else "student")) if spec == "embedded" else spec
     here = found(path, "folder")
-    if ("/" in spec or spec.startswith((".", "~"))) and _looks_local(path) and here is None:
-        raise LimbeckError(f"{role}={spec!r}: there is no such folder; give a model folder, a hub name, or 'embedded'.")
+    hub.refuse_absent_model(role, spec)
     path = str(here or path)
-    hub.refuse_unreachable(role, spec)
-    told = f"{role}={spec!r}"
+    setting = f"{role}={spec!r}"
     if not is_adapter(path):
-        check_config(path, told, remote_code)
-    tokenizer = tokenizer or _tokenizer(_spoken(path, told), role, remote_code)
+        check_config(path, setting, remote_code)
+    tokenizer = tokenizer or _tokenizer(_tokenizer_path(path, setting), role, remote_code)
     # Prompts are rendered by the student's template alone.
     chat = template_text(tokenizer, template, spec, keywords=keywords) if role == "student" else None
     if not weights:
-        empty = Unloaded(structure(path, told, remote_code), len(tokenizer))
+        empty = Unloaded(structure(path, setting, remote_code), len(tokenizer))
         return Policy(empty, tokenizer, spec, chat, adapter=is_adapter(path))
-    model = load_weights(path, told, remote_code, dtype).eval()
-    return Policy(_scorer(model, len(tokenizer), told), tokenizer, spec, chat, adapter=is_adapter(path))
+    model = load_weights(path, setting, remote_code, dtype).eval()
+    return Policy(_scorer(model, len(tokenizer), setting), tokenizer, spec, chat, adapter=is_adapter(path))
 
 
-def _scorer(model: PreTrainedModel, vocabulary: int, told: str) -> Scorer:
-    """The model as a module that scores, once it has shown what it is on a short text."""
-    check_weights(model, told)
+def _scorer(model: PreTrainedModel, vocabulary: int, setting: str) -> Scorer:
+    """The model as a module that scores, after its checks on a short text."""
+    check_weights(model, setting)
     try:
         scorer = Scorer(model, vocabulary)
-        check_behaviour(model, told)
+        check_behaviour(model, setting)
     except (*FULL, LimbeckError):
         raise
     except Exception as e:  # a configuration that contradicts itself fails in the first pass, in any way
         said = next(iter(str(e).strip().splitlines()), type(e).__name__).rstrip(" .:")
         raise LimbeckError(
-            f"{told}: the model cannot read a short text ({type(e).__name__}: {said}); mend its config.json, or give "
-            "another model."
+            f"{setting}: the model cannot read a short text ({type(e).__name__}: {said}); correct its config.json, or "
+            "give another model."
         ) from None
     return scorer
 
 
-def _spoken(path: str, told: str) -> str:
-    """Where the tokenizer lies: with the base where an adapter's folder has none."""
+def _tokenizer_path(path: str, setting: str) -> str:
+    """The path of the tokenizer: that of the base model where an adapter's folder has none."""
     here = found(path, "folder")
     if not is_adapter(path) or (here is not None and (here / "tokenizer_config.json").is_file()):
         return path
-    return base_of(path, told)
+    return base_of(path, setting)
 
 
 def speaking(policy: Policy, template: str) -> Policy:
-    """The teacher with a chat format of its own: ``own`` is its tokenizer's, else a Jinja file or ``plain``."""
+    """A copy of the teacher with a chat format of its own: ``own`` (its tokenizer's), a Jinja file, or ``plain``."""
     setting = "teacher_template"
     text = template_text(policy.tokenizer, None if template == "own" else template, policy.name, setting)
     return replace(policy, template=text, format=Chat(policy.tokenizer, text, policy.name, policy.stops, setting))
@@ -279,7 +277,7 @@ def own_end(policy: Policy) -> int | None:
 
 
 def _tokenizer_of(model: PreTrainedModel, role: str, remote_code: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies where a model object came from."""
+    """The tokenizer at the place from which a model object was loaded."""
     name = getattr(model, "name_or_path", "")
     if not name:
         raise LimbeckError(
@@ -290,22 +288,17 @@ def _tokenizer_of(model: PreTrainedModel, role: str, remote_code: bool) -> PreTr
     return _tokenizer(name, role, remote_code)
 
 
-def _looks_local(path: str) -> bool:
-    """Whether a spec can only be a path: hub names are ``name`` or ``owner/name``."""
-    return path.startswith((".", "/", "~")) or path.count("/") != 1
-
-
 def _tokenizer(path: str, role: str, remote_code: bool) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, trust_remote_code=remote_code, local_files_only=hub.only_here(path)
         )
     except Exception as e:
-        raise LimbeckError(f"{role}={path!r}: its tokenizer could not be loaded: {reason(e)}") from None
+        raise LimbeckError(f"{role}={path!r}: its tokenizer could not be loaded: {load_error(e)}") from None
     return tokenizer
 
 
-def render(policy: Policy, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+def conversation_ids(policy: Policy, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Token ids of a conversation, ready for the assistant's reply."""
     return policy.chat.ids(Prompt("", tuple(messages)))
 
@@ -313,10 +306,10 @@ def render(policy: Policy, messages: Sequence[Mapping[str, Any]]) -> list[int]:
 def share_vocabulary(student: Policy, *others: Policy) -> None:
     """Restrict all models to the entries they share, or refuse.
 
-    Embedding matrices padded to different sizes are no difference: only what the tokenizers know counts.
+    Embedding matrices may be padded to different sizes: only the tokens of the tokenizers count.
 
     Raises:
-        LimbeckError: naming tokens that differ and what can be done.
+        LimbeckError: naming tokens that differ, and the remedy.
     """
     own = student.tokenizer.get_vocab()
     for other in others:
@@ -392,7 +385,7 @@ def keep_format(policy: Policy, model: Any) -> None:
 
 
 def freeze(policy: Policy) -> Policy:
-    """No gradient ever enters it."""
+    """Turn off the gradients of a model."""
     policy.model.requires_grad_(False)
     policy.model.eval()
     return policy

@@ -11,7 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
 class _Generation(Extension):
-    """The block of chat templates that marks what the assistant wrote; only read here."""
+    """The ``generation`` block of chat templates, which marks the assistant's text; it is only parsed here."""
 
     tags = {"generation"}  # noqa: RUF012 as Jinja declares it
 
@@ -25,9 +25,9 @@ _CHAT = ImmutableSandboxedEnvironment(extensions=[_Generation, loopcontrols])
 
 @lru_cache(maxsize=64)
 def variables_of(chat_template: str) -> frozenset[str]:
-    """Names that a chat template reads from outside; empty where it is no template, which rendering refuses.
+    """Names that a chat template reads from outside; empty for an invalid template, which rendering refuses.
 
-    A name that the template gives a value itself counts where the template also asks whether it was given.
+    A name to which the template itself assigns a value counts where the template also tests whether it was given.
     """
     try:
         tree = _CHAT.parse(chat_template)
@@ -38,7 +38,7 @@ def variables_of(chat_template: str) -> frozenset[str]:
 
 
 def asked_for(tree: nodes.Template) -> set[str]:
-    """Names that a template reckons may be absent."""
+    """Names that a template tests for being defined, or gives a default."""
     tests = [t.node for t in tree.find_all(nodes.Test) if t.name in ("defined", "undefined")]
     tests += [f.node for f in tree.find_all(nodes.Filter) if f.name in ("default", "d") and f.node is not None]
     return {n.name for n in tests if isinstance(n, nodes.Name)}

@@ -1,4 +1,4 @@
-"""Models without their weights: what a dry run knows of them from configurations and the headers of safetensors."""
+"""Models without their weights, for a dry run: structures from configurations, sizes from headers of safetensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from ...errors import LimbeckError
 from ...tasks.base import found
 from . import hub
-from .weights import base_of, is_adapter, reason
+from .weights import base_of, is_adapter, load_error
 
 
 class Unloaded(nn.Module):
@@ -26,8 +26,8 @@ class Unloaded(nn.Module):
 
     Attributes:
         model: with all its parameters on the meta device.
-        vocabulary: entries that text may use.
-        writes: as of a model that pads, which nobody can know without its weights.
+        vocabulary: number of tokens that all models of the run share.
+        writes: ``padded``, as for most models; without weights it cannot be checked.
     """
 
     def __init__(self, model: Any, vocabulary: int):
@@ -37,20 +37,20 @@ class Unloaded(nn.Module):
         self.writes = "padded"
 
 
-def structure(path: str, told: str, remote_code: bool) -> Any:
+def structure(path: str, label: str, remote_code: bool) -> Any:
     """A causal language model on the meta device, in float32; of an adapter, its base model.
 
     Raises:
         LimbeckError: where the configuration is not that of a causal language model.
     """
-    path = base_of(path, told) if is_adapter(path) else path
+    path = base_of(path, label) if is_adapter(path) else path
     here: dict[str, Any] = {"trust_remote_code": remote_code, "local_files_only": hub.only_here(path)}
     try:
         config = AutoConfig.from_pretrained(path, **here)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=remote_code, dtype=torch.float32)
-    except Exception as e:  # a damaged folder fails in ways that nobody has listed
-        raise LimbeckError(f"{told}: the model could not be loaded: {reason(e)}") from None
+    except Exception as e:  # a damaged folder may raise any exception
+        raise LimbeckError(f"{label}: the model could not be loaded: {load_error(e)}") from None
     model.is_quantized = bool(getattr(config, "quantization_config", None))
     with contextlib.suppress(OSError, ValueError):  # without a file it keeps the one of its configuration
         model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=here["local_files_only"])
@@ -62,7 +62,7 @@ def structure(path: str, told: str, remote_code: bool) -> Any:
 
 @dataclass(frozen=True)
 class Stored:
-    """Weights as they lie on a disk or the hub.
+    """Weights as they are stored on a disk or the hub.
 
     Attributes:
         size: bytes of all tensors.
@@ -78,7 +78,7 @@ class Stored:
 _BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
 
 
-def stored(path: str, told: str) -> Stored | None:
+def stored_weights(path: str, label: str) -> Stored | None:
     """The size of a model's weights from the headers of its files; None where that cannot be known from here.
 
     Raises:
@@ -93,13 +93,13 @@ def stored(path: str, told: str) -> Stored | None:
     files = _files(folder)
     if not files:
         raise LimbeckError(
-            f"{told}: the model could not be loaded: its folder has no safetensors weights (pickles are not read); "
-            "give a folder that has."
+            f"{label}: the model could not be loaded: its folder has no safetensors weights (pickles are not read); "
+            "give a folder with some."
         )
     counts: dict[str, int] = {}
     size = 0
     for file in files:
-        for tensor in _header(file, told).values():
+        for tensor in _header(file, label).values():
             begin, end = tensor["data_offsets"]
             size += end - begin
             counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
@@ -118,7 +118,7 @@ def _files(folder: Path) -> list[Path]:
     return [p for name in ("model", "adapter_model") if (p := folder / f"{name}.safetensors").is_file()][:1]
 
 
-def _header(file: Path, told: str) -> dict[str, Any]:
+def _header(file: Path, label: str) -> dict[str, Any]:
     """Type, shape and place of each tensor of a file, which must be as long as they say."""
     try:
         with file.open("rb") as f:
@@ -132,14 +132,14 @@ def _header(file: Path, told: str) -> dict[str, Any]:
             raise ValueError(f"it has {file.stat().st_size:,} bytes and its header describes {8 + n + ends:,}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
         raise LimbeckError(
-            f"{told}: the model could not be loaded: {file.name} is damaged ({e}); copy or download it again."
+            f"{label}: the model could not be loaded: {file.name} is damaged ({e}); copy or download it again."
         ) from None
     return dict(header)
 
 
 def _of_hub(name: str) -> Stored | None:
-    """The same of a model of the hub, whose headers are fetched without the rest."""
-    if not hub.named(name) or not hub.reachable():
+    """The same for a model of the hub, of which only the headers are fetched."""
+    if not hub.is_hub_name(name) or not hub.reachable():
         return None
     try:
         counts = {str(k): n for k, n in huggingface_hub.get_safetensors_metadata(name).parameter_count.items()}

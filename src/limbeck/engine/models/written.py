@@ -26,27 +26,27 @@ RESERVED = {"messages", *inspect.signature(PreTrainedTokenizerBase.apply_chat_te
 """Arguments of ``apply_chat_template`` that Limbeck sets itself."""
 
 _GIVEN = frozenset(("messages", "add_generation_prompt", "raise_exception", "strftime_now", "generation"))
-"""Names that Transformers gives every template."""
+"""Names that Transformers passes to every template."""
 
 LINKS = frozenset((("tool", "tool_call_id"), ("tool", "name")))
-"""Keys that say which call a tool's result belongs to. Templates of models that go by the order leave them out."""
+"""Keys that name the call of a tool's result. Templates of models that use the order instead leave them out."""
 
 _SWITCHES = re.compile(r"/(?:no_)?think\b")
-"""Words in a message that some templates read as a switch and take out (Nemotron)."""
+"""Words in a message that some templates read as a switch and remove (Nemotron)."""
 
 Attempt = Callable[[Prompt, Sequence[Mapping[str, Any]]], str | None]
 
 
 @dataclass
-class Written:
+class TemplateChecks:
     """The checks of one chat template.
 
     Attributes:
         attempt: renders messages with the variables of a prompt; None where the template fails.
         sources: the texts of the template; several where a tokenizer has one with tools and one without.
         name: of the model, for messages.
-        setting: that gives the template, for messages.
-        notes: what is allowed and worth knowing, for people.
+        setting: name of the setting of the template, for messages.
+        notes: notices for people.
         left_out: keys in ``LINKS`` that the template does not write.
     """
 
@@ -93,10 +93,10 @@ class Written:
         )
 
     def _writes_key(self, prompt: Prompt, messages: Sequence[Mapping[str, Any]], i: int, key: str) -> bool | None:
-        """Whether a key of a message changes the text, where it stands or with its message as the last one.
+        """Whether a key of a message changes the text, in its place or with its message as the last one.
 
-        Templates leave the reasoning of earlier turns out on purpose. None where the template fails on the messages,
-        which is refused with its own words when they are rendered.
+        Templates leave out the reasoning of earlier turns on purpose. None where the template fails on the messages;
+        rendering refuses them with the template's own message.
         """
         if self.attempt(prompt, messages) is None:
             return None
@@ -112,8 +112,8 @@ class Written:
     def refuse_lost(self, prompt: Prompt, whole: str) -> None:
         """Refuse a template that leaves out text of a system's, user's or tool's message.
 
-        Text of earlier turns of the assistant is only reported, and their reasoning not even that: some formats drop
-        it on purpose (Qwen 3, gpt-oss).
+        Text of earlier turns of the assistant is only reported, and their reasoning is not reported: some formats
+        drop it on purpose (Qwen 3, gpt-oss).
 
         Args:
             prompt: with its messages.
@@ -145,14 +145,14 @@ class Written:
         )
 
     def _probe(self, prompt: Prompt) -> None:
-        """Render messages of this form with a mark for each text: a short text may stand in the whole by chance."""
+        """Render messages of this form with a mark for each text: a short text may occur elsewhere by chance."""
         form = form_of(prompt.messages, prompt.chat_template_kwargs)
         if form in self._seen:
             return
         self._seen.add(form)
         marks, marked = marked_texts(prompt.messages)
         whole = self.attempt(prompt, marked)
-        if whole is None:  # a template may read more than text in the content
+        if whole is None:  # a template may need more than text in the content
             return
         for i, mark in marks.items():
             times = whole.count(mark)
@@ -179,7 +179,7 @@ class Written:
                 )
 
     def said(self) -> list[str]:
-        """What is worth knowing, for people."""
+        """Notices for people."""
         links = " and ".join(sorted(self.left_out))
         ordered = [
             f"note: the chat template of {self.name!r} does not write {links} of a tool's message; the model tells "
@@ -216,7 +216,7 @@ def marked_texts(messages: Sequence[Mapping[str, Any]]) -> tuple[dict[int, str],
 def unread_parts(
     messages: Sequence[Mapping[str, Any]], attempt: Callable[[Sequence[Mapping[str, Any]]], str | None]
 ) -> set[int]:
-    """Places of the messages whose text parts a template does not read, or writes as a list with its keys."""
+    """Indices of the messages whose text parts a template does not read, or writes as a list with its keys."""
     marks, marked = marked_texts(messages)
     whole = attempt(marked) or ""
     listed = {i: (str(text_part(mark)), json.dumps(text_part(mark))) for i, mark in marks.items()}
@@ -230,7 +230,7 @@ def text_part(text: str) -> dict[str, str]:
 
 
 def form_of(messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What two conversations have in common that differ in their texts alone."""
+    """The form of a conversation: equal for two that differ in their texts alone."""
     return tuple(map(_form, messages)), tuple(variables)
 
 
@@ -250,9 +250,9 @@ def _escaped(text: str) -> Iterator[str]:
 
 
 def forged(prompt: Prompt, special: re.Pattern[str] | None) -> str | None:
-    """A special token that the text of a system's, user's or tool's message holds; None where there is none.
+    """A special token in the text of a system's, user's or tool's message; None where there is none.
 
-    The tokenizer reads it as it reads the template's own, so such a message can end its turn and begin another.
+    The tokenizer does not distinguish it from the template's own, so such a message can end its turn and begin another.
     """
     said = (text_of(m) for m in prompt.messages if special and m.get("role") != "assistant")
     hits = (special.search(text) for text in said if special)
@@ -260,7 +260,7 @@ def forged(prompt: Prompt, special: re.Pattern[str] | None) -> str | None:
 
 
 def special_text(tokenizer: Any) -> re.Pattern[str] | None:
-    """Any token of the tokenizer's that text can name and that has a meaning of its own; None where it has none."""
+    """A pattern of the special tokens that a text can contain; None where the tokenizer has none."""
     tokens = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | set(
         tokenizer.all_special_tokens
     )
@@ -290,7 +290,7 @@ def _empty(value: object) -> bool:
 
 
 def sources(tokenizer: Any, template: str | None) -> tuple[str, ...]:
-    """The texts of the template in force; a tokenizer may have several by name."""
+    """The texts of the template that is used; a tokenizer may have several by name."""
     own = template or getattr(tokenizer, "chat_template", None) or ""
     return tuple(map(str, own.values())) if isinstance(own, Mapping) else (str(own),)
 
@@ -303,7 +303,7 @@ def refuse_unusable(given: Mapping[str, Any]) -> None:
     """
     for key, value in given.items():
         if key in RESERVED:
-            raise LimbeckError(f"chat_template_kwargs.{key} is something that Limbeck sets; leave it out.")
+            raise LimbeckError(f"chat_template_kwargs.{key} is set by Limbeck; leave it out.")
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
@@ -314,7 +314,7 @@ def refuse_unusable(given: Mapping[str, Any]) -> None:
 
 
 def refuse_unread(given: Mapping[str, Any], templates: Mapping[str, tuple[Any, Sequence[str]]]) -> None:
-    """Refuse keywords of a run that no template in force ever reads.
+    """Refuse keywords of a run that none of its templates reads.
 
     Args:
         given: keywords by name.
@@ -331,6 +331,6 @@ def refuse_unread(given: Mapping[str, Any], templates: Mapping[str, tuple[Any, S
             names = " and ".join(map(repr, templates))
             known = f"it reads {', '.join(sorted(read))}" if read else "it reads no keyword at all"
             raise LimbeckError(
-                f"chat_template_kwargs.{key} is nothing that the chat template of {names} reads{nearest(key, read)}; "
-                f"{known}, so leave it out or give another template."
+                f"chat_template_kwargs.{key} is not a variable that the chat template of {names} reads"
+                f"{nearest(key, read)}; {known}, so leave it out or give another template."
             )

@@ -27,21 +27,23 @@ from ..models.generate import SamplingPolicy, generate
 from ..scoring.contexts import ContextViews, record_evidence, reframed, with_blocks
 from ..scoring.forward import score_record
 from ..scoring.templates import block, fill
-from ..session import Desk
+from ..session import Session
 from .trajectory import Segment, Trajectory, assemble, segment_of, single
 from .writer import RolloutWriter, is_kept, judge
 
 
-def evaluate_expression(v: Expr, record: Rollout, desk: Desk, step: int, level: Level) -> Tensor:
+def evaluate_expression(v: Expr, record: Rollout, session: Session, step: int, level: Level) -> Tensor:
     """An expression on a record that has just been written, one value a unit of ``level``; its readers score it now."""
     keys = {(reader.at(1.0), ability) for reader, ability in v.needs if reader.kind != behavior.kind}
-    views, scores = ContextViews(record, desk), dict[str, Scores]()
+    views, scores = ContextViews(record, session), dict[str, Scores]()
     for reader, _ in sorted(keys, key=lambda need: need[0].key):
         abilities = frozenset(a for r, a in keys if r == reader)
         seen = views.seen_by(reader)
-        scores[reader.key] = score_record(desk.policy(reader.role), seen, abilities, desk.micro_tokens, None)
-    on_device = record.to(desk.policies["student"].device)
-    batch = Batch(on_device, scores, step, memory=dict(desk.memory.numbers))
+        scores[reader.key] = score_record(
+            session.policy(reader.role), seen, abilities, session.config.micro_tokens, None
+        )
+    on_device = record.to(session.policies["student"].device)
+    batch = Batch(on_device, scores, step, memory=dict(session.state.memory.numbers))
     return batch.levels.down(v.evaluate(batch), v.level, level).cpu()
 
 
@@ -71,7 +73,7 @@ def write_select(source: Select, writer: RolloutWriter, prompts: Sequence[Prompt
     record = writer.write(source.source, prompts)
     if not record.n_groups:
         return record
-    scores = [evaluate_expression(v, record, writer.desk, writer.step, Level.SEQUENCE).tolist() for v in source.by]
+    scores = [evaluate_expression(v, record, writer.session, writer.step, Level.SEQUENCE).tolist() for v in source.by]
     ranks = list(zip(*scores, strict=True))
     best = [sorted(members, key=ranks.__getitem__, reverse=True)[: source.keep] for members in record.sequences_G]
     return record.select([b for members in best for b in members])
@@ -100,7 +102,7 @@ def write_patch(source: Patch, writer: RolloutWriter, prompts: Sequence[Prompt] 
 
 def _holds(v: Expr, record: Rollout, writer: RolloutWriter) -> list[bool]:
     """Whether a condition holds, group by group."""
-    holds: list[bool] = evaluate_expression(v, record, writer.desk, writer.step, Level.GROUP).bool().tolist()
+    holds: list[bool] = evaluate_expression(v, record, writer.session, writer.step, Level.GROUP).bool().tolist()
     return holds
 
 
@@ -114,14 +116,14 @@ def _prompt(record: Rollout, g: int) -> Prompt:
 
 def write_once(source: Once, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Rollout:
     """The stored group of each prompt; prompts without one are written, scored and stored now."""
-    stored = writer.desk.memory.written.setdefault(writer.name, {})
+    stored = writer.session.state.memory.written.setdefault(writer.name, {})
     if prompts is None:
         prompts = writer.take()
     missing = list({p.id: p for p in prompts if p.id not in stored}.values())
     if missing:
         record = writer.write(source.source, missing)
         if source.score is not None and record.n_groups:
-            logp_N = evaluate_expression(logp_of(source.score), record, writer.desk, writer.step, Level.TOKEN)
+            logp_N = evaluate_expression(logp_of(source.score), record, writer.session, writer.step, Level.TOKEN)
             record = replace(record, columns_N={**record.columns_N, score_column(source.score): logp_N})
         for g in range(record.n_groups):
             stored[_prompt(record, g).id] = replace(record.groups(g, g + 1)[0], prompts_B=())
@@ -135,52 +137,52 @@ def write_once(source: Once, writer: RolloutWriter, prompts: Sequence[Prompt] | 
 
 def write_refine(source: Refine, writer: RolloutWriter, prompts: Sequence[Prompt] | None) -> Rollout:
     """One new response in place of each sequence of the inner source, by a writer that may see that sequence."""
-    desk, reader = writer.desk, source.reader
+    session, reader = writer.session, source.reader
     drafts = writer.write(source.source, prompts)
     if not drafts.n_groups:
         return drafts
-    known = record_evidence(drafts, desk)
+    known = record_evidence(drafts, session)
     seen = []
     for prompt, k in zip(drafts.prompts_B, known, strict=True):
-        blocks = [block(c, k, desk.blocks) for c in reader.context]
+        blocks = [block(c, k, session.templates) for c in reader.context]
         what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
-        seen.append(desk.render(with_blocks(prompt, blocks), reader.role, what, desk.max_tokens))
-    policy = SamplingPolicy(((desk.policy(reader.role), 1.0),), source.tau * reader.tau)
-    texts = generate(policy, seen, desk.max_tokens, desk.batch)
+        seen.append(session.renderer.render(with_blocks(prompt, blocks), reader.role, what, session.config.max_tokens))
+    policy = SamplingPolicy(((session.policy(reader.role), 1.0),), source.tau * reader.tau)
+    texts = generate(policy, seen, session.config.max_tokens, session.config.generate_batch)
     rows: list[Trajectory | None] = []
     for prompt, w, k in zip(drafts.prompts_B, texts, known, strict=True):
-        verdict = judge(desk, prompt, w, writer.failures) if source.check else None
-        new = single(prompt, desk.prompt_ids(prompt), w.ids, w.logp, source.author, w.truncated, verdict)
-        rows.append(replace(new, draft=str(k["reply"])) if is_kept(desk, verdict) else None)
+        verdict = judge(session, prompt, w, writer.failures) if source.check else None
+        new = single(prompt, session.renderer.prompt_ids(prompt), w.ids, w.logp, source.author, w.truncated, verdict)
+        rows.append(replace(new, draft=str(k["reply"])) if is_kept(session, verdict) else None)
     groups = [[row for b in members if (row := rows[b]) is not None] for members in drafts.sequences_G]
     return assemble(groups, writer.name)
 
 
 def write_recast(source: Recast, writer: RolloutWriter) -> Rollout:
     """The sequences of another source under another prompt."""
-    desk, record = writer.desk, writer.done[source.of]
+    session, record = writer.session, writer.done[source.of]
     if not record.n_groups:
         return assemble([], writer.name)
-    known = _evidence(record, desk)
+    known = _evidence(record, session)
     keep = [True] * record.n_sequences
     if source.keep is not None:
-        keep = evaluate_expression(source.keep, record, desk, writer.step, Level.SEQUENCE).bool().tolist()
-    carried = {n: evaluate_expression(v, record, desk, writer.step, Level.SEQUENCE) for n, v in source.carry}
+        keep = evaluate_expression(source.keep, record, session, writer.step, Level.SEQUENCE).bool().tolist()
+    carried = {n: evaluate_expression(v, record, session, writer.step, Level.SEQUENCE) for n, v in source.carry}
     record = replace(record, columns_B={**record.columns_B, **{n: x.float() for n, x in carried.items()}})
     if source.response == SAME:
         return _same_under_other_prompts(source, record, known, keep, writer)
     groups = []
     for members in record.sequences_G:
-        rows = [_recast_row(source, record, b, known[b], desk) for b in members if keep[b]]
+        rows = [_recast_row(source, record, b, known[b], session) for b in members if keep[b]]
         groups.append([row for row in rows if row is not None])
     return assemble(groups, writer.name)
 
 
-def _evidence(record: Rollout, desk: Desk) -> list[dict[str, Any]]:
+def _evidence(record: Rollout, session: Session) -> list[dict[str, Any]]:
     """The evidence of each sequence, with the text of every turn and the environment's message after it."""
-    known, token_N, spans = record_evidence(record, desk), record.token_N.tolist(), record.tokens_U
+    known, token_N, spans = record_evidence(record, session), record.token_N.tolist(), record.tokens_U
     for k, turns in zip(known, record.turns_B, strict=True):
-        k |= {f"turn_{t}": desk.policies["student"].text(token_N[spans[u]]) for t, u in enumerate(turns)}
+        k |= {f"turn_{t}": session.policies["student"].text(token_N[spans[u]]) for t, u in enumerate(turns)}
         k |= {f"said_{t}": record.said_U[u] for t, u in enumerate(turns)}
     return known
 
@@ -192,7 +194,7 @@ def _same_under_other_prompts(
     chosen, prompts, all_ids = [], [], []
     response_B = (record.start_B1.diff() - record.root_B).tolist()
     for b in range(record.n_sequences):
-        made = _recast_prompt(source, record.prompts_B[b], known[b], response_B[b], writer.desk) if keep[b] else None
+        made = _recast_prompt(source, record.prompts_B[b], known[b], response_B[b], writer.session) if keep[b] else None
         if made is not None:
             chosen.append(b)
             prompts.append(made[0])
@@ -201,12 +203,14 @@ def _same_under_other_prompts(
     return reframed(replace(moved, origin_B=torch.zeros_like(moved.origin_B)), all_ids)
 
 
-def _recast_row(source: Recast, record: Rollout, b: int, known: Mapping[str, Any], desk: Desk) -> Trajectory | None:
+def _recast_row(
+    source: Recast, record: Rollout, b: int, known: Mapping[str, Any], session: Session
+) -> Trajectory | None:
     """A turn of a sequence, or a text made of it, under the new prompt; None where there is no such turn or text."""
-    segment = _recast_segment(source, record, b, known, desk)
+    segment = _recast_segment(source, record, b, known, session)
     if segment is None:
         return None
-    made = _recast_prompt(source, record.prompts_B[b], known, len(segment.ids), desk)
+    made = _recast_prompt(source, record.prompts_B[b], known, len(segment.ids), session)
     if made is None:
         return None
     return Trajectory(
@@ -222,7 +226,9 @@ def _recast_row(source: Recast, record: Rollout, b: int, known: Mapping[str, Any
     )
 
 
-def _recast_segment(source: Recast, record: Rollout, b: int, known: Mapping[str, Any], desk: Desk) -> Segment | None:
+def _recast_segment(
+    source: Recast, record: Rollout, b: int, known: Mapping[str, Any], session: Session
+) -> Segment | None:
     """The tokens that are scored under the new prompt."""
     if source.copies:
         k, turns = int(source.response.removeprefix("turn ")), record.turns_B[b]
@@ -230,21 +236,21 @@ def _recast_segment(source: Recast, record: Rollout, b: int, known: Mapping[str,
     text = fill(source.response, known, f"{source.name} response")
     if not text:
         return None
-    return Segment(desk.response_ids(record.prompts_B[b], Response(text)), None, DATA, reward=math.nan)
+    return Segment(session.renderer.response_ids(record.prompts_B[b], Response(text)), None, DATA, reward=math.nan)
 
 
 def _recast_prompt(
-    source: Recast, prompt: Prompt, known: Mapping[str, Any], room: int, desk: Desk
+    source: Recast, prompt: Prompt, known: Mapping[str, Any], room: int, session: Session
 ) -> tuple[Prompt, list[int]] | None:
     """The new prompt and its tokens, with ``room`` tokens left after it; None where a context lacks its evidence."""
     if source.question:
         *before, last = prompt.messages
         text = fill(source.question, known, f"{source.name} question")
         prompt = replace(prompt, messages=(*before, {**last, "content": text}))
-    blocks = [block(c, dict(known), desk.blocks) for c in source.given]
+    blocks = [block(c, dict(known), session.templates) for c in source.given]
     if None in blocks:
         return None
     if source.copies and not source.question and not blocks:
-        return prompt, desk.prompt_ids(prompt)
+        return prompt, session.renderer.prompt_ids(prompt)
     what = f"prompt {prompt.id!r} recast with {', '.join(map(str, source.given)) or 'another text'}"
-    return prompt, desk.render(with_blocks(prompt, blocks), "student", what, room, written=True)
+    return prompt, session.renderer.render(with_blocks(prompt, blocks), "student", what, room, written=True)

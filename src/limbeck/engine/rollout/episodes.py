@@ -32,7 +32,7 @@ from ..models.generate import SamplingPolicy, Written, generate
 from ..models.policy import Policy
 from ..scoring.contexts import prompt_evidence
 from ..scoring.templates import fill
-from ..session import Desk
+from ..session import Session
 from .trajectory import Segment, Trajectory
 from .writer import RolloutWriter, limit_of, sampling_author, sampling_policy_of, sampling_prompts
 
@@ -117,23 +117,23 @@ def write_episodes(
         prompts: of the episodes.
         policy: samples in place of the source's own.
     """
-    desk, sampling = writer.desk, policy or sampling_policy_of(source, writer.desk)
-    student, limit = desk.policies["student"], limit_of(source, writer)
-    turns = int(source.turns.now(writer.step, writer.numbers)) if source.episodic else desk.turns
+    session, sampling = writer.session, policy or sampling_policy_of(source, writer.session)
+    student, limit = session.policies["student"], limit_of(source, writer)
+    turns = int(source.turns.now(writer.step, writer.numbers)) if source.episodic else session.config.episode_turns
     repeated = [p for p in prompts for _ in range(source.n)]
     states = [
-        EpisodeState(p, desk.prompt_ids(p), ids, _open(desk, p, source.retry))
-        for p, ids in zip(repeated, sampling_prompts(source, desk, repeated), strict=True)
+        EpisodeState(p, session.renderer.prompt_ids(p), ids, _open(session, p, source.retry))
+        for p, ids in zip(repeated, sampling_prompts(source, session, repeated), strict=True)
     ]
     try:
         if source.start is not None:
             _replay(source, source.start, writer, prompts, states)
-        room = min(p.context for p in desk.policies.values())
+        room = min(p.context for p in session.policies.values())
         for _ in range(max(1, turns)):
             active = [s for s in states if not s.done and len(s.ids) + limit <= room]
             if not active:
                 break
-            texts = generate(sampling, [s.ids for s in active], limit, desk.batch)
+            texts = generate(sampling, [s.ids for s in active], limit, session.config.generate_batch)
             for state, text in zip(active, texts, strict=True):
                 state.act(text, sampling_author(source), True, student)
     finally:
@@ -145,16 +145,18 @@ def write_episodes(
     return [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
 
 
-def _open(desk: Desk, prompt: Prompt, retry: Context | None) -> Episode:
+def _open(session: Session, prompt: Prompt, retry: Context | None) -> Episode:
     """The task's episode, or a conversation about one answer, where the source says what comes between the turns."""
-    task: Any = desk.tasks["task"]
+    task: Any = session.tasks["task"]
     if "episodes" not in task.serves:
         if retry is None:
             raise LimbeckError(
                 f"{task.name!r} is answered in one turn, but the method plays several; give a task with episodes, or "
                 "say with sample(retry=...) what comes between the turns."
             )
-        return _RetryEpisode(task, prompt, desk.blocks.get(retry.name, retry.block), retry.name, desk.verify_seconds)
+        return _RetryEpisode(
+            task, prompt, session.templates.get(retry.name, retry.block), retry.name, session.config.verify_seconds
+        )
     try:
         episode: Episode = task.open(prompt)
         if not callable(getattr(episode, "step", None)) or not callable(getattr(episode, "close", None)):
@@ -251,7 +253,7 @@ def _replay(
     record = replace(writer, name=f"{writer.name} start").write(start, prompts)
     spans, turns_B = record.tokens_U, record.turns_B
     first = {record.prompts_B[members[0]].id: members[0] for members in record.sequences_G}
-    student = writer.desk.policies["student"]
+    student = writer.session.policies["student"]
     for state in states:
         b = first.get(state.prompt.id)
         turns = turns_B[b] if b is not None and bool(record.correct_B[b]) else range(0)

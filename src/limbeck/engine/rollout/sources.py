@@ -16,7 +16,7 @@ from ...axes.source import Data, Either, Resample, Sample, Source
 from ...errors import LimbeckError, number
 from ...types import DATA, Prompt, Rollout, concatenate
 from ..models.generate import generate
-from ..session import Desk
+from ..session import Session
 from .derived import write_once, write_patch, write_recast, write_refine, write_resample, write_select
 from .episodes import write_episodes
 from .trajectory import Trajectory, assemble, single
@@ -33,21 +33,21 @@ from .writer import (
 )
 
 
-def writer_for(desk: Desk, n: int, step: int) -> RolloutWriter:
+def writer_for(session: Session, n: int, step: int) -> RolloutWriter:
     """The writer of one batch of ``n`` groups a source, at a step."""
-    return RolloutWriter(desk, n, step, write_source)
+    return RolloutWriter(session, n, step, write_source)
 
 
-def write(sources: Mapping[str, Source], desk: Desk, prompts: int, step: int) -> tuple[Rollout, Failures]:
+def write(sources: Mapping[str, Source], session: Session, prompts: int, step: int) -> tuple[Rollout, Failures]:
     """One record with ``prompts`` groups of every source, and the failures of environments and verifiers.
 
     Args:
         sources: of the method, by name.
-        desk: models, tasks and prompts.
+        session: models, tasks and prompts.
         prompts: groups that a source writes in this process.
         step: for schedules.
     """
-    writer = writer_for(desk, prompts, step)
+    writer = writer_for(session, prompts, step)
     done: dict[str, Rollout] = {}
     for name, source in sources.items():
         done[name] = replace(writer, name=name, done=done).write(source)
@@ -67,7 +67,7 @@ def write_source(source: Source, writer: RolloutWriter, prompts: Sequence[Prompt
         case Sample():
             return write_sample(source, writer, writer.take() if prompts is None else prompts)
         case Either():
-            heads = _coin(writer.desk.streams["task"].seed, writer.step, writer.name) < _chance(source, writer)
+            heads = _coin(writer.session.streams["task"].seed, writer.step, writer.name) < _chance(source, writer)
             return writer.write(source.a if heads else source.b, prompts)
         case Resample():
             return write_resample(source, writer)
@@ -105,33 +105,33 @@ def _coin(seed: int, step: int, name: str) -> float:
 
 def write_sample(source: Sample, writer: RolloutWriter, prompts: Sequence[Prompt]) -> Rollout:
     """``n`` responses a prompt, of one turn or of several."""
-    if source.episodic or "episodes" in writer.desk.tasks["task"].serves:
+    if source.episodic or "episodes" in writer.session.tasks["task"].serves:
         return assemble(write_episodes(source, writer, prompts), writer.name)
-    desk = writer.desk
+    session = writer.session
     repeated = [p for p in prompts for _ in range(source.n)]
-    seen = sampling_prompts(source, desk, repeated)
-    texts = generate(sampling_policy_of(source, desk), seen, limit_of(source, writer), desk.batch)
+    seen = sampling_prompts(source, session, repeated)
+    texts = generate(sampling_policy_of(source, session), seen, limit_of(source, writer), session.config.generate_batch)
     rows: list[Trajectory | None] = []
     # Judged wherever there is a verifier, also for methods that read no verdict: the accuracy is reported.
-    verdicts = judge_all(desk, repeated, texts, writer.failures)
+    verdicts = judge_all(session, repeated, texts, writer.failures)
     for p, w, verdict in zip(repeated, texts, verdicts, strict=True):
-        row = single(p, desk.prompt_ids(p), w.ids, w.logp, sampling_author(source), w.truncated, verdict)
-        rows.append(row if is_kept(desk, verdict) else None)
+        row = single(p, session.renderer.prompt_ids(p), w.ids, w.logp, sampling_author(source), w.truncated, verdict)
+        rows.append(row if is_kept(session, verdict) else None)
     groups = [[r for r in rows[i : i + source.n] if r is not None] for i in range(0, len(rows), source.n)]
     return assemble(groups, writer.name)
 
 
 def _write_data(source: Data, writer: RolloutWriter) -> Rollout:
     """Responses that the data holds, cut at the run's limit."""
-    desk = writer.desk
-    task, stream = desk.tasks[source.name], desk.streams[source.name]
+    session = writer.session
+    task, stream = session.tasks[source.name], session.streams[source.name]
     groups = []
     for prompt in stream.take(writer.n):
         rows = []
         for response in task.responses(prompt)[: source.group]:
-            ids = desk.response_ids(prompt, response)
-            cut = len(ids) > desk.max_tokens
-            ids = ids[: desk.max_tokens]
-            rows.append(single(prompt, desk.prompt_ids(prompt), ids, None, DATA, cut, None, response.label))
+            ids = session.renderer.response_ids(prompt, response)
+            cut = len(ids) > session.config.max_tokens
+            ids = ids[: session.config.max_tokens]
+            rows.append(single(prompt, session.renderer.prompt_ids(prompt), ids, None, DATA, cut, None, response.label))
         groups.append(rows)
     return assemble(groups, writer.name)

@@ -15,7 +15,7 @@ from ...types import Prompt, Rollout
 from ..models.generate import SamplingPolicy, Written
 from ..scoring.contexts import prompt_evidence, with_blocks
 from ..scoring.templates import block
-from ..session import Desk
+from ..session import Session
 
 
 @dataclass
@@ -46,7 +46,7 @@ class RolloutWriter:
     """The state of writing one source of one batch.
 
     Attributes:
-        desk: models, tasks and prompts.
+        session: models, tasks and prompts.
         n: groups that a source writes in this process.
         step: for schedules.
         dispatch: writes any source (``sources.write_source``).
@@ -55,7 +55,7 @@ class RolloutWriter:
         failures: of the whole batch; every writer adds its own.
     """
 
-    desk: Desk
+    session: Session
     n: int
     step: int
     dispatch: Callable[[Source, RolloutWriter, Sequence[Prompt] | None], Rollout]
@@ -65,12 +65,12 @@ class RolloutWriter:
 
     def take(self) -> list[Prompt]:
         """The next prompts of the task."""
-        return self.desk.streams["task"].take(self.n)
+        return self.session.streams["task"].take(self.n)
 
     @property
     def numbers(self) -> dict[str, float]:
         """The numbers of the run's memory, among them the values of controllers."""
-        return self.desk.memory.numbers
+        return self.session.state.memory.numbers
 
     def write(self, source: Source, prompts: Sequence[Prompt] | None = None) -> Rollout:
         """The record of any source, on the given prompts or on the next ones; groups without a response are absent."""
@@ -88,7 +88,7 @@ def refuse_empty(writer: RolloutWriter, record: Rollout, which: str) -> None:
     died, unjudged = writer.failures.died, writer.failures.unjudged
     if unjudged and not died:
         raise LimbeckError(
-            f"the verifier of {shown(writer.desk.tasks['task'].name)} judged no response {which} "
+            f"the verifier of {shown(writer.session.tasks['task'].name)} judged no response {which} "
             f"({len(unjudged)} of them; the first: {unjudged[0]}), so there is nothing to learn from; mend the "
             "verifier, or give it more time (verify_seconds)."
         )
@@ -99,10 +99,10 @@ def refuse_empty(writer: RolloutWriter, record: Rollout, which: str) -> None:
         )
 
 
-def sampling_policy_of(source: Sample, desk: Desk) -> SamplingPolicy:
+def sampling_policy_of(source: Sample, session: Session) -> SamplingPolicy:
     """The policy that samples: each reader at its own temperature, and the source's temperature on top."""
     parts = source.reader.parts if isinstance(source.reader, Blend) else ((source.reader, 1.0),)
-    policies = tuple((desk.policy(reader.role), weight) for reader, weight in parts)
+    policies = tuple((session.policy(reader.role), weight) for reader, weight in parts)
     return SamplingPolicy(policies, source.tau, tuple(reader.tau for reader, _ in parts))
 
 
@@ -114,20 +114,20 @@ def sampling_author(source: Sample) -> int:
 def limit_of(source: Sample, writer: RolloutWriter) -> int:
     """Most tokens of a response, or of a turn."""
     if source.max_tokens is None:
-        return writer.desk.max_tokens
+        return writer.session.config.max_tokens
     return int(source.max_tokens.now(writer.step, writer.numbers))
 
 
-def sampling_prompts(source: Sample, desk: Desk, prompts: Sequence[Prompt]) -> list[list[int]]:
+def sampling_prompts(source: Sample, session: Session, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Token ids that the sampling policy reads: the student's prompt, or the prompt with the reader's contexts."""
     reader = source.reader
-    if isinstance(reader, Blend) or not (reader.context or desk.foreign(reader.role)):
-        return [desk.prompt_ids(p) for p in prompts]
+    if isinstance(reader, Blend) or not (reader.context or session.renderer.foreign(reader.role)):
+        return [session.renderer.prompt_ids(p) for p in prompts]
     out = []
     for p in prompts:
-        blocks = [block(c, prompt_evidence(p), desk.blocks) for c in reader.context]
+        blocks = [block(c, prompt_evidence(p), session.templates) for c in reader.context]
         what = f"prompt {p.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
-        out.append(desk.render(with_blocks(p, blocks), reader.role, what, desk.max_tokens))
+        out.append(session.renderer.render(with_blocks(p, blocks), reader.role, what, session.config.max_tokens))
     return out
 
 
@@ -135,28 +135,28 @@ UNJUDGED = Verdict(math.nan, False)
 """The verdict on a response whose verifier raised, took too long or gave no reward."""
 
 
-def judge(desk: Desk, prompt: Prompt, text: Written, failures: Failures) -> Verdict | None:
+def judge(session: Session, prompt: Prompt, text: Written, failures: Failures) -> Verdict | None:
     """The task's verdict, None where it has no verifier, or ``UNJUDGED`` where that failed (added to ``failures``).
 
     Raises:
         LimbeckError: where the verifier returned something that is no verdict.
     """
-    return judge_all(desk, [prompt], [text], failures)[0]
+    return judge_all(session, [prompt], [text], failures)[0]
 
 
 def judge_all(
-    desk: Desk, prompts: Sequence[Prompt], texts: Sequence[Written], failures: Failures
+    session: Session, prompts: Sequence[Prompt], texts: Sequence[Written], failures: Failures
 ) -> list[Verdict | None]:
     """``judge`` for several responses, which a task may judge together."""
-    task = desk.tasks["task"]
+    task = session.tasks["task"]
     if "reward" not in task.serves or "episodes" in task.serves:
         return [None for _ in texts]
-    written = [desk.policies["student"].text(w.ids) for w in texts]
-    verdicts = judge_responses(task, prompts, written, desk.verify_seconds)
+    written = [session.policies["student"].text(w.ids) for w in texts]
+    verdicts = judge_responses(task, prompts, written, session.config.verify_seconds)
     failures.unjudged += [v.reason for v in verdicts if isinstance(v, Unjudged)]
     return [UNJUDGED if isinstance(v, Unjudged) else v for v in verdicts]
 
 
-def is_kept(desk: Desk, verdict: Verdict | None) -> bool:
+def is_kept(session: Session, verdict: Verdict | None) -> bool:
     """Whether a response stays in the batch: one that is not judged has no reward for a method that reads rewards."""
-    return verdict is not UNJUDGED or not desk.judged_only
+    return verdict is not UNJUDGED or not session.reads_verdicts

@@ -18,7 +18,7 @@ from ...axes.context import Context, ContextQuestion
 from ...axes.reader import Reader
 from ...types import Prompt, Rollout, text_of
 from ..models.generate import SamplingPolicy, generate
-from ..session import Desk
+from ..session import Session
 from ..storage.memory import Skill
 from .templates import Evidence, block, fill
 
@@ -37,9 +37,9 @@ def last_text(prompt: Prompt) -> str:
     return text_of(prompt.messages[-1]) if prompt.messages else ""
 
 
-def record_evidence(record: Rollout, desk: Desk) -> list[Evidence]:
+def record_evidence(record: Rollout, session: Session) -> list[Evidence]:
     """The evidence of each sequence: that of its problem, its reply, its verdict and a correct sibling."""
-    replies = _replies(record, desk)
+    replies = _replies(record, session)
     reward_B = torch.zeros(record.n_sequences).index_add_(0, record.seq_U, record.reward_U.nan_to_num(0.0))
     turns_B = torch.bincount(record.seq_U, minlength=record.n_sequences)
     out = []
@@ -56,9 +56,9 @@ def record_evidence(record: Rollout, desk: Desk) -> list[Evidence]:
     return out
 
 
-def _replies(record: Rollout, desk: Desk) -> list[str]:
+def _replies(record: Rollout, session: Session) -> list[str]:
     """The text of each sequence: its turns, decoded one by one."""
-    policy, token_N, spans = desk.policies["student"], record.token_N.tolist(), record.tokens_U
+    policy, token_N, spans = session.policies["student"], record.token_N.tolist(), record.tokens_U
     return ["\n".join(policy.text(token_N[spans[u]]) for u in turns) for turns in record.turns_B]
 
 
@@ -86,34 +86,36 @@ class RenderedContext:
     used: list[Skill | None]
 
 
-def render_context(context: Context, known: list[Evidence], desk: Desk) -> RenderedContext:
+def render_context(context: Context, known: list[Evidence], session: Session) -> RenderedContext:
     """Choose a skill, ask the context's questions, and fill its template, for each sequence."""
     known = [dict(k) for k in known]
-    used = [desk.memory.choose(str(k["id"]), context.bank) if context.bank else None for k in known]
+    used = [session.state.memory.choose(str(k["id"]), context.bank) if context.bank else None for k in known]
     for k, skill in zip(known, used, strict=True):
         if skill is not None:
             k["skill"] = skill.text
     numbers = {}
     for ask in context.asks:
-        answers = _answers(ask, known, desk, context.name)
+        answers = _answers(ask, known, session, context.name)
         for k, answer in zip(known, answers, strict=True):
             k[ask.name] = answer
         if ask.number:
             numbers[ask.name] = [_stated(answer) for answer in answers]
-    return RenderedContext([block(context, k, desk.blocks) for k in known], numbers, used)
+    return RenderedContext([block(context, k, session.templates) for k in known], numbers, used)
 
 
-def _answers(ask: ContextQuestion, known: list[Evidence], desk: Desk, name: str) -> list[str]:
+def _answers(ask: ContextQuestion, known: list[Evidence], session: Session, name: str) -> list[str]:
     """A model's answer for each sequence; equal questions are asked once."""
     texts = [fill(ask.question, k, name) for k in known]
     different = list(dict.fromkeys(texts))
-    policy = desk.policy(ask.by)
-    limit = ask.max_tokens or desk.max_tokens
+    policy = session.policy(ask.by)
+    limit = ask.max_tokens or session.config.max_tokens
     ids = [
-        desk.render(Prompt("", ({"role": "user", "content": t},)), ask.by, f"a question of context {name!r}", limit)
+        session.renderer.render(
+            Prompt("", ({"role": "user", "content": t},)), ask.by, f"a question of context {name!r}", limit
+        )
         for t in different
     ]
-    written = generate(SamplingPolicy(((policy, 1.0),)), ids, limit, desk.batch)
+    written = generate(SamplingPolicy(((policy, 1.0),)), ids, limit, session.config.generate_batch)
     said = {t: policy.text(w.ids) for t, w in zip(different, written, strict=True)}
     return [said[t] for t in texts]
 
@@ -127,8 +129,8 @@ def _stated(answer: str) -> float:
 class ContextViews:
     """The contexts of one record, each rendered once, and the record as each reader sees it."""
 
-    def __init__(self, record: Rollout, desk: Desk):
-        self.record, self.desk = record, desk
+    def __init__(self, record: Rollout, session: Session):
+        self.record, self.session = record, session
         self._known: list[Evidence] | None = None
         self._rendered: dict[Context, RenderedContext] = {}
 
@@ -136,8 +138,8 @@ class ContextViews:
         """One context on this record, rendered at its first use."""
         if context not in self._rendered:
             if self._known is None:
-                self._known = record_evidence(self.record, self.desk)
-            self._rendered[context] = render_context(context, self._known, self.desk)
+                self._known = record_evidence(self.record, self.session)
+            self._rendered[context] = render_context(context, self._known, self.session)
         return self._rendered[context]
 
     def learn(self, context: Context) -> None:
@@ -149,10 +151,10 @@ class ContextViews:
         best_G = [known[max(members, key=lambda b: float(known[b]["reward"]))] for members in groups_GM]
         texts_G = [str(k["reply"]) for k in best_G]
         if bank.summary is not None:
-            texts_G = _answers(bank.summary, best_G, self.desk, context.name)
+            texts_G = _answers(bank.summary, best_G, self.session, context.name)
         for members, best, text in zip(groups_GM, best_G, texts_G, strict=True):
             mean = sum(float(known[b]["reward"]) for b in members) / len(members)
-            self.desk.memory.learn(str(best["id"]), bank, used[members[0]], mean, text)
+            self.session.state.memory.learn(str(best["id"]), bank, used[members[0]], mean, text)
 
     def with_columns(self, contexts: Sequence[Context]) -> Rollout:
         """The record with columns that say which sequences each context has a text for, and its numbers."""
@@ -165,7 +167,7 @@ class ContextViews:
 
     def seen_by(self, reader: Reader) -> Rollout:
         """The record as a reader sees it; sequences that no context has a text for keep the plain prompt."""
-        if not reader.context and not self.desk.foreign(reader.role):
+        if not reader.context and not self.session.renderer.foreign(reader.role):
             return self.record
         found = [self.rendered(c) for c in reader.context]
         prompts = []
@@ -173,7 +175,9 @@ class ContextViews:
             blocks = [c.blocks[b] for c in found]
             what = f"prompt {prompt.id!r} with context {', '.join(map(str, reader.context)) or 'none'}"
             room = int(self.record.start_B1[b + 1] - self.record.start_B1[b] - self.record.root_B[b])
-            prompts.append(self.desk.render(with_blocks(prompt, blocks), reader.role, what, room, written=True))
+            prompts.append(
+                self.session.renderer.render(with_blocks(prompt, blocks), reader.role, what, room, written=True)
+            )
         return reframed(self.record, prompts)
 
 

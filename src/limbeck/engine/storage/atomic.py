@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: every write goes to a neighbour first and is renamed."""
+"""Atomic writes: a file is written under another name first and then renamed, so it is whole or absent."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ...errors import LimbeckError
 
 
 @contextmanager
-def disk_full_is_told(path: Path) -> Iterator[None]:
-    """A full disk becomes one sentence."""
+def explain_full_disk(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one sentence."""
     try:
         yield
     except (OSError, SafetensorError) as e:
-        # safetensors tells the system's error in words only: "No space left on device (os error 28)".
+        # safetensors gives the system's error as text only: "No space left on device (os error 28)".
         full = (errno.ENOSPC, errno.EDQUOT)
         if getattr(e, "errno", None) not in full and not any(f"(os error {n})" in str(e) for n in full):
             raise
         raise LimbeckError(
-            f"the disk is full: {path} could not be written; what was there before is untouched, so free some space "
+            f"the disk is full: {path} could not be written; earlier files are unchanged, so free some space "
             f"and continue with `limbeck train --resume`."
         ) from None
 
@@ -37,7 +37,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a whole file, atomically and durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
-    with disk_full_is_told(path):
+    with explain_full_disk(path):
         try:
             with beside.open("w", encoding="utf-8") as f:
                 f.write(text)
@@ -68,7 +68,7 @@ def sync(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Take away a file, a folder or a link, whatever has this name; of a link not what it leads to."""
+    """Remove a file, a folder or a link of this name; the target of a link stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -76,7 +76,7 @@ def remove(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """One JSON document, atomically; NaN and infinity become null."""
+    """Write a JSON document, atomically; NaN and infinity become null."""
     write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
 
 
@@ -92,17 +92,17 @@ def finite(value: Any) -> Any:
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """One JSON object as a line at the end of a file."""
-    with disk_full_is_told(path), path.open("a", encoding="utf-8") as f:
+    """Append one JSON object as a line to a file."""
+    with explain_full_disk(path), path.open("a", encoding="utf-8") as f:
         f.write(json.dumps(finite(value), ensure_ascii=False) + "\n")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file; what is none, as the line that a killed run left half-written, is left out."""
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; other lines, such as one that is half-written, are skipped."""
     if not path.exists():
         return []
     out = []
-    for line in path.read_bytes().split(b"\n"):  # text may hold what Python takes for a line's end
+    for line in path.read_bytes().split(b"\n"):  # not splitlines: text may hold other line separators
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -112,24 +112,24 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return out
 
 
-def whole(row: Mapping[str, Any], key: str) -> int | None:
+def whole_number_in(row: Mapping[str, Any], key: str) -> int | None:
     """A whole number of a row, or None for anything else."""
     value = row.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
-    """A file of JSON objects, atomically."""
+    """Write a file of JSON objects, one a line, atomically."""
     write_text(path, "".join(json.dumps(finite(v), ensure_ascii=False) + "\n" for v in values))
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes its name only when it is complete; an older one of that name gives way then."""
+    """A folder to be filled that gets its name once it is complete, and then replaces an older one of that name."""
     beside, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     remove(beside)
     beside.mkdir(parents=True)
-    with disk_full_is_told(path):
+    with explain_full_disk(path):
         try:
             yield beside
             for inner in [*beside.rglob("*"), beside]:

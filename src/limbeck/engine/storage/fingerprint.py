@@ -1,4 +1,4 @@
-"""What decides a run besides its settings, as digests and texts, so that a resumed run knows that it is the same."""
+"""Digests of the models and data of a run, by which a resumed run finds that they have changed."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from ..models import hub
 from ..models.policy import causal_model
 
 WHOLE = 1 << 30
-"""Bytes up to which every byte of a model folder counts. Beyond, reading all of it at every start would take minutes,
-so of each file its size and 64 blocks of 1 MiB count: training moves every tensor, so other weights still show."""
+"""Bytes up to which a model folder is read whole (ours). Reading a larger one at every start would take minutes, so
+only the size and 64 blocks of 1 MiB of each file are read: training changes every tensor, so other weights show."""
 
 _BLOCK, _BLOCKS = 1 << 20, 64
 _READ = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 _SAMPLED = 32
-"""Prompts of a split that count where prompts are made when they are read."""
+"""Prompts of a split that are read where the task generates each when it is read (ours)."""
 
 
 # ---------------------------------------------------------------- files and models
 
 
 def of_file(path: Path, thorough: bool = True) -> str:
-    """SHA-256 of a file; of a large one that need not be read whole, of its size and blocks spread over it."""
+    """SHA-256 of a file; where it is large and not ``thorough``, of its size and blocks spread over it."""
     size = path.stat().st_size
     with path.open("rb") as f:
         if thorough or size <= _BLOCK * _BLOCKS:
@@ -46,7 +46,7 @@ def of_file(path: Path, thorough: bool = True) -> str:
 
 
 def of_folder(folder: Path) -> str:
-    """Digest of what loading reads in a model folder."""
+    """Digest of the files that loading reads in a model folder."""
     return _sha(files_of(folder))
 
 
@@ -56,7 +56,7 @@ def files_of(folder: Path) -> dict[str, str]:
     Of a folder of adapters, the base model's folder counts as a file of the name ``base``.
     """
     inside = [*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")]
-    # limbeck.json and the model card tell of a model and do not change it.
+    # limbeck.json and the model card describe a model and do not change it.
     read = sorted(p for p in inside if p.suffix in _READ and p.name != "limbeck.json" and p.is_file())
     stats = [p.stat() for p in read]
     own = dict(_digests(folder, tuple(read), tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in stats)))
@@ -80,17 +80,19 @@ def _base(adapter_config: Path) -> Path | None:
 
 
 def of_spec(spec: str, role: str) -> dict[str, Any] | None:
-    """Digests of a model by its name: of its folder's files, or the commit of the hub's; None where neither is here."""
+    """Digests of a model by its name: of the files in its folder, or the hub's commit; None where neither is known."""
     folder = (
         embedded.path(role if role in embedded.NAMES else "student") if spec == "embedded" else found(spec, "folder")
     )
     if folder is None:
-        commit = hub.commit(spec)
+        commit = hub.cached_commit(spec)
         return {"by": "files", "digest": commit} if commit else None
     try:
         files = files_of(folder)
     except OSError as e:
-        raise LimbeckError(f"{role}={spec!r}: {e.filename} cannot be read ({e.strerror}); mend that.") from None
+        raise LimbeckError(
+            f"{role}={spec!r}: {e.filename} cannot be read ({e.strerror}); make it readable, or name another folder."
+        ) from None
     return {"by": "files", "digest": _sha(files), "files": files}
 
 
@@ -113,9 +115,9 @@ def of_tensors(model: Any) -> str:
 
 
 def of_task(task: Task) -> dict[str, Any]:
-    """How many prompts each split has, and a digest of all that the task gives with them.
+    """Number of prompts of each split, and a digest of the prompts and written responses.
 
-    Of prompts that are made when they are read, some of each split count, spread over it.
+    Where the task generates prompts when they are read, the digest covers some of each split, spread over it.
     """
     out = hashlib.sha256()
     written = bool({"responses", "pairs"} & set(task.serves))
@@ -135,9 +137,9 @@ def _looked_at(split: Sequence[Any]) -> Iterator[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON lacks, in a form that is the same in every process."""
+    """A value that JSON lacks, in a form that is the same in every process."""
     if is_dataclass(value) and not isinstance(value, type):
-        # Where a record stands in its file is no part of what it says: a blank line is no change.
+        # The line of a record in its file is left out: a blank line before it is no change.
         return {f.name: getattr(value, f.name) for f in fields(value) if f.name != "where"}
     if isinstance(value, Mapping):
         return dict(value)
@@ -147,6 +149,7 @@ def _plain(value: Any) -> Any:
 
 
 def as_bytes(value: Any) -> bytes:
+    """A value as JSON with sorted keys, the same in every process."""
     return json.dumps(value, default=_plain, sort_keys=True).encode()
 
 

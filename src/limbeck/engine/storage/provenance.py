@@ -1,4 +1,4 @@
-"""Who taught a student: ``limbeck.json`` in its folder, written with the weights and read by later runs."""
+"""The teachers of a student: ``limbeck.json`` in its folder, written with the weights and read by later runs."""
 
 from __future__ import annotations
 
@@ -17,25 +17,27 @@ from .fingerprint import of_folder
 FILE = "limbeck.json"
 
 
-def write(folder: Path, method: Method, policies: Mapping[str, Policy]) -> None:
-    """Write into a student's folder by which method it was trained, who taught it, and what was known before.
+def write_provenance(folder: Path, method: Method, policies: Mapping[str, Policy]) -> None:
+    """Write the method and the teachers of a student into its folder, with the records of earlier runs.
 
     ``{"method": ..., "student": name, "teachers": {role: name}, "digests": {role: digest}, "earlier": [the same of
-    earlier runs]}``. A folder is called by its last name and known by its content, because the student's folder may
-    be given away: where things lie on this machine is nobody else's business, and means nothing elsewhere.
+    earlier runs]}``. A folder is named by the last part of its path and identified by its content, because paths of
+    this machine should not be published with the student, and mean nothing elsewhere.
     """
     roles = [role for role in method.teachers if role in policies]
     record = {
         "method": method.name or "custom",
-        "student": shown(policies["student"].name),
-        "teachers": {role: shown(policies[role].name) for role in roles},
+        "student": public_name(policies["student"].name),
+        "teachers": {role: public_name(policies[role].name) for role in roles},
         "digests": {r: d for r in ("student", *roles) if (d := _digest(policies[r].name))},
     }
-    write_json(folder / FILE, {**record, "earlier": [_without_paths(r) for r in read(policies["student"].name)]})
+    write_json(
+        folder / FILE, {**record, "earlier": [_without_paths(r) for r in read_provenance(policies["student"].name)]}
+    )
 
 
-def read(student: str) -> list[dict[str, Any]]:
-    """What a student's folder says of its runs, the latest first; nothing where it says nothing."""
+def read_provenance(student: str) -> list[dict[str, Any]]:
+    """The records in a student's folder, the latest run first; empty where there are none."""
     folder = _folder(student)
     try:
         last = json.loads((folder / FILE).read_text(encoding="utf-8")) if folder else None
@@ -48,13 +50,13 @@ def read(student: str) -> list[dict[str, Any]]:
 
 
 def teachers(student: str) -> list[str]:
-    """Who taught it in the latest run that had a teacher."""
-    named = (r["teachers"] for r in read(student) if isinstance(r.get("teachers"), Mapping))
+    """Names of the teachers in the latest run that had one."""
+    named = (r["teachers"] for r in read_provenance(student) if isinstance(r.get("teachers"), Mapping))
     return [str(name) for name in next(filter(None, named), {}).values()]
 
 
 def consistency(method: Method, policies: Mapping[str, Policy]) -> list[str]:
-    """A note where a teacher's log-probs are stored for a student that another teacher taught, or nobody known."""
+    """Notices where stored log-probs come from a teacher that is not known to have trained this student."""
     out = []
     scores = {p.score.role for s in method.sources.values() for p in s.walk() if isinstance(p, Once) and p.score}
     for role in sorted(scores & policies.keys()):
@@ -62,7 +64,7 @@ def consistency(method: Method, policies: Mapping[str, Policy]) -> list[str]:
         known = teachers(student)
         if _address(name) in known or _digest(name) in _digests(student):
             continue
-        says = f"was taught by {' and '.join(map(repr, known))}" if known else "does not say who taught it"
+        says = f"was taught by {' and '.join(map(repr, known))}" if known else "does not name its teacher"
         out.append(
             f"note: {method.name or 'this method'} stores the log-probs of {name!r} once, which holds where the "
             f"same teacher taught the student before, but {student!r} {says}; train it on that teacher's text first "
@@ -71,8 +73,8 @@ def consistency(method: Method, policies: Mapping[str, Policy]) -> list[str]:
     return out
 
 
-def shown(name: str) -> str:
-    """What a model is called where no path may be: a folder by its last name, the student of a run by the run's too."""
+def public_name(name: str) -> str:
+    """A model's name without a path: the last part of its folder, with the run's folder for the student of a run."""
     folder = _folder(name)
     if folder is None:
         return name if not Path(name).is_absolute() else Path(name).name
@@ -82,27 +84,27 @@ def shown(name: str) -> str:
 
 
 def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of an earlier version, which held whole paths, as one of this version."""
+    """A record of an earlier version, which held whole paths, in the form of this version."""
     named = record.get("teachers")
-    teachers = {str(k): shown(str(v)) for k, v in named.items()} if isinstance(named, Mapping) else {}
-    return {**record, "student": shown(str(record.get("student", ""))), "teachers": teachers}
+    teachers = {str(k): public_name(str(v)) for k, v in named.items()} if isinstance(named, Mapping) else {}
+    return {**record, "student": public_name(str(record.get("student", ""))), "teachers": teachers}
 
 
 def _digests(student: str) -> set[str]:
-    """Digests of who taught it in the latest run that had a teacher."""
-    last = next((r for r in read(student) if isinstance(r.get("teachers"), Mapping) and r["teachers"]), {})
+    """Digests of the teachers in the latest run that had one."""
+    last = next((r for r in read_provenance(student) if isinstance(r.get("teachers"), Mapping) and r["teachers"]), {})
     digests = last.get("digests")
     return {str(d) for r, d in digests.items() if r != "student"} if isinstance(digests, Mapping) else set()
 
 
 def _digest(name: str) -> str | None:
-    """Of a folder's content; a name of the hub, and the embedded pair, tell enough themselves."""
+    """Digest of a folder's content; None for hub names and the embedded pair, whose names identify them."""
     folder = _folder(name)
     return of_folder(folder) if folder is not None else None
 
 
 def _address(name: str) -> str:
-    """A folder by its whole path, as earlier versions wrote it; any other name as it is."""
+    """A folder by its whole path, as earlier versions wrote it; any other name unchanged."""
     folder = _folder(name)
     return str(folder.resolve()) if folder is not None else name
 

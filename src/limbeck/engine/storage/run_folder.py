@@ -1,4 +1,4 @@
-"""The folder of a run: taken before anything is loaded, and looked through before anything is made of it."""
+"""The folder of a run: reserved and checked before models are loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .atomic import remove
 from .run_log import read_run
 
 LOCK = ".lock"
-"""Held by the one process that writes into a folder; the file stays, the lock ends with the process."""
+"""Lock file of the one process that writes into a folder; the file stays, the lock ends with the process."""
 
 # run.json goes last: a folder whose clearing is cut short is still the folder of a run.
 FILES = ("metrics.jsonl", "evaluations.jsonl", "samples.jsonl", "report.html", "run.json")
@@ -51,7 +51,7 @@ def refuse_impossible(out: Path) -> None:
 
 @contextmanager
 def _made(out: Path) -> Iterator[None]:
-    """Whatever a file system has against a folder becomes one sentence."""
+    """Turn any error of the file system about a folder into one sentence."""
     try:
         yield
     except LimbeckError:
@@ -69,9 +69,9 @@ def main_process() -> bool:
 
 @contextmanager
 def held(out: Path, console: Console | None = None) -> Iterator[None]:
-    """Nobody else writes into the folder inside; a lock of the system, which ends with this process however it ends.
+    """Lock the folder against other processes; the lock of the system ends with this process, however it ends.
 
-    Only the main process of a run holds it. On a file system without locks nothing is held, and that is said.
+    Only the main process of a run holds it. On a file system without locks a notice is printed instead.
 
     Raises:
         LimbeckError: where another process holds it.
@@ -90,11 +90,11 @@ def held(out: Path, console: Console | None = None) -> Iterator[None]:
     except OSError as e:
         if e.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
             raise LimbeckError(
-                f"{out} cannot be locked against other processes ({LOCK}: {e.strerror}); mend that, or name another "
-                "folder."
+                f"{out} cannot be locked against other processes ({LOCK}: {e.strerror}); make it writable, or "
+                "name another folder."
             ) from None
         (console or Console(stderr=True)).print(
-            f"note: the file system of {out} has no locks, so see to it yourself that no second run writes into it.",
+            f"note: the file system of {out} has no locks, so make sure yourself that no second run writes into it.",
             style="yellow",
             highlight=False,
             markup=False,
@@ -107,21 +107,20 @@ def held(out: Path, console: Console | None = None) -> Iterator[None]:
 
 @contextmanager
 def claimed(out: Path, overwrite: bool, console: Console | None = None) -> Iterator[None]:
-    """The folder is ours inside; what was made for it goes again where an error leaves it empty.
+    """Create and lock the folder of a new run; folders that an error leaves empty are removed again.
 
     Raises:
         LimbeckError: where it holds something else, cannot be written to, or another process writes into it.
     """
-    refuse_impossible(out)
+    refuse_taken(out, overwrite)
     with _made(out):
-        _refuse_foreign(out, overwrite)
         made = [p for p in (out, *out.parents) if not p.exists()]  # innermost first
         out.mkdir(parents=True, exist_ok=True)
     ours = False
     try:
         with held(out, console):
             ours = True
-            _refuse_foreign(out, overwrite)  # another process may have begun a run since, and ended it
+            refuse_taken(out, overwrite)  # another process may have begun a run since, and ended it
             yield
     except BaseException:
         if ours and main_process():
@@ -135,35 +134,42 @@ def _remove_empty(out: Path, folders: list[Path]) -> None:
             (out / LOCK).unlink()
         for folder in folders:
             folder.rmdir()
-    except OSError:  # something is in it, and in those around it
+    except OSError:  # a folder that is not empty stays, with those around it
         return
 
 
 def empty(out: Path) -> bool:
-    """Whether nobody has written anything into a folder."""
+    """Whether a folder is absent, or holds nothing but a lock file."""
     return not out.exists() or all(p.name == LOCK for p in out.iterdir())
 
 
-def _refuse_foreign(out: Path, overwrite: bool) -> None:
-    if empty(out):
-        return
-    if not (out / "run.json").exists():
-        raise LimbeckError(f"--out {out} is not empty and holds no run of Limbeck; name a new folder.")
+def refuse_taken(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that cannot be used, holds other things than a run, or holds a run that is to be kept.
+
+    Raises:
+        LimbeckError: naming it and the remedy.
+    """
+    refuse_impossible(out)
+    with _made(out):
+        if empty(out):
+            return
+    if not (out / "run.json").is_file():
+        raise LimbeckError(f"--out {out}: the folder holds other things than a run; name a new one.")
     if not overwrite:
         raise LimbeckError(
-            f"--out {out} holds another run; continue it with --resume {out}, replace it with --overwrite, or name "
-            "another folder."
+            f"--out {out}: the folder holds another run; go on with it (limbeck train --resume {out}), replace it "
+            "(--overwrite), or name another folder."
         )
 
 
 def clear(out: Path) -> None:
-    """Remove what a run wrote, and nothing else."""
+    """Remove the files and folders of a run, and nothing else."""
     for name in (*FOLDERS, *FILES):
         remove(out / name)
 
 
 def recorded(out: Path) -> dict[str, Any]:
-    """``run.json`` of a run that is to go on, with ``config`` (a table) and ``formula`` (a text).
+    """``run.json`` of a run that is to be resumed, with ``config`` (a table) and ``formula`` (a text).
 
     Raises:
         LimbeckError: where the folder holds no run, or a damaged one. Nothing is changed.
@@ -179,13 +185,15 @@ def recorded(out: Path) -> dict[str, Any]:
             raise LimbeckError(f"{out}/run.json has no {key!r}, so it is not of a run of Limbeck; name another folder.")
         if not isinstance(run[key], kind):
             raise LimbeckError(f"{out}/run.json is damaged: {key!r} is not {what}; restore it, or start a new run.")
+    if not isinstance(run.get("versions", {}), dict):
+        raise LimbeckError(f"{out}/run.json is damaged: 'versions' is not a table; restore it, or start a new run.")
     for name in (*FILES, *FOLDERS):
         _refuse_odd(out / name, folder=name in FOLDERS)
     return run
 
 
 def _refuse_odd(path: Path, folder: bool) -> None:
-    """Refuse what a run could not read and replace at one of its paths; nothing at all may be there."""
+    """Refuse a path of a run that cannot be read and replaced; it may be absent."""
     kind = "folder" if folder else "file"
     if not os.path.lexists(path):
         return

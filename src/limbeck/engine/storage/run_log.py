@@ -1,11 +1,10 @@
-"""What a run writes down: run.json, metrics.jsonl, evaluations.jsonl, samples.jsonl, and a line for people."""
+"""Records of a run: run.json, metrics.jsonl, evaluations.jsonl, samples.jsonl."""
 
 from __future__ import annotations
 
 import json
 import platform
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -14,21 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from ...errors import LimbeckError
 from ...space.explain import explain
 from ...space.method import Method
-from ...terminal import printable
-from .atomic import append_line, read_lines, sync, whole, write_json, write_lines
+from .atomic import append_line, read_json_lines, sync, whole_number_in, write_json, write_lines
 
 _PACKAGES = ("limbeck", "torch", "transformers", "accelerate", "peft", "reasoning-gym")
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what decides a run."""
+    """Installed versions of the packages that decide a run."""
     out = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -39,7 +34,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """The machine of the run."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"cpu": _cpu(), "cores": torch.get_num_threads(), "gpu": gpu}
 
@@ -52,8 +47,8 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def commit() -> str | None:
-    """The git commit of the working folder, where there is one."""
+def git_commit() -> str | None:
+    """The git commit of the working folder; None where it has none."""
     try:
         done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
@@ -74,28 +69,28 @@ class RunLog:
 
     @property
     def run(self) -> Path:
-        """What was run."""
+        """Path of run.json, which describes the run."""
         return self.out / "run.json"
 
     @property
     def metrics(self) -> Path:
-        """A line a step."""
+        """Path of metrics.jsonl, with a line for each step."""
         return self.out / "metrics.jsonl"
 
     @property
     def evaluations(self) -> Path:
-        """A line an evaluation."""
+        """Path of evaluations.jsonl, with a line for each evaluation."""
         return self.out / "evaluations.jsonl"
 
     @property
     def samples(self) -> Path:
-        """Rollouts to look at."""
+        """Path of samples.jsonl, with rollouts for the report."""
         return self.out / "samples.jsonl"
 
-    def describe(self, workshop: Any, command: str, inputs: Mapping[str, Any] | None = None) -> None:
-        """Write run.json at the start; ``inputs`` are what ``fingerprint.of_run`` gives."""
-        config, method = workshop.config, workshop.method
-        policies = workshop.policies
+    def describe(self, session: Any, command: str, inputs: Mapping[str, Any] | None = None) -> None:
+        """Write run.json at the start; ``inputs`` are the result of ``inputs.of_run``."""
+        config, method = session.config, session.method
+        policies = session.policies
         teacher = policies.get("teacher")
         write_json(
             self.run,
@@ -111,14 +106,14 @@ class RunLog:
                 "machine": machine(),
                 "student": config.student,
                 "teacher": config.teacher,
-                "task": workshop.desk.tasks["task"].name,
+                "task": session.tasks["task"].name,
                 "started": now(),
                 "finished": None,
                 "parameters": {
                     "student": policies["student"].parameters(),
                     "teacher": teacher.parameters() if teacher else None,
                 },
-                "git": commit(),
+                "git": git_commit(),
                 "inputs": dict(inputs or {}),
                 "terms": term_names(method),
             },
@@ -129,7 +124,7 @@ class RunLog:
         write_json(self.run, {**read_run(self.out), **fields})
 
     def resumed(self, config: Mapping[str, Any], command: str, step: int, **accepted: Any) -> None:
-        """The run goes on from a step, with settings that may differ in the number of steps.
+        """Record that the run goes on from a step, with settings that may differ in the number of steps.
 
         Args:
             config: now in force.
@@ -146,17 +141,22 @@ class RunLog:
         self.update(config=config, finished=None, resumed=history, **inputs)
 
     def sync(self) -> None:
-        """Put the lines so far on the disk: a checkpoint that covers them must not outlive them."""
+        """Put the lines so far on the disk, before a checkpoint that covers them is written."""
         for file in (self.metrics, self.evaluations):
             if file.exists():
                 sync(file)
         sync(self.out)
 
     def lacks(self, step: int, evaluated: Collection[int]) -> list[str]:
-        """What a run's lines lack of its first ``step`` steps, as clauses; ``evaluated`` after how many of them."""
+        """Missing and doubled lines of the first ``step`` steps, as clauses.
+
+        Args:
+            step: number of steps that must have a line of metrics.
+            evaluated: numbers of steps after which there must be an evaluation.
+        """
         out = []
         for file, wanted in ((self.metrics, range(step)), (self.evaluations, evaluated)):
-            there = Counter(at for row in read_lines(file) if (at := whole(row, "step")) is not None)
+            there = Counter(at for row in read_json_lines(file) if (at := whole_number_in(row, "step")) is not None)
             lost = [at for at in wanted if not there[at]]
             twice = [at for at in wanted if there[at] > 1]
             if lost:
@@ -167,22 +167,22 @@ class RunLog:
         return out
 
     def step(self, values: Mapping[str, Any]) -> None:
-        """One more line of metrics."""
+        """Append a line of metrics."""
         append_line(self.metrics, values)
 
     def evaluated(self, step: int, values: Mapping[str, Any]) -> None:
-        """One more evaluation."""
+        """Append a line of an evaluation."""
         append_line(self.evaluations, {"step": step, **values})
 
     def rewind(self, step: int) -> None:
-        """Forget what came after a checkpoint, so that a resumed run reads as one that never stopped."""
+        """Remove the lines after a checkpoint, so that a resumed run has the lines of one that never stopped."""
         for file, end in ((self.metrics, step), (self.evaluations, step + 1)):
-            rows = {at: r for r in read_lines(file) if (at := whole(r, "step")) is not None and at < end}
+            rows = {at: r for r in read_json_lines(file) if (at := whole_number_in(r, "step")) is not None and at < end}
             write_lines(file, rows.values())
 
 
 def term_names(method: Method) -> dict[str, str]:
-    """Each term in a few words, by the number that its metrics carry."""
+    """Each term in a few words, by the number that its metrics have in their names."""
     texts = [f"{term.surrogate} of {term.signal}" for _, term in method.parts]
     return {str(i): text if len(text) <= 70 else f"{text[:69]}…" for i, text in enumerate(texts, 1)}
 
@@ -202,96 +202,3 @@ def read_run(out: Path) -> dict[str, Any]:
     if not isinstance(run, dict):
         raise LimbeckError(f"{out}/run.json is damaged (it holds no table); restore it, or start a new run.")
     return run
-
-
-class _Words(TextColumn):
-    """A text as it is."""
-
-    def render(self, task: Task) -> Text:
-        """The text, with control characters spelled out."""
-        return Text(printable(super().render(task).plain))
-
-
-def progress_bar(console: Console) -> Progress:
-    """The bar of a run."""
-    return Progress(
-        _Words("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Words("{task.fields[note]}", markup=False),
-        TimeRemainingColumn(),
-        console=console,
-        transient=False,
-    )
-
-
-def note(values: Mapping[str, Any]) -> str:
-    """The newest numbers, short."""
-    shown = (("loss", "loss"), ("reward", "reward"), ("accuracy", "right"), ("kl_reverse", "KL"), ("entropy", "H"))
-    parts = [f"{label} {values[key]:.3f}" for key, label in shown if isinstance(values.get(key), float)]
-    seconds, tokens = values.get("seconds"), values.get("tokens_written")
-    if seconds and tokens:
-        parts = [*parts[:3], f"{tokens / seconds:,.0f} tokens/s"]
-    return " · ".join(parts[:4])
-
-
-class Log:
-    """Lines of a run where there is no terminal: each step of a slow run, at most one every few seconds of another.
-
-    The first step and the last always have a line. The pause between two grows with the run, from 5 seconds to a
-    minute.
-    """
-
-    def __init__(self, console: Console, name: str, first: int, steps: int):
-        self.console, self.name, self.first, self.steps = console, name, first, steps
-        self.start = self.told = time.monotonic()
-
-    def step(self, done: int, values: Mapping[str, Any], last: bool) -> None:
-        """After ``done`` steps."""
-        at = time.monotonic()
-        pause = min(60.0, max(5.0, (at - self.start) / 20))
-        if self.console.is_terminal or not (last or done == self.first + 1 or at - self.told >= pause):
-            return
-        self.told = at
-        left = (self.steps - done) * (at - self.start) / (done - self.first)
-        text = f"{self.name} {done}/{self.steps} {note(values)}"
-        say(self.console, text if last else f"{text} · {duration(left)} left")
-
-
-def duration(seconds: float) -> str:
-    """``0:42``, ``1:05:00``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def say(console: Console, text: str, style: str = "") -> None:
-    """A line exactly as it is: no markup, and not broken."""
-    console.print(Text(text, style=style), soft_wrap=True)
-
-
-class Stage:
-    """What is done before training: the status of a terminal, a line for each stage of a log."""
-
-    def __init__(self, console: Console, text: str):
-        self.console, self.text, self.told = console, text, ""
-        self.status = console.status(text) if console.is_terminal else None
-
-    def __call__(self, text: str) -> None:
-        if self.status is not None:
-            self.status.update(text)
-            return
-        stage = text.partition(":")[0]  # behind it stands how far it is
-        if stage != self.told:
-            self.told = stage
-            say(self.console, stage)
-
-    def __enter__(self) -> Stage:
-        if self.status is not None:
-            self.status.start()
-        self(self.text)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.status is not None:
-            self.status.stop()
