@@ -83,7 +83,7 @@ def test_without_a_name_all_pipelines_are_listed(limbeck_: Run) -> None:
     [
         (("sdzero",), "unknown pipeline 'sdzero' (did you mean 'sd_zero'?)"),
         (("sd_zero",), "a pipeline needs a folder; add --out runs/sd_zero"),
-        (("sd_zero", "--out", "p", "--student", "./nowhere"), "--student ./nowhere: there is no such folder"),
+        (("sd_zero", "--out", "p", "--student", "./nowhere"), "student='./nowhere': there is no such folder"),
         (("sd_zero", "--out", "p", "--task", "no.jsonl"), "--task no.jsonl: there is no such file"),
         (("sd_zero", "--out", "p", "--set", "iterations=0"), "iterations of sd_zero is 0"),
         (("sd_zero", "--out", "p", "--set", "arguments=3"), "arguments=3: it is a table"),

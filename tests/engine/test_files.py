@@ -429,7 +429,7 @@ def test_a_damaged_checkpoint_can_be_removed_and_the_one_before_serves(
 def test_another_run_is_not_written_over(shelf: Shelf, out: Path) -> None:
     go(shelf, "sft", out, steps=1, eval_size=0)
     before = tree(out)
-    with pytest.raises(LimbeckError, match=r"holds another run.*--resume.*--overwrite"):
+    with pytest.raises(LimbeckError, match=r"already holds a run.*--resume.*--overwrite"):
         go(shelf, "kdrl", out)
     assert tree(out) == before
 
@@ -461,7 +461,7 @@ def test_a_folder_that_limbeck_did_not_write_is_left_alone(overwrite: bool, shel
     out.mkdir()
     jsonl(out / "metrics.jsonl", [{"mine": 1}])
     before = tree(out)
-    with pytest.raises(LimbeckError, match=r"holds other things than a run; name a new one"):
+    with pytest.raises(LimbeckError, match=r"is not empty and holds no run; name a new one"):
         go(shelf, "sft", out, overwrite=overwrite)
     assert tree(out) == before
 

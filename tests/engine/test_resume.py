@@ -234,7 +234,7 @@ def test_sigterm_stops_a_run_as_control_c_does(shelf: Shelf, tmp_path: Path) -> 
     os.kill(process.pid, signal.SIGTERM)
     process.join(60)
     assert process.exitcode == 128 + signal.SIGTERM
-    assert (tmp_path / "said").read_text() == f"stopped; go on with `limbeck train --resume {out}`."
+    assert (tmp_path / "said").read_text() == f"stopped; continue with `limbeck train --resume {out}`."
     done = int(max(p.name for p in (out / "checkpoints").glob("step-*"))[5:])
     assert resume(out, steps=done + 1).steps == done + 1
 

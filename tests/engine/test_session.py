@@ -58,5 +58,5 @@ def test_a_taken_folder_is_refused_before_the_task_is_read(
     out.mkdir()
     (out / "thesis.tex").touch()
     monkeypatch.setattr("limbeck.engine.build.load_task", lambda *a, **k: pytest.fail("a task was read"))
-    with pytest.raises(LimbeckError, match="holds other things than a run; name a new one"):
+    with pytest.raises(LimbeckError, match="is not empty and holds no run; name a new one"):
         distill("sft", str(shelf.student), task=str(shelf.verified), out=out, quiet=True)

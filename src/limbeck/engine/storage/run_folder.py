@@ -154,10 +154,10 @@ def refuse_taken(out: Path, overwrite: bool) -> None:
         if empty(out):
             return
     if not (out / "run.json").is_file():
-        raise LimbeckError(f"--out {out}: the folder holds other things than a run; name a new one.")
+        raise LimbeckError(f"--out {out}: the folder is not empty and holds no run; name a new one.")
     if not overwrite:
         raise LimbeckError(
-            f"--out {out}: the folder holds another run; go on with it (limbeck train --resume {out}), replace it "
+            f"--out {out}: the folder already holds a run; continue it (limbeck train --resume {out}), replace it "
             "(--overwrite), or name another folder."
         )
 
