@@ -107,7 +107,7 @@ JSONL = {
     "blank": ("\n\n", ("holds no records",)),
     "not JSON": (
         '{"prompt": "a", "answer": "1"}\n{"prompt": "b", \n',
-        ("line 2", "not JSON", "one object on each line"),
+        ("line 2", "not JSON", "object on each line"),
     ),
     "no prompt": (
         '{"prompt": "a", "answer": "1"}\n\n{"promt": "b"}\n',

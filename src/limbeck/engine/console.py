@@ -13,7 +13,7 @@ from rich.text import Text
 from ..terminal import printable
 
 
-def print_line(console: Console, text: str, style: str = "") -> None:
+def print_exact_line(console: Console, text: str, style: str = "") -> None:
     """Print a line exactly as it is: no markup, and not broken."""
     console.print(Text(text, style=style), soft_wrap=True)
 
@@ -32,7 +32,7 @@ class StatusLine:
         action = text.partition(":")[0]  # the rest says how far it has come
         if action != self.newest:
             self.newest = action
-            print_line(self.console, action)
+            print_exact_line(self.console, action)
 
     def __enter__(self) -> StatusLine:
         if self.status is not None:
@@ -95,7 +95,7 @@ class StepLines:
         self.newest = at
         left = (self.steps - done) * (at - self.start) / (done - self.first)
         text = f"{self.name} {done}/{self.steps} {newest_numbers(metrics)}"
-        print_line(self.console, text if last else f"{text} · {time_left(left)} left")
+        print_exact_line(self.console, text if last else f"{text} · {time_left(left)} left")
 
 
 def time_left(seconds: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from ..report import load_run, summary_table
-from .console import print_line
+from .console import print_exact_line
 from .rollout.writer import Failures
 from .watch import Watch
 
@@ -29,7 +29,7 @@ class RunMessages:
     def warn(self, sentences: Iterable[str]) -> None:
         """Print sentences in yellow, a line each."""
         for sentence in sentences:
-            print_line(self.console, sentence, "yellow")
+            print_exact_line(self.console, sentence, "yellow")
 
     def after_step(self, step: int, metrics: Mapping[str, Any], failures: Failures) -> bool:
         """Warn about faults of a step. Returns whether the warnings of the run have changed."""

@@ -23,7 +23,7 @@ from ..terminal import screen
 from . import inputs as inputs_of
 from .build import accelerator_for, check_run, open_session
 from .config import RunConfig
-from .console import StatusLine, StepLines, newest_numbers, print_line, progress_bar
+from .console import StatusLine, StepLines, newest_numbers, print_exact_line, progress_bar
 from .evaluation import Evaluator
 from .export import Result, Swapped, export, result_of
 from .loop import Loop
@@ -33,7 +33,7 @@ from .notices import notices
 from .resumption import lost_lines, rebuilt, recall, refuse_changes
 from .session import Session
 from .storage import checkpoint, fingerprint
-from .storage.atomic import read_json_lines, sync, whole_number_in, write_lines
+from .storage.atomic import read_rows, sync, whole_number_in, write_lines
 from .storage.run_folder import claimed, clear, held, recorded
 from .storage.run_log import RunLog, now
 from .watch import Watch, compares_rewards
@@ -198,7 +198,7 @@ class _Run:
         if path is None:
             self.console.print(f"{self.out} has no checkpoint yet: starting from step 0.", highlight=False)
             self._rewind(0, command, changes, inputs)
-            measured = read_json_lines(self.log.evaluations)
+            measured = read_rows(self.log.evaluations)
             if measured:
                 self._publish(measured[-1])
             else:
@@ -243,7 +243,7 @@ class _Run:
             self.accelerator.init_trackers("limbeck", config={"method": config.method, "seed": config.seed})
         with progress_bar(self.console) as bar:
             task = bar.add_task(config.method, total=config.steps, completed=first, note="")
-            rows = read_json_lines(self.log.metrics)[:first]
+            rows = read_rows(self.log.metrics)[:first]
             self.messages.watch.recall(rows)
             lines = StepLines(self.console, config.method, first, config.steps)
             written = sum(whole_number_in(m, "tokens_written") or 0 for m in rows)
@@ -290,7 +290,7 @@ class _Run:
             # While the progress bar is shown, it is the live line.
             with self._unwrapped(), contextlib.nullcontext() if step else StatusLine(self.console, what):
                 if step and not self.console.is_terminal:
-                    print_line(self.console, what)
+                    print_exact_line(self.console, what)
                 measured = self.evaluator.measure()
                 self.log.evaluated(step, measured)
         self.accelerator.wait_for_everyone()

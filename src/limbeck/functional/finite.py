@@ -132,7 +132,7 @@ def _broken_hidden(scores: Hidden) -> Tensor:
 
 
 class Places:
-    """Where the scored tokens and the sequences of a record stand in the ``[B, T]`` batch that was given."""
+    """The places of a record's scored tokens and sequences in the ``[B, T]`` batch that was given."""
 
     def __init__(self, b_N: Tensor, t_N: Tensor, order: Tensor):
         self.b_N, self.t_N, self.order = b_N, t_N, order

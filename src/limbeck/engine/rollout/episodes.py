@@ -154,7 +154,7 @@ def _open(session: Session, prompt: Prompt, retry: Context | None) -> Episode:
                 f"{task.name!r} is answered in one turn, but the method plays several; give a task with episodes, or "
                 "say with sample(retry=...) what comes between the turns."
             )
-        return _RetryEpisode(
+        return _Conversation(
             task, prompt, session.templates.get(retry.name, retry.block), retry.name, session.config.verify_seconds
         )
     try:
@@ -216,7 +216,7 @@ class _BrokenEpisode:
         """Do nothing: no resource is held."""
 
 
-class _RetryEpisode:
+class _Conversation:
     """A single-turn task as a conversation: a template answers each attempt, and an empty answer ends it.
 
     The reward of each turn is that of its own verdict.

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ...errors import LimbeckError
+from ...json_files import read_json_lines
 
 
 @contextmanager
@@ -97,19 +98,9 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         f.write(json.dumps(finite(value), ensure_ascii=False) + "\n")
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; other lines, such as one that is half-written, are skipped."""
-    if not path.exists():
-        return []
-    out = []
-    for line in path.read_bytes().split(b"\n"):  # not splitlines: text may hold other line separators
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            out.append(row)
-    return out
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file with one on each line, as a list that may be changed; broken lines are left out."""
+    return list(read_json_lines(path)[0])
 
 
 def whole_number_in(row: Mapping[str, Any], key: str) -> int | None:
