@@ -21,6 +21,7 @@ from .threads import settle
 if TYPE_CHECKING:
     from ..engine import Result
     from ..engine.config import RunConfig
+    from ..space.method import Method
 
 DEMO: dict[str, Any] = {
     "method": "kdrl",
@@ -149,7 +150,7 @@ def train(
         method = check(made)
         folder = output_folder(out, made.method, overwrite=overwrite)
         if dry_run:
-            _dry_run(made, as_json, quiet)
+            _dry_run(made, method, as_json, quiet)
             return
         with listening(as_json=as_json, quiet=_quiet(quiet)) as console, stoppable(folder):
             from .. import engine
@@ -164,14 +165,14 @@ def train(
         print_json(dataclasses.asdict(result))
 
 
-def _dry_run(config: RunConfig, as_json: bool, quiet: bool) -> None:
+def _dry_run(config: RunConfig, method: Method, as_json: bool, quiet: bool) -> None:
     with listening(as_json=as_json, quiet=_quiet(quiet)) as console:
         from ..engine.dry_run import dry_run
 
         settle()
         for sentence in defaults(config):
             console.print(sentence, style="dim")
-        found = dry_run(config)
+        found = dry_run(config, method)
         if not as_json:
             show(console, found)
     if as_json and is_main_process():

@@ -52,7 +52,6 @@ class Evaluator:
     session: Session
 
     def __post_init__(self) -> None:
-        self.session = self.session.apart()
         config, test = self.session.config, self.task.test
         prompts = [test[i] for i in range(min(config.eval_size, len(test)))]
         self.prompts: list[Prompt] = [p for p in prompts if not config.skip_overlong or self.session.renderer.fits(p)]
@@ -66,9 +65,7 @@ class Evaluator:
 
     def measure(self) -> dict[str, Any]:
         """Greedy accuracy, and statistics of the student's greedy responses; values that are not known are absent."""
-        self.session.state.begin_step()
-        record = self._greedy(self.session.student, STUDENT)
-        unjudged = self.session.state.unjudged
+        record, unjudged = self._greedy(self.session.student, STUDENT)
         failed = len(unjudged)
         if failed == len(self.prompts):
             raise LimbeckError(
@@ -120,22 +117,22 @@ class Evaluator:
         limit = self.session.config.max_tokens
         return unsolved(self.newest, self.teacher_accuracy(), limit, bool(method.fields & JUDGED))
 
-    def _greedy(self, policy: Policy, author: int) -> Rollout:
+    def _greedy(self, policy: Policy, author: int) -> tuple[Rollout, list[str]]:
+        """One greedy response to each prompt, and the reasons why verifiers gave no verdict."""
+        session = self.session.apart()
         sampling = SamplingPolicy(((policy, 1.0),), tau=0.0)
         if "episodes" in self.task.serves:
-            writer = writer_for(self.session, len(self.prompts), 0)
+            writer = writer_for(session, len(self.prompts), 0)
             groups = played(Sample(), writer, self.prompts, sampling)
             refuse_all_dead(writer, groups, "of the evaluation")
-            return assemble(groups, "main")
-        ids = [self.session.renderer.prompt_ids(p) for p in self.prompts]
-        texts = generate(sampling, ids, self.session.config.max_tokens, self.session.config.generate_batch)
+            return assemble(groups, "main"), session.state.unjudged
+        ids = [session.renderer.prompt_ids(p) for p in self.prompts]
+        texts = generate(sampling, ids, session.config.max_tokens, session.config.generate_batch)
         rows = [
             single(p, i, w.ids, w.logp, author, w.truncated, verdict)
-            for p, i, w, verdict in zip(
-                self.prompts, ids, texts, judge_all(self.session, self.prompts, texts), strict=True
-            )
+            for p, i, w, verdict in zip(self.prompts, ids, texts, judge_all(session, self.prompts, texts), strict=True)
         ]
-        return assemble([[row] for row in rows], "main")
+        return assemble([[row] for row in rows], "main"), session.state.unjudged
 
     def _reference_measures(self) -> dict[str, Any]:
         """Perplexity on fixed texts: the teacher's greedy responses, else the responses of the data."""
@@ -155,7 +152,7 @@ class Evaluator:
     def _reference_record(self) -> Rollout | None:
         teacher = self.session.policies.get("teacher")
         if teacher is not None:
-            return self._greedy(teacher, TEACHER)
+            return self._greedy(teacher, TEACHER)[0]
         if "responses" not in self.task.serves:
             return None
         rows = []
@@ -180,7 +177,7 @@ class Evaluator:
     def samples(self, n: int = 10) -> list[dict[str, Any]]:
         """Rollouts of the student with statistics per token, to be shown in the report."""
         prompts, self.prompts = self.prompts, self.prompts[:n]
-        record = self._greedy(self.session.student, STUDENT)
+        record, _ = self._greedy(self.session.student, STUDENT)
         self.prompts = prompts
         stats = self.statistics(record)
         return [self._sample(record, stats, b) for b in range(record.n_sequences)]
@@ -207,7 +204,7 @@ class Evaluator:
 
     def pass_at(self, samples: int, ks: Sequence[int]) -> dict[int, float]:
         """pass@k from sampled responses (Chen et al. 2021)."""
-        groups = sampled(sample(n=samples), writer_for(self.session, len(self.prompts), 0), self.prompts)
+        groups = sampled(sample(n=samples), writer_for(self.session.apart(), len(self.prompts), 0), self.prompts)
         # An episode that was broken off has no row, and so counts as failed.
         counts = np.array([sum(row.correct for row in group) for group in groups])
         return {k: float(pass_at_k(samples, counts, k).mean()) for k in ks if k <= samples}
