@@ -11,6 +11,7 @@ import typer
 
 from ..errors import LimbeckError
 from ..processes import is_main_process
+from ..space.method import Method
 from .dry_run import dry_run_document, print_sections
 from .exits import stoppable
 from .options import MODEL, MODELS_AND_TASK, SETTINGS, TASK, THE_RUN, Json, Quiet, typed_command
@@ -123,7 +124,7 @@ def train(
         method = check(made)
         folder = output_folder(out, made.method, overwrite=overwrite)
         if dry_run:
-            _dry_run(made, as_json, silent)
+            _dry_run(made, method, as_json, silent)
             return
         with engine_console(as_json=as_json, quiet=silent) as console, stoppable(folder):
             from .. import engine
@@ -138,14 +139,14 @@ def train(
         print_json(dataclasses.asdict(result))
 
 
-def _dry_run(config: RunConfig, as_json: bool, quiet: bool) -> None:
+def _dry_run(config: RunConfig, method: Method, as_json: bool, quiet: bool) -> None:
     with engine_console(as_json=as_json, quiet=quiet) as console:
         from ..engine.dry_run import dry_run
 
         limit_threads()
         for sentence in notes_on_defaults(config):
             console.print(sentence, style="dim")
-        found = dry_run(config)
+        found = dry_run(config, method)
         if not as_json:
             print_sections(console, found)
     if as_json and is_main_process():

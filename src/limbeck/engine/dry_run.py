@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import embedded
+from ..space.method import Method
 from .build import accelerator_for, check_run, without_weights
 from .config import RunConfig
 from .estimate import Estimate, estimate, lengths, size_of, sources_in_words
@@ -22,10 +23,14 @@ SHOWN = 3
 """Number of rendered prompts in the result (ours)."""
 
 
-def dry_run(config: RunConfig) -> dict[str, Any]:
+def dry_run(config: RunConfig, method: Method | None = None) -> dict[str, Any]:
     """Describe a run and estimate its cost. Nothing is trained, and no file is written.
 
     The configuration and tokenizer of a model on the hub are fetched into its cache where they are not there yet.
+
+    Args:
+        config: of the run.
+        method: its value; None builds it from the configuration.
 
     Returns:
         ``method`` (name, title, doc, paper), ``models`` (by role: spec, parameters, trained, bytes, types),
@@ -36,7 +41,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     Raises:
         LimbeckError: as for a run, before it loads the weights.
     """
-    method, tasks = check_run(config)
+    method, tasks = check_run(config, method)
     sizes = _stored(config)
     session = without_weights(config, method, tasks, accelerator_for(config.precision, config.cpu), READ)
     found = lengths(session)
