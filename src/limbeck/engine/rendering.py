@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..axes.reader import HELD_BY_STUDENT
 from ..errors import LimbeckError
 from ..tasks import Response
 from ..types import Prompt
@@ -32,7 +33,7 @@ class PromptRenderer:
 
     def policy(self, role: str) -> Policy:
         """The model of a role. ``old`` and ``synced(1)`` equal the student at the start of a batch: the student."""
-        return self.policies["student" if role in ("student", "old", "synced(1)") else role]
+        return self.policies["student" if role in HELD_BY_STUDENT else role]
 
     def foreign(self, role: str) -> bool:
         """Whether a role reads prompts in a chat format of its own."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...axes.reader import Weights
 from ...errors import LimbeckError
 from ...space.method import Method
 from ..config import RunConfig
@@ -79,7 +80,8 @@ def following_models(method: Method, policies: Mapping[str, Policy]) -> dict[str
     named = set(method.views) | {r for s in method.sources.values() for r, _ in s.needs}
     followers: dict[str, FollowingModel] = {}
     for reader in sorted(named, key=str):
-        if reader.follow is not None and reader.role != "synced(1)" and reader.role not in followers:
+        if reader.weights is Weights.STUDENT_FOLLOWING and reader.role not in followers:
+            assert reader.follow is not None
             followers[reader.role] = FollowingModel(policies["student"], reader.role, reader.follow)
             freeze(followers[reader.role].policy)
     return followers
