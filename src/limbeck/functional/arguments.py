@@ -1,4 +1,4 @@
-"""Read the arguments of ``lb.objective``, convert them to tensors, and refuse by name those that mean nothing."""
+"""Read the arguments of ``lb.objective``, convert them to tensors, and refuse impossible ones by name."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def shaped(x: Tensor, shape: torch.Size, name: str, dims: int = 2) -> Tensor:
 
 
 def read_mask(mask: Given, shape: torch.Size, device: torch.device) -> Tensor:
-    """Which tokens count, ``[B, T]`` bool."""
+    """The mask of the tokens that count, ``[B, T]`` bool."""
     if mask is None:
         return torch.ones(shape, dtype=torch.bool, device=device)
     mask = shaped(tensor("mask", mask, device), shape, "mask")
@@ -138,17 +138,17 @@ def read_logp(name: str, logp: Given, shape: torch.Size, live: Scores) -> Tensor
 
 def read_fields(fields: Mapping[str, Given], batch: int, device: torch.device) -> dict[str, Tensor | None]:
     """Numbers by sequence, ``[B]``."""
-    told: dict[str, Tensor | None] = {}
+    read: dict[str, Tensor | None] = {}
     for name, x in fields.items():
-        told[name] = None if x is None else tensor(name, x, device).detach()
-        _sized(name, told[name], [(batch,)], batch)
+        read[name] = None if x is None else tensor(name, x, device).detach()
+        _sized(name, read[name], [(batch,)], batch)
         if x is not None and name in ("correct", "truncated"):
-            y = told[name]
+            y = read[name]
             assert y is not None
             odd = ~((y == 0) | (y == 1) | y.isnan())
             if bool(odd.any()):
                 raise LimbeckError(f"{name} holds {float(y[odd][0]):g}; give 1 (true) or 0 (false) for each sequence.")
-    return told
+    return read
 
 
 def read_columns(
@@ -156,19 +156,19 @@ def read_columns(
 ) -> dict[str, Tensor]:
     """Further numbers by name, ``[B]`` or ``[B, T]``."""
     expect("columns", columns, (Mapping, type(None)), "give tensors by name, {'difficulty': ...}")
-    told = sorted(c.column for c in method.contexts)
+    known = sorted(c.column for c in method.contexts)
     for name in columns or {}:
         # A missing column means "all sequences", so a typo would pass unnoticed.
-        if str(name).lower().replace("_", " ").startswith("has ") and name not in told:
+        if str(name).lower().replace("_", " ").startswith("has ") and name not in known:
             raise LimbeckError(
-                f"columns[{name!r}] is no context of {method.name or 'this method'}{nearest(str(name), told)}; "
-                f"it looks at {', '.join(map(repr, told)) or 'none'}."
+                f"columns[{name!r}] is no context of {method.name or 'this method'}{nearest(str(name), known)}; "
+                f"it looks at {', '.join(map(repr, known)) or 'none'}."
             )
     read = {name: tensor(f"columns[{name!r}]", x, device).detach() for name, x in (columns or {}).items()}
     read = {name: x if x.is_floating_point() else x.to(torch.get_default_dtype()) for name, x in read.items()}
     for name, x in read.items():
         _sized(f"columns[{name!r}]", x, [(shape[0],), tuple(shape)], shape[0])
-        if name in told and not bool(((x == 0) | (x == 1)).all()):
+        if name in known and not bool(((x == 0) | (x == 1)).all()):
             raise LimbeckError(
                 f"columns[{name!r}] holds numbers other than 0 and 1; give 1 for each sequence that has it, else 0."
             )

@@ -1,8 +1,8 @@
-"""Numbers that cannot be meant, refused where a method reads them and nowhere else.
+"""Reject NaN, infinity and other impossible numbers, but only in values that the method uses.
 
-A reward of a sequence that no term looks at, and a teacher's log-prob of a token that a term's own mask drops, may be
-anything. So each value that is not finite is a *doubt* first; the expressions are walked, with the units that count,
-only if there is one.
+The reward of a sequence that no term reads may be anything, and so may a teacher's log-prob of a token that the mask of
+a term drops. So an impossible value is only a *doubt* at first. If there is one, the expressions are followed down to
+the arguments, with the units whose values count, and the doubt becomes an error where it is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..space.term import Term
 from ..types import Dense, Hidden, Sampled, Scores, TopK
 
 Key = tuple[str, str]
-"""What is read, and its name.
+"""The kind of a value, and its name.
 
 ``role``: a reader; ``sampled``: its log-prob of the token; ``field``: a number of each sequence, ``token``: of each
 token; ``preference``: the numbers of a group, as what is preferred."""
@@ -32,14 +32,14 @@ token; ``preference``: the numbers of a group, as what is preferred."""
 
 @dataclass(frozen=True)
 class Doubt:
-    """An argument with values that nothing may read.
+    """An argument that holds values which no term may read.
 
     Attributes:
         name: of the argument.
         bad: bool, per scored token for a role, per sequence of the record for a field.
-        what: what is wrong, where no value says it.
+        what: the fault in words, where the value itself does not show it.
         values: of the same shape as ``bad``, or None.
-        remedy: what to do, where it is not the usual.
+        remedy: the remedy for the message, if it is not the usual one.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Doubt:
 
 
 def doubts_of_field(name: str, values: Tensor | None) -> Iterator[Doubt]:
-    """One number a sequence."""
+    """Doubts about one number per sequence."""
     if values is not None and values.is_floating_point():
         bad = ~torch.isfinite(values)
         if bool(bad.any()):
@@ -58,7 +58,7 @@ def doubts_of_field(name: str, values: Tensor | None) -> Iterator[Doubt]:
 
 
 def doubts_of_labels(labels: Tensor | None, group_B: Tensor) -> Iterator[Doubt]:
-    """Groups whose labels are no preference: a member alone, labels that do not share out 1, or equal ones.
+    """Doubts about preference labels: a group of one, labels that do not sum to 1, or labels that are all equal.
 
     Lists with soft targets are preferences as well, and so are smoothed pairs, whose labels may lie outside [0, 1].
     """
@@ -78,13 +78,13 @@ def doubts_of_labels(labels: Tensor | None, group_B: Tensor) -> Iterator[Doubt]:
 
 
 def doubts_of_author(author_N: Tensor, unknown: int) -> Iterator[Doubt]:
-    """Tokens of which neither the method nor the caller says who wrote them."""
+    """Doubts about tokens whose author neither the method nor the caller gives."""
     remedy = "give author=, 'student', 'teacher' or 'data', for all or for each sequence"
     yield Doubt("author", author_N == unknown, "is not known from the method's source", remedy=remedy)
 
 
 def doubts_of_scores(name: str, scores: Scores, vocabulary: int | None) -> Iterator[Doubt]:
-    """Log-probs of the scored tokens, top-k lists of them, or full rows."""
+    """Doubts about log-probs of the scored tokens, top-k lists, logits or hidden states."""
     if isinstance(scores, Sampled):
         yield from doubts_of_field(name, scores.logp_N)
     if isinstance(scores, Dense):
@@ -95,7 +95,7 @@ def doubts_of_scores(name: str, scores: Scores, vocabulary: int | None) -> Itera
         yield Doubt(name, _broken_hidden(scores), "gives logits that are NaN or infinite")
     if isinstance(scores, TopK):
         top = scores.logp_NK.detach()
-        # An entry of -inf is one that the law excludes, as in dense logits; a list of nothing else is padding.
+        # An entry of -inf is one that the distribution excludes, as in dense logits; a list of nothing else is padding.
         absent = torch.isnan(top).any(-1) | (top == torch.inf).any(-1) | (top == -torch.inf).all(-1)
         yield Doubt(name, absent, "has log-probs that are NaN, +inf, or all -inf")
         ids = scores.ids_NK.sort(-1).values
@@ -105,7 +105,7 @@ def doubts_of_scores(name: str, scores: Scores, vocabulary: int | None) -> Itera
 
 
 def doubts_of_sampled(name: str, scores: Scores, token_N: Tensor) -> Iterator[Doubt]:
-    """Full rows that exclude the very token whose log-prob is read of them."""
+    """Doubts about logits of minus infinity for the token whose log-prob is read."""
     if isinstance(scores, Dense):
         said = scores.logits_NV.gather(-1, token_N.unsqueeze(-1)).squeeze(-1)
         yield Doubt(name, torch.isneginf(said), "is -inf for the token")
@@ -138,7 +138,7 @@ class Places:
         self.b_N, self.t_N, self.order = b_N, t_N, order
 
     def refuse(self, doubt: Doubt, read: Tensor, token: bool) -> None:
-        """Raise at the first unit that is read and doubtful."""
+        """Raise at the first unit that is read and in doubt."""
         bad = doubt.bad & read
         if not bool(bad.any()):
             return
@@ -151,7 +151,7 @@ class Places:
 
 
 def refuse_doubts(prepared: Prepared, batch: Batch, doubts: Mapping[Key, list[Doubt]], places: Places) -> None:
-    """Raise where a term reads what is doubtful.
+    """Raise if a term reads a value that is in doubt.
 
     Raises:
         LimbeckError: naming the argument, the value and its place.
@@ -173,7 +173,7 @@ class _Uses:
         self.doubts, self.places = doubts, places
 
     def refuse(self, term: Term, kept_N: Tensor) -> None:
-        """Raise where anything that a term reads is doubtful."""
+        """Raise if a value that the term reads is in doubt."""
         self.follow(term.where, torch.ones_like(kept_N), Level.TOKEN)
         self.argument("role", student.role, kept_N)
         for v in (term.weight, term.surrogate.base):
@@ -201,6 +201,6 @@ class _Uses:
             self._follow(child, read)
 
     def argument(self, kind: str, name: str, read: Tensor) -> None:
-        """Raise where a given value is read and doubtful."""
+        """Raise if a value of this argument is read and in doubt."""
         for doubt in self.doubts.get((kind, name), []):
             self.places.refuse(doubt, read, token=kind in ("role", "sampled", "token"))

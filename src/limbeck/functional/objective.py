@@ -215,8 +215,8 @@ class Objective:
         reward_U = None if per_turn is None else rows.rewards(per_turn, turn, turns)
         if reward_U is not None:  # NaN stays NaN: it is refused where a term reads it
             reward = reward_U.new_zeros(shape[0]).index_add_(0, rows.order[turns[1]], reward_U)
-        told = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
-        fields = read_fields(told, shape[0], keep.device)
+        per_sequence = {"reward": reward, "correct": correct, "truncated": truncated, "label": label}
+        fields = read_fields(per_sequence, shape[0], keep.device)
         refuse_missing(self.method, fields)
         scores = read_scores(readers, shape, self.method, live)
         refuse_vocabulary({student.key: live, **scores}, rows.pick(ids), form.name)

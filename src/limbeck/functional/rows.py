@@ -156,7 +156,7 @@ class PlainRows:
         if any(v is not None and v.dtype == torch.float64 for v in fields.values()):
             dtype = torch.float64
         nan_B = torch.full((B,), torch.nan, dtype=dtype, device=device)
-        told = {k: nan_B if v is None else v[self.order].to(dtype) for k, v in fields.items()}
+        given = {k: nan_B if v is None else v[self.order].to(dtype) for k, v in fields.items()}
         correct = fields["correct"]
         logp, (turn_N, seq_U) = rollout_logp, turns
         return Rollout(
@@ -170,10 +170,10 @@ class PlainRows:
             author_N=self.pick(author_BT),
             rollout_logp_N=torch.full(self.seq_N.shape, torch.nan, device=device) if logp is None else self.pick(logp),
             origin_B=torch.tensor(origin, dtype=torch.int64, device=device),
-            reward_U=_at_the_end(told["reward"], seq_U) if reward_U is None else reward_U.to(dtype),
-            correct_B=told["correct"].bool() if correct is not None else told["reward"] > 0,
-            truncated_B=told["truncated"].nan_to_num(0.0).bool(),
-            label_B=told["label"],
+            reward_U=_at_the_end(given["reward"], seq_U) if reward_U is None else reward_U.to(dtype),
+            correct_B=given["correct"].bool() if correct is not None else given["reward"] > 0,
+            truncated_B=given["truncated"].nan_to_num(0.0).bool(),
+            label_B=given["label"],
             sources=names,
             columns_B={k: v[self.order] for k, v in columns.items() if v.dim() == 1},
             columns_N={k: self.pick(v) for k, v in columns.items() if v.dim() == 2},

@@ -90,7 +90,7 @@ def read_scores(given: Mapping[str, Any], shape: torch.Size, method: Method, liv
 
 
 def _slot(key: str, method: Method, slots: Mapping[str, Reader]) -> str:
-    """The view that ``NAME_logits`` is of; refused where neither the method nor anybody else knows it."""
+    """The view that ``NAME_logits`` is of; an unknown name is refused."""
     slot, _, kind = key.rpartition("_")
     names = [f"{s}_{c}" for s in slots for c in _ENDINGS]
     if kind in _ENDINGS and slot in {policy.slot for policy in POLICIES} and slot not in slots:
