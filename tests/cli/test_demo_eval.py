@@ -85,6 +85,7 @@ def test_eval_passes_its_options_to_the_engine(limbeck_: Run, notes: Notes) -> N
         "seed": 2,
         "max_tokens": 9,
         "template": None,
+        "chat_template_kwargs": {},
         "remote_code": False,
         "skip_overlong": False,
         "cpu": True,

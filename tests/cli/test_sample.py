@@ -165,8 +165,8 @@ MISTAKES = [
     (("embedded", "embedded", "--prompt", "x"), "embedded was named twice; name two models, or one."),
     (
         ("embedded", "--prompt", "x", "--set", "lr=1"),
-        "--set lr: sampling has no such setting; it accepts template, remote_code, skip_overlong, verify_seconds, "
-        "episode_turns, generate_batch and task_options.",
+        "--set lr: sampling has no such setting; it accepts template, chat_template_kwargs, remote_code, "
+        "skip_overlong, verify_seconds, episode_turns, generate_batch and task_options.",
     ),
     (
         ("embedded", "--prompt", "x", "--max-tokens", "0"),

@@ -26,15 +26,17 @@ from chat_models import (
 from tiny_runs import Shelf, go, jsonl, open_run, rows_of
 
 from limbeck.axes import recast, sample, student
-from limbeck.engine import resume
+from limbeck.engine import RunConfig, responses, resume
 from limbeck.engine.config import configure, load_toml, parse_settings
 from limbeck.engine.models import policy as policy_module
 from limbeck.engine.models.chat import Chat
+from limbeck.engine.models.generate import Written
 from limbeck.engine.models.template_variables import variables_of
 from limbeck.engine.notices import notices
 from limbeck.engine.rollout import sources as writing
 from limbeck.engine.scoring.contexts import ContextViews
 from limbeck.errors import LimbeckError
+from limbeck.terminal import screen
 from limbeck.types import Prompt
 
 PARTS = [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 3?"}]
@@ -309,3 +311,31 @@ def test_special_tokens_in_what_others_say_are_told(shelf: Shelf, folder: Path, 
     assert "(the first: '<|im_end|>' in a.jsonl, line 4: prompt" in note.replace(str(task.parent) + "/", "")
     run = open_run(shelf, "grpo", out, template="plain", **own)
     assert not any("special token" in n for n in notices(run.session))
+
+
+def test_sampling_renders_prompts_with_the_keywords_of_the_run(
+    shelf: Shelf, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student that was trained without thinking is sampled without thinking; a slip in a keyword is refused."""
+    spec, prompts = str(saved(folder, tokenizer(QWEN))), [Prompt("p", ({"role": "user", "content": "q"},))]
+    asked: list[str] = []
+    tok = tokenizer(QWEN)
+
+    def generate(law: Any, ids: list[list[int]], *rest: Any) -> list[Written]:
+        asked.extend(tok.decode(x) for x in ids)
+        return [Written([5], [0.0], True) for _ in ids]
+
+    monkeypatch.setattr(responses, "generate", generate)
+
+    def write(**keywords: Any) -> None:
+        config = RunConfig(method="sft", student=spec, task="x", chat_template_kwargs=keywords, max_tokens=4)
+        subject, task = responses.Subject("m", spec), responses.TypedPrompts(prompts)
+        quiet = screen(quiet=True)
+        responses.write_responses([subject], task, prompts, config, samples=1, temperature=0.0, console=quiet)
+
+    write(enable_thinking=False)
+    assert asked[0].endswith("<think>\n\n</think>\n\n")
+    write()
+    assert not asked[1].endswith("</think>\n\n")
+    with pytest.raises(LimbeckError, match="enable_thinkng is not a variable"):
+        write(enable_thinkng=False)

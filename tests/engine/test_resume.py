@@ -256,3 +256,11 @@ def test_a_run_killed_by_sigkill_resumes_bit_for_bit(shelf: Shelf, tmp_path: Pat
     assert not (stopped / "student").exists()
     resume(stopped)
     assert_same_run(straight, stopped)
+
+
+def test_a_total_below_the_steps_that_are_done_is_refused(shelf: Shelf, out: Path) -> None:
+    go(shelf, "sft", out, steps=2)
+    with pytest.raises(LimbeckError, match=r"has done 2 steps, more than steps=1"):
+        resume(str(out), steps=1)  # type: ignore[arg-type]
+    with pytest.raises(LimbeckError, match="task=3 is not a task"):
+        resume(out, task=3)  # type: ignore[arg-type]

@@ -13,7 +13,19 @@ from torch import Tensor
 
 import limbeck as lb
 from laws.cases import make
-from limbeck.axes import budget, group_advantage, reinforce, reward, running, sample, score
+from limbeck.axes import (
+    budget,
+    divergence_loss,
+    entropy_gate,
+    group_advantage,
+    reinforce,
+    reward,
+    running,
+    sample,
+    score,
+    teacher,
+    token_mean,
+)
 from limbeck.axes.scalar import Controller
 from limbeck.space.method import Method
 from limbeck.space.term import Term
@@ -179,3 +191,36 @@ def test_a_state_of_something_else_is_refused(name: str) -> None:
 def test_a_memory_of_something_else_is_refused() -> None:
     with pytest.raises(lb.LimbeckError, match="memory is 3; give a dictionary"):
         lb.objective("sft", memory=3)  # type: ignore[arg-type]
+
+
+GATE = entropy_gate((1, 2), 0.5, 4)
+GATED = Method(sample(), GATE * Term(teacher, divergence_loss("rkl")), token_mean)
+
+
+@pytest.mark.parametrize(
+    ("memory", "says"),
+    [
+        ({GATE.name: 1e9}, "is no place in its 2 limits"),
+        ({GATE.name: -7.0}, "is no place in its 2 limits"),
+        ({GATE.name: 0.5}, "is no place in its 2 limits"),
+        ({"nosuch": 1.0}, r"memory holds 'nosuch', which this method does not keep \(it keeps .*EntropyGate"),
+    ],
+)
+def test_a_state_that_the_method_cannot_have_is_refused(memory: dict[str, float], says: str) -> None:
+    objective = lb.objective(GATED)
+    with pytest.raises(lb.LimbeckError, match=says):
+        objective.load_state_dict({"memory": memory})
+    objective.load_state_dict({"memory": {GATE.name: 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"accumulate": "yes"}, "accumulate is 'yes'"),
+        ({"update": None}, "update is None"),
+        ({"accumulate": True, "update": False}, "accumulate=True with update=False does nothing"),
+    ],
+)
+def test_flags_of_a_step_are_checked(flags: dict[str, Any], says: str) -> None:
+    with pytest.raises(lb.LimbeckError, match=says):
+        lb.objective("sft")(torch.zeros(1, 2, 3), torch.zeros(1, 2, dtype=torch.int64), **flags)

@@ -597,3 +597,17 @@ def test_distil_with_data_and_reward_in_memory(tmp_path: Path, capsys: pytest.Ca
     assert "test_size=0.3" in told
     record = json.loads((tmp_path / "0" / "run.json").read_text())
     assert Path(__file__).name in record["inputs"]["code"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "says"),
+    [
+        (Verdict(1.0, "no"), "gave correct='no'"),  # type: ignore[arg-type]
+        (Verdict(1.0, None), "gave correct=None"),  # type: ignore[arg-type]
+        (Verdict(1.0, False, 3), "gave feedback 3"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_verdict_of_a_reward_is_checked_like_one_of_a_task(verdict: Verdict, says: str) -> None:
+    task = lb.task([{"question": "q"}] * 4, prompt="question", reward=lambda response: verdict)
+    with pytest.raises(LimbeckError, match=says):
+        task.verify(task.train[0], "a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, expect
 from ..types import DATA
 from .context import Context
 from .expression import Expr, Need
@@ -27,6 +27,9 @@ class Select(Derived):
     keep: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        for score in self.by:
+            expect("a score of select", score, Expr, "give an expression such as correct")
         refuse_unjudged("select", self.by, self.source)
 
     @property
@@ -54,6 +57,9 @@ class Patch(Derived):
     when: Expr
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        expect("the new source of patch", self.new, Source, "give one such as sample(n=8)")
+        expect("when of patch", self.when, Expr, "give a mask such as all_wrong")
         refuse_unjudged("patch", (self.when,), self.source)
 
     @property
@@ -210,6 +216,7 @@ class Recast(Source):
 
 def select(source: Source, *by: Expr, keep: int = 1) -> Select:
     """The best ``keep`` sequences of each group, ordered by the first score, then by the next ones."""
+    expect("the source of select", source, Source, "give one such as sample(n=8)")
     if not by or not 1 <= keep <= source.group:
         raise LimbeckError(
             f"select(keep={keep}) of {source.group} sequences by {len(by)} scores; give at least one score, and a keep "

@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from ..errors import LimbeckError, expect, nearest, number, shown
+from ..errors import LimbeckError, expect, nearest, number, shown, whole
 from .context import Context
 
 
@@ -255,7 +255,10 @@ def ema(rate: float, every: int = 1, reset: int = 0) -> Reader:
         every: batches between updates.
         reset: batches between hard copies; 0 for none.
     """
-    if not 0 < rate <= 1 or every < 1 or reset < 0:
+    number("the rate of ema", rate)
+    whole("every of ema", every, 0)
+    whole("reset of ema", reset, 0)
+    if not 0 < rate <= 1 or every < 1:
         raise LimbeckError(
             f"ema(rate={rate}, every={every}, reset={reset}): the rate lies in (0, 1], every is at least 1 and reset "
             "is not negative; use init for weights that never move."
@@ -265,6 +268,7 @@ def ema(rate: float, every: int = 1, reset: int = 0) -> Reader:
 
 def synced(every: int = 1) -> Reader:
     """The student's weights as they were at the last multiple of ``every`` batches; 1: at the start of each batch."""
+    whole("every of synced", every, 0)
     if every < 1:
         raise LimbeckError(f"synced(every={every}): every must be at least 1; use init for weights that never move.")
     return Reader("synced", follow=Follow(1.0, every, 0))

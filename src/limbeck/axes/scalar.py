@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, fields, is_dataclass
 
-from ..errors import LimbeckError, number, whole
+from ..errors import LimbeckError, number, shown, whole
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,9 @@ class Controller(Scalar):
     def controllers(self) -> tuple[Controller, ...]:
         return (self, *super().controllers)
 
+    def refuse_state(self, state: float) -> None:
+        """Raise LimbeckError for a saved state that this controller cannot have had. By default any number will do."""
+
     def update(self, state: float | None, step: int, metrics: Mapping[str, float]) -> float:
         """The next state, from the last one (None at the start) and the metrics of the finished step."""
         raise NotImplementedError
@@ -207,6 +210,13 @@ class EntropyGate(Controller):
 
     def most(self, steps: int) -> float:
         return float(self.levels[min(steps // self.every, len(self.levels) - 1)])
+
+    def refuse_state(self, state: float) -> None:
+        if state not in range(len(self.levels)):
+            raise LimbeckError(
+                f"the saved state of {self} is {shown(state)}, which is no place in its {len(self.levels)} limits; "
+                "give the state that was saved with it."
+            )
 
     def update(self, state: float | None, step: int, metrics: Mapping[str, float]) -> float:
         level = int(state or 0)

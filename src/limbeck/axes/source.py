@@ -253,6 +253,9 @@ class Derived(Source):
 
     source: Source
 
+    def __post_init__(self) -> None:
+        expect("the source inside of a source", self.source, Source, "give one such as sample(n=8)")
+
     @property
     def group(self) -> int:
         return self.source.group

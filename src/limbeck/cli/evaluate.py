@@ -15,7 +15,7 @@ from .output import add_row, engine_console, make_table, print_json
 from .settings import check_model, check_task
 from .threads import limit_threads
 
-SETTINGS = ("max_tokens", "template", "remote_code", "skip_overlong", "cpu", "task_options")
+SETTINGS = ("max_tokens", "template", "chat_template_kwargs", "remote_code", "skip_overlong", "cpu", "task_options")
 """Settings of a run that ``--set`` accepts here."""
 
 ROWS = (
@@ -51,7 +51,7 @@ def evaluate(
     [cyan]limbeck eval --student embedded --teacher embedded[/]
     [cyan]limbeck eval --student runs/mine/student --task problems.jsonl --samples 8[/]
 
-    --set accepts these settings of a run: max_tokens, template, remote_code,
+    --set accepts these settings of a run: max_tokens, template, chat_template_kwargs, remote_code,
     skip_overlong, cpu, task_options.NAME.
     """
     arguments = _arguments(task, settings or [])

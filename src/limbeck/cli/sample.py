@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from ..engine.config import RunConfig
     from ..tasks import Task
 
-SETTINGS = ("template", "remote_code", "skip_overlong", "verify_seconds", "episode_turns", "generate_batch")
+SETTINGS = (
+    "template",
+    "chat_template_kwargs",
+    "remote_code",
+    "skip_overlong",
+    "verify_seconds",
+    "episode_turns",
+    "generate_batch",
+)
 """Settings of a run that ``--set`` accepts here, in addition to the options of the task."""
 
 PROBLEMS = 5
@@ -120,7 +128,7 @@ def sample_responses(
     [cyan]limbeck sample runs/a runs/b --prompt "What is 7 * 8?" --samples 4[/]
     [cyan]limbeck sample embedded --task two_digit_sums --json[/]
 
-    --set accepts template, remote_code, skip_overlong, verify_seconds,
+    --set accepts template, chat_template_kwargs, remote_code, skip_overlong, verify_seconds,
     episode_turns, generate_batch, and task_options.NAME.
     """
     chosen = _chosen(models, before, teacher)
@@ -209,7 +217,11 @@ def _config(chosen: Sequence[NamedModel], max_tokens: int | None, seed: int, pai
                 "and task_options."
             )
     run = next((m.config for m in chosen if m.run), {})
-    kept = {k: run[k] for k in ("max_tokens", "remote_code", "verify_seconds", "episode_turns") if k in run}
+    kept = {
+        k: run[k]
+        for k in ("max_tokens", "chat_template_kwargs", "remote_code", "verify_seconds", "episode_turns")
+        if k in run
+    }
     typed = {} if max_tokens is None else {"max_tokens": max_tokens}
     return RunConfig(**{**kept, **given, **typed, "seed": seed, "method": "sft"})
 

@@ -240,6 +240,7 @@ def evaluate(
     max_tokens: int = 128,
     samples: int = 1,
     template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     remote_code: bool = False,
     skip_overlong: bool = False,
     cpu: bool = False,
@@ -256,7 +257,7 @@ def evaluate(
         seed: of the task and of sampled responses.
         max_tokens: limit of a response.
         samples: responses a problem; more than 1 adds pass@k.
-        template, remote_code, skip_overlong, cpu: as in ``RunConfig``.
+        template, chat_template_kwargs, remote_code, skip_overlong, cpu: as in ``RunConfig``.
         console: where progress goes; default: standard error.
 
     Returns:
@@ -279,6 +280,7 @@ def evaluate(
         "max_tokens": max_tokens,
         "eval_size": size,
         "template": template,
+        "chat_template_kwargs": dict(chat_template_kwargs or {}),
         "remote_code": remote_code,
         "skip_overlong": skip_overlong,
         "cpu": cpu,

@@ -28,6 +28,7 @@ from .models import hub
 from .models.chat import template_file, template_text
 from .models.generate import SamplingPolicy, Written, generate
 from .models.policy import Policy, add_lora, freeze, load_policy, share_vocabulary
+from .models.written import refuse_unread
 from .rendering import PromptRenderer
 from .rollout.episodes import write_episodes
 from .rollout.sources import writer_for
@@ -125,10 +126,13 @@ def write_responses(
     if config.template is not None:
         template_file(config.template, "template")
     where = device_named(device)
-    out = []
+    out: list[list[dict[str, Any]]] = []
     for subject in subjects:
         with console.status(f"{subject.label} is writing"):
             policy = _loaded(subject, config, where)
+            if not out:  # of further models, one may read fewer keywords
+                names = {subject.label: (policy.tokenizer, policy.chat.sources)}
+                refuse_unread(config.chat_template_kwargs, names)
             session = _session(policy, task, config)
             read = [p for p in prompts if not config.skip_overlong or session.renderer.fits(p)]
             if len(read) < len(prompts):
@@ -199,6 +203,7 @@ def _loaded(subject: Subject, config: RunConfig, device: torch.device) -> Policy
     policy = load_policy(subject.spec, "model", remote_code=config.remote_code)
     given = config.template is not None or subject.chat is None
     policy.template = template_text(policy.tokenizer, config.template, subject.spec) if given else subject.chat
+    policy.chat.keywords = config.chat_template_kwargs
     share_vocabulary(policy)
     if subject.checkpoint is not None:
         if subject.lora[0]:

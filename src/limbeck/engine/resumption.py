@@ -39,6 +39,17 @@ def rebuilt(out: Path, described: Mapping[str, Any], steps: int | None) -> tuple
     return config, method
 
 
+def refuse_fewer(out: Path, steps: int | None) -> None:
+    """Refuse a total below the steps that a run has done, which would describe the run wrongly."""
+    path = checkpoint.latest(out / "checkpoints")
+    done = int(checkpoint.peek(path)["step"]) if path is not None and steps is not None else 0
+    if steps is not None and steps < done:
+        raise LimbeckError(
+            f"{out} has done {done} steps, more than steps={steps}; leave steps out, or give a larger total to train "
+            "longer."
+        )
+
+
 def lost_lines(out: Path, config: RunConfig, task: Task, accepted: bool) -> list[str]:
     """Lines that the newest checkpoint covers and the folder lacks; refused unless the user accepts their loss."""
     path = checkpoint.latest(out / "checkpoints")

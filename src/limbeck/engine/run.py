@@ -21,7 +21,7 @@ from ..space.method import Method
 from ..tasks import Task
 from ..terminal import screen
 from . import inputs as inputs_of
-from .build import accelerator_for, check_run, open_session
+from .build import accelerator_for, check_run, open_session, task_object
 from .config import RunConfig
 from .console import StatusLine, StepLines, newest_numbers, print_exact_line, progress_bar
 from .evaluation import Evaluator
@@ -30,11 +30,11 @@ from .loop import Loop
 from .messages import RunMessages
 from .models.loading import Models
 from .notices import notices
-from .resumption import lost_lines, rebuilt, recall, refuse_changes
+from .resumption import lost_lines, rebuilt, recall, refuse_changes, refuse_fewer
 from .session import Session
 from .storage import checkpoint, fingerprint
 from .storage.atomic import read_rows, sync, whole_number_in, write_lines
-from .storage.run_folder import claimed, clear, held, recorded
+from .storage.run_folder import claimed, clear, folder_of, held, recorded
 from .storage.run_log import RunLog, now
 from .watch import Watch, compares_rewards
 
@@ -99,10 +99,13 @@ def resume(
         LimbeckError: where the folder holds no run, another process writes into it, a checkpoint is damaged, or what
             the run reads has changed.
     """
+    out = folder_of(out)
+    task = None if task is None else task_object(task)
     recorded(out)  # before a lock is put into a folder that holds no run
     with held(out, console):
         described = recorded(out)  # another process may have gone on until now
         config, method = rebuilt(out, described, steps)
+        refuse_fewer(out, steps)
         _, tasks = check_run(config, method, None, task)
         tensors = [r for r, m in inputs_of.models(described["inputs"]).items() if m.get("by") == "tensors"]
         known = inputs_of.before_loading(config, tasks, tensors)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
+from ..axes.choice import Running
 from ..axes.scalar import Controller, move
 from ..errors import LimbeckError, expect, number
+from ..space.method import Method
 
 RATIOS = {
     "entropy": "tokens",
@@ -25,6 +27,25 @@ def read_memory(what: str, memory: object) -> None:
     for name, value in memory.items():
         expect(f"a name in {what}", name, str, "names are texts")
         number(f"{what}[{name!r}]", value)
+
+
+def refuse_strange_states(method: Method, memory: Mapping[str, float]) -> None:
+    """Raise for the state of a controller that the method does not have, or that the controller cannot use.
+
+    A saved state of another method, or of a controller whose arguments have changed, would otherwise be ignored.
+    """
+    controllers = {controller.name: controller for controller in method.controllers}
+    exprs = (node for _, term in method.parts for v in term.exprs for node in v.walk())
+    averages = {repr(node) for node in exprs if isinstance(node, Running)}
+    for name, value in memory.items():
+        if name not in controllers and name not in averages:
+            kept = ", ".join(map(repr, (*controllers, *averages))) or "nothing"
+            raise LimbeckError(
+                f"memory holds {name!r}, which {method.name or 'this method'} does not keep (it keeps {kept}); give "
+                "the state of an objective of the same method."
+            )
+        if name in controllers:
+            controllers[name].refuse_state(value)
 
 
 @dataclass

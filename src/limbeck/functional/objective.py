@@ -43,7 +43,7 @@ from .arguments import (
 )
 from .finite import Places, refuse_doubts
 from .labels import read_form
-from .memory import StepSoFar, read_memory
+from .memory import StepSoFar, read_memory, refuse_strange_states
 from .rows import WROTE, PlainRows
 from .scores import read_scores, read_student
 
@@ -97,6 +97,7 @@ class Objective:
             names = ", ".join(map(repr, state)) or "no name"
             raise LimbeckError(f"the state of an objective holds {names}; give what its state_dict() returned.")
         read_memory("memory", state["memory"])
+        refuse_strange_states(self.method, state["memory"])
         saved = dict(state["memory"])
         self.memory.clear()
         self.memory.update(saved)
@@ -190,6 +191,10 @@ class Objective:
             LimbeckError: naming what is missing or misshapen, and the remedy.
         """
         whole("step", step, 0)
+        expect("accumulate", accumulate, bool, "give True or False")
+        expect("update", update, bool, "give True or False")
+        if accumulate and not update:
+            raise LimbeckError("accumulate=True with update=False does nothing; leave one of them out.")
         if update:
             self._step.refuse_unfinished(step)
         add = read_all_sum(all_sum)

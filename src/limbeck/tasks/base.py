@@ -139,7 +139,7 @@ def _checked(task: Task, prompt: Prompt, text: str, said: object) -> Verdict:
     """
     if said is None or (isinstance(said, Verdict) and said.reward is None):
         raise Unjudged("it returned None")
-    wrong = _wrong(said)
+    wrong = fault_of(said)
     if wrong:
         raise LimbeckError(
             f"the verifier of {shown(task.name)} {wrong} to a response to prompt {shown(prompt.id)} "
@@ -155,7 +155,7 @@ def bounded(reward: Any) -> bool:
     return bool(-MOST_REWARD < reward < MOST_REWARD)
 
 
-def _wrong(said: object) -> str:
+def fault_of(said: object) -> str:
     """A clause that says why something is not a valid verdict; empty if it is one."""
     if not isinstance(said, Verdict):
         return f"gave {shown(said)}"

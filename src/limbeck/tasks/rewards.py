@@ -20,7 +20,7 @@ from typing import Any
 from .. import user_files as own_files
 from ..errors import LimbeckError, nearest, number, shown
 from ..limits import OutOfTime, within_seconds
-from .base import Unjudged, Verdict, bounded, reason_of
+from .base import Unjudged, Verdict, bounded, fault_of, reason_of
 
 SINGLE, BATCH = ("prompt", "response", "row"), ("prompts", "completions")
 
@@ -304,5 +304,10 @@ def _checked(f: RewardFunction, asked: JudgedResponse, value: object) -> Verdict
         raise LimbeckError(
             f"reward {f.name} gave {shown(given)} to a response to prompt {asked.id!r} ({asked.response[:60]!r}); "
             "return a finite number, or None if it cannot judge."
+        )
+    if isinstance(value, Verdict) and (why := fault_of(value)):
+        raise LimbeckError(
+            f"reward {f.name} {why} to a response to prompt {asked.id!r} ({asked.response[:60]!r}); return a Verdict "
+            "with a finite reward, a bool and a text."
         )
     return value if isinstance(value, Verdict) else float(given)
