@@ -53,11 +53,15 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+_ALIKE = 0.65
+"""Similarity of two words (``difflib``) from which one is suggested for the other (ours): two letters of three."""
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` with the closest known name, or an empty string if none is close."""
     if not isinstance(word, str) or len(word) > 100:
         return ""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=_ALIKE)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 

@@ -51,6 +51,21 @@ def test_every_command_has_a_help_with_examples(limbeck_: Run, name: str) -> Non
         (("tarin",), "no such command 'tarin'. Did you mean 'train'? `limbeck --help` lists the options."),
         (("--frobnicate",), "no such option: --frobnicate; `limbeck --help` lists the options."),
         (("eval",), "missing option '--student'; `limbeck eval --help` lists the options."),
+        (("train", "kdrl", "--lr", "1e-4"), "--lr is a setting and not an option; write --set lr=1e-4."),
+        (("train", "kdrl", "--coef=2"), "--coef is a setting and not an option; write --set coef=2."),
+        (
+            ("train", "kdrl", "--num-generations"),
+            "--num-generations is a setting and not an option; write --set num_generations=VALUE.",
+        ),
+        (
+            ("pipeline", "opd_then_rl", "--bf16", "true"),
+            "--bf16 is a setting and not an option; write --set bf16=true.",
+        ),
+        (
+            ("train", "kdrl", "--logging_steps", "1"),
+            "logging_steps='1' is not taken over from Transformers or TRL: it thins the log, and every step is written "
+            "here; leave it out.",
+        ),
         (("diff",), "missing argument 'A'; `limbeck diff --help` lists the options."),
         (("diff", "gkd"), "diff compares two methods, and only gkd was named; write `limbeck diff gkd OTHER`."),
         (

@@ -294,3 +294,10 @@ def test_engine_limits(folder: Path) -> None:
         limbeck.engine.evaluate("embedded", samples=10**6)
     with pytest.raises(LimbeckError, match="--samples is 0; give a whole number of at least 1"):
         limbeck.engine.evaluate("embedded", samples=0)
+
+
+def test_a_single_held_out_problem_is_one_problem(limbeck_: Run, asked: list[Any], folder: Path) -> None:
+    rows = [json.dumps({"prompt": f"{i} + 1 = ?", "answer": str(i + 1)}) for i in range(4)]
+    (folder / "few.jsonl").write_text("\n".join(rows))
+    words = ("sample", "embedded", "--task", "few.jsonl", "--set", "task_options.test_size=1")
+    assert "has only 1 held-out problem." in limbeck_(*words).output

@@ -94,6 +94,7 @@ def test_resume_is_passed_to_the_engine(limbeck_: Run, notes: Notes, run_folder:
         (("train", "kdlr"), "unknown method 'kdlr' (did you mean 'kdrl'?)"),
         (("train", "kdrl"), "kdrl reads teacher (sampled), but no teacher was given; name one with"),
         (("train", "sft", "--set", "setps=3"), "unknown setting 'setps' (did you mean 'steps'?)"),
+        (("train", "sft", "--set", "leaning_rate=1"), "'leaning_rate' (did you mean 'learning_rate'?)"),
         (("train", "sft", "--set", "arguments=3"), "arguments=3: it is a table"),
         (("train", "sft", "--steps", "0"), "steps=0:"),
         (("train", "sft", "--steps", "many"), "invalid value for '--steps'"),

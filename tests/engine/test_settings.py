@@ -18,6 +18,7 @@ from limbeck.cli.settings import run_config
 from limbeck.engine import aliases, checks, configure, distill, run_pipeline
 from limbeck.engine.aliases import ALIASES, NEAR, SWITCHES, alias_table, near_table
 from limbeck.engine.config import RunConfig
+from limbeck.engine.export import Result
 from limbeck.engine.options import OwnSettings, RunSettings
 from limbeck.space.pipeline import get_pipeline
 from limbeck.space.registry import REGISTRY
@@ -77,10 +78,61 @@ def test_distill_has_a_form_for_each_way_to_call_it() -> None:
 def test_an_unknown_name_is_told_what_is_an_argument_and_what_a_setting(told: list[RunConfig]) -> None:
     with pytest.raises(
         LimbeckError, match=r"'coeff' \(did you mean 'coef'\?\); kdrl takes the arguments coef.*settings"
-    ):
+    ) as e:
         distill("kdrl", "embedded", task="two_digit_sums", coeff=1.0)
+    assert "verify_seconds" not in str(e.value), "a sentence does not list every setting"
     with pytest.raises(LimbeckError, match=r"'coef'.*a method value takes its arguments when it is built"):
         distill(lb.methods.kdrl(coef=1.0), "embedded", task="two_digit_sums", coef=1.0)
+
+
+@pytest.mark.parametrize(
+    ("give", "words"),
+    [
+        ({"train_dataset": [{"question": "1 + 1"}]}, r"^train_dataset=.*give task=lb\.task\(dataset, reward=function"),
+        ({"reward_funcs": print}, r"^reward_funcs=.*give task=lb\.task\(\.\.\., reward=function\)"),
+        ({"max_step": 3}, r"unknown setting 'max_step' \(did you mean 'max_steps'\?\)"),
+        ({"leaning_rate": 1e-4}, r"unknown setting 'leaning_rate' \(did you mean 'learning_rate'\?\)"),
+        ({"frobnicate": 1}, r"unknown setting 'frobnicate'; grpo takes"),
+    ],
+)
+def test_names_of_another_library_are_told_apart_before_what_is_missing(
+    give: dict[str, Any], words: str, told: list[RunConfig]
+) -> None:
+    task = {} if {"train_dataset", "reward_funcs"} & set(give) else {"task": "two_digit_sums"}
+    with pytest.raises(LimbeckError, match=words):
+        distill("grpo", "embedded", **task, **give)
+    assert told == []
+
+
+def test_a_configuration_answers_names_of_other_libraries_as_a_run_does() -> None:
+    with pytest.raises(LimbeckError, match=r"^reward_funcs=3 is not taken over from Transformers or TRL: it holds"):
+        lb.RunConfig(method="sft", reward_funcs=3)  # type: ignore[call-arg]
+    with pytest.raises(LimbeckError, match=r"'leaning_rate' \(did you mean 'learning_rate'\?\); a method value takes"):
+        distill(lb.methods.sft(), "embedded", task="two_digit_sums", leaning_rate=1)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("task", [[{"question": "1 + 1"}], print], ids=["rows", "function"])
+def test_data_in_place_of_a_task_is_told_how_to_become_one(task: object, told: list[RunConfig]) -> None:
+    words = r'of data or a reward function make one with lb\.task\(dataset, reward=function, prompt="question"\)'
+    with pytest.raises(LimbeckError, match=words):
+        distill("grpo", "embedded", task=task)  # type: ignore[call-overload]
+
+
+def test_a_method_names_its_argument_for_a_name_of_trl() -> None:
+    with pytest.raises(LimbeckError, match=r"kdrl: unknown argument 'num_generations' \(it is 'group' here\)"):
+        lb.methods.kdrl(num_generations=4)
+
+
+def test_the_package_lists_its_public_names_alone() -> None:
+    assert {name for name in dir(lb) if not name.startswith("__")} == set(lb.__all__)
+
+
+def test_a_result_is_shown_on_one_line() -> None:
+    result = Result(Path("runs/a"), {"accuracy": 0.25}, {"accuracy": 0.5}, 3, None, Path("runs/a/student"))
+    assert repr(result) == "Result('runs/a', 3 steps, accuracy 25.0% -> 50.0%)"
+    assert result.accuracy == 0.5
+    bare = Result(Path("runs/a"), None, None, 1, None, Path("runs/a/student"))
+    assert (repr(bare), bare.accuracy) == ("Result('runs/a', 1 step)", None)
 
 
 # ---------------------------------------------------------------- a whole configuration
@@ -207,7 +259,7 @@ def test_values_that_ours_cannot_say_are_refused(given: dict[str, Any], words: s
 
 @pytest.mark.parametrize("near", NEAR, ids=lambda n: n.theirs)
 def test_a_name_that_only_looks_alike_is_refused_with_ours(near: aliases.Near) -> None:
-    with pytest.raises(LimbeckError, match=f"^{near.theirs}=1 is not taken over from Transformers: it ") as e:
+    with pytest.raises(LimbeckError, match=f"^{near.theirs}=1 is not taken over from Transformers or TRL: it ") as e:
         configure("grpo", {near.theirs: 1})
     assert str(e.value).endswith(f"{near.remedy}.")
 
@@ -281,7 +333,7 @@ def settings_table() -> str:
         ({"warmup": 10**400}, "warmup=1000.*less than or equal to"),
         ({"warmup": 30, "steps": 20}, "warmup=30 is longer than the run"),
         ({"weight_decay": 1e300}, "each update would erase every weight"),
-        ({"trackers": "x"}, "trackers='x': 'x' is unknown; use tensorboard, trackio, wandb"),
+        ({"trackers": "x"}, r"^trackers='x': there is no tracker 'x'; give some of tensorboard, trackio, wandb\.$"),
         ({"trackers": ["tensorbord"]}, "did you mean 'tensorboard'"),
         ({"template": ""}, "template='': string should have at least 1 character"),
         ({"teacher_template": ""}, "teacher_template='': string should have at least 1 character"),

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from ..errors import LimbeckError, is_disk_full
 from ..processes import is_main_process
+from ..space.registry import REGISTRY
 from ..terminal import printable
 from .output import print_json
 
@@ -146,10 +147,35 @@ def print_error(e: BaseException, sentence: str, *, as_json: bool) -> None:
 
 
 def _usage(e: Any) -> str:
+    if setting := _setting_as_option(e):
+        return setting
     message = e.format_message().strip().rstrip(".")
     path = e.ctx.command_path if getattr(e, "ctx", None) else "limbeck"
     end = "" if message.endswith("?") else ";"
     return f"{message[:1].lower()}{message[1:]}{end} `{path} --help` lists the options."
+
+
+def _setting_as_option(e: Any) -> str:
+    """The sentence about an unknown option that is the name of a setting, or empty; ``--lr 1e-4`` is ``--set lr=1e-4``.
+
+    Settings include the arguments of methods, and the names of Transformers and TRL.
+    """
+    option, ctx = str(getattr(e, "option_name", "")), getattr(e, "ctx", None)
+    if ctx is None or not any("--set" in parameter.opts for parameter in ctx.command.params):
+        return ""
+    from ..engine.aliases import is_setting, near_sentence
+    from ..engine.config import RunConfig
+
+    words: list[str] = ctx.find_root().obj or []
+    at = next((i for i, word in enumerate(words) if word.partition("=")[0] == option), len(words))
+    typed, following = "".join(words[at : at + 1]), "".join(words[at + 1 : at + 2])
+    value = typed.partition("=")[2] or ("" if following.startswith("--") else following)
+    name = option.lstrip("-").replace("-", "_")
+    methods = [REGISTRY[word] for word in words if word in REGISTRY] or list(REGISTRY.values())
+    if is_setting(name, {*RunConfig.model_fields, *(key for method in methods for key in method.arguments)}):
+        text = shlex.quote(value) if value else "VALUE"
+        return f"{option} is a setting and not an option; write --set {name}={text}."
+    return near_sentence(name, value)
 
 
 @contextmanager

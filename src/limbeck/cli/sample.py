@@ -260,7 +260,8 @@ def prompt_set(
     if not prompts:
         raise LimbeckError(f"{loaded.name!r} has no held-out problems; give --prompt TEXT, or another --task.")
     if len(prompts) < n:
-        notes = (*notes, f"note: {loaded.name!r} has only {len(prompts)} held-out problems.")
+        few = "1 held-out problem" if len(prompts) == 1 else f"{len(prompts)} held-out problems"
+        notes = (*notes, f"note: {loaded.name!r} has only {few}.")
     return PromptSet(loaded, prompts, notes)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import LimbeckError, shown
+from ..errors import LimbeckError, nearest, quoted, shown
+from ..space.registry import THEIR_ARGUMENTS
 
 
 def _as_it_is(name: str, value: Any) -> Any:
@@ -100,6 +101,8 @@ def _template(name: str, value: Any) -> Any:
 _A_STEP = "a step is one batch of prompts, also where a method updates the weights several times on it"
 _VALUES = "a share of the run (a number below 1) is refused"
 
+_HAVE = {"group": "methods that sample several responses", "updates": "methods that have it"}
+
 ALIASES: tuple[Alias, ...] = (
     Alias("learning_rate", "lr", "the peak; its default is 1e-5 here and 5e-5 there"),
     Alias("warmup_steps", "warmup", f"the default is 10 here and 0 there; {_VALUES}", _steps),
@@ -119,8 +122,10 @@ ALIASES: tuple[Alias, ...] = (
     Alias("max_new_tokens", "max_tokens"),
     Alias("model_name_or_path", "student"),
     Alias("teacher_model_name_or_path", "teacher"),
-    Alias("num_generations", "group", "an argument of the methods that sample several responses", argument=True),
-    Alias("num_iterations", "updates", "an argument of the methods that have it", argument=True),
+    *(
+        Alias(theirs, ours, f"an argument of the {_HAVE[ours]}", argument=True)
+        for theirs, ours in THEIR_ARGUMENTS.items()
+    ),
 )
 """Names that mean the same as ours. ``bf16`` and ``fp16``, two switches for ``precision``, are in ``SWITCHES``."""
 
@@ -129,6 +134,11 @@ SWITCHES = ("bf16", "fp16")
 
 _BATCH = "give prompts (prompts a step, over all processes) and micro_tokens (tokens a forward pass)"
 _EVERY = "give a number of steps; 0 is never but at the end"
+_RESUME = "run `limbeck train --resume DIR`"
+_COEFFICIENTS = "ref_coef (grpo) or coef (kdrl), for instance"
+_DRAWN = "responses are drawn from the model's own distribution"
+TASK_OF_DATA = 'lb.task(dataset, reward=function, prompt="question")'
+"""How a task is made of data in memory, for messages."""
 
 NEAR: tuple[Near, ...] = (
     Near("per_device_train_batch_size", "counts sequences on each device in a forward pass", _BATCH),
@@ -169,7 +179,25 @@ NEAR: tuple[Near, ...] = (
     Near("dataset_name", "names a data set of the hub", "give task, which also takes files and folders"),
     Near("output_dir", "names the folder of the run, which is not a setting", "give --out, in Python out="),
     Near("overwrite_output_dir", "is not a setting", "give --overwrite, in Python overwrite=True"),
-    Near("resume_from_checkpoint", "is not a setting", "run `limbeck train --resume DIR`"),
+    Near("resume_from_checkpoint", "is not a setting", _RESUME),
+    Near("resume", "is not a setting", _RESUME),
+    Near("run_name", "names a run, and here the folder does", "give --out, in Python out="),
+    Near("model", "names the model to train", "give student, and teacher where the method has one"),
+    Near("args", "holds the settings in one object", "give them by name, or as config=lb.RunConfig(...)"),
+    Near("processing_class", "holds the tokenizer, which comes with the student", "leave it out, or give tokenizer="),
+    Near("train_dataset", "is the data alone, and a task is data and rewards", f"give task={TASK_OF_DATA}"),
+    Near("eval_dataset", "is the held-out data, which belongs to the task", "give task=lb.task(..., test=dataset)"),
+    Near("reward_funcs", "holds rewards, which belong to the task", "give task=lb.task(..., reward=function)"),
+    Near("peft_config", "describes adapters in an object", "give lora_rank and lora_alpha"),
+    Near("beta", "is a coefficient of a loss, which has other names here", f"give the method's own: {_COEFFICIENTS}"),
+    Near("epsilon", "bounds the ratio of probabilities", "give the method's clip_range, or clip_low and clip_high"),
+    Near("loss_type", "chooses a loss, and here the method does", "give another method, for instance dr_grpo or dapo"),
+    Near("temperature", "changes how responses are drawn", f"leave it out, because {_DRAWN}"),
+    Near("top_p", "leaves unlikely tokens out of responses", f"leave it out, because {_DRAWN}"),
+    Near("use_vllm", "makes vLLM write the responses, and here the loaded model writes them", "leave it out"),
+    Near("batch_size", "counts prompts in one library and responses in another", _BATCH),
+    Near("device", "names a device, and Accelerate chooses it", "leave it out, or give cpu=true"),
+    Near("deepspeed", "names a configuration of DeepSpeed, which a run does not read", "leave it out"),
 )
 """Names that mean something else than any of ours."""
 
@@ -208,11 +236,8 @@ def in_our_words(settings: Mapping[str, Any], arguments: Collection[str], method
 
 
 def _translated(name: str, value: Any, arguments: Collection[str], method: str) -> tuple[str, Any]:
-    if name in _NEAR:
-        near = _NEAR[name]
-        raise LimbeckError(
-            f"{name}={shown(value)} is not taken over from Transformers: it {near.differs}; {near.remedy}."
-        )
+    if sentence := near_sentence(name, value):
+        raise LimbeckError(sentence)
     alias = _BY_NAME.get(name)
     if alias is None:
         return name, value
@@ -223,6 +248,36 @@ def _translated(name: str, value: Any, arguments: Collection[str], method: str) 
             f"out ({method} takes {takes})."
         )
     return alias.ours, alias.read(name, value)
+
+
+def near_sentence(name: str, value: Any) -> str:
+    """The sentence about a name that only looks like a setting; empty for any other name."""
+    near = _NEAR.get(name)
+    if near is None:
+        return ""
+    return f"{name}={shown(value)} is not taken over from Transformers or TRL: it {near.differs}; {near.remedy}."
+
+
+def unknown_setting(name: str, value: Any, known: Collection[str]) -> str:
+    """The opening of a sentence about a name that is no setting: the name, and the nearest that can be given.
+
+    Args:
+        name, value: as they were given.
+        known: settings, and arguments of the method; the names of Transformers and TRL are known too.
+
+    Raises:
+        LimbeckError: for a name that only looks like a setting, which has a sentence of its own.
+    """
+    if sentence := near_sentence(name, value):
+        raise LimbeckError(sentence)
+    if name in _BY_NAME:
+        return f"unknown setting {quoted(name)} (it is {_BY_NAME[name].ours!r} here)"
+    return f"unknown setting {quoted(name)}{nearest(name, (*known, *_BY_NAME, *SWITCHES))}"
+
+
+def is_setting(name: str, known: Collection[str]) -> bool:
+    """Whether a name is among the known ones, or is one that Transformers or TRL has for a setting."""
+    return name in known or name in _BY_NAME or name in SWITCHES
 
 
 def _once(given: dict[str, str], ours: str, name: str) -> None:

@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import LimbeckError, nearest, quoted, shown, whole
+from ..errors import LimbeckError, shown, whole
 from ..space.method import Method
 from ..space.registry import Recipe
 from ..tasks import Task, load_task
 from ..terminal import screen
-from .aliases import in_our_words
+from .aliases import in_our_words, unknown_setting
 from .build import accelerator_for, build_method, name_of, open_session, task_object
 from .checks import check_models
 from .config import MOST, RunConfig, configure
@@ -102,7 +102,8 @@ def distill(
             arguments already, such as ``lb.methods.kdrl(coef=1.0)``.
         student, teacher, ref: a model folder, a hub name, ``"embedded"``, or a Hugging Face model object. The student
             is required; ``ref`` is the student before training unless it is given.
-        task: a reasoning-gym data set, a JSONL file, a dataset folder, a preset, or a Task object; required.
+        task: a reasoning-gym data set, a JSONL file, a dataset folder, a preset, or a Task object; required. A data set
+            in memory becomes one by ``lb.task(dataset, reward=function, prompt="question")``.
         tokenizer: of a student that is a model object; also of a teacher or reference object that was not loaded from a
             folder or the hub. Default: the one at the object's ``name_or_path``.
         config: a whole ``RunConfig``. Other arguments override it; tables are merged entry by entry.
@@ -178,10 +179,10 @@ def _configured(
         return configure(name, merged), None
     unknown = sorted(set(merged) - set(RunConfig.model_fields))
     if unknown:
-        near = nearest(unknown[0], RunConfig.model_fields)
+        opening = unknown_setting(unknown[0], merged[unknown[0]], RunConfig.model_fields)
         raise LimbeckError(
-            f"unknown setting {quoted(unknown[0])}{near}: a method value takes its arguments when it is built, and a "
-            f"run the settings {', '.join(sorted(RunConfig.model_fields))}."
+            f"{opening}; a method value takes its arguments when it is built, and docs/settings.md lists the settings "
+            "of a run."
         )
     return RunConfig(**{"method": name, **merged}), method
 

@@ -15,6 +15,7 @@ from ..errors import LimbeckError, shown
 from ..loss.terms import refuse_shared
 from ..space.method import Method
 from ..tasks import Task, load_task
+from .aliases import TASK_OF_DATA
 from .checks import (
     check_models,
     check_served,
@@ -83,8 +84,8 @@ def task_object(task: object) -> Task | None:
     lacks = [name for name in (*TASK_PARTS, *(["open"] if plays else [])) if not hasattr(task, name)]
     if lacks:
         raise LimbeckError(
-            f"task={shown(task)} is not a task, because it has no {lacks[0]!r}; give a name, a file, or an object "
-            "with what limbeck.tasks.Task asks for."
+            f"task={shown(task)} is not a task, because it has no {lacks[0]!r}; of data or a reward function make one "
+            f"with {TASK_OF_DATA}, or give a name, a file, or an object with what limbeck.tasks.Task asks for."
         )
     return cast("Task", task)
 

@@ -24,7 +24,7 @@ from ..errors import LARGEST, LimbeckError, nearest, quoted, shown
 from ..limits import VERIFY_SECONDS
 from ..space.registry import Recipe, get
 from ..user_files import run_files
-from .aliases import ALIASES, in_our_words
+from .aliases import in_our_words, unknown_setting
 
 MOST = 2**20
 """Largest number of things that a run holds at once: prompts, tokens of a response, problems, a rank (ours)."""
@@ -153,7 +153,8 @@ class RunConfig(BaseModel):
     def _known(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
         for name in trackers:
             if name not in TRACKERS:
-                raise ValueError(f"{quoted(name)} is unknown{nearest(name, TRACKERS)}; use {', '.join(TRACKERS)}")
+                near = nearest(name, TRACKERS)
+                raise ValueError(f"there is no tracker {quoted(name)}{near}; give some of {', '.join(TRACKERS)}")
         return trackers
 
     @model_validator(mode="after")
@@ -225,8 +226,8 @@ def configure(method: str, settings: Mapping[str, Any]) -> RunConfig:
         else:
             known = [*fields, *recipe.arguments]
             raise LimbeckError(
-                f"unknown setting {quoted(key)}{nearest(key, known)}; {method} takes the arguments "
-                f"{', '.join(recipe.arguments) or '(none)'}, and a run the settings {', '.join(sorted(fields))}."
+                f"{unknown_setting(key, value, known)}; {method} takes the arguments "
+                f"{', '.join(recipe.arguments) or '(none)'}, and docs/settings.md lists the settings of a run."
             )
     return RunConfig(**{**own, "method": method, "arguments": arguments, **({"imports": files} if files else {})})
 
@@ -266,14 +267,14 @@ def _sentence(e: ValidationError) -> str:
     field = ".".join(str(x) for x in first["loc"])
     known = RunConfig.model_fields.get(str(first["loc"][0]))
     if known is None:
-        ours = {alias.theirs: alias.ours for alias in ALIASES}.get(field)
-        near = f" (it is {ours!r} here)" if ours else nearest(field, RunConfig.model_fields)
-        return f"unknown setting {quoted(field)}{near}; leave it out."
+        return f"{unknown_setting(field, first['input'], RunConfig.model_fields)}; leave it out."
     if first["type"] == "missing":
         return f"{field} is missing; it is {known.description}."
     fault = first["msg"].removeprefix("Value error, ")
     value = repr(first["input"])
     value = value if len(value) <= 80 else f"{value[:77]}..."
+    if first["loc"][0] == "trackers" and first["type"] == "value_error":
+        return f"{field}={value}: {fault}."  # it names every tracker already
     return f"{field}={value}: {fault[:1].lower()}{fault[1:]}; {field} is {known.description}."
 
 

@@ -32,6 +32,18 @@ class Result:
     report: Path | None
     student: Path
 
+    @property
+    def accuracy(self) -> float | None:
+        """The accuracy on held-out problems after training; None without such an evaluation."""
+        return None if self.after is None else self.after.get("accuracy")
+
+    def __repr__(self) -> str:
+        """One line for a notebook: the folder, the steps, and the accuracy before and after."""
+        shares = [evaluation.get("accuracy") for evaluation in (self.before, self.after) if evaluation is not None]
+        known = [f"{share:.1%}" for share in shares if share is not None]
+        accuracy = f", accuracy {' -> '.join(known)}" if known else ""
+        return f"Result({str(self.out)!r}, {self.steps} {'step' if self.steps == 1 else 'steps'}{accuracy})"
+
 
 def result_of(out: Path) -> Result:
     """The result of a run that has finished, from its folder."""

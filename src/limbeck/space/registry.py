@@ -13,6 +13,9 @@ from .method import Method
 
 CONFIDENCES = ("high", "medium", "low")
 
+THEIR_ARGUMENTS = {"num_generations": "group", "num_iterations": "updates"}
+"""Names of TRL for arguments of methods. The settings of a run accept them; a call of a method names ours."""
+
 T = TypeVar("T")
 
 
@@ -45,7 +48,9 @@ def call(name: str, factory: Callable[..., T], arguments: Mapping[str, object]) 
     takes = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
     for key in arguments:
         if key not in known:
-            raise LimbeckError(f"{name}: unknown argument {key!r}{nearest(key, known)}; it takes {takes}.")
+            ours = THEIR_ARGUMENTS.get(key)
+            near = f" (it is {ours!r} here)" if ours in known else nearest(key, known)
+            raise LimbeckError(f"{name}: unknown argument {key!r}{near}; it takes {takes}.")
     missing = [key for key, default in known.items() if default is REQUIRED and key not in arguments]
     if missing:
         raise LimbeckError(f"{name}: {missing[0]} is missing and has no default; give it: {name}({missing[0]}=...).")
