@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import math
 import shutil
@@ -412,6 +413,39 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         "per_turn makes prompts",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "words"),
+    [
+        ((ROWS,), {"reward_funcs": shorter}, r"lb\.task has no argument 'reward_funcs' \(did you mean 'reward'\?\)"),
+        ((ROWS,), {"rewards": shorter}, r"'rewards' \(did you mean 'reward'\?\)"),
+        ((ROWS,), {"prompt_column": "question"}, r"'prompt_column' \(did you mean 'prompt'\?\)"),
+        ((ROWS,), {"eval_dataset": ROWS}, r"'eval_dataset' \(did you mean 'test'\?\)"),
+        ((), {"train_dataset": ROWS}, r"'train_dataset' \(did you mean 'dataset'\?\)"),
+        ((ROWS, shorter), {}, r"the function shorter by position; .*lb\.task\(dataset, reward=shorter\)"),
+        ((ROWS, "question"), {}, r"'question' by position; .*lb\.task\(dataset, prompt='question'\)"),
+        ((), {}, r"lb\.task got no data; give it first"),
+    ],
+)
+def test_unknown_arguments_get_the_nearest_one(given: tuple[Any, ...], named: dict[str, Any], words: str) -> None:
+    with pytest.raises(LimbeckError, match=words):
+        lb.task(*given, **named)
+
+
+def test_the_arguments_of_a_task_are_those_of_its_signature() -> None:
+    assert list(inspect.signature(lb.task).parameters)[:3] == ["dataset", "reward", "weights"]
+
+
+@pytest.mark.parametrize("method", ["kdrl", lb.methods.kdrl, lb.methods.kdrl()])
+def test_arguments_of_a_method_are_given_to_the_method(method: Any) -> None:
+    with pytest.raises(LimbeckError, match=r"no argument 'coef'; .*lb\.objective\(lb\.methods\.kdrl\(coef=1\.0\)\)"):
+        lb.objective(method, coef=1.0)
+
+
+def test_a_misspelt_method_gets_the_nearest_name() -> None:
+    with pytest.raises(AttributeError, match=r"no method 'kdlr' \(did you mean 'kdrl'\?\)"):
+        lb.methods.kdlr  # noqa: B018
 
 
 @pytest.mark.parametrize("case", BAD)
