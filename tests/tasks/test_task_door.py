@@ -207,7 +207,10 @@ def test_a_reward_that_says_nothing_leaves_the_response_unjudged() -> None:
     def raises(response: str) -> float:
         raise KeyError("no key")
 
-    for reward, reason in ((lambda response: None, "returned None"), (raises, "KeyError: 'no key'")):
+    for reward, reason in (
+        (lambda response: None, "returned None"),
+        (raises, r"^reward raises, line \d+ of test_task_door\.py: KeyError: 'no key'"),
+    ):
         with pytest.raises(Unjudged, match=reason):
             judge(reward)
     with pytest.raises(Unjudged, match="every reward function returned None"):
@@ -222,7 +225,7 @@ def test_in_a_batch_that_raises_only_those_at_fault_are_lost() -> None:
 
     task = lb.task(ROWS, prompt="question", reward=batch)
     said = judge_responses(task, task.train[:3], ["a", "", "ab"])
-    assert [v.reward if isinstance(v, Verdict) else v.reason.partition(":")[0] for v in said] == [
+    assert [v.reward if isinstance(v, Verdict) else v.reason.split(": ")[1] for v in said] == [
         1.0,
         "ZeroDivisionError",
         0.5,
@@ -246,7 +249,9 @@ def test_coroutines_run_together_in_one_loop() -> None:
 
     task = lb.task(ROWS, prompt="question", reward=ask)
     said = judge_responses(task, task.train[:4], ["1", "2", "bad", "3"])
-    assert [v.reward if isinstance(v, Verdict) else v.reason for v in said] == [1.0, 2.0, "OSError: refused", 3.0]
+    line = ask.__code__.co_firstlineno + 8
+    failed = f"reward ask, line {line} of test_task_door.py: OSError: refused"
+    assert [v.reward if isinstance(v, Verdict) else v.reason for v in said] == [1.0, 2.0, failed, 3.0]
     assert judge_response(task, task.train[0], "5").reward == 5.0
     assert most == 4
     assert len(loops) == 1  # a client keeps its connections
@@ -281,7 +286,8 @@ def test_a_reward_that_hangs_is_ended(kind: str) -> None:
     said = judge_responses(task, task.train[:2], ["x", "y"], seconds=0.3)
     assert time.monotonic() - began < 5
     assert isinstance(said[0], Unjudged)
-    assert said[0].reason == "it took longer than 0.3 s"
+    judged_by = {"sync": "hangs", "async": "waits", "batch": "batch"}[kind]
+    assert said[0].reason == f"reward {judged_by} took longer than 0.3 s"
     assert isinstance(said[1], Unjudged if kind == "batch" else Verdict)
 
 
@@ -544,6 +550,16 @@ def nothing():
 
 def corridor():
     return ready
+
+
+def breaks():
+    return json.loads("{")
+
+
+def lacks():
+    import json
+
+    return json.loads("{")
 """
 
 
@@ -566,6 +582,10 @@ def test_tasks_of_an_imported_file_have_its_names(own: Path) -> None:
         ("mine", {"siez": 3}, r"option 'siez' is not one of task 'mine' \(did you mean 'size'\?\)"),
         ("ready", {"size": 3}, "was given with a Task object"),
         ("nothing", {}, "is a function that returned 3; have it return lb.task"),
+        ("breaks", {}, r"'breaks' cannot be made \(line 25 of own\.py: NameError: name 'json' is not defined\)"),
+        ("lacks", {}, r"'lacks' cannot be made \(line 31 of own\.py: JSONDecodeError: .*; correct its function"),
+        ("breaks", {"size": 3}, "option 'size' is not one of task 'breaks'"),
+        ("mine", {"seed": 1, "size": "a"}, r"'mine' cannot be made \(line 9 of own\.py: TypeError"),
         ("corridor", {}, "is both a task of Limbeck and a name in your file"),
         ("mien", {}, r"task 'mien' is unknown \(did you mean 'mine'\?\)"),
     ):
