@@ -207,9 +207,10 @@ def test_a_reward_that_says_nothing_leaves_the_response_unjudged() -> None:
     def raises(response: str) -> float:
         raise KeyError("no key")
 
+    place = r"line \d+ of test_task_door\.py"
     for reward, reason in (
-        (lambda response: None, "returned None"),
-        (raises, r"^reward raises, line \d+ of test_task_door\.py: KeyError: 'no key'"),
+        (named("mute", lambda response: None), "^reward mute returned None"),
+        (raises, f"^reward raises, {place}: KeyError: 'no key'"),
     ):
         with pytest.raises(Unjudged, match=reason):
             judge(reward)
@@ -646,7 +647,7 @@ def test_distil_with_data_and_reward_in_memory(tmp_path: Path, capsys: pytest.Ca
     assert all(math.isfinite(row["reward"]) for row in metrics)
     told = capsys.readouterr().err
     assert told.count("not at all") == 1
-    assert "it returned None" in told
+    assert "reward tidy returned None" in " ".join(told.split())
     assert "'tidy' holds out 2 problems" in " ".join(told.split())
     assert "test_size=0.3" in told
     record = json.loads((tmp_path / "0" / "run.json").read_text())
