@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +21,15 @@ from .errors import LimbeckError, shown
 
 _RUN: dict[str, str] = {}
 """Files that ran in this process: the path as typed, by absolute path."""
+
+_NOT_THE_USERS = tuple(
+    f"{folder}{os.sep}"
+    for folder in (
+        Path(__file__).parent,
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    )
+)
+"""Folders with code of this library, of Python and of installed packages."""
 
 _MODULES: dict[str, ModuleType] = {}
 """The modules of the same files, by absolute path."""
@@ -63,6 +74,14 @@ def run_file(file: object) -> str:
     _RUN[str(path)] = str(file)
     _MODULES[str(path)] = module
     return str(path)
+
+
+def place_of(error: BaseException) -> str:
+    """``line 3 of mine.py``, the innermost place in the user's own code where an error was; empty if there is none."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((*_NOT_THE_USERS, "<")):
+            return f"line {frame.lineno} of {Path(frame.filename).name}"
+    return ""
 
 
 def run_files(files: object) -> tuple[str, ...]:

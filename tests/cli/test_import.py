@@ -49,6 +49,11 @@ def test_every_command_takes_a_file_of_methods(limbeck_: Run, mine: str) -> None
     assert limbeck_("diff", "--import", mine, "my_method", "opd").exit_code == 0
 
 
+def test_the_command_of_explain_names_the_file(limbeck_: Run, mine: str) -> None:
+    shown = " ".join(limbeck_("explain", "my_method", "--import", mine).output.split())
+    assert f"limbeck train my_method --import {mine} --student STUDENT" in shown
+
+
 def test_a_run_records_the_files_that_it_imported(limbeck_: Run, notes: Notes, mine: str) -> None:
     words = ("train", "my_method", "--import", mine, "--teacher", "org/big", "--set", "coef=3.0", "--out", "o")
     result = limbeck_(*words)

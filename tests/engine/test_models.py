@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from limbeck.engine import configure, distill, evaluate, train
+from limbeck.engine.forecast import few_prompts
 from limbeck.engine.models import hub, loading
 from limbeck.engine.notices import few_problems
 from limbeck.errors import LimbeckError
@@ -210,6 +212,19 @@ def test_few_held_out_problems_are_noted(rows: int, size: int, said: str, tmp_pa
     sentences = few_problems(task, size)
     assert len(sentences) == bool(said)
     assert said in " ".join(sentences)
+
+
+@pytest.mark.parametrize(
+    ("rows", "takes", "said"),
+    [(4, 8, "'a' has 4 training prompts and a step takes 8"), (1, 8, "has 1 training prompt and"), (8, 8, "")],
+)
+def test_fewer_training_prompts_than_a_step_takes_are_noted(rows: int, takes: int, said: str) -> None:
+    task = SimpleNamespace(name="a", train=("prompt",) * rows)
+    session: Any = SimpleNamespace(tasks={"task": task}, config=SimpleNamespace(prompts=takes))
+    sentences = few_prompts(session)
+    assert len(sentences) == bool(said)
+    assert said in " ".join(sentences)
+    assert not said or sentences[0].endswith(f"--set prompts={rows}.")
 
 
 def test_runs_and_evaluations_note_few_problems(shelf: Shelf, out: Path) -> None:

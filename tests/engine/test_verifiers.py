@@ -125,7 +125,9 @@ def test_a_run_goes_on_without_what_was_not_judged_counts_it_and_says_it_once(
     assert [r["verifier_failed"] for r in rows] == [2, 1, 0]
     assert all(np.isfinite(r["loss"]) for r in rows)
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("judged 2 responses of step 0 not at all (TimeoutError: the sandbox [/b] did not answer)") == 1
+    line = flaky.__code__.co_firstlineno + 2
+    reason = f"line {line} of test_verifiers.py: TimeoutError: the sandbox [/b] did not answer"
+    assert said.count(f"judged 2 responses of step 0 not at all ({reason})") == 1
     assert "of step 1 not at all" not in said
 
 

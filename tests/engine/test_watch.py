@@ -227,6 +227,7 @@ def test_the_embedded_pair_with_foreign_texts_is_told_so(tmp_path: Path) -> None
     (said,) = [s for s in notices if "embedded" in s]
     assert "signs that their tokenizer does not know" in said
     assert "--student and --teacher" in said
+    assert "learnt only from prompts that begin with 'State the final answer" in said
 
 
 def test_the_teachers_accuracy_moves_no_random_number(shelf: Shelf, tmp_path: Path) -> None:

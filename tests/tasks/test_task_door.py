@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import math
 import shutil
@@ -206,7 +207,11 @@ def test_a_reward_that_says_nothing_leaves_the_response_unjudged() -> None:
     def raises(response: str) -> float:
         raise KeyError("no key")
 
-    for reward, reason in ((lambda response: None, "returned None"), (raises, "KeyError: 'no key'")):
+    place = r"line \d+ of test_task_door\.py"
+    for reward, reason in (
+        (named("mute", lambda response: None), "^reward mute returned None"),
+        (raises, f"^reward raises, {place}: KeyError: 'no key'"),
+    ):
         with pytest.raises(Unjudged, match=reason):
             judge(reward)
     with pytest.raises(Unjudged, match="every reward function returned None"):
@@ -221,7 +226,7 @@ def test_in_a_batch_that_raises_only_those_at_fault_are_lost() -> None:
 
     task = lb.task(ROWS, prompt="question", reward=batch)
     said = judge_responses(task, task.train[:3], ["a", "", "ab"])
-    assert [v.reward if isinstance(v, Verdict) else v.reason.partition(":")[0] for v in said] == [
+    assert [v.reward if isinstance(v, Verdict) else v.reason.split(": ")[1] for v in said] == [
         1.0,
         "ZeroDivisionError",
         0.5,
@@ -245,7 +250,9 @@ def test_coroutines_run_together_in_one_loop() -> None:
 
     task = lb.task(ROWS, prompt="question", reward=ask)
     said = judge_responses(task, task.train[:4], ["1", "2", "bad", "3"])
-    assert [v.reward if isinstance(v, Verdict) else v.reason for v in said] == [1.0, 2.0, "OSError: refused", 3.0]
+    line = ask.__code__.co_firstlineno + 8
+    failed = f"reward ask, line {line} of test_task_door.py: OSError: refused"
+    assert [v.reward if isinstance(v, Verdict) else v.reason for v in said] == [1.0, 2.0, failed, 3.0]
     assert judge_response(task, task.train[0], "5").reward == 5.0
     assert most == 4
     assert len(loops) == 1  # a client keeps its connections
@@ -280,7 +287,8 @@ def test_a_reward_that_hangs_is_ended(kind: str) -> None:
     said = judge_responses(task, task.train[:2], ["x", "y"], seconds=0.3)
     assert time.monotonic() - began < 5
     assert isinstance(said[0], Unjudged)
-    assert said[0].reason == "it took longer than 0.3 s"
+    judged_by = {"sync": "hangs", "async": "waits", "batch": "batch"}[kind]
+    assert said[0].reason == f"reward {judged_by} took longer than 0.3 s"
     assert isinstance(said[1], Unjudged if kind == "batch" else Verdict)
 
 
@@ -414,6 +422,39 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("given", "named", "words"),
+    [
+        ((ROWS,), {"reward_funcs": shorter}, r"lb\.task has no argument 'reward_funcs' \(did you mean 'reward'\?\)"),
+        ((ROWS,), {"rewards": shorter}, r"'rewards' \(did you mean 'reward'\?\)"),
+        ((ROWS,), {"prompt_column": "question"}, r"'prompt_column' \(did you mean 'prompt'\?\)"),
+        ((ROWS,), {"eval_dataset": ROWS}, r"'eval_dataset' \(did you mean 'test'\?\)"),
+        ((), {"train_dataset": ROWS}, r"'train_dataset' \(did you mean 'dataset'\?\)"),
+        ((ROWS, shorter), {}, r"the function shorter by position; .*lb\.task\(dataset, reward=shorter\)"),
+        ((ROWS, "question"), {}, r"'question' by position; .*lb\.task\(dataset, prompt='question'\)"),
+        ((), {}, r"lb\.task got no data; give it first"),
+    ],
+)
+def test_unknown_arguments_get_the_nearest_one(given: tuple[Any, ...], named: dict[str, Any], words: str) -> None:
+    with pytest.raises(LimbeckError, match=words):
+        lb.task(*given, **named)
+
+
+def test_the_arguments_of_a_task_are_those_of_its_signature() -> None:
+    assert list(inspect.signature(lb.task).parameters)[:3] == ["dataset", "reward", "weights"]
+
+
+@pytest.mark.parametrize("method", ["kdrl", lb.methods.kdrl, lb.methods.kdrl()])
+def test_arguments_of_a_method_are_given_to_the_method(method: Any) -> None:
+    with pytest.raises(LimbeckError, match=r"no argument 'coef'; .*lb\.objective\(lb\.methods\.kdrl\(coef=1\.0\)\)"):
+        lb.objective(method, coef=1.0)
+
+
+def test_a_misspelt_method_gets_the_nearest_name() -> None:
+    with pytest.raises(AttributeError, match=r"no method 'kdlr' \(did you mean 'kdrl'\?\)"):
+        lb.methods.kdlr  # noqa: B018
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_sentence(case: str) -> None:
     data, options, words = BAD[case]
@@ -510,6 +551,16 @@ def nothing():
 
 def corridor():
     return ready
+
+
+def breaks():
+    return json.loads("{")
+
+
+def lacks():
+    import json
+
+    return json.loads("{")
 """
 
 
@@ -532,6 +583,10 @@ def test_tasks_of_an_imported_file_have_its_names(own: Path) -> None:
         ("mine", {"siez": 3}, r"option 'siez' is not one of task 'mine' \(did you mean 'size'\?\)"),
         ("ready", {"size": 3}, "was given with a Task object"),
         ("nothing", {}, "is a function that returned 3; have it return lb.task"),
+        ("breaks", {}, r"'breaks' cannot be made \(line 25 of own\.py: NameError: name 'json' is not defined\)"),
+        ("lacks", {}, r"'lacks' cannot be made \(line 31 of own\.py: JSONDecodeError: .*; correct its function"),
+        ("breaks", {"size": 3}, "option 'size' is not one of task 'breaks'"),
+        ("mine", {"seed": 1, "size": "a"}, r"'mine' cannot be made \(line 9 of own\.py: TypeError"),
         ("corridor", {}, "is both a task of Limbeck and a name in your file"),
         ("mien", {}, r"task 'mien' is unknown \(did you mean 'mine'\?\)"),
     ):
@@ -592,7 +647,7 @@ def test_distil_with_data_and_reward_in_memory(tmp_path: Path, capsys: pytest.Ca
     assert all(math.isfinite(row["reward"]) for row in metrics)
     told = capsys.readouterr().err
     assert told.count("not at all") == 1
-    assert "it returned None" in told
+    assert "reward tidy returned None" in " ".join(told.split())
     assert "'tidy' holds out 2 problems" in " ".join(told.split())
     assert "test_size=0.3" in told
     record = json.loads((tmp_path / "0" / "run.json").read_text())

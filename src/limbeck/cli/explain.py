@@ -16,6 +16,7 @@ from ..space.explain import diff as differences
 from ..space.method import Method
 from ..space.registry import Recipe, get
 from ..terminal import printable, screen
+from ..user_files import typed
 from .docstrings import Doc, parse_docstring
 from .methods import default_of
 from .options import Json
@@ -111,7 +112,7 @@ def _page(recipe: Recipe, value: Method, doc: Doc, given: dict[str, Any]) -> Gro
     teacher = " --teacher TEACHER" if "teacher" in value.roles else ""
     sets = "".join(f" --set {k}={v}" for k, v in given.items())
     sets += "".join(f" --set others.{role}=MODEL" for role in value.others)
-    command = f"limbeck train {recipe.name} --student STUDENT{teacher} --task TASK{sets}"
+    command = f"limbeck train {recipe.name}{typed()} --student STUDENT{teacher} --task TASK{sets}"
     parts.append(Text(printable(command), style="cyan"))
     return Group(*parts)
 

@@ -1,4 +1,4 @@
-"""Notices from the data before a run: answers that do not fit, and text that the embedded models do not know."""
+"""Notices from the data before a run: few prompts, answers that do not fit, text new to the embedded models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ LOOKED_AT = 200
 
 SUMS = "State the final answer to the following arithmetic problem: "
 """Beginning of every problem in the training data of the embedded models; one token of their vocabulary."""
+
+
+def few_prompts(session: Session) -> list[str]:
+    """A notice where a step takes more prompts than the task has."""
+    task, takes = session.tasks["task"], session.config.prompts
+    has = len(task.train)
+    if has >= takes:
+        return []
+    return [
+        f"note: {task.name!r} has {has:,} training prompt{'' if has == 1 else 's'} and a step takes {takes:,}, so each "
+        f"step takes some of them more than once; give more problems, or --set prompts={has}."
+    ]
 
 
 def too_short(session: Session) -> list[str]:
@@ -34,7 +46,7 @@ def too_short(session: Session) -> list[str]:
 
 
 def unfamiliar(session: Session) -> list[str]:
-    """A notice where the embedded models, which have learnt sums alone, are given something else."""
+    """A notice where the embedded models are given prompts that begin in another way than those they learnt from."""
     own = [
         role
         for role in ("student", "teacher")
@@ -51,8 +63,8 @@ def unfamiliar(session: Session) -> list[str]:
     unread = sum(tokenizer.unk_token_id in ids for ids in foreign)
     signs = f" ({unread:,} with signs that their tokenizer does not know)" if unread else ""
     return [
-        f"note: the embedded {' and '.join(own)} can do short sums and nothing else, and {len(foreign):,} of "
-        f"{len(prompts):,} prompts of {task.name!r} are something else{signs}; name models of your own with "
+        f"note: the embedded {' and '.join(own)} learnt only from prompts that begin with {SUMS.strip()!r}, and "
+        f"{len(foreign):,} of {len(prompts):,} prompts of {task.name!r} do not{signs}; name models of your own with "
         f"{' and '.join(f'--{role}' for role in own)}, or take --task two_digit_sums."
     ]
 

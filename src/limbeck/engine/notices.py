@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..tasks import DatasetTask, Task
 from .checks import lacking, same_for_all
-from .forecast import too_short, unfamiliar
+from .forecast import few_prompts, too_short, unfamiliar
 from .models.checks import losses_left_out
 from .models.policy import Policy, own_end
 from .session import Session
@@ -21,6 +21,7 @@ def notices(session: Session) -> list[str]:
         *session.notices,
         *few_problems(task, session.config.eval_size),
         *provenance.consistency(session.method, session.policies),
+        *few_prompts(session),
         *too_short(session),
         *unfamiliar(session),
         *same_for_all(session.method, session.templates),

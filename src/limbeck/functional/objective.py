@@ -17,7 +17,7 @@ from torch import Tensor
 from ..axes.levels import Level
 from ..axes.reader import behavior, old, student
 from ..axes.surrogate import Question
-from ..errors import LimbeckError, expect, whole
+from ..errors import LimbeckError, expect, shown, whole
 from ..loss.terms import Batch, Loss, Prepared, loss, prepare
 from ..math.statistic import Entropy, LogProb
 from ..space.method import Method
@@ -343,14 +343,26 @@ def _measured(prepared: Prepared, result: Loss, batch: Batch, fields: Mapping[st
     return out
 
 
-def objective(method: Method | Recipe | str, memory: MutableMapping[str, float] | None = None) -> Objective:
+def objective(
+    method: Method | Recipe | str, memory: MutableMapping[str, float] | None = None, **unknown: object
+) -> Objective:
     """The method's loss as a function of plain tensors; see ``Objective.__call__`` for its arguments.
 
     Args:
         method: a method, or a registered name or its recipe, which stand for the method with its defaults.
         memory: a dictionary of numbers that the objective starts from, looks at and changes in place, such as the
             ``memory`` of another objective; default: an empty one.
+        **unknown: refused; arguments of a method are given to the method, ``lb.objective(lb.methods.kdrl(coef=1.0))``.
+
+    Raises:
+        LimbeckError: the method or an argument is unknown.
     """
+    for name, value in unknown.items():
+        called = method if isinstance(method, str) else getattr(method, "name", None) or "METHOD"
+        raise LimbeckError(
+            f"lb.objective has no argument {name!r}; give arguments of the method to the method, "
+            f"lb.objective(lb.methods.{called}({name}={shown(value)})), and tensors to the objective that it returns."
+        )
     return Objective(as_method(method), memory)
 
 

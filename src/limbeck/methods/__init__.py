@@ -4,6 +4,9 @@ A method composes parts of ``axes``; there is no tensor code here. Importing thi
 ``pipelines`` holds the recipes of several stages.
 """
 
+from typing import TYPE_CHECKING
+
+from ..errors import nearest
 from ..space.registry import REGISTRY
 from .distillation import gkd, kd, minillm, opd, opd_full, sft
 from .external import exopd, exopd_full, lightning_opd, sod, sod_per_sample, tip, tip_entropy, tip_q3, vopd
@@ -75,3 +78,10 @@ __all__ = [
     "vopd",
     "vpd",
 ]
+
+
+if not TYPE_CHECKING:  # a type checker would take it for a promise that every name exists
+
+    def __getattr__(name: str) -> object:
+        """Raise for a name that is no method, with the nearest one."""
+        raise AttributeError(f"limbeck.methods has no method {name!r}{nearest(name, __all__)}")

@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import user_files as own_files
 from ..errors import LimbeckError, nearest, shown
-from .base import Environment, Episode, EpisodeDied, Observation, Response, Task, Verdict
+from .base import Environment, Episode, EpisodeDied, Observation, Response, Task, Verdict, reason_of
 from .calculator import CalculatorTask
 from .corridor import Corridor
 from .dataset import DatasetTask
@@ -151,10 +151,17 @@ def _built(name: str, own: Any, seed: int, options: dict[str, Any]) -> Task:
         return load_task(own, **options)
     _check(name, options, own)
     seeded = {"seed": seed} if "seed" in inspect.signature(own).parameters else {}
+    given = {**seeded, **options}
     try:
-        made = own(**{**seeded, **options})
+        inspect.signature(own).bind(**given)
     except TypeError as e:
         raise LimbeckError(f"task {name!r}: {e}; give its arguments with --set task_options.NAME=VALUE.") from None
+    try:
+        made = own(**given)
+    except LimbeckError:
+        raise
+    except Exception as e:  # of any class, because it is the user's code
+        raise LimbeckError(f"task {name!r} cannot be made ({reason_of(e)}); correct its function.") from None
     if not hasattr(made, "serves"):
         raise LimbeckError(f"task {name!r} is a function that returned {shown(made)}; have it return lb.task(...).")
     return made

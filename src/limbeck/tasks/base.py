@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import LARGEST, LimbeckError, expect, shown, whole
 from ..limits import VERIFY_SECONDS, OutOfTime, within_seconds
 from ..types import Prompt, text_of
+from ..user_files import place_of
 
 
 def found(path: str | Path, kind: Literal["file", "folder"]) -> Path | None:
@@ -123,11 +124,13 @@ def _or_unjudged(call: Callable[[], Verdict]) -> Verdict | Unjudged:
 
 
 def reason_of(e: BaseException) -> str:
-    """Why user code failed, as one clause for the log."""
+    """Why user code failed, as one clause for the log, with its file and line where they are known."""
     if isinstance(e, OutOfTime):
         return f"it {e}"
     first = str(e).strip().split("\n")[0][:200]
-    return f"{type(e).__name__}: {first}" if first else type(e).__name__
+    said = f"{type(e).__name__}: {first}" if first else type(e).__name__
+    place = place_of(e)
+    return f"{place}: {said}" if place else said
 
 
 def _checked(task: Task, prompt: Prompt, text: str, said: object) -> Verdict:

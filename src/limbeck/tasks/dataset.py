@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
-from ..errors import LimbeckError, expect, nearest
+from ..errors import LimbeckError, expect, nearest, shown
 from ..limits import VERIFY_SECONDS
 from ..types import Prompt
 from .base import Unjudged, Verdict, judge_response
@@ -30,6 +32,46 @@ TEST_SIZE = 0.1
 """Share of the problems that are held out if the data has no test split (ours)."""
 
 _TEXTS = ("prompt", *PRIVILEGED, "response", "chosen", "rejected", "id")
+
+
+_P = ParamSpec("_P")
+
+_OF_TRL = {
+    "train_dataset": "dataset",
+    "eval_dataset": "test",
+    "reward_funcs": "reward",
+    "reward_weights": "weights",
+}
+"""Arguments of TRL's trainers that are arguments of :class:`DatasetTask` with another name."""
+
+
+def _refuses_unknown(init: Callable[_P, None]) -> Callable[_P, None]:
+    """The same ``__init__``, which raises a LimbeckError for arguments that it does not have."""
+    known = tuple(inspect.signature(init).parameters)[2:]  # without self and dataset
+
+    @functools.wraps(init)
+    def checked(*given: _P.args, **named: _P.kwargs) -> None:
+        _check_arguments(given[1:], named, known)
+        init(*given, **named)
+
+    return checked
+
+
+def _check_arguments(given: Sequence[object], named: Collection[str], known: Sequence[str]) -> None:
+    """Raise for an unknown argument, for a second argument by position, and where there is no data."""
+    for name in named:
+        if name not in (*known, "dataset"):
+            ours = _OF_TRL.get(name)
+            near = f" (did you mean {ours!r}?)" if ours else nearest(name, known)
+            raise LimbeckError(f"lb.task has no argument {name!r}{near}; help(lb.task) lists its arguments.")
+    if len(given) > 1:
+        example = f"reward={getattr(given[1], '__name__', 'function')}" if callable(given[1]) else "prompt='question'"
+        raise LimbeckError(
+            f"lb.task got {shown(given[1])} by position; name every argument behind the data, for instance "
+            f"lb.task(dataset, {example})."
+        )
+    if not given and "dataset" not in named:
+        raise LimbeckError("lb.task got no data; give it first, for instance lb.task(dataset, reward=function).")
 
 
 class DatasetTask(RecordTask):
@@ -78,6 +120,7 @@ class DatasetTask(RecordTask):
         LimbeckError: an option or a row is wrong; the message names the option, or the file and row.
     """
 
+    @_refuses_unknown
     def __init__(
         self,
         dataset: Any,

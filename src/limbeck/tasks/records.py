@@ -296,7 +296,7 @@ def say_left_out(keys: Collection[str], name: str) -> None:
     if keys:
         names = ", ".join(_short(key) for key in sorted(keys)[:5])
         message = f"{name}: {names} hold lists or objects, which are not used, and are left out"
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=5)
 
 
 def _columns(fields: Mapping[str, Any]) -> dict[str, float | str]:

@@ -178,7 +178,8 @@ class Rewards:
             return failed
         given = [(v, w) for v, w in zip(values, self.weights, strict=True) if isinstance(v, Verdict | float)]
         if not given:
-            return Unjudged("it returned None" if len(values) == 1 else "every reward function returned None")
+            one = f"reward {self.functions[0].name} returned None"
+            return Unjudged(one if len(values) == 1 else "every reward function returned None")
         total = sum(w * (v.reward if isinstance(v, Verdict) else v) for v, w in given)
         said = [v for v, _ in given if isinstance(v, Verdict)]
         correct = all(v.correct for v in said) if said else total >= self.correct_at
@@ -209,6 +210,11 @@ def _values(
     return [_checked(f, a, value) for a, value in zip(asked, raw, strict=True)]
 
 
+def _failed(f: RewardFunction, e: BaseException) -> Unjudged:
+    """Why a reward function gave no reward: its name, and the place of the error in the user's code."""
+    return Unjudged(f"reward {f.name} {e}" if isinstance(e, OutOfTime) else f"reward {f.name}, {reason_of(e)}")
+
+
 def _of_batch(f: RewardFunction, asked: Sequence[JudgedResponse], seconds: float) -> list[object]:
     """Judge a batch in one call. If that raises, judge each response alone, so that only the failing ones are lost."""
     try:
@@ -220,10 +226,10 @@ def _of_batch(f: RewardFunction, asked: Sequence[JudgedResponse], seconds: float
     except LimbeckError:
         raise
     except OutOfTime as e:
-        return [Unjudged(reason_of(e)) for _ in asked]
+        return [_failed(f, e) for _ in asked]
     except (Exception, SystemExit) as e:
         if len(asked) == 1:
-            return [Unjudged(reason_of(e))]
+            return [_failed(f, e)]
         return [value for one in asked for value in _of_batch(f, [one], seconds)]
     listed = said.tolist() if hasattr(said, "tolist") else said
     if not isinstance(listed, list | tuple) or len(listed) != len(asked):
@@ -241,12 +247,12 @@ def _of_each(f: RewardFunction, asked: Sequence[JudgedResponse], seconds: float)
         except LimbeckError:
             raise
         except (Exception, SystemExit, OutOfTime) as e:
-            values.append(Unjudged(reason_of(e)))
+            values.append(_failed(f, e))
     waiting = [i for i, value in enumerate(values) if inspect.isawaitable(value)]
     for i, value in zip(waiting, _awaited([values[i] for i in waiting], seconds), strict=True):
         if isinstance(value, LimbeckError):
             raise value
-        values[i] = Unjudged(reason_of(value)) if isinstance(value, BaseException) else value
+        values[i] = _failed(f, value) if isinstance(value, BaseException) else value
     return values
 
 

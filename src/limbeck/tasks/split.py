@@ -105,7 +105,7 @@ def drop_overlap(train: Sequence[Record], test: Sequence[Record], name: str) -> 
         )
     if len(kept) < len(train):
         message = f"{len(train) - len(kept)} of {len(train)} training prompts of {name} are also test prompts: left out"
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=5)
     return kept
 
 
