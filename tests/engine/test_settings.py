@@ -118,6 +118,19 @@ def test_data_in_place_of_a_task_is_told_how_to_become_one(task: object, told: l
         distill("grpo", "embedded", task=task)  # type: ignore[call-overload]
 
 
+def test_a_name_of_trl_beside_a_method_value_is_told_where_it_belongs() -> None:
+    with pytest.raises(LimbeckError, match=r"num_generations=4 is the argument 'group'.*give group there"):
+        distill(lb.methods.grpo(), "embedded", task="two_digit_sums", num_generations=4)  # type: ignore[call-overload]
+    with pytest.raises(LimbeckError, match=r"unknown setting 'bf16' \(it is 'precision' here\); docs/settings\.md"):
+        lb.RunConfig(method="sft", bf16=True)  # type: ignore[call-arg]
+
+
+def test_a_misspelt_task_is_named_and_not_called_missing() -> None:
+    for method in ("grpo", lb.methods.grpo()):
+        with pytest.raises(LimbeckError, match=r"unknown setting 'tsak' \(did you mean 'task'\?\)"):
+            distill(method, "embedded", tsak="two_digit_sums")  # type: ignore[call-overload]
+
+
 def test_a_method_names_its_argument_for_a_name_of_trl() -> None:
     with pytest.raises(LimbeckError, match=r"kdrl: unknown argument 'num_generations' \(it is 'group' here\)"):
         lb.methods.kdrl(num_generations=4)

@@ -270,8 +270,9 @@ def unknown_setting(name: str, value: Any, known: Collection[str]) -> str:
     """
     if sentence := near_sentence(name, value):
         raise LimbeckError(sentence)
-    if name in _BY_NAME:
-        return f"unknown setting {quoted(name)} (it is {_BY_NAME[name].ours!r} here)"
+    ours = "precision" if name in SWITCHES else _BY_NAME[name].ours if name in _BY_NAME else None
+    if ours is not None:
+        return f"unknown setting {quoted(name)} (it is {ours!r} here)"
     return f"unknown setting {quoted(name)}{nearest(name, (*known, *_BY_NAME, *SWITCHES))}"
 
 

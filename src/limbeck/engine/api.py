@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import LimbeckError, shown, whole
 from ..space.method import Method
-from ..space.registry import Recipe
+from ..space.registry import THEIR_ARGUMENTS, Recipe
 from ..tasks import Task, load_task
 from ..terminal import screen
 from .aliases import in_our_words, unknown_setting
@@ -158,6 +158,7 @@ def _configured(
     arguments: Mapping[str, object] = {}
     if isinstance(method, Method):
         name, below = method.name or "custom", {**below, "arguments": {}}
+        _refuse_arguments(settings)
     else:
         named = method.name if isinstance(method, Recipe) else method
         name = named if named is not None else below.get("method", "")
@@ -173,10 +174,11 @@ def _configured(
     if own or "arguments" in given:
         given["arguments"] = _laid(given.get("arguments", {}), own)
     merged = {**below, **{k: _laid(below[k], v) if k in _TABLES and below.get(k) else v for k, v in given.items()}}
-    _refuse_missing(merged)
     merged.pop("method", None)
     if not isinstance(method, Method):
-        return configure(name, merged), None
+        made = configure(name, merged)  # first, because a misspelt task= is better named than missed
+        _refuse_missing(merged)
+        return made, None
     unknown = sorted(set(merged) - set(RunConfig.model_fields))
     if unknown:
         opening = unknown_setting(unknown[0], merged[unknown[0]], RunConfig.model_fields)
@@ -184,7 +186,9 @@ def _configured(
             f"{opening}; a method value takes its arguments when it is built, and docs/settings.md lists the settings "
             "of a run."
         )
-    return RunConfig(**{"method": name, **merged}), method
+    made = RunConfig(**{"method": name, **merged})
+    _refuse_missing(merged)
+    return made, method
 
 
 def _laid(below: Any, above: Any) -> Any:
@@ -192,6 +196,16 @@ def _laid(below: Any, above: Any) -> Any:
     if not isinstance(below, Mapping):
         return below
     return {**below, **above} if isinstance(above, Mapping) else above
+
+
+def _refuse_arguments(settings: Mapping[str, Any]) -> None:
+    """Refuse TRL's names for arguments of a method beside a method that has its arguments already."""
+    for name, ours in THEIR_ARGUMENTS.items():
+        if name in settings:
+            raise LimbeckError(
+                f"{name}={shown(settings[name])} is the argument {ours!r} of a method, and a method value takes its "
+                f"arguments when it is built; give {ours} there, where the method has it."
+            )
 
 
 def _refuse_missing(given: Mapping[str, Any]) -> None:

@@ -267,7 +267,8 @@ def _sentence(e: ValidationError) -> str:
     field = ".".join(str(x) for x in first["loc"])
     known = RunConfig.model_fields.get(str(first["loc"][0]))
     if known is None:
-        return f"{unknown_setting(field, first['input'], RunConfig.model_fields)}; leave it out."
+        opening = unknown_setting(field, first["input"], RunConfig.model_fields)
+        return f"{opening}; docs/settings.md lists the settings of a run, and arguments= takes those of the method."
     if first["type"] == "missing":
         return f"{field} is missing; it is {known.description}."
     fault = first["msg"].removeprefix("Value error, ")
