@@ -218,6 +218,14 @@ def test_a_task_that_cannot_be_read_again(limbeck_: Run, asked: list[Any], run: 
     assert told.count("\n") == 1
 
 
+def test_a_task_made_in_python_is_asked_for(limbeck_: Run, asked: list[Any], run: Path) -> None:
+    record(run, finished="yes", config={**CONFIG, "task": "mine"})
+    assert limbeck_("sample", "runs/r").stderr == (
+        "limbeck: the task 'mine' of runs/r, final student was made in Python; add --import FILE.py that defines it as "
+        "mine, or give --task, or --prompt TEXT.\n"
+    )
+
+
 def test_data_that_has_changed_is_said(limbeck_: Run, asked: list[Any], run: Path) -> None:
     record(run, finished="yes", inputs={"data": {"task": {"digest": "another"}}})
     assert "the data of 'two_digit_sums' has changed since the run" in limbeck_("sample", "runs/r").stdout

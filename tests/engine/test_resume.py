@@ -14,6 +14,8 @@ import pytest
 import torch
 from tiny_runs import Killed, Shelf, dies, go, lines, open_run, same, tensors
 
+import limbeck as lb
+from limbeck import user_files
 from limbeck.engine import resume
 from limbeck.engine.loop import Loop
 from limbeck.engine.run import _Run
@@ -185,6 +187,23 @@ def test_the_gradient_scaler_is_kept(shelf: Shelf, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(_Run, "_train", lambda self, first: first)
     assert again.restart() == 1  # type: ignore[comparison-overlap]
     assert again.accelerator.scaler.state_dict()["scale"] == 8.0
+
+
+def test_a_task_made_in_python_is_asked_for(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"prompt": f"{i} {i}", "answer": "1"} for i in range(12)]
+    own = lb.task(rows, name="mine")
+    go(shelf, "opd", tmp_path / "run", task=own, steps=1, eval_size=0)
+    with pytest.raises(
+        LimbeckError, match=r"'mine' of .* was made in Python; add --import FILE\.py that defines it as mine"
+    ):
+        resume(tmp_path / "run", steps=2)
+    assert resume(tmp_path / "run", steps=2, task=own).steps == 2
+    file = tmp_path / "own.py"
+    file.write_text(f"import limbeck as lb\n\nmine = lb.task({rows!r}, name='mine')\n")
+    monkeypatch.setattr(user_files, "_RUN", {})
+    monkeypatch.setattr(user_files, "_MODULES", {})
+    user_files.run_file(file)
+    assert resume(tmp_path / "run", steps=3).steps == 3
 
 
 def test_a_method_value_cannot_be_rebuilt_and_says_so(shelf: Shelf, tmp_path: Path) -> None:

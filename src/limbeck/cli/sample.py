@@ -267,11 +267,13 @@ def prompt_set(
 
 def _own_task(run: NamedModel, seed: int, typed: Mapping[str, Any]) -> tuple[Task, tuple[str, ...]]:
     """The task of a run, loaded again, and a note if its data has changed since the run."""
+    from ..engine.resumption import refuse_task_of_python
     from ..engine.storage.fingerprint import of_task
     from ..tasks import load_task
 
     name, options = str(run.config.get("task") or ""), run.config.get("task_options")
     options = {**(options if isinstance(options, dict) else {}), **typed}
+    refuse_task_of_python(run.label, name, "give --task, or --prompt TEXT")
     try:
         check_task(name)
         loaded = load_task(name, seed=seed, **options)

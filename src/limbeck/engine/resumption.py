@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import LimbeckError
+from ..errors import LimbeckError, shown
 from ..space.explain import explain
 from ..space.method import Method
-from ..tasks import Task
+from ..tasks import Task, names_a_task
 from ..user_files import refuse_unnamed
 from .build import build_method
 from .config import RunConfig
@@ -48,6 +48,23 @@ def refuse_fewer(out: Path, steps: int | None) -> None:
             f"{out} has done {done} steps, more than steps={steps}; leave steps out, or give a larger total to train "
             "longer."
         )
+
+
+def refuse_task_of_python(run: object, name: str, otherwise: str) -> None:
+    """Raise where the name of a run's task is not one by which it can be loaded: it was made in Python.
+
+    Args:
+        run: the run, for the message.
+        name: of its task, as the run recorded it.
+        otherwise: what else the user can do, as an imperative.
+
+    Raises:
+        LimbeckError: with the option that defines the task.
+    """
+    if names_a_task(name):
+        return
+    add = f"add --import FILE.py that defines it as {name}, or " if name.isidentifier() else ""
+    raise LimbeckError(f"the task {shown(name)} of {run} was made in Python; {add}{otherwise}.")
 
 
 def lost_lines(out: Path, config: RunConfig, task: Task, accepted: bool) -> list[str]:

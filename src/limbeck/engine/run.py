@@ -30,7 +30,7 @@ from .loop import Loop
 from .messages import RunMessages
 from .models.loading import Models
 from .notices import notices
-from .resumption import lost_lines, rebuilt, recall, refuse_changes, refuse_fewer
+from .resumption import lost_lines, rebuilt, recall, refuse_changes, refuse_fewer, refuse_task_of_python
 from .session import Session
 from .storage import checkpoint, fingerprint
 from .storage.atomic import read_rows, sync, whole_number_in, write_lines
@@ -106,6 +106,8 @@ def resume(
         described = recorded(out)  # another process may have gone on until now
         config, method = rebuilt(out, described, steps)
         refuse_fewer(out, steps)
+        if task is None:
+            refuse_task_of_python(out, config.task, "in Python, call limbeck.engine.resume(out, task=...)")
         _, tasks = check_run(config, method, None, task)
         tensors = [r for r, m in inputs_of.models(described["inputs"]).items() if m.get("by") == "tensors"]
         known = inputs_of.before_loading(config, tasks, tensors)

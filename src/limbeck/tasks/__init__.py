@@ -119,6 +119,13 @@ def load_task(spec: str | Path | Task, *, seed: int = 0, **options: Any) -> Task
     )
 
 
+def names_a_task(name: str) -> bool:
+    """Whether :func:`load_task` would look for a task of this name: a known one, a path, or OWNER/NAME of the hub."""
+    if name in (*_NAMED, _CALCULATOR, _RETRY) or is_local(name) or ("/" in name and on_hub(name)):
+        return True
+    return _of_own(name) is not None or name in gym_names()  # last, because it imports reasoning-gym
+
+
 def _of_data(spec: str | Path, options: dict[str, Any]) -> Task:
     known = [p for p in inspect.signature(DatasetTask).parameters if p not in ("dataset", "name")]
     for option in options:
