@@ -11,6 +11,7 @@ import pytest
 from stub_engine import Run
 
 import limbeck as lb
+from limbeck.cli.methods import TEACHER_LEGEND, TEACHERS
 from limbeck.space.registry import REGISTRY
 
 
@@ -22,6 +23,15 @@ def test_methods_lists_all_with_what_they_read(limbeck_: Run) -> None:
     assert lines["gkd"][1:] == ["GKD", "arXiv:2306.13649", "dense", "—", "high"]
     assert lines["kdrl"][1:] == ["KDRL", "arXiv:2506.02208", "sampled", "yes", "medium"]
     assert lines["sft"][-4:] == ["—", "—", "—", "high"]
+
+
+def test_methods_explains_the_words_of_its_columns(limbeck_: Run) -> None:
+    assert tuple(TEACHER_LEGEND) == (*TEACHERS, "self")
+    shown = [line.strip() for line in limbeck_("methods").stdout.splitlines()]
+    for word, meaning in TEACHER_LEGEND.items():
+        assert f"{word:<9}{meaning}" in shown
+    for column in ("teacher", "reward", "confidence"):
+        assert any(line.startswith(f"{column}: ") for line in shown)
 
 
 def test_methods_in_json_and_at_length(limbeck_: Run) -> None:
