@@ -1,4 +1,4 @@
-"""The vocabulary of methods: the parts that terms and sources are made of. Each file holds one idea.
+"""The vocabulary of methods: the parts that terms and sources are made of. Each file contains one kind of part.
 
 ``levels``      tokens, turns, sequences, groups and the batch; here and in ``reduction`` one of these axes is summed
 ``expression``  arithmetic of detached signals; ``leaves``, ``choice`` and ``signal`` hold its building blocks

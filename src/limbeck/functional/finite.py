@@ -88,7 +88,7 @@ def doubts_of_scores(name: str, scores: Scores, vocabulary: int | None) -> Itera
     if isinstance(scores, Sampled):
         yield from doubts_of_field(name, scores.logp_N)
     if isinstance(scores, Dense):
-        # The largest entry tells all three, without a copy of the logits.
+        # The largest entry shows all three cases, without a copy of the logits.
         broken = ~torch.isfinite(scores.logits_NV.amax(-1))
         yield Doubt(name, broken, "has logits that are NaN, +inf, or all -inf")
     if isinstance(scores, Hidden):

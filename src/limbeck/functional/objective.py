@@ -343,7 +343,7 @@ def objective(method: Method | Recipe | str, memory: MutableMapping[str, float] 
 
     Args:
         method: a method, or a registered name or its recipe, which stand for the method with its defaults.
-        memory: a dictionary of numbers that the objective starts from, looks at and changes in place, such as the
+        memory: a dictionary of numbers that the objective starts from, reads and changes in place, such as the
             ``memory`` of another objective; default: an empty one.
     """
     return Objective(as_method(method), memory)

@@ -50,7 +50,7 @@ def axes(method: Method) -> dict[str, str]:
     kept = {"contexts": _contexts(method), "weights": _weights(method), "remembers": _remembers(method)}
     out |= {label: "; ".join(texts) for label, texts in kept.items() if texts}
     out["computed"] = (
-        "in one pass" if method.separable else "in two passes, because a loss looks at more than one token"
+        "in one pass" if method.separable else "in two passes, because a loss depends on more than one token"
     )
     supports = [
         t.surrogate.support for _, t in method.parts if isinstance(t.surrogate, DivergenceLoss) and t.surrogate.support
