@@ -1,4 +1,4 @@
-"""Limbeck distils language models: methods are values, one loop runs them all.
+"""Limbeck distils language models: methods are objects, and one training loop runs all of them.
 
 ``lb.methods`` holds every method; ``lb.objective(method)`` is its loss on plain tensors; ``lb.distill(...)`` runs it.
 ``lb.run_pipeline(...)`` runs several in a row; ``lb.pipelines`` holds those with names.

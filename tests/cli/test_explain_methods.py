@@ -11,6 +11,7 @@ import pytest
 from stub_engine import Run
 
 import limbeck as lb
+from limbeck.cli.methods import TEACHER_LEGEND, TEACHERS
 from limbeck.space.registry import REGISTRY
 
 
@@ -22,6 +23,15 @@ def test_methods_lists_all_with_what_they_read(limbeck_: Run) -> None:
     assert lines["gkd"][1:] == ["GKD", "arXiv:2306.13649", "dense", "—", "high"]
     assert lines["kdrl"][1:] == ["KDRL", "arXiv:2506.02208", "sampled", "yes", "medium"]
     assert lines["sft"][-4:] == ["—", "—", "—", "high"]
+
+
+def test_methods_explains_the_words_of_its_columns(limbeck_: Run) -> None:
+    assert tuple(TEACHER_LEGEND) == (*TEACHERS, "self")
+    shown = [line.strip() for line in limbeck_("methods").stdout.splitlines()]
+    for word, meaning in TEACHER_LEGEND.items():
+        assert f"{word:<9}{meaning}" in shown
+    for column in ("teacher", "reward", "confidence"):
+        assert any(line.startswith(f"{column}: ") for line in shown)
 
 
 def test_methods_in_json_and_at_length(limbeck_: Run) -> None:
@@ -93,9 +103,8 @@ def test_explain_shows_contexts_weights_and_what_is_remembered(limbeck_: Run, na
 
 def test_explain_shows_controllers(limbeck_: Run) -> None:
     shown = limbeck_("explain", "decoupled_kl", "--set", "levels=[128, 256]", "--set", "floor=0.3").stdout
-    assert "remembers    a controller: 128 → 256 while H ≥ 0.3, every 100 steps\n" in "".join(
-        f"{line.strip()}\n" for line in shown.splitlines()
-    )
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "remembers a controller: 128 → 256 while H ≥ 0.3, every 100 steps" in lines
 
 
 def test_explain_of_a_plain_method_has_no_such_lines() -> None:
@@ -107,7 +116,7 @@ def test_explain_follows_set(limbeck_: Run) -> None:
     shown = limbeck_("explain", "kdrl", "--set", "coef=0", "--set", "arguments.group=16").stdout
     assert f"L = {lb.methods.kdrl(coef=0).terms}\n" in "\n".join(line.rstrip() for line in shown.splitlines())
     assert "16 (default 8)" in shown
-    assert "reads        only the student" in shown
+    assert "reads only the student" in " ".join(shown.split())
     assert "--task TASK --set group=16 --set coef=0" in shown
 
 
@@ -117,7 +126,7 @@ def test_explain_prints_json(limbeck_: Run) -> None:
     assert found["reads"] == {"teacher": ["sampled"]}
     assert found["denominators"] == [f"the number of all tokens (the same as for term {i})" for i in (2, 1)]
     assert found["citation"] == "KDRL (arXiv:2506.02208)"
-    assert found["axes"]["divisor 1"] == found["denominators"][0]
+    assert found["axes"]["denominator 1"] == found["denominators"][0]
     group = next(a for a in found["arguments"] if a["name"] == "group")
     assert (group["default"], group["value"]) == (8, 4)
     assert found["published"][0].startswith("L = L_GRPO + β(s)")

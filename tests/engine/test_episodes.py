@@ -109,7 +109,7 @@ ODD: dict[str, tuple[Any, str]] = {
     "an end in words": (Observation("x", done="no"), "its done was 'no' instead"),  # type: ignore[arg-type]
     "half a character": (Observation("x\ud800"), "its text has half a character"),
     "an exit": (None, "SystemExit: bye"),
-    "megabytes": (Observation("x" * 800_000), "it said 800,000 characters"),
+    "megabytes": (Observation("x" * 800_000), "its text has 800,000 characters"),
     "hang": (None, "it hung"),
     "crash": (None, "RuntimeError: boom"),
     "open": (None, "it did not start"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from limbeck.axes import group_advantage, on, reinforce, sample, score, student
 from limbeck.axes.preference import contrast
 from limbeck.axes.reduction import group_mean
 from limbeck.engine import configure, distill, resume
-from limbeck.engine.console import StepLines
+from limbeck.engine.console import StepLines, newest_numbers
 from limbeck.engine.loop import Loop
 from limbeck.engine.run import train
 from limbeck.engine.watch import FAULTS, Watch
@@ -38,6 +39,22 @@ def told(shelf: Shelf, method: str, out: Path, **own: Any) -> str:
 @pytest.fixture
 def never_right(tmp_path: Path) -> Path:
     return jsonl(tmp_path / "never.jsonl", [{"prompt": f"say {w}", "answer": "xyzzyx"} for w in "abcdefgh" * 3])
+
+
+@pytest.mark.parametrize("eval_size", [0, 2])
+def test_the_progress_bar_ends_with_the_numbers_of_the_last_step(shelf: Shelf, tmp_path: Path, eval_size: int) -> None:
+    """The evaluation after the last step is over, so the line that stays on the terminal does not name it."""
+    file = io.StringIO()
+    config = configure("sft", shelf.settings("sft", steps=2, eval_size=eval_size))
+    train(config, tmp_path / "run", console=Console(file=file, width=120, highlight=False, force_terminal=True))
+    last = [line for line in re.split(r"[\r\n]", file.getvalue()) if "2/2" in line][-1]
+    assert "loss " in last
+    assert "evaluating" not in last
+
+
+def test_the_numbers_of_a_step_have_the_names_of_the_tables() -> None:
+    numbers = newest_numbers({"loss": 0.5, "accuracy": 0.25, "entropy": 1.0, "kl_reverse": 2.0})
+    assert numbers == "loss 0.500 · accuracy 0.250 · KL 2.000 · entropy 1.000"
 
 
 def test_a_run_without_any_signal_says_so_at_once_again_with_a_count_and_at_the_end(

@@ -1,7 +1,8 @@
 """The direction of imports, read from the source, and the size of files.
 
-Every import counts: at the top of a file, inside a function, and under ``TYPE_CHECKING``. Rooms lie on floors; a file
-imports from its own room and from lower floors only, and no two files import each other, directly or around a circle.
+Every import counts: at the top of a file, inside a function, and under ``TYPE_CHECKING``. Folders and single modules at
+the top of the package are *rooms*, and ``FLOORS`` orders them in layers. A file imports only from its own room and from
+lower layers, and no import cycle exists, neither between two files nor through several.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ FLOORS: tuple[set[str], ...] = (
     {"cli"},
     {"__main__"},
 )
-"""The rooms at the top of the package, from the ground up. A room never imports one of its own floor."""
+"""The folders and modules at the top of the package, lowest layer first. None imports another one of its layer."""
 
 CORE = {"errors", "lazy_torch", "types", "math", "kernels", "axes", "space", "loss", "functional", "methods"}
-"""What a method is and how its loss is computed. It uses nothing of what runs it."""
+"""The definition of methods and the computation of their losses; imports nothing from tasks, engine or reports."""
 
 
 def module(path: Path) -> str:
@@ -54,7 +55,7 @@ def room(name: str) -> str:
 
 @cache
 def imports(path: Path) -> frozenset[str]:
-    """Modules of the package that a file imports, wherever the statement stands."""
+    """Modules of the package that a file imports, at its top or anywhere else."""
     package = ["limbeck", *path.relative_to(ROOT).parts[:-1]]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -70,7 +71,7 @@ def imports(path: Path) -> frozenset[str]:
 
 
 def circle(arrows: dict[str, frozenset[str]]) -> list[str]:
-    """Names that lie on some circle, in the order in which one is walked; empty where there is none."""
+    """The names of one import cycle in the order of the imports; empty if there is no cycle."""
     done: set[str] = set()
 
     def walk(name: str, trail: list[str]) -> list[str]:
@@ -93,7 +94,7 @@ def test_no_file_lies_on_a_circle() -> None:
 
 
 def test_no_folder_of_the_engine_lies_on_a_circle() -> None:
-    """``engine/rollout`` and its neighbours are rooms of their own; a file beside them is one too."""
+    """Each folder of ``engine``, such as ``engine/rollout``, and each file beside them counts as one node."""
 
     def place(name: str) -> str:
         parts = name.split(".")
@@ -108,7 +109,7 @@ def test_no_folder_of_the_engine_lies_on_a_circle() -> None:
 
 
 def test_the_circle_finder_finds_circles() -> None:
-    """A line has none, and a detour is found."""
+    """A chain of imports has no cycle; the cycle is found after an arrow back is added."""
     line = {"a": frozenset({"b"}), "b": frozenset({"c"}), "c": frozenset[str]()}
     assert circle(line) == []
     assert circle({**line, "c": frozenset({"a"})}) == ["a", "b", "c"]
@@ -116,7 +117,7 @@ def test_the_circle_finder_finds_circles() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
 def test_imports_go_down(path: Path) -> None:
-    """From a room to lower floors."""
+    """A file imports only from its own room and from lower layers."""
     own = room(module(path))
     height = {name: n for n, floor in enumerate(FLOORS) for name in floor}
     below = {name for name, n in height.items() if n < height[own]} | {own}
@@ -124,17 +125,17 @@ def test_imports_go_down(path: Path) -> None:
 
 
 def test_every_room_has_a_floor() -> None:
-    """A new folder says where it stands."""
+    """A new folder must be added to ``FLOORS``."""
     assert {room(name) for name in MODULES} == {name for floor in FLOORS for name in floor}
 
 
 def test_engine_and_methods_never_meet() -> None:
-    """An engine that knew a method would be one trainer a method."""
+    """The engine must run every method by the same code, so it cannot import one."""
     assert not any(room(n) == "methods" for f in FILES if room(module(f)) == "engine" for n in imports(f))
 
 
 def test_the_core_knows_nothing_of_what_runs_it() -> None:
-    """Tasks, evaluation, report, engine and the command line build on it."""
+    """No module of ``CORE`` imports tasks, evaluation, report, engine or the command line."""
     assert {
         (module(f), n) for f in FILES if room(module(f)) in CORE for n in imports(f) if room(n) not in CORE
     } == set()
@@ -148,7 +149,7 @@ def test_axes_vanish_in_one_file_of_the_vocabulary() -> None:
 
 
 def test_every_folder_has_a_map() -> None:
-    """The docstring at the door says what lives there."""
+    """The docstring of each ``__init__.py`` has at least three lines, which describe the files of the folder."""
     short = {}
     for f in FILES:
         if f.name == "__init__.py":
@@ -161,11 +162,11 @@ LONG = {
     "axes/expression.py": 600,
     "math/divergence.py": 500,
 }
-"""Files that are longer than the habit, and how long they may grow."""
+"""Files that may be longer than 400 lines, with the largest allowed number of lines."""
 
 
 def test_files_stay_short() -> None:
-    """400 lines is the habit."""
+    """At most 400 lines, or the number in ``LONG``; a file that has become shorter is removed from it."""
     lines = {str(f.relative_to(ROOT)): len(f.read_text().splitlines()) for f in FILES}
     assert {name: n for name, n in lines.items() if n > LONG.get(name, 400)} == {}
     assert {name for name in LONG if lines.get(name, 0) <= 400} == set()

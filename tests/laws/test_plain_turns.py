@@ -104,9 +104,9 @@ def test_a_misspelt_context_is_refused() -> None:
     sdpo, told = lb.objective("sdpo"), torch.tensor([True, False])
     given = {"ema_given_logits": LOGITS, "reward": torch.ones(B)}
     sdpo(LOGITS, TOKENS, columns={"has sibling_or_feedback": told, "level": told}, **given)
-    with pytest.raises(LimbeckError, match=r"'has feedback'.* is no context of sdpo.*'has sibling_or_feedback'"):
+    with pytest.raises(LimbeckError, match=r"'has feedback'.* is not a context of sdpo.*'has sibling_or_feedback'"):
         sdpo(LOGITS, TOKENS, columns={"has feedback": told}, **given)
-    with pytest.raises(LimbeckError, match="is no context of sdpo"):
+    with pytest.raises(LimbeckError, match="is not a context of sdpo"):
         sdpo(LOGITS, TOKENS, columns={"Has_sibling_or_feedback": told}, **given)
 
 

@@ -517,12 +517,12 @@ def test_minillm_without_mixing_needs_no_text_from_the_teacher() -> None:
 
 @EVERY
 def test_explain_names_every_reader_and_denominator(m: Method) -> None:
-    """``explain`` prints Z_1, Z_2 ..., what is read from whom, and how it is evaluated."""
+    """``explain`` prints Z_1, Z_2 ..., what is read from whom, and how it is computed."""
     text = lb.explain(m)
-    assert all(f"divisor {i + 1}" in text for i in range(len(m.parts)))
+    assert all(f"denominator {i + 1}" in text for i in range(len(m.parts)))
     reads = lb.explain(m).partition("reads")[2]
     assert all(f"{role}: {', '.join(sorted(abilities))}" in reads for role, abilities in m.roles.items())
-    assert bool(re.search(r"evaluation +in one pass", text)) == m.separable
+    assert bool(re.search(r"computed +in one pass", text)) == m.separable
     supports = [s for _, t in m.parts if (s := getattr(t.surrogate, "support", None))]
     within = any(not s.tail for s in supports)
     assert ("normalised within the top-k, no bound" in text) == within

@@ -163,7 +163,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "mask of over": (lambda: A.over("batch", "mean", wrong(True)), "mask of over is True"),
     "reader of logp": (lambda: logp(wrong("teacher")), "a reader is 'teacher'"),
     "target of a divergence": (lambda: divergence(rkl, wrong("ref")), "a reader is 'ref'"),
-    "and": (lambda: correct and (score > 0), "no single bool; combine masks with &"),
+    "and": (lambda: correct and (score > 0), "cannot be used as one Python bool; combine masks with &"),
     "chained comparison": (lambda: 0 < score < 1, r"write \(x > 0\) & \(x < 1\)"),
     # terms, sums and methods
     "signal": (lambda: Term(wrong(1.0), reinforce), "signal of a term is 1.0; give an Expr"),

@@ -1,10 +1,10 @@
-"""The vocabulary of methods: the parts that terms and sources are made of. Each file holds one idea.
+"""The vocabulary of methods: the parts that terms and sources are made of. Each file contains one kind of part.
 
 ``levels``      tokens, turns, sequences, groups and the batch; here and in ``reduction`` one of these axes is summed
 ``expression``  arithmetic of detached signals; ``leaves``, ``choice`` and ``signal`` hold its building blocks
 ``scalar``      numbers that may follow a schedule or move with measurements
 ``reader``      policies that score a response, with their weights, context and temperature; ``context`` holds the texts
-                that only such a policy sees
+                that only such a policy is given
 ``source``      where responses come from; ``derived_source`` holds sources made of other sources
 ``surrogate``   losses of the student's log-probs; ``policy_gradient`` and ``preference`` hold families of them
 ``reduction``   sums over a batch, and their denominators
@@ -12,9 +12,10 @@
 
 A method is written with the lower-case functions. They alone state the defaults, and convert their arguments (a number
 into a ``Scalar``, a name into a divergence). The class behind a function (``Sample`` behind ``sample``) is the value
-that ``loss`` and ``engine`` look at; it checks its fields and has no defaults.
+that ``loss`` and ``engine`` read; it checks its fields and has no defaults.
 
-This folder only declares. ``loss`` evaluates the expressions and ``engine`` executes the sources.
+The files of this folder contain declarations only: ``loss`` evaluates the expressions, and ``engine`` executes the
+sources.
 """
 
 from ..math.statistic import Support

@@ -21,8 +21,8 @@ from .reader import Blend, Reader, TargetReader
 from .scalar import Scalar
 
 Need = tuple[Reader, str]
-"""A reader and the ability that is asked of it: ``text`` to write; ``sampled``, ``topk``, ``at`` (the entries that the
-student chose) or ``dense`` to score."""
+"""A reader and an ability that it must have: ``text`` to write; ``sampled``, ``topk``, ``at`` (the student's most
+likely tokens) or ``dense`` to score."""
 
 
 class EvalContext(Protocol):
@@ -55,23 +55,23 @@ class Expr:
 
     @property
     def children(self) -> tuple[Expr, ...]:
-        """The expressions that it is made of."""
+        """The expressions that it is computed from."""
         return ()
 
     def walk(self) -> Iterator[Expr]:
-        """This expression and all that it is made of."""
+        """This expression and, recursively, the expressions that it is computed from."""
         yield self
         for child in self.children:
             yield from child.walk()
 
     @property
     def scope(self) -> Level:
-        """The widest level that this node itself looks at."""
+        """The widest level over which this node itself combines values."""
         return Level.TOKEN
 
     @property
     def live_scope(self) -> Level:
-        """The widest level at which it looks at the student as it is now."""
+        """The widest level over which it combines values of the student as it is now."""
         return max((node.scope for node in self.walk() if node.live), default=Level.TOKEN)
 
     @property
@@ -80,7 +80,7 @@ class Expr:
         return any(c.live for c in self.children)
 
     def own_needs(self) -> frozenset[Need]:
-        """The readers that this node itself reads, with the ability that it asks of each."""
+        """The readers that this node itself reads, with the ability that each must have."""
         return frozenset()
 
     @property
@@ -94,12 +94,12 @@ class Expr:
         return frozenset()
 
     def own_contexts(self) -> frozenset[Context]:
-        """Contexts for whose evidence this node itself looks."""
+        """Contexts whose evidence this node itself tests for."""
         return frozenset()
 
     @property
     def contexts(self) -> frozenset[Context]:
-        """Contexts for whose evidence it looks."""
+        """Contexts whose evidence it tests for."""
         return frozenset(c for node in self.walk() for c in node.own_contexts())
 
     @property
@@ -134,8 +134,10 @@ class Expr:
             yield child, batch.levels.touched(units, self.level, child.level)
 
     def __bool__(self) -> bool:
-        # Python's "and", "or", "not" and "0 < x < 1" ask for a bool and would silently drop half of the expression.
-        raise LimbeckError(f"{self} is no single bool; combine masks with &, | and ~, and write (x > 0) & (x < 1).")
+        # Python's "and", "or", "not" and "0 < x < 1" convert to a bool, which would silently drop half of it.
+        raise LimbeckError(
+            f"{self} cannot be used as one Python bool; combine masks with &, | and ~, and write (x > 0) & (x < 1)."
+        )
 
     # ---- arithmetic
     def __add__(self, x: Expr | Scalar | float) -> Expr:

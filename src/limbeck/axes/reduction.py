@@ -6,7 +6,7 @@ micro-batches and processes.
 
 ``per`` says which units the denominator counts: ``kept`` (those of the term's mask, the default), ``all`` (every scored
 token of the record) or ``weight`` (the sum of the weights of the kept units). Two terms share a denominator if and only
-if their reduction, their ``per``, and the mask or weight that ``per`` looks at are equal.
+if their reduction, their ``per``, and the mask or weight that ``per`` refers to are equal.
 """
 
 from __future__ import annotations

@@ -278,7 +278,7 @@ class Derived(Source):
 
 
 def refuse_unjudged(kind: str, looks: Sequence[Expr], source: Source) -> None:
-    """Raise LimbeckError where a choice among responses looks at rewards that its source does not have."""
+    """Raise LimbeckError where a choice among responses reads rewards that its source does not have."""
     for v in looks:
         if not source.verified and v.fields & {"reward", "correct"}:
             names = ", ".join(map(repr, sorted(v.fields)))

@@ -3,7 +3,7 @@ r"""Surrogate losses: functions of the student's log-probs and a detached signal
 A surrogate is a function of *live statistics* of the student (the log-prob of the token, or a divergence of its
 distribution), which carry gradient, and of detached values. It declares the level of its signal and of its losses,
 whether it is linear in its signal, and the live statistics that it needs. It is called on a slice of the batch: a tile
-where everything is per token, a micro-batch where it looks at sequences or groups.
+where everything is per token, a micro-batch where a loss depends on a sequence or group.
 
 ===================  =======================================================  ==================================
 ``divergence_loss``  a target distribution; any divergence of the table       KD, GKD, full-vocabulary OPD
@@ -58,7 +58,7 @@ class Question:
     """A live statistic that a surrogate needs of the student.
 
     Attributes:
-        statistic, support: the statistic, and the entries of the vocabulary that it looks at.
+        statistic, support: the statistic, and the entries of the vocabulary that it reads.
         target: the distribution that the student is compared with, at its readers' own temperatures.
         tau: temperature of the student.
         target_tau: temperature of the target, on top of its readers' own; None takes ``tau``.
@@ -87,7 +87,7 @@ class Surrogate:
 
     @property
     def scope(self) -> Level:
-        """The widest level that it looks at; ``TOKEN`` makes a term separable."""
+        """The widest level that one of its losses depends on; ``TOKEN`` makes a term separable."""
         return Level.TOKEN
 
     @property

@@ -26,6 +26,16 @@ Facts = dict[str, Any]
 TEACHERS = ("dense", "at", "topk", "sampled", "text")
 """What a method may read from a teacher, the most demanding first."""
 
+TEACHER_LEGEND = {
+    "dense": "its full next-token distributions",
+    "at": "its log-probs at the student's k most likely tokens",
+    "topk": "its k most likely tokens with their log-probs",
+    "sampled": "its log-prob of each sampled token, which an API can give",
+    "text": "text that it generates",
+    "self": "no teacher model; the student teaches itself, under another prompt",
+}
+"""The words of the column ``teacher``, explained below the table."""
+
 _MEANINGS = {
     "feedback": "the kind of signal the student gets (arXiv:2604.00626; the rules are ours, in "
     "limbeck/space/taxonomy.py)",
@@ -49,7 +59,7 @@ def methods(
     log-probs. [cyan]at[/]: its log-probs at the student's k most likely tokens.
     [cyan]sampled[/]: its log-prob of each sampled token, which an API can give.
     [cyan]text[/]: text that it generates. [cyan]self[/]: no teacher model; the
-    student teaches itself.
+    student teaches itself, under another prompt.
     reward: the task must verify answers, or give feedback on them.
     confidence: how sure we are that this is what the paper does.
 
@@ -82,6 +92,7 @@ def methods(
             _print_long(console, f)
     else:
         _print_table(console, groups)
+        _print_legend(console)
     _print_footer(console)
 
 
@@ -185,6 +196,16 @@ def _print_table(console: Console, groups: Mapping[str, list[Facts]]) -> None:
     for f in every:
         if "/" in f["paper"]:  # a URL is too long for the table
             print_line(console, f"{f['name']}: {f['paper']}", "dim")
+
+
+def _print_legend(console: Console) -> None:
+    """Print the meaning of the words in the columns ``teacher``, ``reward`` and ``confidence``."""
+    print_line(console)
+    print_line(console, "teacher: what the method reads from a teacher model", "dim")
+    for word, meaning in TEACHER_LEGEND.items():
+        print_line(console, f"  {word:<9}{meaning}", "dim")
+    print_line(console, "reward: the task must verify answers, or give feedback on them", "dim")
+    print_line(console, "confidence: how sure we are that this is what the paper does", "dim")
 
 
 def _hold(made: Table, widths: Sequence[int]) -> None:

@@ -1,8 +1,8 @@
 """The engine: trains any method. ``distill`` is the entry point from Python, ``train`` that of the command line.
 
-A start (``run``): ``config`` reads the settings, ``checks`` refuse those that cannot work, and ``build`` loads models
+A start (``run``): ``config`` reads the settings, ``checks`` refuses those that cannot work, and ``build`` loads models
 and makes a ``session``: the configuration, everything built from it, and the state that changes during the run.
-``rendering`` turns prompts into token ids; ``console``, ``messages`` and ``notices`` tell the user what happens.
+``rendering`` turns prompts into token ids; ``console``, ``messages`` and ``notices`` print messages for the user.
 
 A step (``loop``), in five calls:
 
@@ -13,7 +13,8 @@ A step (``loop``), in five calls:
 5. the optimiser               and the moving copies of the student                               ``models/``
 
 ``evaluation`` measures held-out problems, ``watch`` finds faults that keep a run from learning, and ``storage/`` holds
-the files from which ``resumption`` continues a stopped run exactly. The engine never asks which method runs.
+the files from which ``resumption`` continues a stopped run exactly. No code of the engine depends on the name of a
+method.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class StatusLine:
         if self.status is not None:
             self.status.update(text)
             return
-        action = text.partition(":")[0]  # the rest says how far it has come
+        action = text.partition(":")[0]  # the rest is the progress of the action
         if action != self.newest:
             self.newest = action
             print_exact_line(self.console, action)
@@ -66,9 +66,9 @@ def progress_bar(console: Console) -> Progress:
 
 
 def newest_numbers(metrics: Mapping[str, Any]) -> str:
-    """The most telling numbers of a step, in one short text."""
-    labels = (("loss", "loss"), ("reward", "reward"), ("accuracy", "right"), ("kl_reverse", "KL"), ("entropy", "H"))
-    parts = [f"{label} {metrics[key]:.3f}" for key, label in labels if isinstance(metrics.get(key), float)]
+    """The loss, the reward, the accuracy, the KL or the entropy of a step, four at most, in one short text."""
+    labels = {key: key for key in ("loss", "reward", "accuracy")} | {"kl_reverse": "KL", "entropy": "entropy"}
+    parts = [f"{label} {metrics[key]:.3f}" for key, label in labels.items() if isinstance(metrics.get(key), float)]
     seconds, tokens = metrics.get("seconds"), metrics.get("tokens_written")
     if seconds and tokens:
         parts = [*parts[:3], f"{tokens / seconds:,.0f} tokens/s"]

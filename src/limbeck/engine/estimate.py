@@ -154,8 +154,8 @@ def lengths(session: Session) -> Lengths:
     counts = [len(session.renderer.prompt_ids(p)) for p in prompts]
     reads = any(source.name == "task" for source in data_sources(session.method))
     pairs = [(p, r) for p in prompts for r in task.responses(p)] if reads else []
-    said = [min(len(ids), session.config.max_tokens) for ids in session.renderer.all_response_ids(pairs)]
-    return Lengths(_mean(counts), max(counts, default=0), _mean(said))
+    response_counts = [min(len(ids), session.config.max_tokens) for ids in session.renderer.all_response_ids(pairs)]
+    return Lengths(_mean(counts), max(counts, default=0), _mean(response_counts))
 
 
 def _first(split: Sequence[Prompt]) -> list[Prompt]:

@@ -71,7 +71,7 @@ class Evaluator:
         if failed == len(self.prompts):
             raise LimbeckError(
                 f"the verifier of {shown(self.task.name)} judged no response of the evaluation ({failed} of them; the "
-                f"first: {failures.unjudged[0]}); mend the verifier, give it more time (verify_seconds), or set "
+                f"first: {failures.unjudged[0]}); fix the verifier, give it more time (verify_seconds), or set "
                 "eval_size=0."
             )
         out: dict[str, Any] = {"n": len(self.prompts), "length": float(record.length_B.double().mean())}
@@ -275,13 +275,13 @@ def _turns(record: Rollout, b: int, tokenizer: Any) -> dict[str, Any]:
     """The turn of each token of an episode (from 1), the environment's text between turns, and each turn's reward."""
     turns = (record.seq_U == b).nonzero().squeeze(-1).tolist()
     places = [record.pos_N[record.turn_N == u].tolist() for u in turns]
-    said = []
+    texts = []
     for now, later in itertools.pairwise(places):
         between = record.ids_L[now[-1] + 1 : later[0]].tolist() if now and later else []
-        said.append(str(tokenizer.decode(between, skip_special_tokens=True)).strip())
+        texts.append(str(tokenizer.decode(between, skip_special_tokens=True)).strip())
     return {
         "turn": [k for k, own in enumerate(places, 1) for _ in own],
-        "said": said,
+        "said": texts,
         "rewards": [float(record.reward_U[u]) for u in turns],
     }
 

@@ -266,10 +266,10 @@ def _written(
 
 def _of_text(label: str, session: Session, prompt: Prompt, text: Written, sample: int) -> dict[str, Any]:
     failures = Failures()
-    said = judge(session, prompt, text, failures)
-    if said is UNJUDGED:
-        said = Verdict(math.nan, False, f"not judged: {failures.unjudged[-1]}")
-    judged = said is not None and math.isfinite(said.reward)
+    verdict = judge(session, prompt, text, failures)
+    if verdict is UNJUDGED:
+        verdict = Verdict(math.nan, False, f"not judged: {failures.unjudged[-1]}")
+    judged = verdict is not None and math.isfinite(verdict.reward)
     return {
         "model": label,
         "prompt": prompt.id,
@@ -277,9 +277,9 @@ def _of_text(label: str, session: Session, prompt: Prompt, text: Written, sample
         "response": as_written(session.student, text.ids),
         "length": len(text.ids),
         "ended": not text.truncated,
-        "reward": said.reward if said and judged else None,
-        "correct": said.correct if said and judged else None,
-        "feedback": said.feedback if said else None,
+        "reward": verdict.reward if verdict and judged else None,
+        "correct": verdict.correct if verdict and judged else None,
+        "feedback": verdict.feedback if verdict else None,
     }
 
 

@@ -282,8 +282,11 @@ class _Run:
         """Evaluation and checkpoint after ``done`` steps."""
         config = self.config
         if last or (config.eval_every and done % config.eval_every == 0):
-            bar.update(bar.task_ids[0], note="evaluating")
+            numbers = bar.tasks[0].fields["note"]
+            if self.evaluator.prompts:
+                bar.update(bar.task_ids[0], note="evaluating")
             self._evaluate(done)
+            bar.update(bar.task_ids[0], note=numbers)
         if last or (config.save_every and done % config.save_every == 0):
             self._save(done)
 

@@ -20,11 +20,11 @@ Numbers = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault that a step can have.
+    """A fault that the metrics of a step can show.
 
     Attributes:
         what: its key in ``run.json``.
-        found: tells whether a step's metrics show it.
+        found: whether a step's metrics show it.
         sentence: the fault and the remedy.
         short: the fault as a clause after "in 3 of 40 steps".
     """
@@ -43,15 +43,15 @@ FAULTS = (
     Fault(
         "zero_gradient",
         _is("grad_norm", 0.0),
-        "the gradient is exactly zero, so the step teaches nothing; check that rewards differ among the responses of a "
+        "the gradient is exactly zero, so the step changes nothing; check that rewards differ among the responses of a "
         "prompt, that the method's masks keep some tokens, and that the student differs from its target.",
         "the gradient was exactly zero",
     ),
     Fault(
         "no_signal",
         _is("groups_with_signal", 0.0),
-        "all responses of each prompt got the same reward, so no group has a signal and the rewards teach nothing; "
-        "take more responses a prompt, easier tasks (harder ones where all are right), or a better student.",
+        "all responses of each prompt got the same reward, so all advantages are 0 and there is no gradient; "
+        "take more responses a prompt, easier tasks (harder ones where all responses are right), or a better student.",
         "the rewards were equal in every group",
     ),
     Fault(
@@ -102,16 +102,16 @@ class Watch:
     def after(self, metrics: Numbers) -> list[str]:
         """Sentences to print after a step: about faults that were found for the 1st, 10th, 100th ... time."""
         self.steps += 1
-        said = []
+        messages = []
         for fault in self._found(metrics):
             seen = self.seen.setdefault(fault.what, Seen(int(metrics.get("step", self.steps - 1))))
             seen.steps += 1
             if seen.steps == 1:
                 if not (fault.what == "none_ended" and metrics.get("truncated") == 1.0):  # all_truncated says the same
-                    said.append(f"note: step {seen.first}: {fault.sentence}")
+                    messages.append(f"note: step {seen.first}: {fault.sentence}")
             elif str(seen.steps).strip("0") == "1":
-                said.append(f"note: in {seen.steps:,} of {self.steps:,} steps {fault.short}; {_remedy(fault)}")
-        return said
+                messages.append(f"note: in {seen.steps:,} of {self.steps:,} steps {fault.short}; {_remedy(fault)}")
+        return messages
 
     def recall(self, rows: Iterable[Numbers]) -> None:
         """Restore the state from the metrics of earlier steps."""

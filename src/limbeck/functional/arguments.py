@@ -158,11 +158,11 @@ def read_columns(
     expect("columns", columns, (Mapping, type(None)), "give tensors by name, {'difficulty': ...}")
     known = sorted(c.column for c in method.contexts)
     for name in columns or {}:
-        # A missing column means "all sequences", so a typo would pass unnoticed.
+        # Without its column, a context counts as present in all sequences, so a typo would change the loss silently.
         if str(name).lower().replace("_", " ").startswith("has ") and name not in known:
             raise LimbeckError(
-                f"columns[{name!r}] is no context of {method.name or 'this method'}{nearest(str(name), known)}; "
-                f"it looks at {', '.join(map(repr, known)) or 'none'}."
+                f"columns[{name!r}] is not a context of {method.name or 'this method'}{nearest(str(name), known)}; "
+                f"its contexts are {', '.join(map(repr, known)) or 'none'}."
             )
     read = {name: tensor(f"columns[{name!r}]", x, device).detach() for name, x in (columns or {}).items()}
     read = {name: x if x.is_floating_point() else x.to(torch.get_default_dtype()) for name, x in read.items()}

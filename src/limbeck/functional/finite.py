@@ -88,7 +88,7 @@ def doubts_of_scores(name: str, scores: Scores, vocabulary: int | None) -> Itera
     if isinstance(scores, Sampled):
         yield from doubts_of_field(name, scores.logp_N)
     if isinstance(scores, Dense):
-        # The largest entry tells all three, without a copy of the logits.
+        # The largest entry shows all three cases, without a copy of the logits.
         broken = ~torch.isfinite(scores.logits_NV.amax(-1))
         yield Doubt(name, broken, "has logits that are NaN, +inf, or all -inf")
     if isinstance(scores, Hidden):
@@ -107,8 +107,8 @@ def doubts_of_scores(name: str, scores: Scores, vocabulary: int | None) -> Itera
 def doubts_of_sampled(name: str, scores: Scores, token_N: Tensor) -> Iterator[Doubt]:
     """Doubts about logits of minus infinity for the token whose log-prob is read."""
     if isinstance(scores, Dense):
-        said = scores.logits_NV.gather(-1, token_N.unsqueeze(-1)).squeeze(-1)
-        yield Doubt(name, torch.isneginf(said), "is -inf for the token")
+        logit_N = scores.logits_NV.gather(-1, token_N.unsqueeze(-1)).squeeze(-1)
+        yield Doubt(name, torch.isneginf(logit_N), "is -inf for the token")
 
 
 def _broken_hidden(scores: Hidden) -> Tensor:

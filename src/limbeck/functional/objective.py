@@ -350,7 +350,7 @@ def objective(
 
     Args:
         method: a method, or a registered name or its recipe, which stand for the method with its defaults.
-        memory: a dictionary of numbers that the objective starts from, looks at and changes in place, such as the
+        memory: a dictionary of numbers that the objective starts from, reads and changes in place, such as the
             ``memory`` of another objective; default: an empty one.
         **unknown: refused; arguments of a method are given to the method, ``lb.objective(lb.methods.kdrl(coef=1.0))``.
 

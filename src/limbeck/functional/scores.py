@@ -148,5 +148,5 @@ def _check_served(method: Method, scores: Mapping[str, Scores]) -> None:
                 f"{method.name or 'this method'} reads {', '.join(sorted(asked))} from {reader}; give {slot}{enough}."
             )
         kind = kinds[type(scores[reader.key])]
-        able = SERVED[kind] | ({"at"} if kind == "topk" else set())  # whoever chose the ids, here they are
+        able = SERVED[kind] | ({"at"} if kind == "topk" else set())  # the ids are given, whichever model chose them
         refuse_lacking(method.name, str(reader), asked, able, kind)

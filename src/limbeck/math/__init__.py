@@ -4,5 +4,5 @@
 ``statistic``   log-prob, entropy and distances, in the form that ``kernels`` evaluates tile by tile
 ``autograd``    the gradient of a function of a row that has no closed form
 
-Nothing here knows batches, readers or methods.
+The functions take tensors only; batches, readers and methods are defined in other folders.
 """

@@ -23,7 +23,7 @@ def cite(method: Method | Recipe | str) -> str:
 
 
 def explain(method: Method | Recipe | str) -> str:
-    """The formula, sources, terms with their divisors, needed models and the citation of a method, as plain text."""
+    """The formula, sources, terms with their denominators, needed models and citation of a method, as plain text."""
     method = as_method(method)
     lines = [f"{method.name} — {cite(method)}" if method.name else "a method", "", f"  L = {method.terms}", ""]
     described = axes(method) | ({"confidence": method.confidence} if method.confidence else {})
@@ -40,7 +40,7 @@ def axes(method: Method) -> dict[str, str]:
     totals = denominators(method)
     for i, (coefficient, term) in enumerate(method.parts, 1):
         out[f"term {i}"] = f"{coefficient} · {term}"
-        out[f"  divisor {i}"] = totals[i - 1]
+        out[f"  denominator {i}"] = totals[i - 1]
     out["reduction"] = str(method.reduction)
     out["updates"] = f"{method.updates} per batch"
     reads = [f"{role}: {', '.join(sorted(abilities))}" for role, abilities in method.roles.items()]
@@ -49,8 +49,8 @@ def axes(method: Method) -> dict[str, str]:
     out["reads"] = "; ".join(reads) or "only the student"
     kept = {"contexts": _contexts(method), "weights": _weights(method), "remembers": _remembers(method)}
     out |= {label: "; ".join(texts) for label, texts in kept.items() if texts}
-    out["evaluation"] = (
-        "in one pass" if method.separable else "in two passes, because a loss looks at more than one token"
+    out["computed"] = (
+        "in one pass" if method.separable else "in two passes, because a loss depends on more than one token"
     )
     supports = [
         t.surrogate.support for _, t in method.parts if isinstance(t.surrogate, DivergenceLoss) and t.surrogate.support
@@ -116,7 +116,7 @@ def _remembers(method: Method) -> list[str]:
 
 
 def denominators(method: Method) -> list[str]:
-    """The divisor of each term in words, with the terms that have the same one."""
+    """The denominator of each term in words, with the terms that have the same one."""
     keys = [_denominator(term, method) for _, term in method.parts]
     out = []
     for i, key in enumerate(keys):
@@ -129,7 +129,7 @@ def denominators(method: Method) -> list[str]:
 
 
 def _denominator(term: Term, method: Method) -> tuple:
-    """The properties that decide whether two terms share a divisor."""
+    """The properties that decide whether two terms share a denominator."""
     reduction = term.reduction or method.reduction
     if not reduction.per_unit:
         return reduction, "all", ""  # a constant does not depend on what is kept

@@ -24,7 +24,7 @@ A **teacher** is a reader whose weights are not the student's: neither the stude
 
 ``granularity``, the unit of the signal and the loss:
 
-* *token*: every value of the signal belongs to one token, and the loss looks at no other;
+* *token*: every value of the signal belongs to one token, and the loss depends on no other;
 * *sequence*: the signal has one value per turn, sequence or group, or the loss takes a ratio of whole sequences;
 * *hybrid*: both, in one signal or in two terms.
 

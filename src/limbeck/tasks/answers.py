@@ -57,12 +57,12 @@ def describe(text: str, correct: bool, boxed: bool = False, expected: str | None
     """
     marked = marked_answer(text, boxed)
     if correct:
-        said = f"got {_short(extract_answer(text, boxed))}, which is right"
+        feedback = f"got {_short(extract_answer(text, boxed))}, which is right"
     elif marked is None:
-        said = "no <answer>...</answer> was found, and the whole text is not the answer"
+        feedback = "no <answer>...</answer> was found, and the whole text is not the answer"
     else:
-        said = f"got {_short(marked) or 'an empty answer'}, which is not right"
-    return said if expected is None else f"{said}; expected {expected}"
+        feedback = f"got {_short(marked) or 'an empty answer'}, which is not right"
+    return feedback if expected is None else f"{feedback}; expected {expected}"
 
 
 def _short(answer: str) -> str:

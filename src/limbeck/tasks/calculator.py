@@ -121,11 +121,11 @@ class CalculatorEpisode:
             verdict = self._task.verify(self._prompt, text)
             return Observation("", True, verdict.reward, verdict.correct, verdict.feedback, self._task.role)
         self._left -= 1
-        said = _evaluated(calls[0]) if len(calls) == 1 else _mistake("call the calculator once a turn")
+        observation = _evaluated(calls[0]) if len(calls) == 1 else _mistake("call the calculator once a turn")
         if not self._left:
             ran_out = f"no answer was given in {self._task.max_turns} turns"
-            said = dataclasses.replace(said, done=True, feedback=said.feedback or ran_out)
-        return dataclasses.replace(said, role=self._task.role)
+            observation = dataclasses.replace(observation, done=True, feedback=observation.feedback or ran_out)
+        return dataclasses.replace(observation, role=self._task.role)
 
     def close(self) -> None:
         """End the episode."""

@@ -72,9 +72,9 @@ class RetryEpisode:
         verdict = judge_response(self._task.inner, self._prompt, text)
         self._left = 0 if verdict.correct else self._left - 1
         feedback = verdict.feedback or (None if verdict.correct else _DEFAULT)
-        said = self._task.template.replace("{feedback}", _sentence(feedback or "")) if self._left else feedback or ""
+        message = self._task.template.replace("{feedback}", _sentence(feedback or "")) if self._left else feedback or ""
         done = self._left == 0
-        return Observation(said, done, verdict.reward if done else 0.0, verdict.correct, feedback)
+        return Observation(message, done, verdict.reward if done else 0.0, verdict.correct, feedback)
 
     def close(self) -> None:
         """Do nothing; the episode holds no resources."""

@@ -41,8 +41,8 @@ def command(text: str) -> str:
     """The command in an assistant turn: the last ``<action>...</action>``, else the last line that is not empty."""
     marked = re.findall(r"<action>(.*?)</action>", text, re.DOTALL)
     lines = [line for line in text.splitlines() if line.strip()]
-    said = marked[-1] if marked else lines[-1] if lines else ""
-    plain = " ".join(said.lower().encode("ascii", "replace").decode().split())
+    last = marked[-1] if marked else lines[-1] if lines else ""
+    plain = " ".join(last.lower().encode("ascii", "replace").decode().split())
     return plain.removeprefix(">").strip()[:_LONGEST_COMMAND]
 
 
@@ -140,19 +140,19 @@ class Play:
         self._left -= 1
         words = command(text)
         if not words or words.split()[0] in _META:
-            said = f"{words!r} is not a command of this game." if words else "Write a command."
-            return self._seen(said, said)
+            message = f"{words!r} is not a command of this game." if words else "Write a command."
+            return self._seen(message, message)
         state, _, over = self._game.step(words)
-        said = clean(state.feedback)
+        message = clean(state.feedback)
         gained, self._score = state.score - self._score, state.score
         self.admissible = sorted(state.admissible_commands or [])
-        complaint = said.startswith(_COMPLAINTS) and words not in map(str.lower, self.admissible)
-        seen = self._seen(said, said if complaint else None, over=bool(over or state.won or state.lost))
+        complaint = message.startswith(_COMPLAINTS) and words not in map(str.lower, self.admissible)
+        seen = self._seen(message, message if complaint else None, over=bool(over or state.won or state.lost))
         return {**seen, "reward": gained / max(self.most, 1), "correct": bool(state.won)}
 
-    def _seen(self, said: str, feedback: str | None, over: bool = False) -> dict[str, Any]:
+    def _seen(self, message: str, feedback: str | None, over: bool = False) -> dict[str, Any]:
         done = over or self._left <= 0
-        text = with_hints(said, self.admissible) if self._hints and not done else said
+        text = with_hints(message, self.admissible) if self._hints and not done else message
         return {"text": text, "feedback": feedback, "done": done}
 
     def close(self) -> None:

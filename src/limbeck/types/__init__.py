@@ -3,9 +3,9 @@
 ``rollout``  a problem, and responses to problems with their authors, log-probs and rewards
 ``scores``   the log-probs, top-k, logits or hidden states of a model on the scored tokens of a rollout
 
-Shape legend (the suffix of a name says its axes, in the whole package)::
+Shape legend (the suffix of a name gives its axes, in the whole package)::
 
-    L  all tokens of a record          N  scored tokens (a loss may look at them)
+    L  all tokens of a record          N  scored tokens (those a loss may read)
     U  turns                           B  sequences           G  groups
     V  vocabulary                      K  top-k support       H  hidden width
     B1 offsets, B + 1 entries

@@ -89,9 +89,9 @@ class Chat:
         except LimbeckError:
             raise
         except Exception as e:  # a template is a program, and may fail in any way
-            said = next(iter(str(e).splitlines()), type(e).__name__).rstrip(".")
+            message = next(iter(str(e).splitlines()), type(e).__name__).rstrip(".")
             raise LimbeckError(
-                f"{prompt.at}the chat template of {self.name!r} cannot render {str(messages)[:80]} ({said}); give "
+                f"{prompt.at}the chat template of {self.name!r} cannot render {str(messages)[:80]} ({message}); give "
                 f"another with --set {self.setting}=FILE.jinja or {self.setting}=plain."
             ) from None
 
@@ -222,13 +222,13 @@ class Chat:
         """Number of tokens after a reply that end a turn; some templates add the end of the text to it."""
         return sum(i in self.stops or i == self.end for i in self._encode(self._tails[0]))
 
-    def between(self, prompt: Prompt, said: Mapping[str, Any]) -> list[int]:
+    def between(self, prompt: Prompt, message: Mapping[str, Any]) -> list[int]:
         """The tokens between a reply and the next one: the end of its message, the next message, an opening.
 
         Raises:
             LimbeckError: the template fails on the message, or drops earlier messages of the assistant.
         """
-        asked = replace(prompt, messages=(*_ASKED, said))
+        asked = replace(prompt, messages=(*_ASKED, message))
         text = self.text(asked)
         if _MARK not in text:
             raise LimbeckError(
@@ -302,8 +302,8 @@ class Chat:
 
     def _refuse_unwritten(self, prompt: Prompt, reply: Mapping[str, Any] | None = None) -> None:
         """Refuse parts that the template would drop, and earlier replies that hold the end token of a turn."""
-        said = [m for m in prompt.messages if m.get("role") == "assistant"]
-        if self.end is not None and any(self._end_text in text_of(m) for m in said):
+        replies = [m for m in prompt.messages if m.get("role") == "assistant"]
+        if self.end is not None and any(self._end_text in text_of(m) for m in replies):
             raise LimbeckError(
                 f"{prompt.at}a message of the assistant in prompt {prompt.id!r} holds {self._end_text!r}, which ends a "
                 "response, so it would end twice; take it out of the text, because the template writes it after the "

@@ -152,9 +152,9 @@ def check_writing(policy: Policy) -> None:
         except (*FULL, LimbeckError):
             raise
         except Exception as e:  # generation without a fitting cache may raise any exception
-            said = next(iter(str(e).strip().splitlines()), type(e).__name__).rstrip(" .:")
+            message = next(iter(str(e).strip().splitlines()), type(e).__name__).rstrip(" .:")
             raise LimbeckError(
-                f"{policy.name!r} cannot write: generate fails on a short prompt ({said}); give another model, or "
+                f"{policy.name!r} cannot write: generate fails on a short prompt ({message}); give another model, or "
                 "upgrade Transformers."
             ) from None
         if gap <= (0.3 if weight_dtype(policy.model) in HALF else 1e-2):

@@ -246,10 +246,10 @@ def _scorer(model: PreTrainedModel, vocabulary: int, setting: str) -> Scorer:
     except (*FULL, LimbeckError):
         raise
     except Exception as e:  # a configuration that contradicts itself fails in the first pass, in any way
-        said = next(iter(str(e).strip().splitlines()), type(e).__name__).rstrip(" .:")
+        message = next(iter(str(e).strip().splitlines()), type(e).__name__).rstrip(" .:")
         raise LimbeckError(
-            f"{setting}: the model cannot read a short text ({type(e).__name__}: {said}); correct its config.json, or "
-            "give another model."
+            f"{setting}: the model cannot read a short text ({type(e).__name__}: {message}); correct its config.json, "
+            "or give another model."
         ) from None
     return scorer
 

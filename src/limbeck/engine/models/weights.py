@@ -103,10 +103,10 @@ def _refuse_other_keys(
         _some("has weights of other shapes", shapes),
     ]
     if any(faults):
-        said = "; it ".join(f for f in faults if f)
+        problems = "; it ".join(f for f in faults if f)
         raise LimbeckError(
             f"{label}: the model could not be loaded: its weights are not those that its configuration describes; the "
-            f"checkpoint {said}; give the whole checkpoint with its own configuration."
+            f"checkpoint {problems}; give the whole checkpoint with its own configuration."
         )
 
 
@@ -170,9 +170,9 @@ def _peft_config(path: str, label: str) -> Any:
     try:
         return PeftConfig.from_pretrained(path, local_files_only=hub.only_here(path))
     except Exception as e:
-        said = next(iter(str(e).splitlines()), type(e).__name__).rstrip(".")
+        message = next(iter(str(e).splitlines()), type(e).__name__).rstrip(".")
         raise LimbeckError(
-            f"{label}: its adapter_config.json cannot be read ({said}); give the folder as PEFT wrote it."
+            f"{label}: its adapter_config.json cannot be read ({message}); give the folder as PEFT wrote it."
         ) from None
 
 
@@ -201,9 +201,9 @@ def _with_adapter(path: str, label: str, remote_code: bool, dtype: torch.dtype |
     except (*FULL, LimbeckError):
         raise
     except Exception as e:
-        said = next(iter(str(e).strip().splitlines()), type(e).__name__).rstrip(" .:")
+        message = next(iter(str(e).strip().splitlines()), type(e).__name__).rstrip(" .:")
         raise LimbeckError(
-            f"{label}: the adapter could not be loaded on {base!r} ({said}); give the folder as PEFT wrote it, with "
+            f"{label}: the adapter could not be loaded on {base!r} ({message}); give the folder as PEFT wrote it, with "
             "adapter_model.safetensors, and the base model that it was trained on."
         ) from None
     merged.name_or_path = str(Path(path))

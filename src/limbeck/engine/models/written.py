@@ -254,8 +254,8 @@ def forged(prompt: Prompt, special: re.Pattern[str] | None) -> str | None:
 
     The tokenizer does not distinguish it from the template's own, so such a message can end its turn and begin another.
     """
-    said = (text_of(m) for m in prompt.messages if special and m.get("role") != "assistant")
-    hits = (special.search(text) for text in said if special)
+    texts = (text_of(m) for m in prompt.messages if special and m.get("role") != "assistant")
+    hits = (special.search(text) for text in texts if special)
     return next((hit.group() for hit in hits if hit), None)
 
 

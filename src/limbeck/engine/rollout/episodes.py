@@ -76,19 +76,25 @@ class EpisodeState:
     def act(self, written: Written, author: int, scored: bool, policy: Policy) -> None:
         """Add one turn, and the environment's answer to it."""
         try:
-            said = checked_observation(self.episode.step(policy.text(written.ids)))
+            observation = checked_observation(self.episode.step(policy.text(written.ids)))
         except LimbeckError:
             raise
         except (Exception, SystemExit) as e:  # any failure of the environment's code ends this episode only
             self.done, self.died = True, failure_of(e)
             return
-        self.segments.append(Segment(written.ids, written.logp, author, scored, float(said.reward)))
-        self.correct, self.truncated = said.correct, written.truncated
-        self.feedback += [said.feedback] if said.feedback else []
-        self.done = said.done
-        if not said.done:
+        self.segments.append(Segment(written.ids, written.logp, author, scored, float(observation.reward)))
+        self.correct, self.truncated = observation.correct, written.truncated
+        self.feedback += [observation.feedback] if observation.feedback else []
+        self.done = observation.done
+        if not observation.done:
             self.segments.append(
-                Segment(between(policy, said, written.ids, self.prompt), None, author, scored=False, said=said.text)
+                Segment(
+                    between(policy, observation, written.ids, self.prompt),
+                    None,
+                    author,
+                    scored=False,
+                    said=observation.text,
+                )
             )
 
     def row(self) -> Trajectory:
@@ -178,27 +184,27 @@ def failure_of(e: BaseException) -> str:
     return f"{type(e).__name__}: {first}" if first else type(e).__name__
 
 
-def checked_observation(said: object) -> Observation:
+def checked_observation(observation: object) -> Observation:
     """The environment's answer, if it is an ``Observation`` with usable fields.
 
     Raises:
         EpisodeDied: it is no observation, or one of its fields has a wrong type or value.
     """
-    if not isinstance(said, Observation):
-        raise EpisodeDied(f"step gave {shown(said)} instead of an Observation")
-    if not isinstance(said.reward, Real) or not abs(float(said.reward)) < MOST_REWARD:
-        raise EpisodeDied(f"its reward was {shown(said.reward)}")
-    for name, flag in (("done", said.done), ("correct", said.correct)):
+    if not isinstance(observation, Observation):
+        raise EpisodeDied(f"step gave {shown(observation)} instead of an Observation")
+    if not isinstance(observation.reward, Real) or not abs(float(observation.reward)) < MOST_REWARD:
+        raise EpisodeDied(f"its reward was {shown(observation.reward)}")
+    for name, flag in (("done", observation.done), ("correct", observation.correct)):
         if not isinstance(flag, bool | np.bool_):
             raise EpisodeDied(f"its {name} was {shown(flag)} instead of true or false")
-    for name, value in (("text", said.text), ("role", said.role), ("feedback", said.feedback)):
+    for name, value in (("text", observation.text), ("role", observation.role), ("feedback", observation.feedback)):
         if not isinstance(value, str) and not (name == "feedback" and value is None):
             raise EpisodeDied(f"its {name} was {shown(value)} instead of a text")
         if value and half_character(value) is not None:
             raise EpisodeDied(f"its {name} has half a character, which no tokenizer reads")
-    if len(said.text) > LONGEST:
-        raise EpisodeDied(f"it said {len(said.text):,} characters, more than any model reads")
-    return said
+    if len(observation.text) > LONGEST:
+        raise EpisodeDied(f"its text has {len(observation.text):,} characters, more than any model reads")
+    return observation
 
 
 class _BrokenEpisode:
@@ -235,8 +241,8 @@ class _Conversation:
             "reward": verdict.reward,
             "feedback": verdict.feedback or "",
         }
-        said = fill(self.template, known, self.name)
-        return Observation(said, not said, verdict.reward, verdict.correct, verdict.feedback)
+        answer = fill(self.template, known, self.name)
+        return Observation(answer, not answer, verdict.reward, verdict.correct, verdict.feedback)
 
     def close(self) -> None:
         """Do nothing: no resource is held."""
@@ -263,19 +269,19 @@ def _replay(
                 state.act(Written(ids, logp, False), TEACHER, False, student)
 
 
-def between(policy: Policy, said: Observation, written: list[int], prompt: Prompt | None = None) -> list[int]:
+def between(policy: Policy, observation: Observation, written: list[int], prompt: Prompt | None = None) -> list[int]:
     """The tokens between a reply and the next one: the rest of its message, the observation, the next opening.
 
     Args:
         policy: the model in whose chat format the episode is played.
-        said: the environment's answer.
+        observation: the environment's answer.
         written: the reply; if it ends with an end token, the end that the template writes is left out.
         prompt: of the episode, with the variables of its chat template.
     """
     prompt = prompt or Prompt("", ())
     try:
-        ids = policy.chat.between(prompt, {"role": said.role, "content": said.text})
+        ids = policy.chat.between(prompt, {"role": observation.role, "content": observation.text})
     except LimbeckError:  # few templates accept other roles than user and assistant
-        ids = policy.chat.between(prompt, {"role": "user", "content": said.text})
+        ids = policy.chat.between(prompt, {"role": "user", "content": observation.text})
     ended = bool(written) and written[-1] in policy.eos
     return ids[1:] if ended and ids and ids[0] in (written[-1], policy.chat.end) else ids

@@ -150,13 +150,13 @@ def _places(row: Trajectory, start: int) -> list[int]:
 
 def _said(row: Trajectory) -> list[str]:
     """The environment's message after each turn; empty where there was none."""
-    said: list[str] = []
+    texts: list[str] = []
     for segment in row.segments:
         if segment.scored:
-            said.append("")
-        elif said:
-            said[-1] = segment.said
-    return said
+            texts.append("")
+        elif texts:
+            texts[-1] = segment.said
+    return texts
 
 
 def _names(columns: Any) -> list[str]:

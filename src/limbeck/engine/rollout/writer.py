@@ -89,13 +89,13 @@ def refuse_empty(writer: RolloutWriter, record: Rollout, which: str) -> None:
     if unjudged and not died:
         raise LimbeckError(
             f"the verifier of {shown(writer.session.tasks['task'].name)} judged no response {which} "
-            f"({len(unjudged)} of them; the first: {unjudged[0]}), so there is nothing to learn from; mend the "
+            f"({len(unjudged)} of them; the first: {unjudged[0]}), so there is nothing to train on; fix the "
             "verifier, or give it more time (verify_seconds)."
         )
     if died:
         raise LimbeckError(
             f"every episode {which} was broken off by its environment ({len(died)} of them; the first: {died[0]}), so "
-            "there is nothing to learn from; mend the environment, and resume."
+            "there is nothing to train on; fix the environment, and resume."
         )
 
 

@@ -116,8 +116,8 @@ def _answers(ask: ContextQuestion, known: list[Evidence], session: Session, name
         for t in different
     ]
     written = generate(SamplingPolicy(((policy, 1.0),)), ids, limit, session.config.generate_batch)
-    said = {t: policy.text(w.ids) for t, w in zip(different, written, strict=True)}
-    return [said[t] for t in texts]
+    replies = {t: policy.text(w.ids) for t, w in zip(different, written, strict=True)}
+    return [replies[t] for t in texts]
 
 
 def _stated(answer: str) -> float:

@@ -133,7 +133,7 @@ def check_says_something(context: Context, template: str) -> None:
             return
     raise LimbeckError(
         f"contexts.{context.name} renders to an empty text for all evidence, so the teacher would see only what the "
-        "student sees; mend the template."
+        "student sees; fix the template."
     )
 
 
@@ -159,6 +159,6 @@ def _guarded(tree: nodes.Template) -> set[str]:
 def _unrenderable(name: str, e: Exception) -> LimbeckError:
     first = next(iter(str(e).strip().splitlines()), "")
     return LimbeckError(
-        f"the template of context {name!r} cannot be rendered ({type(e).__name__}: {first}); mend it in "
+        f"the template of context {name!r} cannot be rendered ({type(e).__name__}: {first}); fix it in "
         f"contexts.{name}, or leave that out for the default."
     )
