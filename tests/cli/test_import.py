@@ -120,5 +120,13 @@ def test_a_file_that_fails_is_one_sentence(
         assert word in line, line
 
 
+def test_a_method_that_raises_is_one_sentence_with_its_line(limbeck_: Run, folder: Path, mine: str) -> None:
+    Path(mine).write_text(MINE.replace("    return lb", "    if coef > 5:\n        coef = none\n    return lb"))
+    result = limbeck_("explain", "my_method", "--set", "coef=9.0", "--import", mine)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("limbeck: line 16 of mine.py raises NameError (name 'none' is not defined); correct it")
+
+
 def test_an_option_without_a_file_is_refused(limbeck_: Run) -> None:
     assert "--import needs a file" in limbeck_("methods", "--import").stderr

@@ -134,6 +134,10 @@ def explained(e: BaseException) -> tuple[str, int]:
     if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError":
         return f"out of memory; lower micro_tokens, generate_batch or max_tokens{hint}.", BUG
     first = next(iter(str(e).strip().splitlines()), "") or "no message"
+    from ..user_files import place_of, ran
+
+    if ran() and (place := place_of(e)):
+        return f"{place} raises {type(e).__name__} ({first.rstrip('.')}); correct it{hint}.", USER_ERROR
     return f"unexpected {type(e).__name__}: {first.rstrip('.')}{hint}.", BUG
 
 
