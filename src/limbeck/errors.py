@@ -61,7 +61,9 @@ def nearest(word: object, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` with the closest known name, or an empty string if none is close."""
     if not isinstance(word, str) or len(word) > 100:
         return ""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=_ALIKE)
+    names = list(known)
+    longer = [name for name in names if word.startswith(f"{name}_")]  # prompt_column for prompt
+    match = difflib.get_close_matches(word, names, n=1, cutoff=_ALIKE) or sorted(longer, key=len)[-1:]
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 

@@ -15,7 +15,7 @@ import torch
 import limbeck as lb
 from limbeck.math.divergence import rkl
 
-HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "numpy", "matplotlib", "limbeck.engine")
+HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "numpy", "matplotlib", "limbeck.engine.run")
 """What takes seconds to import. Pydantic is not among them: recent versions of Typer import it themselves."""
 
 PROBE = f"""

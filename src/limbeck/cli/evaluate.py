@@ -51,8 +51,8 @@ def evaluate(
     [cyan]limbeck eval --student embedded --teacher embedded[/]
     [cyan]limbeck eval --student runs/mine/student --task problems.jsonl --samples 8[/]
 
-    --set accepts these settings of a run: max_tokens, template, chat_template_kwargs, remote_code,
-    skip_overlong, cpu, task_options.NAME.
+    --set accepts these settings of a run: max_tokens, template,
+    chat_template_kwargs, remote_code, skip_overlong, cpu, task_options.NAME.
     """
     arguments = _arguments(task, settings or [])
     check_model("student", student)

@@ -128,8 +128,8 @@ def sample_responses(
     [cyan]limbeck sample runs/a runs/b --prompt "What is 7 * 8?" --samples 4[/]
     [cyan]limbeck sample embedded --task two_digit_sums --json[/]
 
-    --set accepts template, chat_template_kwargs, remote_code, skip_overlong, verify_seconds,
-    episode_turns, generate_batch, and task_options.NAME.
+    --set accepts template, chat_template_kwargs, remote_code, skip_overlong,
+    verify_seconds, episode_turns, generate_batch, and task_options.NAME.
     """
     chosen = _chosen(models, before, teacher)
     if out is not None:
