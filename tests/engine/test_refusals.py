@@ -106,7 +106,7 @@ def test_refused_before_a_model_is_loaded(case: str, shelf: Shelf, out: Path, un
 JSONL = {
     "empty": ("", ("holds no records",)),
     "blank": ("\n\n", ("holds no records",)),
-    "not JSON": ('{"prompt": "a", "answer": "1"}\n{"prompt": "b", \n', ("line 2", "not JSON", "one object a line")),
+    "not JSON": ('{"prompt": "a", "answer": "1"}\n{"prompt": "b", \n', ("line 2", "not JSON", "on each line")),
     "no prompt": (
         '{"prompt": "a", "answer": "1"}\n\n{"promt": "b"}\n',
         ("line 3", "'promt'", "did you mean 'prompt'?"),

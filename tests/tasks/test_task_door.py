@@ -202,7 +202,7 @@ def test_several_rewards_are_weighed() -> None:
         assert judge(lambda response, s=scalar: s).reward == 0.25
 
 
-def test_a_reward_that_says_nothing_leaves_the_response_unjudged() -> None:
+def test_a_reward_of_none_leaves_the_response_unjudged() -> None:
     def raises(response: str) -> float:
         raise KeyError("no key")
 
@@ -285,7 +285,7 @@ def test_a_reward_that_hangs_is_ended(kind: str) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 10**400, "right", [1.0], {}, Verdict(math.nan, True)])
-def test_what_is_no_reward_is_refused(value: Any) -> None:
+def test_values_that_are_not_rewards_are_refused(value: Any) -> None:
     with pytest.raises(LimbeckError, match=r"reward mine gave .* to prompt .*; return a finite number, or None"):
         judge(named("mine", lambda response: value))
 
@@ -448,7 +448,7 @@ def test_files_that_cannot_be_read(ending: str, content: bytes, words: str, tmp_
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without network, whose cache holds two configurations of ``owner/sums``."""
+    """A machine without network, with two configurations of ``owner/sums`` in the cache."""
     monkeypatch.setattr(sources, "reachable", lambda: False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     for config in ("easy", "hard"):
@@ -590,10 +590,10 @@ def test_distil_with_data_and_reward_in_memory(tmp_path: Path, capsys: pytest.Ca
     metrics = [json.loads(line) for line in (tmp_path / "1" / "metrics.jsonl").read_text().splitlines()]
     assert sum(row["verifier_failed"] for row in metrics) > 0
     assert all(math.isfinite(row["reward"]) for row in metrics)
-    told = capsys.readouterr().err
-    assert told.count("not at all") == 1
-    assert "it returned None" in told
-    assert "'tidy' holds out 2 problems" in " ".join(told.split())
-    assert "test_size=0.3" in told
+    printed = capsys.readouterr().err
+    assert printed.count("not at all") == 1
+    assert "it returned None" in printed
+    assert "'tidy' holds out 2 problems" in " ".join(printed.split())
+    assert "test_size=0.3" in printed
     record = json.loads((tmp_path / "0" / "run.json").read_text())
     assert Path(__file__).name in record["inputs"]["code"]
