@@ -1,4 +1,4 @@
-"""Limits on time and memory for user code that runs in this process: verifiers and templates."""
+"""Limits on time and memory for foreign code that runs in this process: verifiers and templates."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 VERIFY_SECONDS = 60.0
-"""Time limit of one verdict (ours); the setting ``verify_seconds`` changes it."""
+"""For one verdict, unless a run says otherwise."""
 
 RENDER_SECONDS = 10.0
-"""Time limit for rendering one template (ours); ordinary templates take milliseconds."""
+"""For rendering one template; what models read is rendered in milliseconds."""
 
 RENDER_MB = 1024
-"""MiB that rendering one template may allocate in addition to the memory of the process (ours)."""
+"""MiB that rendering one template may take besides what the process holds."""
 
-# A signal that other code does not use: math-verify uses SIGALRM, and schedulers send SIGUSR1. Windows has none.
+# A signal that programs leave alone: math-verify uses SIGALRM, and schedulers send SIGUSR1. Windows has none.
 _SIGNAL: int | None = getattr(signal, "SIGVTALRM", None) if hasattr(signal, "pthread_kill") else None
 _AGAIN = 1.0
 
 
 class Unrenderable(ValueError):
-    """A template needs more time or memory, or writes more text, than the limits allow."""
+    """A template needs more time, memory or text than any prompt does."""
 
 
 class OutOfTime(BaseException):
-    """User code exceeded its time limit. It is not an ``Exception``, so that ``except Exception`` does not catch it."""
+    """Foreign code took longer than it may. No ``Exception``, so that a bare ``except Exception`` does not keep it."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"took longer than {seconds:g} s")
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """Call a function with a time limit, and return its result.
+    """What a call returns, if it returns in time.
 
-    In the main thread the call is interrupted, even in a system call; in other threads, and on systems without signals,
-    it runs in a thread of its own, which is abandoned after the limit.
+    In the main thread the call is interrupted, also in the middle of a system call; elsewhere, and on systems without
+    signals, it is left behind in a thread of its own.
 
     Raises:
         OutOfTime: it took longer.
@@ -56,7 +56,7 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 
     def watch() -> None:
         wait = seconds
-        while not done.wait(wait):  # repeatedly, in case the code catches everything
+        while not done.wait(wait):  # again and again, should the code catch everything
             signal.pthread_kill(me, _SIGNAL)
             wait = _AGAIN
 
@@ -74,10 +74,10 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 
 
 def within_processor_time(seconds: float, call: Callable[[], T]) -> T:
-    """Call a function with a limit on processor time, and return its result.
+    """What a call returns, if it computes no longer than so many seconds of the processor's time.
 
-    For code that computes without waiting: a timer of the system interrupts it, which takes microseconds, while the
-    thread of :func:`within` takes milliseconds.
+    For code that computes and never waits: a timer of the system interrupts it, which costs microseconds where a
+    watching thread costs milliseconds.
 
     Raises:
         OutOfTime: it took longer.
@@ -92,7 +92,7 @@ def within_processor_time(seconds: float, call: Callable[[], T]) -> T:
 
     before = signal.signal(signal.SIGVTALRM, stop)
     try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, seconds, _AGAIN)  # repeatedly, in case the code catches everything
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds, _AGAIN)  # again and again, should the code catch everything
         return call()
     finally:
         running = False
@@ -121,11 +121,11 @@ def _aside(seconds: float, call: Callable[[], T]) -> T:
 
 
 def rendered(call: Callable[[], str], longest: int, seconds: float = RENDER_SECONDS, mb: int = RENDER_MB) -> str:
-    """Render a template by ``call`` within limits on time and memory, and return its text.
+    """The text of a template, rendered by ``call`` within limits on time and memory.
 
     Raises:
-        Unrenderable: it takes too long or too much memory, or writes more than ``longest`` characters. Exceptions of
-            the template itself are passed on.
+        Unrenderable: it takes too long, too much memory, or writes more than ``longest`` characters. What the template
+            itself raises is passed on.
     """
     with _memory(mb):
         try:
@@ -135,13 +135,13 @@ def rendered(call: Callable[[], str], longest: int, seconds: float = RENDER_SECO
         except MemoryError:
             raise Unrenderable(f"it takes more than {mb:,} MiB of memory") from None
     if len(text) > longest:
-        raise Unrenderable(f"it writes {len(text):,} characters, more than the limit of {longest:,}")
+        raise Unrenderable(f"it writes {len(text):,} characters, more than any model reads ({longest:,})")
     return text
 
 
 @contextlib.contextmanager
 def _memory(mb: int) -> Iterator[None]:
-    """Limit the memory that this process may still allocate, on systems that report its current memory (Linux)."""
+    """Bound what this process may still allocate, where the system can say how much it holds (Linux)."""
     try:
         import resource
 

@@ -1,7 +1,4 @@
-"""Check once whether the Hugging Face hub can be reached; its own client retries for almost a minute.
-
-The answer is remembered for the life of the process.
-"""
+"""Whether the Hugging Face hub can be reached, asked once: its own client retries for most of a minute."""
 
 from __future__ import annotations
 
@@ -11,14 +8,14 @@ import huggingface_hub
 from huggingface_hub import constants
 
 SECONDS = 5
-"""Time limit of the check (ours)."""
+"""How long an answer may take; ours."""
 
 
 @functools.cache
 def reachable() -> bool:
-    """Whether the hub answers, through the proxies in the environment."""
+    """Whether the hub answers, through proxies where the environment names some."""
     try:
         huggingface_hub.get_session().head(constants.ENDPOINT, timeout=SECONDS)
-    except Exception:  # no network, no name resolution, no proxy, or offline mode
+    except Exception:  # no network, no name, no proxy, offline by choice: all mean the same here
         return False
     return True
