@@ -1,10 +1,10 @@
-"""Update the printed output in the documentation: run Python blocks and rewrite blocks marked ``<!-- output -->``.
+"""Bring what pages print up to date: run their Python blocks and rewrite the blocks marked ``<!-- output -->``.
 
     .venv/bin/python scripts/refresh_docs.py            every page
     .venv/bin/python scripts/refresh_docs.py docs/space.md
 
-It also writes the table of methods into README.md. Tests compare the same blocks (tests/docs), so look at the
-difference before you commit it.
+Also writes the table of methods into README.md. Tests compare the same blocks (tests/docs); this only spares the
+copying. Look at the difference before you commit it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MARK = re.compile(r"<!-- (not executed|output)(?:: .*?)? -->\s*$")
 
 
 def refreshed(text: str, page: str) -> str:
-    """The page with the current output of its blocks."""
+    """The page with what its blocks print now."""
     names: dict[str, Any] = {"__name__": "__page__"}
     out, at, printed = [], 0, ""
     for found in BLOCK.finditer(text):
@@ -42,7 +42,7 @@ def refreshed(text: str, page: str) -> str:
 
 
 def with_table(text: str) -> str:
-    """README.md with the current table of methods."""
+    """README.md with the table of the registry."""
     sys.path.insert(0, str(ROOT / "docs"))
     import gen_pages
 
@@ -52,7 +52,7 @@ def with_table(text: str) -> str:
 
 
 def main(words: list[str]) -> None:
-    """Update the named pages, or all."""
+    """Refresh the named pages, or all."""
     from limbeck.space.registry import REGISTRY
 
     pages = [Path(w).resolve() for w in words] or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
