@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
-import pkgutil
 import re
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -109,17 +106,6 @@ def test_nothing_refers_to_a_document_that_is_not_here() -> None:
         if lines:
             found[str(path.relative_to(REPOSITORY))] = lines
     assert found == {}
-
-
-def test_no_module_is_hidden_by_another_name() -> None:
-    """``limbeck.cli.train`` is the module, whether it is imported or read as an attribute."""
-    found = pkgutil.walk_packages(limbeck.__path__, "limbeck.")
-    names = [m.name for m in found if not m.name.endswith(("__main__", "guard_worker", "textworld_game"))]
-    for name in names:
-        importlib.import_module(name)
-    pairs = [(name, *name.rpartition(".")[::2]) for name in names]
-    hidden = [name for name, package, last in pairs if not inspect.ismodule(getattr(sys.modules[package], last))]
-    assert hidden == []
 
 
 OPENINGS = ("What ", "Whoever ", "Whatever ", "Who ", "Whose ", "Nobody ", "Everybody ", "Where ")
