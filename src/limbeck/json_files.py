@@ -22,7 +22,12 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
     return _json_object(path.read_bytes())
 
 
-def read_json_lines(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file with one on each line; see :func:`read_and_count_json_lines`."""
+    return list(read_and_count_json_lines(path)[0])
+
+
+def read_and_count_json_lines(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
     """The JSON objects of a file with one on each line, and the number of lines that hold none.
 
     A broken line is left out wherever it is, because a resumed run writes on after the half-written line of a killed

@@ -49,7 +49,7 @@ def notes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
 
 @pytest.fixture
 def limbeck_(folder: Path) -> Run:
-    """Call the command line with words; 200 columns, so that no sentence is broken."""
+    """Call the command line; the terminal has 200 columns, so that no sentence is wrapped."""
 
     def call(*words: str, **environment: str) -> Result:
         env = {"COLUMNS": "200", "TERM": "dumb", **environment}
@@ -60,7 +60,7 @@ def limbeck_(folder: Path) -> Run:
 
 @pytest.fixture
 def run_folder(folder: Path) -> Path:
-    """What a stopped run of KDRL leaves."""
+    """The folder of a stopped KDRL run."""
     out = folder / "old"
     out.mkdir()
     (out / "run.json").write_text(json.dumps({"method": "kdrl", "command": "limbeck train kdrl"}))

@@ -1,4 +1,4 @@
-"""What an engine that only takes notes was asked, for the tests of the command line."""
+"""A stub of the engine that records its calls, for the tests of the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEASURED = {"n": 200, "accuracy": 0.25, "low": 0.2, "high": 0.31, "kl_reverse": 
 
 @dataclass
 class Notes:
-    """What the engine was asked, and what it shall do besides."""
+    """The calls that the engine received, and what the stub does in addition."""
 
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
     trouble: BaseException | None = None

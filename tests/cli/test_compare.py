@@ -13,7 +13,7 @@ from report import fake_run
 
 @pytest.fixture
 def pair(folder: Path) -> tuple[str, str]:
-    """Two runs whose data is the same and whose verdicts are stored."""
+    """Two runs on the same data with stored verdicts."""
     for name, right in (("a", 5), ("b", 8)):
         record = {**fake_run.RUN, "inputs": {"data": {"task": {"digest": "d", "test": 10}}}}
         rows = [
@@ -42,12 +42,12 @@ def test_no_row_is_broken_in_a_narrow_terminal(limbeck_: Run, pair: tuple[str, s
 
 
 def test_json_holds_the_numbers(limbeck_: Run, pair: tuple[str, str]) -> None:
-    told = json.loads(limbeck_("compare", *pair, "--json", "--metric", "accuracy", "--sort").stdout)
-    assert [run["label"] for run in told["runs"]] == ["b", "a"]
-    (difference,) = told["differences"]
+    printed = json.loads(limbeck_("compare", *pair, "--json", "--metric", "accuracy", "--sort").stdout)
+    assert [run["label"] for run in printed["runs"]] == ["b", "a"]
+    (difference,) = printed["differences"]
     assert (difference["first"], difference["second"], difference["paired_by"]) == ("a", "b", "problem")
     assert difference["interval"]["mean"] == pytest.approx(0.3)
-    assert told["runs"][0]["final"]["accuracy"] == 0.8
+    assert printed["runs"][0]["final"]["accuracy"] == 0.8
 
 
 def test_the_page_replaces_only_a_page(limbeck_: Run, pair: tuple[str, str], folder: Path) -> None:

@@ -32,7 +32,7 @@ def test_demo_trains_the_embedded_pair(limbeck_: Run, notes: Notes) -> None:
     )
 
 
-def test_demo_prints_what_happened_and_what_to_do_next(limbeck_: Run, notes: Notes) -> None:
+def test_demo_prints_the_result_and_next_steps(limbeck_: Run, notes: Notes) -> None:
     shown = limbeck_("demo").stdout
     solved = "It solved 25.0% [20.0% to 31.0%] of 200 held-out problems before training and 75.0% [69.0%"
     assert solved in shown

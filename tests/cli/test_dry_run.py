@@ -40,7 +40,7 @@ def document(limbeck_: Run, *words: str) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
-def test_it_says_what_would_happen_and_writes_nothing(limbeck_: Run, notes: Notes, folder: Path) -> None:
+def test_it_describes_the_run_and_writes_nothing(limbeck_: Run, notes: Notes, folder: Path) -> None:
     result = limbeck_(*KDRL, "--set", "max_tokens=40", "--set", "group=4")
     assert result.exit_code == 0, result.stderr
     for words in (
@@ -144,7 +144,7 @@ def spoilt(folder: Path) -> Path:
         (("sft", "--resume", "full"), "the folder has no readable run.json"),
     ],
 )
-def test_what_a_run_would_refuse_is_refused(
+def test_a_dry_run_refuses_what_a_run_refuses(
     limbeck_: Run, notes: Notes, spoilt: Path, words: tuple[str, ...], sentence: str
 ) -> None:
     before = sorted(p for p in spoilt.rglob("*"))
@@ -176,6 +176,6 @@ def test_quiet_prints_nothing(limbeck_: Run) -> None:
     assert (result.exit_code, result.output) == (0, "")
 
 
-def test_only_what_differs_is_listed() -> None:
+def test_only_settings_that_differ_are_listed() -> None:
     config = configure("kdrl", {"lr": 1e-5, "coef": 0.5, "teacher": "embedded"})
     assert engine_dry_run.settings_given(config) == {"teacher": "embedded", "arguments": {"coef": 0.5}}

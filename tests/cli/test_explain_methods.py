@@ -97,8 +97,8 @@ def test_explain_shows_contexts_weights_and_what_is_remembered(limbeck_: Run, na
     shown = [" ".join(line.split()) for line in limbeck_("explain", name).stdout.splitlines()]
     for line in lines:
         assert line in shown, shown
-    told = json.loads(limbeck_("explain", name, "--json").stdout)["axes"]
-    assert all(told[line.split()[0]] == line.partition(" ")[2] for line in lines)
+    printed = json.loads(limbeck_("explain", name, "--json").stdout)["axes"]
+    assert all(printed[line.split()[0]] == line.partition(" ")[2] for line in lines)
 
 
 def test_explain_shows_controllers(limbeck_: Run) -> None:
@@ -108,8 +108,8 @@ def test_explain_shows_controllers(limbeck_: Run) -> None:
 
 
 def test_explain_of_a_plain_method_has_no_such_lines() -> None:
-    told = lb.explain("gkd")
-    assert not any(f"\n  {label} " in told for label in ("contexts", "weights", "remembers"))
+    printed = lb.explain("gkd")
+    assert not any(f"\n  {label} " in printed for label in ("contexts", "weights", "remembers"))
 
 
 def test_explain_follows_set(limbeck_: Run) -> None:
@@ -183,10 +183,10 @@ def test_reading_about_methods_does_not_import_transformers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["codes"] == [0] * len(quick) + [2]
-    assert "limbeck.cli" in told["modules"]
-    assert {"transformers", "matplotlib", "datasets"} & set(told["modules"]) == set()
+    printed = json.loads(done.stdout)
+    assert printed["codes"] == [0] * len(quick) + [2]
+    assert "limbeck.cli" in printed["modules"]
+    assert {"transformers", "matplotlib", "datasets"} & set(printed["modules"]) == set()
 
 
 def test_addresses_are_not_cut_at_80_columns(limbeck_: Run) -> None:

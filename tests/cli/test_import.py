@@ -34,7 +34,7 @@ def my_method(coef: float = 2.0, group: int = WIDTH) -> lb.Method:
 
 @pytest.fixture
 def mine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A file that registers a method, in a process that has run none."""
+    """A file that registers a method, in a process that has not run it."""
     (folder / "code").mkdir()
     (folder / "code" / "beside.py").write_text("WIDTH = 3\n")
     (folder / "code" / "mine.py").write_text(MINE)
@@ -77,7 +77,7 @@ def test_python_code_may_name_files_to_import(mine: str) -> None:
 
 
 def test_a_record_alone_runs_no_code(folder: Path, mine: str) -> None:
-    """What a run's folder names runs only if the user names it again."""
+    """Code that a run's folder names runs only if the user names it again."""
     file = str(Path(mine).resolve())
     with pytest.raises(LimbeckError, match=r"runs only if you name it again; add --import .*mine\.py\.$"):
         refuse_unnamed(folder / "o", (file,))

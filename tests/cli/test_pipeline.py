@@ -15,7 +15,7 @@ from limbeck.space.pipeline import PIPELINES
 
 
 class Noted:
-    """What ``run_pipeline`` was asked, and what it shall do besides."""
+    """The calls that ``run_pipeline`` received, and what the stub does in addition."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[lb.Pipeline, Path, dict[str, Any]]] = []
@@ -52,9 +52,9 @@ def test_settings_reach_the_stages_they_name(limbeck_: Run, noted: Noted, folder
     assert out == Path("p")
     assert {k: given[k] for k in ("lr", "steps", "teacher")} == {"lr": 1e-4, "steps": 7, "teacher": "embedded"}
     assert given["command"].startswith("limbeck pipeline opd_then_rl --config p.toml")
-    told = json.loads(result.stdout)
-    assert (told["pipeline"], told["out"]) == ("opd_then_rl", "p")
-    assert [s["out"] for s in told["stages"]] == ["p/stage-0-opd_full", "p/stage-1-grpo"]
+    printed = json.loads(result.stdout)
+    assert (printed["pipeline"], printed["out"]) == ("opd_then_rl", "p")
+    assert [s["out"] for s in printed["stages"]] == ["p/stage-0-opd_full", "p/stage-1-grpo"]
 
 
 def test_a_stopped_pipeline_says_that_the_same_command_continues_it(limbeck_: Run, noted: Noted) -> None:

@@ -17,9 +17,9 @@ def test_a_run_that_was_stopped_has_a_report(limbeck_: Run, tmp_path: Path) -> N
     assert result.exit_code == 0, result.stderr
     assert "tokens written" in result.stdout
     assert (run / "report.html").stat().st_size > 10_000
-    told = json.loads(limbeck_("report", str(run), "--json").stdout)
-    assert (told["steps"], told["report"]) == (7, str(run / "report.html"))
-    assert set(told["after"]) >= {"accuracy"}
+    printed = json.loads(limbeck_("report", str(run), "--json").stdout)
+    assert (printed["steps"], printed["report"]) == (7, str(run / "report.html"))
+    assert set(printed["after"]) >= {"accuracy"}
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])

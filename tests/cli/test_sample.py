@@ -23,7 +23,7 @@ CONFIG = {"student": "embedded", "teacher": "embedded", "task": "two_digit_sums"
 
 @pytest.fixture
 def asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What the engine was asked to write; it answers every prompt with a text that would act on a terminal."""
+    """The calls of the engine, which answers every prompt with a text that contains terminal escapes."""
     calls: list[tuple[Any, ...]] = []
 
     def write(subjects: Any, task: Any, prompts: Any, config: Any, **how: Any) -> list[list[dict[str, Any]]]:
@@ -114,10 +114,10 @@ def test_everything_that_is_typed_arrives(limbeck_: Run, asked: list[Any]) -> No
 
 def test_json_and_a_file(limbeck_: Run, asked: list[Any], run: Path, folder: Path) -> None:
     result = limbeck_("sample", "runs/r", "embedded", "--prompt", "x", "--samples", "2", "--json", "--out", "o.jsonl")
-    told = json.loads(result.stdout)
-    assert [m["label"] for m in told["models"]] == ["runs/r, final student", "embedded"]
+    printed = json.loads(result.stdout)
+    assert [m["label"] for m in printed["models"]] == ["runs/r, final student", "embedded"]
     lines = [json.loads(line) for line in (folder / "o.jsonl").read_text().splitlines()]
-    assert lines == told["responses"]
+    assert lines == printed["responses"]
     assert len(lines) == 4
     assert lines[0]["messages"] == [{"role": "user", "content": "x"}]
     again = limbeck_("sample", "embedded", "--prompt", "x", "--out", "o.jsonl")
@@ -194,8 +194,8 @@ def test_a_mistake_is_one_sentence(
 
 def test_a_run_without_a_student_yet(limbeck_: Run, asked: list[Any], folder: Path) -> None:
     record(folder / "new", finished=None)
-    told = limbeck_("sample", "new").stderr
-    assert told.startswith(
+    printed = limbeck_("sample", "new").stderr
+    assert printed.startswith(
         "limbeck: new: the run has no student yet, because it has written no checkpoint; wait for one"
     )
     (folder / "new" / "run.json").write_text("{")
@@ -211,11 +211,11 @@ def test_a_run_without_a_teacher_or_with_a_student_in_memory(limbeck_: Run, aske
 
 def test_a_task_that_cannot_be_read_again(limbeck_: Run, asked: list[Any], run: Path) -> None:
     record(run, finished="yes", config={**CONFIG, "task": "gone.jsonl"})
-    told = limbeck_("sample", "runs/r").stderr
-    assert told.startswith(
+    printed = limbeck_("sample", "runs/r").stderr
+    assert printed.startswith(
         "limbeck: the task of runs/r, final student cannot be loaded again (--task gone.jsonl: there is"
     )
-    assert told.count("\n") == 1
+    assert printed.count("\n") == 1
 
 
 def test_a_task_made_in_python_is_asked_for(limbeck_: Run, asked: list[Any], run: Path) -> None:
@@ -277,8 +277,8 @@ def test_a_real_run_is_sampled_before_after_and_from_its_checkpoint(limbeck_: Ru
     settings = {"steps": 1, "prompts": 2, "max_tokens": 24, "eval_size": 4, "lr": 0.02, "warmup": 0}
     lb.distill("sft", student="embedded", teacher="embedded", task="two_digit_sums", out="r", quiet=True, **settings)
     words = ("--n", "3", "--temperature", "0", "--json", "--device", "cpu")
-    told = json.loads(limbeck_("sample", "r", "--before", *words).stdout)
-    after, before = told["responses"][:3], told["responses"][3:]
+    printed = json.loads(limbeck_("sample", "r", "--before", *words).stdout)
+    after, before = printed["responses"][:3], printed["responses"][3:]
     assert [r["model"] for r in (after[0], before[0])] == ["r, final student", "r before training (embedded)"]
     evaluations = [json.loads(line) for line in Path("r/evaluations.jsonl").read_text().splitlines()]
     for rows, evaluation in ((before, evaluations[0]), (after, evaluations[-1])):

@@ -59,7 +59,7 @@ MISTYPED = {
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One that keeps compiled modules, as an installed package has them."""
+    """An environment that keeps compiled modules, as for an installed package."""
     folder = str(tmp_path_factory.mktemp("compiled"))
     dropped = ("PYTHONDONTWRITEBYTECODE", "LIMBECK_DEBUG", "RANK", "WORLD_SIZE")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
@@ -68,7 +68,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def call(words: str, environment: dict[str, str], folder: Path) -> tuple[subprocess.CompletedProcess[str], float]:
-    """The finished process, and the CPU-seconds it took."""
+    """The finished process, and the CPU-seconds that it used."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *words.split()], env=environment, cwd=folder, capture_output=True, text=True
@@ -111,7 +111,7 @@ def test_an_answer_takes_less_than_a_second_of_processor_time(
 
 
 def loaded(code: str, environment: dict[str, str]) -> set[str]:
-    """What of ``HEAVY`` some Python has imported."""
+    """The modules of ``HEAVY`` that some Python code has imported."""
     code = f"import sys\nimport limbeck as lb\n{code}\nprint(*{set(HEAVY)!r} & sys.modules.keys())"
     return set(subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).split())
 

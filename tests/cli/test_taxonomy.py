@@ -54,7 +54,7 @@ def test_every_method_has_a_place(name: str) -> None:
 
 
 def test_arguments_change_a_methods_place_on_the_axes() -> None:
-    """The value decides, not the name."""
+    """The place of a method follows from its definition and not from its name."""
     assert taxonomy.feedback(lb.get("kdrl")(coef=0)) == ("outcome-based",)
     assert taxonomy.access(lb.get("kdrl")(coef=0)) == "teacher-free"
     assert taxonomy.granularity(lb.get("kdrl")(coef=0)) == "sequence"

@@ -136,7 +136,7 @@ def test_resume_is_passed_to_the_engine(limbeck_: Run, notes: Notes, run_folder:
         (("train", "sft", "--accept-changes"), "--accept-changes only works with --resume DIR"),
     ],
 )
-def test_what_cannot_run_is_refused(
+def test_runs_that_cannot_start_are_refused(
     limbeck_: Run, notes: Notes, run_folder: Path, words: tuple[str, ...], sentence: str
 ) -> None:
     (run_folder.parent / "full").mkdir()

@@ -15,17 +15,17 @@ SPAN = torch.tensor([False, True, True, False])
 
 
 def test_it_is_the_share_of_the_negative_part() -> None:
-    """a = (+1, -2, -1, -1): 3 of 4 nats of objection lie inside; what the context likes does not count against it."""
-    told = PLAIN + torch.tensor([1.0, -2.0, -1.0, -1.0])
-    assert objection(told, PLAIN).tolist() == [0.0, 2.0, 1.0, 1.0]
-    assert localisation(told, PLAIN, SPAN) == pytest.approx(0.75)
-    assert localisation(told, PLAIN, ~SPAN) == pytest.approx(0.25)
-    assert localisation(told, PLAIN, torch.zeros(4, dtype=torch.bool)) == 0.0
-    assert localisation(told, PLAIN, torch.ones(4, dtype=torch.bool)) == 1.0
+    """a = (+1, -2, -1, -1): 3 of 4 nats of objection are inside; positive values do not count."""
+    with_context = PLAIN + torch.tensor([1.0, -2.0, -1.0, -1.0])
+    assert objection(with_context, PLAIN).tolist() == [0.0, 2.0, 1.0, 1.0]
+    assert localisation(with_context, PLAIN, SPAN) == pytest.approx(0.75)
+    assert localisation(with_context, PLAIN, ~SPAN) == pytest.approx(0.25)
+    assert localisation(with_context, PLAIN, torch.zeros(4, dtype=torch.bool)) == 0.0
+    assert localisation(with_context, PLAIN, torch.ones(4, dtype=torch.bool)) == 1.0
 
 
 def test_aligned_feedback_scores_above_a_diffuse_context() -> None:
-    """A context that objects everywhere alike scores the span's share of the tokens."""
+    """A context that objects equally everywhere scores the span's share of the tokens."""
     diffuse = localisation(PLAIN - 0.3, PLAIN, SPAN)
     aligned = localisation(PLAIN + torch.where(SPAN, -1.0, 0.2), PLAIN, SPAN)
     assert diffuse == pytest.approx(0.5)
@@ -49,7 +49,7 @@ def test_half_precision_is_added_up_in_float64() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "span", "sentence"),
+    ("with_context", "span", "sentence"),
     [
         (PLAIN[:3], SPAN, "give one of each for every sampled token"),
         (PLAIN, SPAN[:3], "give one entry for each token"),
@@ -57,6 +57,8 @@ def test_half_precision_is_added_up_in_float64() -> None:
         (torch.tensor([-1.0, math.nan, 0.0, 0.0]), SPAN, "not finite"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(told: torch.Tensor, span: torch.Tensor, sentence: str) -> None:
+def test_log_probs_that_cannot_be_compared_are_refused(
+    with_context: torch.Tensor, span: torch.Tensor, sentence: str
+) -> None:
     with pytest.raises(LimbeckError, match=sentence):
-        localisation(told, PLAIN, span)
+        localisation(with_context, PLAIN, span)

@@ -114,7 +114,7 @@ def test_pairing_removes_what_both_share() -> None:
         paired_interval([1.0], [1.0, 2.0])
 
 
-def test_mean_interval_covers_as_often_as_it_says() -> None:
+def test_the_mean_interval_has_its_nominal_coverage() -> None:
     dice = random.Random(0)
     hits = 0
     for _ in range(2000):
@@ -148,7 +148,7 @@ def test_a_ratio_without_a_spread_says_so() -> None:
         ratio_interval([1.0], [1, 2])
 
 
-def test_a_ratio_interval_covers_as_often_as_it_says() -> None:
+def test_the_ratio_interval_has_its_nominal_coverage() -> None:
     """Tokens of one problem share an offset, which an interval over tokens would not see."""
     dice = random.Random(0)
     hits = 0

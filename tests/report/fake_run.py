@@ -41,7 +41,7 @@ RUN: dict[str, Any] = {
 
 
 def metrics(steps: int) -> list[dict[str, Any]]:
-    """One row a step; accuracy rises, KL falls."""
+    """One row for each step; accuracy rises and KL falls."""
     dice = random.Random(0)
     rows = []
     for step in range(1, steps + 1):

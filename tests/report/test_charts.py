@@ -38,17 +38,17 @@ def labels(data: RunData, title: str) -> list[str]:
 
 
 def rows(**values: list[float]) -> tuple[dict[str, Any], ...]:
-    """A row a step."""
+    """One row for each step."""
     return tuple({"step": i, **{k: v[i] for k, v in values.items()}} for i in range(len(next(iter(values.values())))))
 
 
 def ticks(chart: charts.Figured) -> list[float]:
-    """The numbers beside the axis of values."""
+    """The numbers at the axis of values."""
     axis = chart.svg[chart.svg.index("matplotlib.axis_2") :]
     return [float(x.replace("−", "-")) for x in re.findall(r">([−\d.]+)</text>", axis)]
 
 
-def test_sampled_and_greedy_numbers_are_told_apart(data: RunData) -> None:
+def test_sampled_and_greedy_numbers_have_different_labels(data: RunData) -> None:
     assert labels(data, "Accuracy") == [
         "training, sampled",
         "held-out, greedy, 95% interval",
@@ -136,7 +136,7 @@ def test_before_is_seen_where_it_equals_after() -> None:
     assert not set(before) & set(after)
 
 
-def test_what_was_said_stands_at_the_top(data: RunData) -> None:
+def test_notices_are_at_the_top_of_the_page(data: RunData) -> None:
     text = render_report(data)
     top = text[text.index("<main>") : text.index("What was run")]
     assert "earned the same reward (first at step 3, seen in 7 steps)." in top

@@ -104,7 +104,7 @@ def test_verdicts_that_are_not_stored(tmp_path: Path) -> None:
     assert "c has no evaluation after training, so its held-out numbers are missing." in compare_runs([a, c]).notes
 
 
-def test_runs_of_different_tasks_are_shown_with_a_word(tmp_path: Path) -> None:
+def test_runs_of_different_tasks_get_a_note(tmp_path: Path) -> None:
     found = compare_runs([run(tmp_path / "a", FIRST), run(tmp_path / "b", SECOND, task="chain_sum")])
     words = "The runs have different tasks (arithmetic, chain_sum), so their numbers are for different problems."
     assert words in found.notes

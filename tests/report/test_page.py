@@ -133,7 +133,7 @@ def test_one_evaluation_is_not_compared() -> None:
     assert "no second evaluation" in text
 
 
-def test_chance_is_named() -> None:
+def test_a_change_that_may_be_chance_is_called_so() -> None:
     evaluations = ({"step": 0, "accuracy": 0.5, "n": 10}, {"step": 9, "accuracy": 0.6, "n": 10})
     assert "That interval contains zero" in words(render_report(RunData(run={}, evaluations=evaluations)))
 

@@ -189,7 +189,7 @@ def test_an_accuracy_stands_beside_its_number_of_problems() -> None:
     assert comparison(RunData(run={}, evaluations=({"step": 0, "accuracy": 0.5},)))[0][1] == "95%"
 
 
-def test_turns_are_told_apart_and_odd_records_of_them_are_no_reason_to_stop() -> None:
+def test_turns_are_separated_and_odd_records_of_turns_are_ignored() -> None:
     row = {"tokens": ["a", "b", "c"], "kl": [0, 0, 0], "turn": [1, 2, 2], "said": ["<b> now"], "rewards": [0.5, 1.0]}
     tokens = heat([row]).samples[0].tokens
     assert [t.between for t in tokens] == ["", "turn 2, reward 0.500: <b> now", ""]
@@ -204,7 +204,7 @@ def test_turns_are_told_apart_and_odd_records_of_them_are_no_reason_to_stop() ->
         heat([{**row, **odd}])
 
 
-def test_what_changes_along_an_episode_is_drawn(tmp_path: Path) -> None:
+def test_measures_by_turn_are_drawn(tmp_path: Path) -> None:
     rows = [{"step": s, "n": 2, "accuracy": 0.5, "kl_reverse_by_turn": [0.1, 0.2, s / 9]} for s in (0, 4)]
     data = load_run(fake_run.write(tmp_path / "run", evaluations=rows))
     (figure,) = charts.turn_charts(data)

@@ -19,11 +19,11 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 class Begun(Exception):
-    """A run got past everything that is refused before a model is loaded."""
+    """Raised when a run has passed every check that is made before models are loaded."""
 
 
 def begin(method: str | Method, *, out: Any, **settings: Any) -> None:
-    """``lb.distill`` up to where models are loaded."""
+    """Run ``lb.distill`` until models are loaded."""
     del out
     settings = {k: v for k, v in settings.items() if k not in ("overwrite", "quiet")}
     named = isinstance(method, str)

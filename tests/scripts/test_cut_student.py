@@ -121,9 +121,9 @@ def test_half_of_the_layers_is_the_default(cutter, folder):
 )
 def test_a_mistake_is_one_sentence(cutter, folder, capsys, options, words):
     assert cutter.main([str(folder), str(folder.parent / "student"), *options]) == 2
-    told = capsys.readouterr().err
-    assert words in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert printed.count("\n") == 1
     assert not (folder.parent / "student").exists()
 
 
@@ -132,7 +132,7 @@ def test_a_folder_without_a_model_is_refused(cutter, tmp_path, capsys):
     assert "make smollm2" in capsys.readouterr().err
 
 
-def test_what_exists_is_not_overwritten(cutter, folder):
+def test_existing_folders_are_not_overwritten(cutter, folder):
     out = folder.parent / "student"
     cutter.make(str(folder), out, 2, None)
     with pytest.raises(LimbeckError, match="--force"):

@@ -28,9 +28,9 @@ def test_a_sound_folder_is_left_alone(fetcher, folder, capsys, monkeypatch):
     monkeypatch.setattr(fetcher, "write", lambda *_: pytest.fail("must not write"))
     assert fetcher.problem(folder) is None
     assert fetcher.main(["--out", str(folder)]) == 0
-    told = capsys.readouterr().out
-    assert "already" in told
-    assert "cut_student.py" in told
+    printed = capsys.readouterr().out
+    assert "already" in printed
+    assert "cut_student.py" in printed
 
 
 def test_a_damaged_folder_is_seen(fetcher, folder):

@@ -15,7 +15,7 @@ def test_pip_settings_reads_files_and_environment(installer):
 
 
 class Offers:
-    """What uv would install by the options that select a build; remembers what it was asked."""
+    """The versions that uv would install with some options; records the calls."""
 
     def __init__(self, **versions):
         self.versions, self.asked = versions, []

@@ -24,7 +24,7 @@ def toy(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_every_seeded_bug_still_applies_exactly_once(mutate: ModuleType, root: Path) -> None:
-    """And leaves text that Python can read, so that tests fail for the bug and not for its spelling."""
+    """The changed text is valid Python, so that tests fail because of the bug and not of its syntax."""
     sources = {p: p.read_text(encoding="utf-8") for p in sorted((root / "src" / "limbeck").rglob("*.py"))}
     wrong = {}
     for mutation in mutate.load():
@@ -60,8 +60,8 @@ def test_the_runner_tells_caught_bugs_from_survivors(
         mutate.Mutation("no such test", "x.upper()", "x.lower()", ("test_toy.py::test_absent",)),
     ]
     assert mutate.main(["--json"], mutations, source, tests) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert {t["name"]: t["status"] for t in told} == {
+    printed = json.loads(capsys.readouterr().out)
+    assert {t["name"]: t["status"] for t in printed} == {
         "twice: three times": "caught",
         "shout: whispers": "SURVIVED",
         "gone": "no longer applies (found 0 times)",
@@ -69,7 +69,7 @@ def test_the_runner_tells_caught_bugs_from_survivors(
         "nonsense": "the tests cannot run with it",
         "no such test": "the tests fail without it",
     }
-    assert told[0]["where"] == "toy.py"
+    assert printed[0]["where"] == "toy.py"
     assert (source / "toy.py").read_text() == SOURCE
     assert mutate.main(["--only", "^twice"], mutations, source, tests) == 0
     assert "1 of 1 caught" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from typing import Any
 
 
 class World:
-    """Counts its actions; some actions are disasters."""
+    """Counts its actions; some actions hang, crash or use up memory."""
 
     def __init__(self, first: int = 0, log: str | None = None) -> None:
         self.count, self.log = first, log
@@ -80,20 +80,20 @@ class World:
 
 
 class Chatter(World):
-    """Says too much."""
+    """Its observations are too long."""
 
     def step(self, text: str) -> Any:
         return {"text": "x" * int(text)}
 
 
 def slow_start() -> World:
-    """Never opens."""
+    """Fails to open."""
     time.sleep(600)
     return World()
 
 
 class Environ:
-    """Says what its process was given."""
+    """Returns the environment variables of its process."""
 
     def step(self, text: str) -> dict[str, str]:
         import os

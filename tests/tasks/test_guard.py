@@ -36,7 +36,7 @@ def pids(pool: Pool) -> list[int]:
 
 
 def gone(pid: int, seconds: float = 5) -> bool:
-    """No such process, not even a zombie."""
+    """Whether the process is gone, including its zombie."""
     for _ in range(int(seconds * 20)):
         try:
             os.kill(pid, 0)
@@ -163,7 +163,7 @@ def test_an_environment_that_does_not_open_gives_an_error() -> None:
     broken.close()
 
 
-def test_what_the_environment_started_ends_with_it(pool: Pool, tmp_path: Path) -> None:
+def test_child_processes_of_an_environment_end_with_it(pool: Pool, tmp_path: Path) -> None:
     episode = pool.open(log=str(tmp_path / "log"))
     with pytest.raises(EpisodeDied, match="took longer"):
         episode.step("child")

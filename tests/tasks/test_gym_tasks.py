@@ -200,7 +200,7 @@ def test_last_boxed() -> None:
         ("12", True, "got 12, which is right"),
     ],
 )
-def test_feedback_says_what_came(text: str, correct: bool, feedback: str) -> None:
+def test_feedback_quotes_the_answer(text: str, correct: bool, feedback: str) -> None:
     assert describe(text, correct) == feedback
     assert describe(text, correct, expected="15") == f"{feedback}; expected 15"
 
@@ -214,7 +214,7 @@ def test_feedback_reveals_the_answer_only_if_asked() -> None:
     for prompt in sealed.test:
         answer = prompt.privileged["answer"]
         assert answer not in (sealed.verify(prompt, "<answer>x</answer>").feedback or "")
-        told = "got x, which is not right; expected " + answer
-        assert open_.verify(prompt, "<answer>x</answer>").feedback == told
+        printed = "got x, which is not right; expected " + answer
+        assert open_.verify(prompt, "<answer>x</answer>").feedback == printed
     many = load_task("graph_color", train_size=1, test_size=1, reveal=True)
     assert many.verify(many.test[0], "<answer>x</answer>").feedback == "got x, which is not right"

@@ -41,8 +41,8 @@ def test_a_file_is_read_split_and_verified(tmp_path: Path) -> None:
     verdict = task.verify(prompt, "4 + 4 = <answer>8</answer>")
     assert (verdict.reward, verdict.correct, verdict.feedback) == (1.0, True, "got 8, which is right")
     assert task.verify(prompt, "\\boxed{9}").feedback == "got 9, which is not right"
-    told = load_task(str(tmp_path / "sums.jsonl"), reveal=True).verify(prompt, "<answer>9</answer>")
-    assert told.feedback == "got 9, which is not right; expected 8"
+    printed = load_task(str(tmp_path / "sums.jsonl"), reveal=True).verify(prompt, "<answer>9</answer>")
+    assert printed.feedback == "got 9, which is not right; expected 8"
     assert not task.verify(prompt, "").correct
     assert task.responses(prompt) == ()
 
@@ -232,8 +232,8 @@ def test_a_folder_with_and_without_a_test_split(tmp_path: Path) -> None:
     assert (task.name, task.serves, len(task.train), len(task.test)) == ("both", {"reward", "feedback"}, 10, 4)
     prompt: Prompt = task.test[0]
     assert task.verify(prompt, f"\\boxed{{{prompt.privileged['answer']}}}").correct
-    told = load_task(tmp_path / "both", reveal=True).verify(prompt, "<answer>x</answer>").feedback
-    assert told == f"got x, which is not right; expected {prompt.privileged['answer']}"
+    printed = load_task(tmp_path / "both", reveal=True).verify(prompt, "<answer>x</answer>").feedback
+    assert printed == f"got x, which is not right; expected {prompt.privileged['answer']}"
     datasets.Dataset.from_list(problems(30)).save_to_disk(tmp_path / "plain")
     plain = load_task(str(tmp_path / "plain"))
     lines = load_task(write(tmp_path / "same.jsonl", problems(30)))
@@ -351,7 +351,7 @@ def test_a_trajectory_is_cut_into_a_prompt_for_each_turn(tmp_path: Path) -> None
     assert (len(uncut.train), uncut.serves) == (1, {"responses", "reward", "feedback"})
 
 
-def test_what_answers_nothing_is_no_turn(tmp_path: Path) -> None:
+def test_a_leading_assistant_message_is_not_a_turn(tmp_path: Path) -> None:
     said = [("assistant", "Hello."), ("user", "hi"), ("assistant", "ho")]
     messages = [{"role": role, "content": text} for role, text in said]
     task = load_task(write(tmp_path / "a.jsonl", [{"messages": messages}]), per_turn=True)
@@ -389,7 +389,7 @@ def test_trajectories_that_cannot_be_cut_are_refused(
 
 
 def test_every_line_keeps_its_own_answer(tmp_path: Path) -> None:
-    """Several demonstrations, or pairs, of one prompt are as many prompts, told apart by their ids."""
+    """Several demonstrations or pairs of one prompt become several prompts with different ids."""
     rows: list[dict[str, Any]] = [{"prompt": f"p{n % 4}", "response": f"r{n}", "id": f"i{n % 4}"} for n in range(12)]
     task = load_task(write(tmp_path / "a.jsonl", [*rows, rows[5]]), test_fraction=0)
     assert sorted(task.responses(p)[0].text for p in task.train) == sorted([*(r["response"] for r in rows), "r5"])
@@ -413,14 +413,14 @@ def test_every_key_of_messages_and_records_is_kept(tmp_path: Path) -> None:
     call = {"type": "function", "function": {"name": "add", "arguments": {"a": None}}}
     asked = {"role": "user", "content": "q", "name": "Ann"}
     called = {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": None}
-    told = {"role": "tool", "content": "", "tool_call_id": "1"}
+    printed = {"role": "tool", "content": "", "tool_call_id": "1"}
     said = {"role": "assistant", "content": "42", "reasoning_content": "six"}
-    row = {"messages": [asked, called, told, said], "tools": [call], "chat_template_kwargs": {"thinking": False}}
+    row = {"messages": [asked, called, printed, said], "tools": [call], "chat_template_kwargs": {"thinking": False}}
     file = write(tmp_path / "a.jsonl", [row])
     task = load_task(file)
     (prompt,) = task.train
     del called["reasoning_content"]  # null is nothing
-    assert prompt.messages == (asked, called, told)
+    assert prompt.messages == (asked, called, printed)
     assert prompt.chat_template_kwargs == {"tools": [call], "thinking": False}
     assert (prompt.columns, prompt.where) == ({}, f"{file}, line 1")
     assert [r.message for r in task.responses(prompt)] == [said]
@@ -430,7 +430,7 @@ def test_every_key_of_messages_and_records_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_folder_keeps_them_too(tmp_path: Path) -> None:
-    """Its columns give every message the keys of all, null where they were absent."""
+    """Its columns give every message the keys of all messages, with null for absent ones."""
     said = {"role": "assistant", "content": "42", "reasoning_content": "six"}
     rows = [{"messages": [{"role": "user", "content": f"q{i}"}, said]} for i in range(2)]
     task = load_task(folder(tmp_path / "a", train=rows))
@@ -466,7 +466,7 @@ def test_files_put_together_keep_their_byte_order_marks(tmp_path: Path) -> None:
     assert len(load_task(file, test_fraction=0).train) == 3
 
 
-def test_what_some_records_lack_is_known(tmp_path: Path) -> None:
+def test_services_that_some_records_lack_are_named(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"prompt": f"p{i}", "answer": "1", "response": "r"} for i in range(8)]
     del rows[4]["response"]
     task: Any = load_task(write(tmp_path / "a.jsonl", rows), test_fraction=0)

@@ -203,7 +203,7 @@ def test_several_rewards_are_weighed() -> None:
         assert judge(lambda response, s=scalar: s).reward == 0.25
 
 
-def test_a_reward_that_says_nothing_leaves_the_response_unjudged() -> None:
+def test_a_reward_of_none_leaves_the_response_unjudged() -> None:
     def raises(response: str) -> float:
         raise KeyError("no key")
 
@@ -293,7 +293,7 @@ def test_a_reward_that_hangs_is_ended(kind: str) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 10**400, "right", [1.0], {}, Verdict(math.nan, True)])
-def test_what_is_no_reward_is_refused(value: Any) -> None:
+def test_values_that_are_not_rewards_are_refused(value: Any) -> None:
     with pytest.raises(LimbeckError, match=r"reward mine gave .* to prompt .*; return a finite number, or None"):
         judge(named("mine", lambda response: value))
 
@@ -489,7 +489,7 @@ def test_files_that_cannot_be_read(ending: str, content: bytes, words: str, tmp_
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without network, whose cache holds two configurations of ``owner/sums``."""
+    """A machine without network, with two configurations of ``owner/sums`` in the cache."""
     monkeypatch.setattr(sources, "reachable", lambda: False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     for config in ("easy", "hard"):

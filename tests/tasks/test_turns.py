@@ -37,7 +37,7 @@ def prompt_of(start: int, goal: int) -> Prompt:
     return Prompt("x", ({"role": "user", "content": "x"},), {}, {"start": float(start), "goal": float(goal)})
 
 
-def test_what_the_corridor_says() -> None:
+def test_the_replies_of_the_corridor() -> None:
     seen = play(
         Corridor(cells=4, test_size=1, max_turns=6), prompt_of(2, 4), ["L", "left", "", "up", " r please", "rr"]
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from limbeck.errors import LimbeckError
 from limbeck.evaluate.intervals import Interval, wilson
-from limbeck.json_files import read_json_lines, read_json_object
+from limbeck.json_files import read_and_count_json_lines, read_json_object
 
 Row = Mapping[str, Any]
 
@@ -114,9 +114,9 @@ def load_run(run_dir: Path | str) -> RunData:
         ) from None
     if run is None:
         raise LimbeckError(f"run.json in {str(folder)!r} is not a JSON object; restore the file or name another run.")
-    written, lost_metrics = read_json_lines(folder / "metrics.jsonl")
-    evaluations, lost_evaluations = read_json_lines(folder / "evaluations.jsonl")
-    samples, lost_samples = read_json_lines(folder / "samples.jsonl")
+    written, lost_metrics = read_and_count_json_lines(folder / "metrics.jsonl")
+    evaluations, lost_evaluations = read_and_count_json_lines(folder / "evaluations.jsonl")
+    samples, lost_samples = read_and_count_json_lines(folder / "samples.jsonl")
     return RunData(
         run=run,
         metrics=last_of_each_step(written),

@@ -58,7 +58,7 @@ task = DatasetTask
 
 # Set by load_task or by a preset, and not available as options.
 _RESERVED = ("self", "seed", "name", "demonstrate", "options")
-_NAMED: dict[str, Callable[..., Task]] = {**PRESETS, "corridor": Corridor, "textworld": TextWorldTask}
+_NAMED: dict[str, Callable[..., Task]] = {**PRESETS, Corridor.name: Corridor, TextWorldTask.name: TextWorldTask}
 _RETRY, _CALCULATOR = "retry", "calculator"
 
 

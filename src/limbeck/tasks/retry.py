@@ -50,12 +50,12 @@ class Retry:
         """The inner task's responses."""
         return self.inner.responses(prompt)
 
-    def open(self, prompt: Prompt) -> RetryEpisode:
+    def open(self, prompt: Prompt) -> Attempts:
         """Start an episode."""
-        return RetryEpisode(self, prompt)
+        return Attempts(self, prompt)
 
 
-class RetryEpisode:
+class Attempts:
     """One episode of :class:`Retry`."""
 
     def __init__(self, task: Retry, prompt: Prompt) -> None:
