@@ -22,6 +22,7 @@ from limbeck.engine import resume
 from limbeck.engine.storage import atomic as files
 from limbeck.engine.storage import checkpoint, fingerprint
 from limbeck.errors import LimbeckError
+from limbeck.json_files import read_json_lines
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -100,10 +101,10 @@ def test_lines_survive_a_half_written_one(tmp_path: Path) -> None:
     files.append_line(file, odd)
     with file.open("ab") as f:
         f.write('{"step": 2, "text": "é'.encode()[:-1])  # cut within a character
-    assert files.read_rows(file) == [{"step": 0, "loss": None}, odd]
-    assert files.read_rows(tmp_path / "none") == []
+    assert read_json_lines(file) == [{"step": 0, "loss": None}, odd]
+    assert read_json_lines(tmp_path / "none") == []
     files.write_lines(file, [odd])
-    assert files.read_rows(file) == [odd]
+    assert read_json_lines(file) == [odd]
 
 
 # ---------------------------------------------------------------- a full disk

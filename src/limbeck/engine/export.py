@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..json_files import read_json_lines
 from . import model_card as card
 from .models.policy import keep_format
 from .session import Session
 from .storage import provenance
-from .storage.atomic import read_rows, whole_folder
+from .storage.atomic import whole_folder
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class Result:
 
 def result_of(out: Path) -> Result:
     """The result of a run that has finished, from its folder."""
-    evaluations = read_rows(out / "evaluations.jsonl")
+    evaluations = read_json_lines(out / "evaluations.jsonl")
     before = evaluations[0] if evaluations else None
     after = evaluations[-1] if len(evaluations) > 1 else None
     report = out / "report.html"
-    steps = len(read_rows(out / "metrics.jsonl"))
+    steps = len(read_json_lines(out / "metrics.jsonl"))
     return Result(out, before, after, steps, report if report.is_file() else None, out / "student")
 
 

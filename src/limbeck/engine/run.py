@@ -15,6 +15,7 @@ from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import LimbeckError
+from ..json_files import read_json_lines
 from ..report import write_report
 from ..space.explain import explain
 from ..space.method import Method
@@ -33,7 +34,7 @@ from .notices import notices
 from .resumption import lost_lines, rebuilt, recall, refuse_changes, refuse_fewer, refuse_task_of_python
 from .session import Session
 from .storage import checkpoint, fingerprint
-from .storage.atomic import read_rows, sync, whole_number_in, write_lines
+from .storage.atomic import sync, whole_number_in, write_lines
 from .storage.run_folder import claimed, clear, folder_of, held, recorded
 from .storage.run_log import RunLog, now
 from .watch import Watch, compares_rewards
@@ -203,7 +204,7 @@ class _Run:
         if path is None:
             self.console.print(f"{self.out} has no checkpoint yet: starting from step 0.", highlight=False)
             self._rewind(0, command, changes, inputs)
-            measured = read_rows(self.log.evaluations)
+            measured = read_json_lines(self.log.evaluations)
             if measured:
                 self._publish(measured[-1])
             else:
@@ -248,7 +249,7 @@ class _Run:
             self.accelerator.init_trackers("limbeck", config={"method": config.method, "seed": config.seed})
         with progress_bar(self.console) as bar:
             task = bar.add_task(config.method, total=config.steps, completed=first, note="")
-            rows = read_rows(self.log.metrics)[:first]
+            rows = read_json_lines(self.log.metrics)[:first]
             self.messages.watch.recall(rows)
             lines = StepLines(self.console, config.method, first, config.steps)
             written = sum(whole_number_in(m, "tokens_written") or 0 for m in rows)

@@ -15,7 +15,6 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ...errors import LimbeckError
-from ...json_files import read_json_lines
 
 
 @contextmanager
@@ -96,11 +95,6 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON object as a line to a file."""
     with explain_full_disk(path), path.open("a", encoding="utf-8") as f:
         f.write(json.dumps(finite(value), ensure_ascii=False) + "\n")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file with one on each line, as a list that may be changed; broken lines are left out."""
-    return list(read_json_lines(path)[0])
 
 
 def whole_number_in(row: Mapping[str, Any], key: str) -> int | None:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from ...errors import LimbeckError
+from ...json_files import read_json_lines
 from ...space.explain import explain
 from ...space.method import Method
-from .atomic import append_line, read_rows, sync, whole_number_in, write_json, write_lines
+from .atomic import append_line, sync, whole_number_in, write_json, write_lines
 
 _PACKAGES = ("limbeck", "torch", "transformers", "accelerate", "peft", "reasoning-gym")
 
@@ -156,7 +157,7 @@ class RunLog:
         """
         out = []
         for file, wanted in ((self.metrics, range(step)), (self.evaluations, evaluated)):
-            there = Counter(at for row in read_rows(file) if (at := whole_number_in(row, "step")) is not None)
+            there = Counter(at for row in read_json_lines(file) if (at := whole_number_in(row, "step")) is not None)
             lost = [at for at in wanted if not there[at]]
             twice = [at for at in wanted if there[at] > 1]
             if lost:
@@ -177,7 +178,7 @@ class RunLog:
     def rewind(self, step: int) -> None:
         """Remove the lines after a checkpoint, so that a resumed run has the lines of one that never stopped."""
         for file, end in ((self.metrics, step), (self.evaluations, step + 1)):
-            rows = {at: r for r in read_rows(file) if (at := whole_number_in(r, "step")) is not None and at < end}
+            rows = {at: r for r in read_json_lines(file) if (at := whole_number_in(r, "step")) is not None and at < end}
             write_lines(file, rows.values())
 
 
