@@ -204,7 +204,7 @@ def test_a_task_object_is_known_by_its_prompts(shelf: Shelf, tmp_path: Path, mon
     with pytest.raises(Killed):
         go(shelf, "grpo", tmp_path / "run", task=Parity(), save_every=1)
     heal()
-    with pytest.raises(LimbeckError, match="the task 'parity' of .* was made in Python; add --import FILE.py"):
+    with pytest.raises(LimbeckError, match=r"the task 'parity' of .* was made in Python; add --import FILE.py"):
         resume(tmp_path / "run")
     with pytest.raises(LimbeckError, match="task='parity' gives other data"):
         resume(tmp_path / "run", task=other)
