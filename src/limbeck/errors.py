@@ -45,9 +45,11 @@ def quoted(text: object) -> str:
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether a full disk (or quota) caused an error; libraries in C++ and Rust report it only in the message."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full, text = (errno.ENOSPC, errno.EDQUOT), str(error)
+        if isinstance(error, OSError) and error.errno in full:
             return True
-        if "No space left on device" in str(error) or f"(os error {errno.EDQUOT})" in str(error):
+        # safetensors gives the system's error as text only: "No space left on device (os error 28)".
+        if "No space left on device" in text or any(f"(os error {n})" in text for n in full):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from ..errors import LimbeckError, expect, nearest, quoted
+from ..processes import is_main_process
 from ..space.pipeline import Pipeline, Stage
 from ..space.registry import get
 from ..tasks import Task
@@ -25,7 +26,7 @@ from .export import Result, result_of
 from .resumption import refuse_changes
 from .run import resume, train
 from .storage.atomic import write_json
-from .storage.run_folder import empty, folder_of, held, main_process, recorded, refuse_impossible
+from .storage.run_folder import empty, folder_of, held, recorded, refuse_impossible
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def run_pipeline(
     stages = _plan(pipeline, folder, settings, task)
     described = {"pipeline": str(pipeline), "settings": {k: str(v) for k, v in settings.items()}}
     _refuse_another(folder, described)
-    console = screen(quiet=True) if quiet else screen(console, stderr=True, quiet=not main_process())
+    console = screen(quiet=True) if quiet else screen(console, stderr=True, quiet=not is_main_process())
     refuse_impossible(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder, console):
@@ -216,7 +217,7 @@ def _state(path: Path, config: RunConfig) -> str:
 
 def _claim(folder: Path, described: Mapping[str, Any], stages: Sequence[Planned], accept_changes: bool) -> None:
     """Record the pipeline in its folder, or refuse to go on where its inputs have changed."""
-    if not main_process():
+    if not is_main_process():
         return
     _refuse_another(folder, described)
     file = folder / "pipeline.json"
@@ -232,7 +233,7 @@ def _claim(folder: Path, described: Mapping[str, Any], stages: Sequence[Planned]
 
 def _refuse_another(folder: Path, now: Mapping[str, Any]) -> None:
     """Refuse a folder that holds another pipeline, or other things."""
-    if not main_process():
+    if not is_main_process():
         return
     refuse_impossible(folder)
     file = folder / "pipeline.json"

@@ -79,7 +79,7 @@ class StepSoFar:
             self.measured[name] = x if first else self.measured[name] + x
 
     def finish(self, step: int, memory: MutableMapping[str, float], controllers: Sequence[Controller]) -> None:
-        """Move the memory once by all micro-batches, and start anew."""
+        """Move the memory once by all micro-batches, and forget them."""
         for name in dict.fromkeys(name for _, changed in self.averages for name in changed):
             seen = [(tokens, changed[name]) for tokens, changed in self.averages if name in changed]
             total = sum(tokens for tokens, _ in seen)

@@ -69,7 +69,7 @@ class Objective:
         memory: numbers that outlive a call, by name: moving averages (``running``) and the states of controllers
             (``entropy_gate``). Empty for methods without either. Every call moves them, unless it says
             ``accumulate=True`` or ``update=False``. Save them with a checkpoint (``state_dict``); clear them to start
-            anew.
+            over.
     """
 
     def __init__(self, method: Method, memory: MutableMapping[str, float] | None = None):

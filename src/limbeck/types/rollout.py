@@ -240,7 +240,7 @@ class Rollout:
         return self._take(spans, lambda _, target: -before[target]), spans
 
     def select(self, sequences: Sequence[int], groups: Sequence[int] | None = None) -> Rollout:
-        """These sequences in this order, each with all of its tokens and turns; groups are numbered anew.
+        """These sequences in this order, each with all of its tokens and turns; groups are numbered from 0.
 
         Args:
             sequences: numbers on the axis B; a number may occur more than once.

@@ -61,7 +61,7 @@ class Scorer(nn.Module):
     def forward(
         self, ids_BT: Tensor, mask_BT: Tensor, rows: tuple[Tensor, Tensor], consume: Callable[[Dense | Hidden], Any]
     ) -> Any:
-        """``consume(carrier)``, where row n of the carrier is the state at sequence rows[0][n], position rows[1][n]."""
+        """``consume(scores)``, where row n of the scores is the state at sequence rows[0][n], position rows[1][n]."""
         causal = causal_model(self.model)
         backbone = causal.get_decoder() if hasattr(causal, "get_decoder") else None
         head = causal.get_output_embeddings()

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from ...errors import LimbeckError
+from ...errors import LimbeckError, is_disk_full
 
 
 @contextmanager
@@ -23,9 +23,7 @@ def explain_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as e:
-        # safetensors gives the system's error as text only: "No space left on device (os error 28)".
-        full = (errno.ENOSPC, errno.EDQUOT)
-        if getattr(e, "errno", None) not in full and not any(f"(os error {n})" in str(e) for n in full):
+        if not is_disk_full(e):
             raise
         raise LimbeckError(
             f"the disk is full: {path} could not be written; earlier files are unchanged, so free some space "

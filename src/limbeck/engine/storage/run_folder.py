@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from ...errors import LimbeckError
+from ...processes import is_main_process
 from .atomic import remove
 from .run_log import read_run
 
@@ -62,11 +63,6 @@ def _made(out: Path) -> Iterator[None]:
         raise LimbeckError(f"--out {text}: it cannot be a folder ({reason}); name another.") from None
 
 
-def main_process() -> bool:
-    """Whether this is the process of a run that writes, as ``torchrun`` numbers them."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 @contextmanager
 def held(out: Path, console: Console | None = None) -> Iterator[None]:
     """Lock the folder against other processes; the lock of the system ends with this process, however it ends.
@@ -76,7 +72,7 @@ def held(out: Path, console: Console | None = None) -> Iterator[None]:
     Raises:
         LimbeckError: where another process holds it.
     """
-    if not main_process():
+    if not is_main_process():
         yield
         return
     lock = FileLock(out / LOCK, fallback_to_soft=False)
@@ -123,7 +119,7 @@ def claimed(out: Path, overwrite: bool, console: Console | None = None) -> Itera
             refuse_taken(out, overwrite)  # another process may have begun a run since, and ended it
             yield
     except BaseException:
-        if ours and main_process():
+        if ours and is_main_process():
             _remove_empty(out, made)
         raise
 
